@@ -1,0 +1,1 @@
+from signatures import *
