@@ -1,0 +1,36 @@
+"""The typed signatures: how a proposal, a synthesis, a selection, a vote and a fusion are asked for.
+
+Each is derived from any task signature; its docstring, descriptions, types, constraints and
+defaults survive.
+"""
+
+from .fusion import ELEMENTS, SETTLED, FusionElement, fusion_signature, without
+from .proposal import proposal_signature
+from .selection import CHOICE, among, selection_signature
+from .synthesis import synthesis_signature
+from .task import PROPOSALS, REASONING, for_role, refuse_collisions, task_signature, with_proposals, with_reasoning
+from .voting import BEST, GROUPS, grouped_among, voting_signature
+
+__all__ = [
+    "BEST",
+    "CHOICE",
+    "ELEMENTS",
+    "GROUPS",
+    "PROPOSALS",
+    "REASONING",
+    "SETTLED",
+    "FusionElement",
+    "among",
+    "for_role",
+    "fusion_signature",
+    "grouped_among",
+    "proposal_signature",
+    "refuse_collisions",
+    "selection_signature",
+    "synthesis_signature",
+    "task_signature",
+    "voting_signature",
+    "with_proposals",
+    "with_reasoning",
+    "without",
+]

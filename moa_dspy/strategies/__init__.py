@@ -1,0 +1,45 @@
+"""The strategies, and the one table in which they are found by name."""
+
+from __future__ import annotations
+
+import copy
+
+from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
+from moa_dspy.strategies.fusion import Fusion
+from moa_dspy.strategies.selection import Selection
+from moa_dspy.strategies.synthesis import Synthesis
+from moa_dspy.strategies.voting import Voting, count_votes, fallback
+
+__all__ = [
+    "STRATEGIES",
+    "Case",
+    "Fusion",
+    "Reply",
+    "Selection",
+    "Strategy",
+    "Synthesis",
+    "Unusable",
+    "Verdict",
+    "Voting",
+    "as_strategy",
+    "count_votes",
+    "fallback",
+]
+
+STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Synthesis, Selection, Voting, Fusion)}
+
+
+def as_strategy(strategy: str | Strategy) -> Strategy:
+    """The strategy of this name, or a copy of this one that a mixture can bind to its task.
+
+    Raises:
+        ValueError: If there is none of this name.
+        TypeError: If it is neither a name nor a `Strategy`.
+    """
+    if isinstance(strategy, Strategy):
+        return copy.deepcopy(strategy)
+    if not isinstance(strategy, str):
+        raise TypeError(f"A strategy is a name or a Strategy, for example Voting(), not {strategy!r}.")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
+    return STRATEGIES[strategy]()

@@ -1,0 +1,97 @@
+"""From a model's name to its LM, and what is known of the model."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import dspy
+from dspy.clients.engines.lm15_engine import LM15Engine
+from dspy.clients.model_metadata import model_info
+from dspy.lm15 import LM15Error, RouterConfig
+
+__all__ = ["as_lm", "context_window", "missing_key", "redact"]
+
+_SIMULATED = "simulated/"
+
+
+def as_lm(model: str | dspy.BaseLM, **options: Any) -> dspy.BaseLM:
+    """The LM of this name, or the given LM with these options.
+
+    Args:
+        model: A name such as `"openai/gpt-5-mini"` or `"simulated/alice"`, or an LM.
+        **options: What `dspy.LM` takes: `temperature`, `max_tokens`, `api_base`, ...
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    options = {name: value for name, value in options.items() if value is not None}
+    if isinstance(model, dspy.BaseLM):
+        return model.copy(**options) if options else model
+    if not isinstance(model, str):
+        raise TypeError(
+            f"A model is a name such as 'openai/gpt-5-mini' or a dspy.LM, not {type(model).__name__}. "
+            "Wrap a module as Agent(program=...)."
+        )
+    if model.startswith(_SIMULATED):
+        from moa_dspy.simulated import simulated_lm
+
+        return simulated_lm(model, **options)
+    return dspy.LM(model, **options)
+
+
+def missing_key(lm: dspy.BaseLM) -> str | None:
+    """The environment variable that should hold this LM's key and does not.
+
+    Silent where it cannot know: custom engines, endpoints and keys given in code, cloud credentials,
+    providers that only litellm knows (those fail at the first call, and name the variable then).
+    """
+    if not isinstance(getattr(lm, "engine", None), str) or any(lm.kwargs.get(name) for name in _OWN_ACCESS):
+        return None
+    providers = tuple(binding.definition for binding in getattr(lm, "_providers", ()))
+    config = RouterConfig(env=dict(os.environ), providers=providers)
+    try:
+        variable: str | None = LM15Engine(config, model_type=lm.model_type).resolve(lm.model).env_key
+    except LM15Error:
+        return None
+    return variable if variable and not os.environ.get(variable) else None
+
+
+@lru_cache(maxsize=256)
+def context_window(model: str) -> int | None:
+    """How many tokens the model reads at most; None if DSPy's model metadata does not say."""
+    provider, _, name = model.partition("/")
+    window = model_info(provider, name).get("max_input_tokens")
+    return window if isinstance(window, int) else None
+
+
+def redact(text: str, *lms: dspy.BaseLM | None) -> str:
+    """The text with the LMs' secrets, those of the environment, and whatever looks like one, masked."""
+    secrets = [value for lm in lms for value in _secrets(getattr(lm, "kwargs", {}))]
+    secrets += [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
+    for secret in sorted({value for value in secrets if len(value) >= 8}, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return _SECRET_VALUE.sub("***", text)
+
+
+_OWN_ACCESS = ("api_key", "api_base", "base_url", "azure_ad_token", "azure_ad_token_provider")
+_SECRET_NAME = re.compile(r"(?i)key|token|secret|password|passwd|credential|authorization|headers")
+_SECRET_VALUE = re.compile(
+    r"\b(?:sk|pk|rk|gsk|xai|hf|pplx|nvapi|ghp|gho|xoxb|AKIA|AIza|ya29|eyJ)[-_A-Za-z0-9.]{12,}"
+    r"|(?<=[Bb]earer )[^\s\"']+|(?<=[Bb]asic )[A-Za-z0-9+/=]{12,}"
+)
+
+
+def _secrets(settings: object, named: bool = False) -> list[str]:
+    if isinstance(settings, str):
+        return [settings] if named else []
+    if isinstance(settings, Mapping):
+        return [
+            found
+            for name, value in settings.items()
+            for found in _secrets(value, named or bool(_SECRET_NAME.search(str(name))))
+        ]
+    return []

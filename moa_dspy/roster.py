@@ -1,0 +1,150 @@
+"""From what the user names as proposers and aggregator to agents, refused early if they cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+
+from moa_dspy.agent import Agent
+from moa_dspy.signatures import PROPOSALS
+from moa_dspy.strategies import Strategy
+
+__all__ = ["aggregator_agent", "proposer_agents"]
+
+AGGREGATOR = "aggregator"
+Proposer = str | dspy.BaseLM | Agent | dspy.Module
+
+
+def proposer_agents(
+    proposers: Sequence[Proposer],
+    task: type[dspy.Signature],
+    *,
+    samples: int,
+    specialized: bool,
+    layers: int,
+) -> list[Agent]:
+    """The proposers as agents with distinct names.
+
+    Raises:
+        TypeError: If `proposers` is no sequence, or a proposer is of another type.
+        ValueError: If there are none, names collide, or they do not suit the task or the settings.
+    """
+    if isinstance(proposers, (str, dspy.BaseLM, dspy.Module)) or not isinstance(proposers, Sequence):
+        raise TypeError(f"`proposers` is a list of models, agents or modules, not {type(proposers).__name__}.")
+    if not proposers:
+        raise ValueError("No proposers: there is nobody to ask. Give at least one model, for example 'openai/gpt-5'.")
+    agents = _named_apart([_as_agent(proposer) for proposer in proposers])
+    for agent in agents:
+        if agent.program is not None:
+            _check_program(agent, task, layers)
+        if agent.instructions is not None and not specialized:
+            raise ValueError(
+                f"Agent {agent.name!r} has instructions of its own, but all proposers share one prompt: they would "
+                "be ignored. Set use_specialized_prompts=True, or drop them."
+            )
+        if samples > 1 and agent.brings_lms and agent.lm is None and agent._own_lms:
+            raise ValueError(
+                f"The program of agent {agent.name!r} brings LMs of its own, which cannot be sampled {samples} times "
+                "side by side: all samples would be one answer. Give the agent its LM: Agent(lm, program)."
+            )
+    _refuse_identical(agents, samples, specialized)
+    return agents
+
+
+def aggregator_agent(aggregator: str | dspy.BaseLM | Agent | None, strategy: Strategy) -> Agent:
+    """The agent that runs the strategy.
+
+    Raises:
+        ValueError: If the strategy needs an aggregator and there is none.
+        TypeError: If the aggregator is of another type.
+    """
+    if isinstance(aggregator, Agent) and aggregator.program is not None:
+        raise ValueError("An aggregator runs the strategy, not a program of its own: give Agent(lm) without program=.")
+    if isinstance(aggregator, dspy.Module) and not isinstance(aggregator, Agent):
+        raise TypeError(
+            f"An aggregator is a model, not a module ({type(aggregator).__name__}). To judge in your own way, "
+            "subclass Strategy."
+        )
+    if aggregator is None and strategy.needs_aggregator and dspy.settings.lm is None:
+        raise ValueError(
+            f"The strategy {strategy.name!r} needs an aggregator, and there is none. Give aggregator='openai/gpt-5', "
+            "or configure one for all: dspy.configure(lm=...). Only voting does without."
+        )
+    agent = aggregator if isinstance(aggregator, Agent) else None
+    lm: Any = agent.lm if agent else aggregator
+    return Agent(lm, strategy, name=AGGREGATOR)
+
+
+def _as_agent(proposer: Any) -> Agent:
+    if isinstance(proposer, Agent):
+        return proposer
+    if isinstance(proposer, dspy.Module):
+        return Agent(program=proposer)
+    return Agent(proposer)
+
+
+def _named_apart(agents: list[Agent]) -> list[Agent]:
+    explicit = [agent.name for agent in agents if agent.is_named]
+    twice = sorted({name for name in explicit if explicit.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two proposers are named {twice[0]!r}: their tokens and cost could not be told apart.")
+    if AGGREGATOR in explicit:
+        raise ValueError(f"{AGGREGATOR!r} is the aggregator's own name. Name the proposer otherwise.")
+    taken, named = {AGGREGATOR, *explicit}, []
+    for agent in agents:
+        name, number = agent.name, 2
+        while not agent.is_named and name in taken:
+            name, number = f"{agent.name}_{number}", number + 1
+        taken.add(name)
+        named.append(agent.renamed(name))
+    return named
+
+
+def _check_program(agent: Agent, task: type[dspy.Signature], layers: int) -> None:
+    signature = _signature_of(agent.program)
+    if signature is None:
+        return
+    lacking = [name for name in task.output_fields if name not in signature.output_fields]
+    if lacking:
+        raise ValueError(
+            f"The program of agent {agent.name!r} gives {', '.join(signature.output_fields)}, but not "
+            f"{', '.join(lacking)}, which the task asks for: none of its proposals could be used."
+        )
+    given = {*task.input_fields, *([PROPOSALS] if layers > 1 else [])}
+    unfed = [name for name, f in signature.input_fields.items() if name not in given and f.is_required()]
+    if unfed:
+        raise ValueError(
+            f"The program of agent {agent.name!r} needs {', '.join(unfed)}, which is no input of the task. "
+            f"The task's inputs: {', '.join(task.input_fields)}."
+        )
+    if layers > 1 and PROPOSALS not in signature.input_fields:
+        raise ValueError(
+            f"With layers={layers} the program of agent {agent.name!r} would never see the layer before it: it has no "
+            f"input `{PROPOSALS}`. Add one to its signature, or use layers=1."
+        )
+
+
+def _signature_of(program: Any) -> type[dspy.Signature] | None:
+    """A program's signature, where it shows one: itself, or in the module that it wraps."""
+    for holder in (program, getattr(program, "predict", None), getattr(program, "module", None)):
+        signature = getattr(holder, "signature", None)
+        if isinstance(signature, type) and issubclass(signature, dspy.Signature):
+            return signature
+    return None
+
+
+def _refuse_identical(agents: list[Agent], samples: int, specialized: bool) -> None:
+    frozen = [a for a in agents if a.lm is not None and a.lm.kwargs.get("temperature") == 0]
+    if samples > 1 and frozen:
+        raise ValueError(
+            f"Agent {frozen[0].name!r} answers at temperature 0, so its {samples} samples would be one answer "
+            "paid for several times. Give it a temperature above 0, or num_proposals_per_model=1."
+        )
+    plain = [id(agent.lm) for agent in frozen if agent.program is None and not specialized]
+    if len(set(plain)) < len(plain):
+        raise ValueError(
+            "One LM at temperature 0 proposes twice with one prompt: both answers would be the same. Give it a "
+            "temperature above 0, or each of the two a prompt of its own."
+        )

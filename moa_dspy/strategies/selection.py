@@ -1,0 +1,68 @@
+"""Selection: names the best proposal; the answer is that proposal, unchanged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import dspy
+
+from moa_dspy.running import Steps, together
+from moa_dspy.signatures import CHOICE, among, selection_signature
+from moa_dspy.strategies.base import Case, Reply, Strategy, Verdict
+
+__all__ = ["Selection"]
+
+
+class Selection(Strategy):
+    """The aggregator names the best proposal by its label; the answer is that proposal, value for value.
+
+    `rotations` aggregator calls, none if all proposals are identical. Judges favour places in the list
+    (Wang et al., "Large Language Models are not Fair Evaluators", 2023), so each rotation shows the
+    proposals in turned order; the verdicts are tallied by proposal.
+
+    Args:
+        rotations: How often to ask. `metadata.flip_rate` is the share of verdicts against the winner.
+
+    Raises:
+        ValueError: If `rotations` is less than 1.
+    """
+
+    name = "selection"
+    needs_aggregator = True
+
+    def __init__(self, rotations: int = 1) -> None:
+        super().__init__()
+        if not isinstance(rotations, int) or rotations < 1:
+            raise ValueError(f"rotations={rotations!r} asks for no verdict at all. Give a whole number from 1.")
+        self.rotations = rotations
+
+    def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
+        self.select = dspy.Predict(selection_signature(task))
+
+    def decide(self, case: Case) -> Steps[Verdict]:
+        if all(proposal.outputs == case.proposals[0].outputs for proposal in case.proposals):
+            return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
+        replies = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
+        chosen = [reply.shown.labels[reply.prediction[CHOICE]] for reply in replies]
+        verdicts = Counter(group[0].id for group in chosen)
+        support = {group[0].id: len(group) for group in chosen}
+        declared = [proposal.id for proposal in case.proposals]
+        winner = max(verdicts, key=lambda id: (verdicts[id], support[id], -declared.index(id)))
+        return Verdict(
+            case.proposal(winner).outputs,
+            selected=winner,
+            order_shown=replies[0].shown.order,
+            shortened=replies[0].shown.shortened,
+            flip_rate=1 - verdicts[winner] / len(replies),
+            repaired=any(reply.repaired for reply in replies),
+        )
+
+    def _verdict(self, case: Case, rotation: int) -> Steps[Reply]:
+        signature = self.select.signature
+        return self.ask(
+            self.select,
+            case,
+            narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)),
+            rotation=rotation,
+        )

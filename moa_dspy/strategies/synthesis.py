@@ -1,0 +1,36 @@
+"""Synthesis: reads all proposals and writes a new answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dspy
+
+from moa_dspy.running import Steps
+from moa_dspy.signatures import synthesis_signature
+from moa_dspy.strategies.base import Case, Strategy, Verdict
+
+__all__ = ["Synthesis"]
+
+
+class Synthesis(Strategy):
+    """The aggregator reads all proposals and writes a new answer, typed as the task.
+
+    One aggregator call. The aggregation of Wang et al., "Mixture-of-Agents Enhances Large Language
+    Model Capabilities" (2024).
+    """
+
+    name = "synthesis"
+    needs_aggregator = True
+
+    def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
+        self.synthesize = dspy.Predict(synthesis_signature(task))
+
+    def decide(self, case: Case) -> Steps[Verdict]:
+        reply = yield from self.ask(self.synthesize, case)
+        return Verdict(
+            {name: reply.prediction[name] for name in case.task.output_fields},
+            order_shown=reply.shown.order,
+            shortened=reply.shown.shortened,
+            repaired=reply.repaired,
+        )

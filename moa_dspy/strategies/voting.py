@@ -1,0 +1,188 @@
+"""Voting: the most frequent answer, counted in code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+import dspy
+from dspy.adapters.utils import annotation_allows_none
+
+from moa_dspy.ballots import Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
+from moa_dspy.proposals import Exhibit, Proposal
+from moa_dspy.running import Steps
+from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
+from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
+
+__all__ = ["Voting", "count_votes", "fallback"]
+
+
+class Voting(Strategy):
+    """The most frequent answer, counted in code; the winner is an actual proposal, value for value.
+
+    Answers are compared by type (see `moa_dspy.ballots`). No aggregator call as a rule; one at most:
+    when free text leaves no strict majority, to say which answers are the same, or when first place is
+    tied. Ties: weight, then the aggregator, then declared order. Without an aggregator none is asked.
+
+    Args:
+        fields: The output fields that make up a ballot. By default all that can be compared by type,
+            and free text only where there is nothing else.
+        weights: Agent -> what its vote counts (1 if not named).
+        early_stop: Return as soon as the lead cannot be overtaken; the rest is cancelled or abandoned.
+        tolerance: How far numbers may differ and still be the same, relative and absolute.
+
+    Raises:
+        ValueError: If a weight is negative or not finite; at binding, if a field or an agent is unknown.
+    """
+
+    name = "voting"
+
+    def __init__(
+        self,
+        fields: Sequence[str] | None = None,
+        *,
+        weights: Mapping[str, float] | None = None,
+        early_stop: bool = False,
+        tolerance: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        for agent, weight in (weights or {}).items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"The weight of {agent!r} is {weight}: the count would mean nothing. Give 0 or more.")
+        self.fields = None if fields is None else list(fields)
+        self.weights = dict(weights or {})
+        self.early_stop = early_stop
+        self.tolerance = tolerance
+
+    def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
+        _refuse_unknown("field", self.fields or (), task.output_fields)
+        _refuse_unknown("agent", self.weights, agents)
+        if any(free_text(field.annotation) for field in task.output_fields.values()):
+            self.group = dspy.Predict(voting_signature(task))
+        self.break_tie = dspy.Predict(selection_signature(task))
+
+    def decide(self, case: Case) -> Steps[Verdict]:
+        tally = self.count(case)
+        reply: Reply | None = None
+        if case.has_aggregator and len(tally.candidates) > 1:
+            if tally.majority is None and self._is_free_text(case):
+                signature = self.group.signature
+                reply = yield from self.ask(
+                    self.group,
+                    case,
+                    narrow=lambda shown: grouped_among(signature, tuple(shown.labels)),
+                    complaint=_overlap,
+                )
+                tally = self._regrouped(case, tally, reply)
+            elif len(tally.tied) > 1:
+                reply = yield from self._tie_break(case, tally.tied)
+                tally = _led_by(tally, reply.shown.labels[reply.prediction[CHOICE]][0].id)
+        return _verdict(case, tally, reply)
+
+    def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
+        if not self.early_stop:
+            return False
+        return decided(self.count(case), math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
+
+    def count(self, case: Case, groups: Sequence[Collection[str]] | None = None) -> Tally:
+        """Count the proposals; those that did not come abstain.
+
+        Args:
+            case: What was asked for and what came.
+            groups: Ids of proposals that are known to say the same.
+        """
+        names = self._ballot_fields(case)
+        values = {p.id: {name: p.outputs.get(name) for name in names} for p in case.proposals}
+        ballots = [
+            Ballot(id, values.get(id, dict.fromkeys(names)), self.weights.get(agent, 1.0))
+            for id, agent in case.asked.items()
+        ]
+        annotations = {name: case.task.output_fields[name].annotation for name in names}
+        return count(ballots, annotations, tolerance=self.tolerance, groups=groups)
+
+    def _ballot_fields(self, case: Case) -> Sequence[str]:
+        if self.fields is not None:
+            return self.fields
+        return fields_to_vote_on({name: field.annotation for name, field in case.task.output_fields.items()})
+
+    def _is_free_text(self, case: Case) -> bool:
+        return any(free_text(case.task.output_fields[name].annotation) for name in self._ballot_fields(case))
+
+    def _regrouped(self, case: Case, tally: Tally, reply: Reply) -> Tally:
+        groups = [
+            [proposal.id for label in group for proposal in reply.shown.labels[label]]
+            for group in reply.prediction[GROUPS]
+        ]
+        grouped = self.count(case, groups)
+        # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
+        best = reply.shown.labels[reply.prediction[BEST]][0].id
+        return _led_by(grouped, best) if len(grouped.tied) > 1 else grouped
+
+    def _tie_break(self, case: Case, tied: Sequence[Candidate]) -> Steps[Reply]:
+        signature = self.break_tie.signature
+        leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tied])
+        return self.ask(self.break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)))
+
+
+def count_votes(case: Case) -> Tally:
+    """The plain count, one proposal one vote: what `metadata.agreement` reports for every strategy."""
+    return Voting().count(case)
+
+
+def fallback(case: Case) -> Verdict:
+    """The vote among the proposals, without any model."""
+    return _verdict(case, count_votes(case), None)
+
+
+def _verdict(case: Case, tally: Tally, reply: Reply | None) -> Verdict:
+    if tally.winner is None:
+        return _of_abstentions(case, tally)
+    winner = case.proposal(tally.winner.representative)
+    if reply is None:
+        return Verdict(winner.outputs, selected=winner.id, tally=tally)
+    shown = reply.shown
+    return Verdict(
+        winner.outputs,
+        selected=winner.id,
+        tally=tally,
+        order_shown=shown.order,
+        shortened=shown.shortened,
+        repaired=reply.repaired,
+    )
+
+
+def _of_abstentions(case: Case, tally: Tally) -> Verdict:
+    """Nobody voted: an answer only if all say None, and the task allows it."""
+    first = case.proposals[0]
+    if all(_says_nothing(case, proposal) for proposal in case.proposals):
+        return Verdict(first.outputs, selected=first.id, tally=tally)
+    raise Unusable(
+        f"All {len(case.proposals)} proposals abstain (None, empty, or a refusal), so there is nothing to count."
+    )
+
+
+def _says_nothing(case: Case, proposal: Proposal) -> bool:
+    fields = case.task.output_fields
+    return all(
+        value is None and annotation_allows_none(fields[name].annotation) for name, value in proposal.outputs.items()
+    )
+
+
+def _led_by(tally: Tally, id: str) -> Tally:
+    candidates = sorted(tally.candidates, key=lambda candidate: id not in candidate.voters)
+    return replace(tally, candidates=tuple(candidates))
+
+
+def _overlap(prediction: dspy.Prediction, shown: Exhibit) -> str | None:
+    labels = [label for group in prediction[GROUPS] for label in set(group)]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    return f"{', '.join(twice)} stand in two groups of answers at once." if twice else None
+
+
+def _refuse_unknown(what: str, names: Collection[str], known: Collection[str]) -> None:
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(
+            f"Voting names the {what} {unknown[0]!r}, which there is not, so it would count for nothing. Known: {', '.join(known)}."
+        )
