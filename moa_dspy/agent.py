@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.models import as_lm, missing_key
-from moa_dspy.running import acall
+from moa_dspy.calls import acall
 from moa_dspy.sampling import Rollout, ambient, compose, resampled, rollout_of, sampling
 
 __all__ = ["Agent", "deliver_mail"]
@@ -43,8 +43,8 @@ class Agent(dspy.Module):
 
     Example:
         >>> from moa_dspy import Agent
-        >>> Agent("simulated/ada", name="ada", temperature=0.7).name
-        'ada'
+        >>> Agent("simulated/alice", name="alice", temperature=0.7).name
+        'alice'
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class Agent(dspy.Module):
             raise ValueError(
                 f"No API key for the model {self.lm.model!r} of agent {self.name!r}: the environment variable "
                 f"{variable} is not set, so the provider would refuse every call. Set it, pass api_key= to "
-                "dspy.LM, or use a simulated model such as 'simulated/ada'."
+                "dspy.LM, or use a simulated model such as 'simulated/alice'."
             )
         self._key_checked = self.lm
 
@@ -156,15 +156,9 @@ class Agent(dspy.Module):
         self._own_lms = {path: p.lm for path, p in self._leaves() if p.lm is not None}
         self._seated = dict(self._own_lms)
 
-    def _leaves(self) -> list[tuple[str, dspy.Predict]]:
+    def _leaves(self) -> Iterator[tuple[str, dspy.Predict]]:
         """The program's predictors, without those that belong to agents inside it."""
-        if self.program is None:
-            return []
-        leaves = self.program.named_predictors()
-        if not self._has_agents:
-            return leaves
-        foreign = {id(p) for _, agent in self.program.named_sub_modules(Agent) for p in agent.predictors()}
-        return [(path, p) for path, p in leaves if id(p) not in foreign]
+        return iter(()) if self.program is None else _predictors(self.program, "program")
 
     def _mail(self) -> list[tuple[str, dspy.Predict, dspy.BaseLM | None]]:
         return [(path, p, p.lm) for path, p in self._leaves() if p.lm is not self._seated.get(path)]
@@ -204,6 +198,26 @@ def deliver_mail(agents: Sequence[Agent]) -> None:
         for agent, mail in letters:
             for path, predictor, lm in mail:
                 agent._take(path, predictor, lm)
+
+
+# What a module holds beside its parts; the history alone can be thousands of entries long.
+_NO_PARTS = frozenset({"history", "callbacks", "demos", "traces", "train"})
+
+
+def _predictors(part: Any, path: str) -> Iterator[tuple[str, dspy.Predict]]:
+    """The predictors in a module, as `named_predictors()` finds them, but fast enough for every call."""
+    if isinstance(part, dspy.Predict):
+        yield path, part
+    elif isinstance(part, (list, tuple)):
+        for index, item in enumerate(part):
+            yield from _predictors(item, f"{path}[{index}]")
+    elif isinstance(part, dict):
+        for key, item in part.items():
+            yield from _predictors(item, f"{path}[{key!r}]")
+    elif isinstance(part, dspy.Module) and not isinstance(part, Agent):
+        for name, item in vars(part).items():
+            if name not in _NO_PARTS:
+                yield from _predictors(item, f"{path}.{name}")
 
 
 def _name_of(lm: dspy.BaseLM | None, program: dspy.Module | None) -> str:

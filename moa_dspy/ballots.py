@@ -105,6 +105,7 @@ def count(
     *,
     tolerance: float = TOLERANCE,
     groups: Iterable[Collection[str]] | None = None,
+    exact_text: bool = False,
 ) -> Tally:
     """Count ballots, those that say the same as one candidate.
 
@@ -119,6 +120,7 @@ def count(
         tolerance: How far numbers may differ and be the same: see `equivalent`.
         groups: Voters whose ballots a model found to say the same, added to what the code finds. Abstentions in
             them stay abstentions.
+        exact_text: Compare text letter by letter; see `canonical`.
 
     Returns:
         The tally. Its candidates' values are those of ballots, the very objects.
@@ -137,7 +139,9 @@ def count(
     members: dict[tuple[Hashable, ...], list[int]] = {}
     abstained = []
     for index, ballot in enumerate(ballots):
-        form = tuple([canonical(ballot.values.get(name), annotation) for name, annotation in annotations.items()])
+        form = tuple(
+            [canonical(ballot.values.get(name), kind, exact_text=exact_text) for name, kind in annotations.items()]
+        )
         if all(part is ABSTAIN for part in form):
             abstained.append(ballot.voter)
         else:
@@ -263,17 +267,20 @@ def _homes(weighty: Sequence[bool], links: Sequence[tuple[int, int]]) -> list[in
             parent[item] = item = parent[parent[item]]
         return item
 
-    for a, b in links:
-        if weighty[a] == weighty[b]:
-            parent[find(a)] = find(b)
     near: dict[int, set[int]] = {}
+    for a, b in links:
+        if weighty[a] and weighty[b]:
+            parent[find(a)] = find(b)
     for a, b in links:
         if weighty[a] != weighty[b]:
             light, heavy = (b, a) if weighty[a] else (a, b)
-            near.setdefault(find(light), set()).add(find(heavy))
-    for light, homes in near.items():
-        if len(homes) == 1:
-            parent[light] = homes.pop()
+            near.setdefault(light, set()).add(find(heavy))
+    settled = {light: home for light, (home, *others) in near.items() if not others}
+    for a, b in links:
+        if not (weighty[a] or weighty[b] or a in settled or b in settled):
+            parent[find(a)] = find(b)
+    for light, home in settled.items():
+        parent[light] = home
     return [find(item) for item in range(len(weighty))]
 
 

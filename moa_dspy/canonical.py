@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 import unicodedata
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Set
+from collections.abc import Container, Hashable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from datetime import datetime, timezone
 from decimal import Decimal
@@ -33,7 +33,7 @@ class _Abstain(Enum):
 ABSTAIN: Final = _Abstain.ABSTAIN
 
 
-def canonical(value: object, annotation: Any = Any) -> Hashable:
+def canonical(value: object, annotation: Any = Any, *, exact_text: bool = False) -> Hashable:
     """The value in the form in which it is compared, by its declared type.
 
     Text is compared in Unicode NFC with case and white space folded; nothing else is taken from it: signs,
@@ -50,6 +50,7 @@ def canonical(value: object, annotation: Any = Any) -> Hashable:
     Args:
         value: What a field holds.
         annotation: The field's declared type; Any compares by the value's own type.
+        exact_text: Take text as it stands: case and white space count, and no text abstains.
 
     Returns:
         A hashable form, or `ABSTAIN`. Forms are compared with `equivalent`, or with `==` to be exact.
@@ -69,7 +70,7 @@ def canonical(value: object, annotation: Any = Any) -> Hashable:
         # Not only ValidationError: validators are other people's code, and what fails here is merely loosely typed.
         with suppress(Exception):
             value = traits.adapter.validate_python(value)
-    form = _form(value, traits.verbatim)
+    form = _form(value, _EVERY_TEXT if exact_text else traits.verbatim)
     return ABSTAIN if isinstance(form, str) and _REFUSAL.match(form) else form
 
 
@@ -154,7 +155,15 @@ _REFUSAL: Final = re.compile(
 _NUMBERS: Final = (int, float)
 
 
-def _form(value: object, verbatim: frozenset[str]) -> Hashable:
+class _EveryText:
+    def __contains__(self, text: object) -> bool:
+        return True
+
+
+_EVERY_TEXT: Final = _EveryText()
+
+
+def _form(value: object, verbatim: Container[str]) -> Hashable:
     if value is None:
         return ABSTAIN
     if isinstance(value, (bool, Enum)):

@@ -49,7 +49,7 @@ class MoA(dspy.Module):
 
     Example:
         >>> from moa_dspy import MoA
-        >>> moa = MoA("question -> answer", ["simulated/ada", "simulated/bo"], "simulated/judge")
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
         >>> pred = moa(question="What is 17 * 23?")
         >>> pred.answer, len(pred.proposals), pred.metadata.usage.calls
         ('391', 2, 3)
@@ -153,7 +153,7 @@ class MoA(dspy.Module):
         return account.prediction(verdict, case)
 
     def _is_decided(self, inputs: Mapping[str, Any]) -> Any:
-        if type(self.strategy).is_decided is Strategy.is_decided:
+        if not self.strategy.early_stop:
             return None
         return lambda proposals, finished, pending: (
             bool(proposals) and self.strategy.is_decided(Case(self.signature, inputs, proposals, finished), pending)

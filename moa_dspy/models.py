@@ -16,6 +16,7 @@ from dspy.lm15 import LM15Error, RouterConfig
 __all__ = ["as_lm", "context_window", "missing_key", "redact"]
 
 _SIMULATED = "simulated/"
+_ROUTED = "router/"
 
 
 def as_lm(model: str | dspy.BaseLM, **options: Any) -> dspy.BaseLM:
@@ -27,6 +28,7 @@ def as_lm(model: str | dspy.BaseLM, **options: Any) -> dspy.BaseLM:
 
     Raises:
         TypeError: If it is neither.
+        ValueError: If it names a router's group: only a config knows the router.
     """
     options = {name: value for name, value in options.items() if value is not None}
     if isinstance(model, dspy.BaseLM):
@@ -40,6 +42,12 @@ def as_lm(model: str | dspy.BaseLM, **options: Any) -> dspy.BaseLM:
         from moa_dspy.simulated import simulated_lm
 
         return simulated_lm(model, **options)
+    if model.startswith(_ROUTED):
+        group = model.removeprefix(_ROUTED)
+        raise ValueError(
+            f"{model!r} names a group of a router, and there is no router here. Name it in a MoAConfig with a "
+            f"`router`, or give its LM: router_lm({group!r}, router)."
+        )
     return dspy.LM(model, **options)
 
 
@@ -49,7 +57,10 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
     Silent where it cannot know: custom engines, endpoints and keys given in code, cloud credentials,
     providers that only litellm knows (those fail at the first call, and name the variable then).
     """
-    if not isinstance(getattr(lm, "engine", None), str) or any(lm.kwargs.get(name) for name in _OWN_ACCESS):
+    engine: Any = getattr(lm, "engine", None)
+    if hasattr(engine, "missing_key"):
+        return engine.missing_key()
+    if not isinstance(engine, str) or any(lm.kwargs.get(name) for name in _OWN_ACCESS):
         return None
     providers = tuple(binding.definition for binding in getattr(lm, "_providers", ()))
     config = RouterConfig(env=dict(os.environ), providers=providers)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from .question_template import Question
+from moa_dspy.question_template import Question
 
 
 def read_arithmetic(text: str) -> Question | None:
@@ -28,14 +28,15 @@ def read_arithmetic(text: str) -> Question | None:
         value = _value(ast.parse(source.strip(), mode="eval").body)
     except (ArithmeticError, SyntaxError, ValueError):
         return None
-    return Question.of(text, "arithmetic", [_written(value + error) for error in (0, 10, -10, 1)])
+    errors = (0, 10, -10, 1) if abs(value) >= 100 else (0, 1, -1, 2)
+    return Question.of(text, "arithmetic", [_written(value + error) for error in errors])
 
 
 _ASKED = re.compile(
     # A date such as 2024-11-20 is no subtraction.
     r"(?!\d{4}-\d\d-\d\d$)(?:what is|what's|how much is|calculate|compute|evaluate)?:?\s*"
-    r"(?P<expression>[-(]*\s*\d(?:[\d\s.,()+*/%^×÷x-]|\*\*|plus|minus|times|percent of|% of|divided by|multiplied by){2,200})"
-    r"\s*[=?.]*",
+    r"(?P<expression>[-(]*\s*\d"
+    r"(?:[\d\s.,()+*/%^\u00d7\u00f7x-]|plus|minus|times|percent of|% of|divided by|multiplied by){2,200})\s*[=?.]*",
     re.IGNORECASE,
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
@@ -43,8 +44,8 @@ _WORDS = {
     r"(?:%|percent) of": "/100*",
     r"plus": "+",
     r"minus": "-",
-    r"times|multiplied by|×|x": "*",
-    r"divided by|÷": "/",
+    r"times|multiplied by|\u00d7|x": "*",
+    r"divided by|\u00f7": "/",
     r"\^": "**",
 }
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {

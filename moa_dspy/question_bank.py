@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 
-from .draws import pick, shuffled
-from .question_template import Sampler, Slots, Template
+from moa_dspy.draws import pick, shuffled
+from moa_dspy.question_template import Sampler, Slots, Template
 
 
 def _each(**pools: Sequence[object]) -> Sampler:
@@ -224,7 +224,7 @@ TEMPLATES = (
         20,
         _clues,
         _ranking,
-        slot=r"(?:second )?\w+",
+        slot=r"(?:second )?\w{1,40}",
     ),
     Template("units", "How many {small} are there in {n} {large}?", 8, _units, _smaller),
     Template("units", "How many {large} do {total} {small} make?", 6, _units, _larger),
@@ -253,6 +253,6 @@ TEMPLATES = (
         20,
         _each(country=[country.title() for country in CAPITALS]),
         _capital,
-        slot=r"[\w ]+",
+        slot=r"[\w ]{1,40}",
     ),
 )

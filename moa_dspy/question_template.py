@@ -47,7 +47,7 @@ class Template:
         sample: Draws the slots for a key; draws that cannot be solved are skipped.
         solve: The right answer and then the mistakes; raises ValueError, LookupError or ArithmeticError if
             there is none.
-        slot: The regular expression of a slot's words.
+        slot: The regular expression of a slot's words; bounded, so that long texts are read in linear time.
     """
 
     kind: str
@@ -55,7 +55,7 @@ class Template:
     count: int
     sample: Sampler
     solve: Solver
-    slot: str = r"[\w-]+"
+    slot: str = r"[\w-]{1,40}"
 
     def generate(self) -> Iterator[Question]:
         """Yield the bundled questions of this wording, always the same ones."""

@@ -8,9 +8,9 @@ from itertools import chain, zip_longest
 
 import dspy
 
-from .question_arithmetic import read_arithmetic
-from .question_bank import TEMPLATES
-from .question_template import Question
+from moa_dspy.question_arithmetic import read_arithmetic
+from moa_dspy.question_bank import TEMPLATES
+from moa_dspy.question_template import Question
 
 __all__ = ["KINDS", "Question", "bundled_questions", "find_questions", "recognize", "same_answer"]
 
@@ -28,7 +28,7 @@ def bundled_questions() -> list[dspy.Example]:
     Example:
         >>> example = bundled_questions()[5]
         >>> example.question, example.answer, example.kind
-        ('What is the capital of Scotland?', 'Edinburgh', 'geography')
+        ('What is the capital of New Zealand?', 'Wellington', 'geography')
     """
     return [
         dspy.Example(question=question.text, answer=question.answer, kind=question.kind).with_inputs("question")
@@ -36,7 +36,6 @@ def bundled_questions() -> list[dspy.Example]:
     ]
 
 
-@lru_cache(maxsize=4096)
 def recognize(text: str) -> Question | None:
     """Return what is known of a question: a bundled one, one of a bundled wording, or plain arithmetic.
 
@@ -47,10 +46,8 @@ def recognize(text: str) -> Question | None:
         >>> recognize("how many minutes are there in 7 hours?").answer
         '420'
     """
-    text = " ".join(text.split())
-    if known := _bundled().get(text.casefold()):
-        return known
-    return next(filter(None, (template.read(text) for template in TEMPLATES)), None) or read_arithmetic(text)
+    # Documents are no questions, and would fill the memory that the cache may take.
+    return _recognized(" ".join(text.split())) if len(text) < 1000 else None
 
 
 def find_questions(text: str) -> list[Question]:
@@ -73,6 +70,13 @@ def same_answer(one: str, other: str) -> bool:
         (True, True, False)
     """
     return _canonical(one) == _canonical(other)
+
+
+@lru_cache(maxsize=4096)
+def _recognized(text: str) -> Question | None:
+    if known := _bundled().get(text.casefold()):
+        return known
+    return next(filter(None, (template.read(text) for template in TEMPLATES)), None) or read_arithmetic(text)
 
 
 def _canonical(answer: str) -> str | float:

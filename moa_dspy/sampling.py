@@ -8,15 +8,14 @@ and the cache would give both one answer.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import dspy
 
-# Larger than any number of samples that one place asks for, so that composed ids do not collide.
-_STRIDE = 100_003
+__all__ = ["Rollout", "ambient", "compose", "resampled", "rollout_of", "sample", "sampling"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,12 @@ class Rollout:
     temperature: float | None = None
 
 
-_ambient: ContextVar[Rollout | None] = ContextVar("moa_dspy_rollout", default=None)
+def sample(number: int) -> Rollout | None:
+    """The rollout of an agent's sample: none for the first one, numbered 0.
+
+    Counted downwards, so as not to meet the ids that users, BestOfN and optimizers count upwards.
+    """
+    return Rollout(-number) if number else None
 
 
 def rollout_of(lm: dspy.BaseLM | None) -> Rollout | None:
@@ -38,27 +42,26 @@ def rollout_of(lm: dspy.BaseLM | None) -> Rollout | None:
     return Rollout(kwargs["rollout_id"], kwargs.get("temperature"))
 
 
-def ambient() -> Rollout | None:
-    """The rollout in force around this call: an enclosing mixture's, else that of `dspy.settings.lm`."""
-    return _ambient.get() or rollout_of(dspy.settings.lm)
-
-
 def compose(outer: Rollout | None, inner: Rollout | None) -> Rollout | None:
     """One rollout of two, distinct for every pair; the inner temperature wins."""
     if outer is None or inner is None:
         return outer or inner
+    # Of a fixed size, however deep mixtures are nested: DSPy caches nothing under an id of more than 64 bits.
+    digest = hashlib.blake2b(f"{outer.id}/{inner.id}".encode(), digest_size=6).digest()
     temperature = outer.temperature if inner.temperature is None else inner.temperature
-    return Rollout((outer.id + 1) * _STRIDE + inner.id, temperature)
+    return Rollout(int.from_bytes(digest, "big"), temperature)
+
+
+def ambient() -> Rollout | None:
+    """The rollout in force around this call: an enclosing mixture's, else that of `dspy.settings.lm`."""
+    return dspy.settings.get(_AMBIENT) or rollout_of(dspy.settings.lm)
 
 
 @contextmanager
 def sampling(rollout: Rollout | None) -> Iterator[None]:
     """Make `rollout` the ambient one for what runs inside."""
-    token = _ambient.set(rollout)
-    try:
+    with dspy.context(**{_AMBIENT: rollout}):
         yield
-    finally:
-        _ambient.reset(token)
 
 
 def resampled(lm: dspy.BaseLM, rollout: Rollout | None) -> dspy.BaseLM:
@@ -67,3 +70,7 @@ def resampled(lm: dspy.BaseLM, rollout: Rollout | None) -> dspy.BaseLM:
         return lm
     own = {} if rollout.temperature is None else {"temperature": rollout.temperature}
     return lm.copy(rollout_id=rollout.id, **own)
+
+
+# Among DSPy's settings, because those reach the workers of dspy.Parallel and context variables do not.
+_AMBIENT = "moa_dspy_rollout"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from .questions import KINDS
+from moa_dspy.questions import KINDS
 
 JUDGEMENT = "judgement"
 """What `hints` call the ability to tell a right proposal from a wrong one."""
@@ -28,8 +29,8 @@ class SimulatedModel:
         hints: Kind of question (or `"judgement"`) -> phrase -> by how much the phrase, standing in the
             instructions, changes that probability. A negative number is a phrase that confuses this model.
         other_skill: The probability for kinds that `skills` leaves out.
-        judgement: Probability of recognizing a right proposal when it does not know the answer itself;
-            else it goes with the proposal that most support.
+        judgement: Probability of judging proposals on their merits: it then answers what it knows itself, or
+            else recognizes a right proposal. Otherwise it goes with the proposal that most support.
         demo_gain: By how much each demo of the same kind, with a right answer, raises the probability.
         demo_limit: How many demos of a kind it learns from.
         steadiness: Probability that another sample at a temperature above 0 thinks as the first one did.
@@ -47,7 +48,7 @@ class SimulatedModel:
     skills: Mapping[str, float] = field(default_factory=dict)
     hints: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     other_skill: float = 0.6
-    judgement: float = 0.5
+    judgement: float = 0.3
     demo_gain: float = 0.04
     demo_limit: int = 3
     steadiness: float = 0.5
@@ -79,8 +80,7 @@ class SimulatedModel:
             demos: How many right demos of this kind the prompt holds.
         """
         base = self.judgement if kind == JUDGEMENT else self.skills.get(kind, self.other_skill)
-        text = _words(instructions)
-        effect = sum(change for phrase, change in self.hints.get(kind, {}).items() if _words(phrase) in text)
+        effect = sum(change for phrase, change in self.hints.get(kind, {}).items() if mentions(instructions, phrase))
         skill = base + effect + min(demos, self.demo_limit) * self.demo_gain
         # No prompt makes a model perfect or hopeless, but numbers declared beyond the bounds stand.
         return round(min(max(skill, min(base, 0.02)), max(base, 0.98)), 6)
@@ -90,6 +90,17 @@ class SimulatedModel:
         return asdict(self)
 
 
+def mentions(text: str, phrase: str) -> bool:
+    """Whether the text has the words of the phrase, in this order, however they are cased and punctuated.
+
+    Example:
+        >>> mentions("Think step-by-step.", "step by step"), mentions("Go by footstep by step.", "step by step")
+        (True, False)
+    """
+    return _words(phrase) in _words(text)
+
+
+@lru_cache(maxsize=512)
 def _words(text: str) -> str:
     # Spaces around, so that a phrase matches whole words only.
     return " ".join(["", *re.findall(r"[^\W_]+", text.casefold()), ""])
@@ -148,9 +159,9 @@ SIMULATED_MODELS: dict[str, SimulatedModel] = {
             skills=dict(arithmetic=0.78, ordering=0.76, units=0.74, dates=0.72, strings=0.70, geography=0.76),
             hints={
                 "arithmetic": {"step by step": 0.10},
-                "judgement": {"recompute the answer yourself": 0.15, "prefer the longest proposal": -0.30},
+                "judgement": {"recompute the answer yourself": 0.30, "prefer the longest proposal": -0.30},
             },
-            judgement=0.75,
+            judgement=0.50,
         ),
     )
 }

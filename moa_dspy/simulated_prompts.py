@@ -12,7 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from dspy.lm15 import Message, Request
 
-from .simulated_schemas import Schema, schema_of_annotation, schema_of_note, schema_of_xml
+from moa_dspy.simulated_schemas import Schema, schema_of_annotation, schema_of_note, schema_of_xml
 
 Style = Literal["chat", "json", "xml", "plain"]
 
@@ -62,12 +62,23 @@ def read_prompt(request: Request) -> Prompt:
     return Prompt(style, described.instructions, _values(values, described.inputs, style), outputs, demos)
 
 
+def prompt_text(request: Request) -> str:
+    r"""Return all the text of a request.
+
+    Example:
+        >>> from dspy.lm15 import Message, Request
+        >>> prompt_text(Request(model="m", system="Be brief.", messages=(Message.user("Hello"),)))
+        'Be brief.\nHello'
+    """
+    return "\n".join([_system_text(request), *map(_message_text, request.messages)])
+
+
 def write_reply(style: Style, values: Mapping[str, Any]) -> str:
-    """Write the values of the output fields as the adapter of this style parses them.
+    r"""Write the values of the output fields as the adapter of this style parses them.
 
     Example:
         >>> write_reply("chat", {"answer": 4})
-        '[[ ## answer ## ]]\\n4\\n\\n[[ ## completed ## ]]'
+        '[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]'
     """
     if style == "json":
         return json.dumps(dict(values), ensure_ascii=False, indent=2)
@@ -98,8 +109,7 @@ class _Description:
 
 def _turns(request: Request) -> tuple[str, list[tuple[str, str]]]:
     """Return the system text, and each user turn with the answer to it (none to the last)."""
-    system = request.system
-    texts = [system] if isinstance(system, str) else [getattr(part, "text", "") for part in system or ()]
+    texts = [_system_text(request)]
     turns: list[tuple[str, str]] = []
     for message in request.messages:
         if message.role == "developer":
@@ -109,6 +119,11 @@ def _turns(request: Request) -> tuple[str, list[tuple[str, str]]]:
         elif message.role == "user":
             turns.append((_message_text(message), ""))
     return "\n".join(texts), turns or [("", "")]
+
+
+def _system_text(request: Request) -> str:
+    system = request.system
+    return system if isinstance(system, str) else "\n".join(str(getattr(part, "text", "")) for part in system or ())
 
 
 def _message_text(message: Message) -> str:

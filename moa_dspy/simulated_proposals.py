@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .questions import same_answer
+from moa_dspy.questions import same_answer
 
 THOUGHTS = frozenset({"reasoning", "rationale", "thought", "thoughts", "next_thought", "explanation", "discussion"})
 """The names of fields that say how an answer came about."""
@@ -27,12 +27,17 @@ class Shown:
         answers = {name: text for name, text in self.fields.items() if name not in THOUGHTS}
         return answers.get("answer", "\n".join(answers.values()))
 
+    def gives(self, answer: str) -> bool:
+        """Whether one of its fields is this answer, or a list of nothing else."""
+        texts = (text.strip('[]"\n ') for name, text in self.fields.items() if name not in THOUGHTS)
+        return any(same_answer(text, answer) for text in texts)
+
 
 def read_proposals(text: str) -> list[Shown]:
-    """Return the proposals shown in a text.
+    r"""Return the proposals shown in a text.
 
     Example:
-        >>> read_proposals("Proposal P1 (given by 2 of 3 proposers):\\n«««\\nreasoning: ...\\nanswer: 42\\n»»»")
+        >>> read_proposals("Proposal P1 (given by 2 of 3 proposers):\n«««\nreasoning: ...\nanswer: 42\n»»»")
         [Shown(label='P1', support=2, fields={'reasoning': '...', 'answer': '42'})]
     """
     return [

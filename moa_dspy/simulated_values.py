@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 from typing import Any
 
-from .questions import same_answer
-from .simulated_schemas import Schema
+from moa_dspy.questions import same_answer
+from moa_dspy.simulated_schemas import Schema
 
 Suggest = Callable[[str], Iterable[object]]
 
@@ -62,7 +62,7 @@ class _Filler:
             return self.fit_object(_parsed(value, dict), schema)
         return _SCALARS.get(kind, _same)(value, schema)
 
-    def fits(self, value: object, options: Iterable[Schema]) -> Iterable[Any]:
+    def fits(self, value: object, options: Iterable[Schema]) -> Iterator[Any]:
         for option in options:
             try:
                 yield self.fit(value, option)
@@ -110,7 +110,7 @@ class _Filler:
         if "anyOf" in schema:
             null = any(option.get("type") == "null" for option in schema["anyOf"])
             return None if null else self.plain(schema["anyOf"][0], name)
-        kind = schema.get("type")
+        kind: Any = schema.get("type")
         if kind == "array":
             kinds = schema.get("prefixItems") or [schema.get("items", {})] * schema.get("minItems", 0)
             return [self.value(item, name) for item in kinds]
@@ -138,7 +138,7 @@ class _Filler:
         return schema
 
 
-def _checked(values: Iterable[Any]) -> Iterable[Any]:
+def _checked(values: Iterable[Any]) -> Iterator[Any]:
     yield from values
     raise _UnfitError
 

@@ -35,6 +35,10 @@ class Color(Enum):
     BLUE = "blue"
 
 
+class Grade(str, Enum):
+    GOOD = "good"
+
+
 class Level(IntEnum):
     ONE = 1
 
@@ -146,6 +150,7 @@ def test_what_dspy_majority_gets_wrong(votes: list[object], winner: object) -> N
         (0.0, -0.0, float),
         (0.3, 0.1 + 0.2, float),
         (0.0, 1e-7, float),
+        (Decimal(0), Decimal("1e-7"), Decimal),
         (float("inf"), "inf", float),
         (Decimal("2.50"), "2.5", Decimal),
         (Decimal("0.1"), 0.1, Any),
@@ -214,8 +219,10 @@ def test_alike(a: object, b: object, annotation: Any) -> None:
         ([], None, Any),
         ([], {}, Any),
         ({1.0, 2.0}, {1.0, 3.0}, set[float]),
+        ({1.0}, {1.0000001, 2.0}, set[float]),
         ({"a": 1}, {"a": 2}, Any),
         (Person(name="Ada"), Point(1.0), Any),
+        (Open.model_validate({"p": 1}), Open.model_validate({"p": 2}), Open),
         (Point(1.0, "a"), Point(1.0, "b"), Point),
         (5, 5.5, int),
         ("five", 5, int),
@@ -332,6 +339,7 @@ def test_folding_takes_case_and_space_only() -> None:
         (None, False),
         (Literal["a", "b"], False),
         (Color, False),
+        (Grade, False),
         (list[Literal["a"]], False),
         (tuple[int, ...], False),
         (dict[int, list[date]], False),
@@ -394,7 +402,7 @@ def test_without_a_weighted_vote_there_is_no_winner(values: list[object], weight
 def test_a_majority_is_more_than_half_of_all_weight() -> None:
     assert tally_of(["x", "x", "y", None]).majority is None
     assert tally_of(["x", "x", "y"]).majority is not None
-    assert tally_of(["x", "x", "y"], weights={"a": 0.1, "b": 0.2, "c": 0.3}).majority is None
+    assert tally_of(["x", "x", "y", "y"], weights={"a": 0.1, "b": 0.2, "c": 0.15, "d": 0.15}).majority is None
 
 
 def test_ties_go_to_the_heaviest_supporter_then_to_declared_order() -> None:
@@ -422,7 +430,12 @@ def test_a_ballot_without_weight_unites_no_others() -> None:
     assert groups_of(tally_of(chain, float, {"c": 0.0})) == ["a", "b", "c"]
     assert groups_of(tally_of([1.0, 2.0, 1.0000009], float, {"c": 0.0})) == ["ac", "b"]
     assert groups_of(tally_of([1.0, 1.0000009], float, {"a": 0.0, "b": 0.0})) == ["ab"]
+    assert groups_of(tally_of([1.0, 1.0000016, 1.0000008], float, {"b": 0.0, "c": 0.0})) == ["ac", "b"]
     assert groups_of(tally_of(["x", "y", "z"], str, {"c": 0.0}, groups=["ac", "cb"])) == ["a", "b", "c"]
+
+
+def test_a_ballot_without_weight_does_not_count_as_the_first_declared() -> None:
+    assert groups_of(tally_of(["x", "y", "x"], str, {"a": 0.0})) == ["b", "ac"]
 
 
 def test_groups_unite_what_a_model_finds_alike() -> None:
@@ -477,3 +490,11 @@ def test_other_misuse_is_refused() -> None:
 )
 def test_fields_to_vote_on(outputs: dict[str, Any], expected: tuple[str, ...]) -> None:
     assert fields_to_vote_on(outputs) == expected
+
+
+def test_exact_text_takes_every_letter_and_lets_no_text_abstain() -> None:
+    values = {"a": "Ab", "b": "ab", "c": "", "d": "", "e": "I'm sorry, but I can't help with that."}
+    ballots = [Ballot(voter, {"answer": value}) for voter, value in values.items()]
+    tally = count(ballots, {"answer": str}, exact_text=True)
+    assert [candidate.voters for candidate in tally.candidates] == [("c", "d"), ("a",), ("b",), ("e",)]
+    assert tally.abstained == ()

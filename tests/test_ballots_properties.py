@@ -1,3 +1,4 @@
+import copy
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -5,7 +6,8 @@ from decimal import Decimal
 from itertools import product
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.ballots import ABSTAIN, Ballot, Tally, canonical, count, decided
@@ -74,8 +76,7 @@ def test_one_more_abstention_lowers_agreement_by_its_weight(ballots: list[Ballot
     after = tally_of([*ballots, Ballot("silent", {"answer": None}, weight)])
     assert (after.candidates, after.cast) == (before.candidates, before.cast + 1)
     if before.winner:
-        total = before.winner.weight / before.agreement + weight
-        assert abs(after.agreement - before.winner.weight / total) < 1e-9
+        assert after.agreement == pytest.approx(before.winner.weight / (before.weight + weight))
 
 
 @given(elections())
@@ -108,6 +109,7 @@ def test_places_follow_weight_then_heaviest_supporter_then_declared_order(cast: 
     assert [c.values["answer"] for c in tally.tied] == [n for n in expected if key(n) == key(expected[0])]
 
 
+@settings(max_examples=400, deadline=None)  # a lead that is decided is rare
 @given(st.data(), st.sampled_from([(int, [1, 2, 3, None]), (float, [1.0, 1.0000009, 1.0000018, 1.0000027, None])]))
 def test_decided_holds_however_the_outstanding_ballots_are_cast(
     data: st.DataObject, case: tuple[type, list[object]]
@@ -119,10 +121,11 @@ def test_decided_holds_however_the_outstanding_ballots_are_cast(
     if not decided(tally, sum(outstanding)):
         return
     assert tally.winner
+    weighty = {ballot.voter for ballot in ballots if ballot.weight}
     for cast in product(values, repeat=len(outstanding)):
         late = [Ballot(f"late {i}", {"answer": v}, w) for i, (v, w) in enumerate(zip(cast, outstanding, strict=True))]
         final = tally_of([*late, *ballots], annotation)
-        assert final.winner and set(tally.winner.voters) <= set(final.winner.voters)
+        assert final.winner and set(tally.winner.voters) & weighty <= set(final.winner.voters)
         assert len(final.tied) == 1
 
 
@@ -171,11 +174,11 @@ json_like = st.recursive(
 
 
 @given(st.lists(json_like, max_size=5))
-def test_any_json_like_value_can_be_counted(values: list[object]) -> None:
-    tally = tally_of([Ballot(f"{i}", {"answer": value}) for i, value in enumerate([*values, *values])])
-    voters = [voter for candidate in tally.candidates for voter in candidate.voters]
-    assert sorted([*voters, *tally.abstained]) == sorted(f"{i}" for i in range(2 * len(values)))
-    for candidate in tally.candidates:
-        assert {(int(voter) + len(values)) % (2 * len(values)) for voter in candidate.voters} == {
-            int(voter) for voter in candidate.voters
-        }
+def test_any_json_like_value_can_be_counted_and_goes_with_its_repetition(values: list[object]) -> None:
+    once = [Ballot(f"{i} once", {"answer": value}) for i, value in enumerate(values)]
+    again = [Ballot(f"{i} again", {"answer": copy.deepcopy(value)}) for i, value in enumerate(values)]
+    tally = tally_of([*once, *again])
+    together = [*(candidate.voters for candidate in tally.candidates), tally.abstained]
+    assert sum(len(voters) for voters in together) == 2 * len(values)
+    for voters in together:
+        assert sorted(voter.split()[0] for voter in voters)[::2] == sorted(v.split()[0] for v in voters)[1::2]

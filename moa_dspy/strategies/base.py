@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import dspy
-from dspy.adapters.json_adapter import JSONAdapter
-from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError, is_retryable_lm_error
+from dspy.utils.exceptions import ContextWindowExceededError
 
 from moa_dspy.ballots import Tally
 from moa_dspy.metadata import Element
-from moa_dspy.models import context_window
 from moa_dspy.proposals import Exhibit, Proposal, exhibit, seed_of
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
-from moa_dspy.sampling import Rollout, compose, resampled, rollout_of
 from moa_dspy.signatures import PROPOSALS
+from moa_dspy.strategies.asking import SHORTEST, Repair, Unusable, fields_of, inputs_for, room
 
 __all__ = ["Case", "Reply", "Strategy", "Unusable", "Verdict"]
 
@@ -63,10 +61,6 @@ class Verdict:
     repaired: bool = False
 
 
-class Unusable(Exception):
-    """The aggregator gave no usable answer, also when it was asked again."""
-
-
 @dataclass(frozen=True)
 class Reply:
     """The aggregator's reply, what it was shown, and whether it had to be asked again."""
@@ -96,6 +90,7 @@ class Strategy(dspy.Module):
 
     name: ClassVar[str]
     needs_aggregator: ClassVar[bool] = False
+    early_stop: bool = False
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
         """Build the predictors for a task.
@@ -118,6 +113,8 @@ class Strategy(dspy.Module):
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
         """Whether the proposals in `case` decide already, whatever those still under way will say.
+
+        Asked as proposals come in, if `early_stop` is true; those under way are then cancelled or abandoned.
 
         Args:
             case: What has come so far; `asked` names those that have finished.
@@ -145,8 +142,8 @@ class Strategy(dspy.Module):
     ) -> Steps[Reply]:
         """Show the proposals to the aggregator and ask it.
 
-        An unusable reply is asked for once more, as another rollout, past the cache. A prompt that the
-        model refuses as too long is halved; a refusal is not billed.
+        An unusable reply is asked for once more, past the cache. A prompt that the model refuses as too
+        long is halved; a refusal is not billed.
 
         Args:
             predictor: What asks.
@@ -154,67 +151,37 @@ class Strategy(dspy.Module):
             extra: Further inputs of the predictor.
             narrow: Gives the predictor's signature for the labels shown.
             complaint: Says what is wrong with a reply; None if nothing is.
-            rotation: By how many places the order shown is turned.
+            rotation: By how many places the order shown is turned; once it is round, as another rollout.
 
         Raises:
             Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
         """
-        inputs = {name: case.inputs[name] for name in case.task.input_fields if name in case.inputs}
-        limit = _room(inputs, case.proposals)
-        repaired = False
+        inputs = inputs_for(predictor, case.task, case.inputs)
+        limit = room(inputs, case.proposals)
+        repair = Repair()
         while True:
             shown = exhibit(
                 case.proposals,
                 seed=seed_of(case.inputs),
                 rotation=rotation,
                 limit=limit,
-                field_names=[PROPOSALS, *case.task.fields],
+                field_names=[*case.task.fields, *fields_of(predictor)],
             )
             given = {**inputs, **(extra or {}), PROPOSALS: shown.text}
             if narrow is not None:
                 given["signature"] = narrow(shown)
-            [outcome] = yield Batch([Call(predictor, given, settings=_another_rollout() if repaired else {})])
-            error = outcome.error
+            settings = repair.settings(lap=rotation // len(shown.labels))
+            [outcome] = yield Batch([Call(predictor, given, settings=settings)])
+            error: Any = outcome.error
             if error is None:
                 wrong = complaint(outcome.value, shown) if complaint else None
                 if wrong is None:
-                    return Reply(outcome.value, shown, repaired)
+                    return Reply(outcome.value, shown, repair.is_made)
                 error = Unusable(wrong)
-            elif isinstance(error, ContextWindowExceededError) and len(shown.text) > _SHORTEST:
-                limit = len(shown.text) // 2
-                continue
-            if repaired or not _worth_another_try(error):
+            shorter = min(limit or len(shown.text), len(shown.text)) // 2
+            if isinstance(error, ContextWindowExceededError) and shorter >= SHORTEST:
+                limit = shorter
+            elif repair.helps(error):
+                repair.ask_again()
+            else:
                 raise error
-            repaired = True
-
-
-# English has about four characters a token; fewer are assumed, for code and for other languages.
-_CHARACTERS_PER_TOKEN = 3
-_ANSWER_TOKENS = 4096
-_SHORTEST = 400
-
-
-def _room(inputs: Mapping[str, Any], proposals: Sequence[Proposal]) -> int | None:
-    """How many characters of proposals the aggregator's context window has room for, if it is known."""
-    size = sum(len(str(proposal.outputs)) + len(proposal.reasoning or "") for proposal in proposals)
-    lm = dspy.settings.lm
-    if lm is None or size < _ANSWER_TOKENS:
-        return None
-    window = context_window(lm.model)
-    if window is None:
-        return None
-    answer = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens") or _ANSWER_TOKENS
-    return max(_SHORTEST, (window - answer) * _CHARACTERS_PER_TOKEN - sum(len(str(value)) for value in inputs.values()))
-
-
-def _another_rollout() -> dict[str, Any]:
-    lm = dspy.settings.lm
-    return {"lm": resampled(lm, compose(rollout_of(lm), Rollout(1)))}
-
-
-def _worth_another_try(error: BaseException) -> bool:
-    if isinstance(error, AdapterParseError):
-        # Most adapters have asked again in JSON by themselves: that was the second try.
-        adapter = dspy.settings.adapter or dspy.ChatAdapter()
-        return isinstance(adapter, JSONAdapter) or not getattr(adapter, "use_json_adapter_fallback", False)
-    return isinstance(error, Unusable) or is_retryable_lm_error(error)

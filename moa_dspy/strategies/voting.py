@@ -9,7 +9,7 @@ from dataclasses import replace
 import dspy
 from dspy.adapters.utils import annotation_allows_none
 
-from moa_dspy.ballots import Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
+from moa_dspy.ballots import TOLERANCE, Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
 from moa_dspy.proposals import Exhibit, Proposal
 from moa_dspy.running import Steps
 from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
@@ -30,7 +30,9 @@ class Voting(Strategy):
             and free text only where there is nothing else.
         weights: Agent -> what its vote counts (1 if not named).
         early_stop: Return as soon as the lead cannot be overtaken; the rest is cancelled or abandoned.
-        tolerance: How far numbers may differ and still be the same, relative and absolute.
+        tolerance: How far two numbers may differ and still be the same, as a share of the larger.
+        exact_text: Compare text letter by letter, as for code or passwords. Otherwise case and white
+            space are folded, and empty text and refusals abstain.
 
     Raises:
         ValueError: If a weight is negative or not finite; at binding, if a field or an agent is unknown.
@@ -44,7 +46,8 @@ class Voting(Strategy):
         *,
         weights: Mapping[str, float] | None = None,
         early_stop: bool = False,
-        tolerance: float = 1e-6,
+        tolerance: float = TOLERANCE,
+        exact_text: bool = False,
     ) -> None:
         super().__init__()
         for agent, weight in (weights or {}).items():
@@ -54,6 +57,7 @@ class Voting(Strategy):
         self.weights = dict(weights or {})
         self.early_stop = early_stop
         self.tolerance = tolerance
+        self.exact_text = exact_text
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
         _refuse_unknown("field", self.fields or (), task.output_fields)
@@ -81,8 +85,6 @@ class Voting(Strategy):
         return _verdict(case, tally, reply)
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
-        if not self.early_stop:
-            return False
         return decided(self.count(case), math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
 
     def count(self, case: Case, groups: Sequence[Collection[str]] | None = None) -> Tally:
@@ -99,7 +101,7 @@ class Voting(Strategy):
             for id, agent in case.asked.items()
         ]
         annotations = {name: case.task.output_fields[name].annotation for name in names}
-        return count(ballots, annotations, tolerance=self.tolerance, groups=groups)
+        return count(ballots, annotations, tolerance=self.tolerance, groups=groups, exact_text=self.exact_text)
 
     def _ballot_fields(self, case: Case) -> Sequence[str]:
         if self.fields is not None:
@@ -117,7 +119,7 @@ class Voting(Strategy):
         grouped = self.count(case, groups)
         # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
         best = reply.shown.labels[reply.prediction[BEST]][0].id
-        return _led_by(grouped, best) if len(grouped.tied) > 1 else grouped
+        return _led_by(grouped, best) if any(best in tied.voters for tied in grouped.tied) else grouped
 
     def _tie_break(self, case: Case, tied: Sequence[Candidate]) -> Steps[Reply]:
         signature = self.break_tie.signature

@@ -57,14 +57,14 @@ class FakeEngine:
         _live[self.key] = self
 
     def __reduce__(self) -> tuple[Any, ...]:  # copies, deep copies and pickles all lead back to this one
-        return FakeEngine.load_state, (self.dump_state(),)
+        return _alive, (self.key,)
 
     def dump_state(self) -> dict[str, Any]:
         return {"key": self.key}
 
     @classmethod
     def load_state(cls, state: dict[str, Any]) -> "FakeEngine":
-        return _live[state["key"]]
+        return _alive(state["key"])
 
     def complete(self, request: Request) -> Response:
         call, number = self.begin(request)
@@ -114,6 +114,10 @@ class FakeEngine:
 
     def _misuse(self, what: str) -> FakeMisuse:
         return FakeMisuse(f"fake {self.name!r} {what}")
+
+
+def _alive(key: str) -> FakeEngine:
+    return _live[key]
 
 
 class AsyncFakeEngine:

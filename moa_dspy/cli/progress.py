@@ -1,0 +1,53 @@
+"""The progress of a batch, on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from moa_dspy.batch_summary import BatchSummary
+
+__all__ = ["BatchProgress"]
+
+
+class BatchProgress:
+    """A bar, from the first question on; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        self.started = False
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            expand=True,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("reading", total=None)
+
+    def __enter__(self) -> BatchProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, summary: BatchSummary) -> None:
+        """Show how far the batch is."""
+        self.started = True
+        done = summary.questions - summary.left
+        self._bar.update(self._task, description=_description(summary), completed=done, total=summary.questions)
+
+
+def _description(summary: BatchSummary) -> str:
+    if summary.interrupted:
+        return "[yellow]finishing what is under way; Ctrl-C again abandons it"
+    return f"asking[red], {summary.failed} failed" if summary.failed else "asking"

@@ -1,0 +1,640 @@
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import dspy
+import pytest
+from support.fake_lm import FakeLM
+from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, echo, every_way, in_task, mixture, says, sync
+
+from moa_dspy import Agent, Limits, MoA, Panel, Strategy, Verdict
+from moa_dspy.signatures import task_signature
+
+shared_and_specialized = pytest.mark.parametrize("specialized", [False, True], ids=["shared", "specialized"])
+with_and_without_settings = pytest.mark.parametrize("strayed", [False, True], ids=["no settings.lm", "settings.lm"])
+
+
+def bootstrapped(moa: MoA, **options: Any) -> Any:
+    return dspy.BootstrapFewShot(metric=lambda *_: True, max_labeled_demos=2, **options).compile(moa, trainset=EXAMPLES)
+
+
+COPIES: dict[str, Callable[[MoA], Any]] = {
+    "itself": lambda moa: moa,
+    "reset_copy": lambda moa: moa.reset_copy(),
+    "deepcopy": lambda moa: moa.deepcopy(),
+    "copy.deepcopy": copy.deepcopy,
+    "copy of a copy": lambda moa: moa.deepcopy().reset_copy().deepcopy(),
+    "pickle": lambda moa: cloudpickle.loads(cloudpickle.dumps(moa)),
+    "LabeledFewShot": lambda moa: dspy.LabeledFewShot(k=1).compile(moa, trainset=EXAMPLES),
+    "BootstrapFewShot": bootstrapped,
+}
+each_copy = pytest.mark.parametrize("copied", [pytest.param(make, id=name) for name, make in COPIES.items()])
+
+
+class Ensemble(dspy.Module):
+    """A plain outer program."""
+
+    def __init__(self, moa: dspy.Module) -> None:
+        super().__init__()
+        self.inner = moa
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.inner(**inputs)
+
+
+class OwnLM(dspy.Module):
+    """A proposer that brings its LM."""
+
+    def __init__(self, lm: dspy.BaseLM) -> None:
+        super().__init__()
+        self.answer = dspy.ChainOfThought(QA)
+        self.answer.set_lm(lm)
+
+    def forward(self, question: str) -> Any:
+        return self.answer(question=question)
+
+
+class Uncopyable(OwnLM):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Uncopyable":
+        raise TypeError("holds a connection")
+
+
+class TestLMs:
+    @each_copy
+    @shared_and_specialized
+    @with_and_without_settings
+    def test_every_role_asks_its_own_lm(self, copied: Any, specialized: bool, strayed: bool) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        with dspy.context(lm=lms["stray"] if strayed else None):
+            moa = copied(mixture(lms, use_specialized_prompts=specialized))
+            before = calls(lms)
+            assert moa(question="?").answer == "judge"
+        asked = {name: count - before[name] for name, count in calls(lms).items()}
+        assert asked == {"a": 1, "b": 1, "judge": 1, "stray": 0}
+
+    @both_ways
+    def test_predictors_hold_no_lm(self, ask: Ask) -> None:
+        moa = mixture(cast("a", "b", "judge"))
+        ask(moa, question="?")
+        assert [predictor.lm for predictor in moa.predictors()] == [None, None]
+
+    def test_outside_a_mixture_too(self) -> None:
+        a = FakeLM("a", says("a"))
+        agent = Agent(a, dspy.Predict(QA))
+        assert (agent(question="?").answer, in_task(agent, question="?").answer, a.calls) == ("a", "a", 2)
+
+    def test_bootstrapped_demos_are_the_agents_own(self) -> None:
+        moa = bootstrapped(mixture(cast("a", "b", "judge"), use_specialized_prompts=True))
+        demos = {name: {demo.answer for demo in predictor.demos[:1]} for name, predictor in moa.named_predictors()}
+        assert demos == {
+            "proposers.a.program.predict": {"a"},
+            "proposers.b.program.predict": {"b"},
+            "aggregator.program.synthesize": {"judge"},
+        }
+
+    @shared_and_specialized
+    def test_each_round_of_bootstrapping_samples_every_lm_anew(self, specialized: bool, cached: None) -> None:
+        lms = cast("a", "b", "judge", "stray", cache=True)
+        optimizer = dspy.BootstrapFewShot(metric=lambda *_: False, max_rounds=3, max_labeled_demos=0)
+        with dspy.context(lm=lms["stray"]):
+            optimizer.compile(mixture(lms, use_specialized_prompts=specialized), trainset=EXAMPLES[:1])
+        assert calls(lms) == {"a": 3, "b": 3, "judge": 3, "stray": 0}
+        assert all(lm.rollouts[0] is None and len(set(lm.rollouts)) == 3 for lm in lms.values() if lm.calls)
+        assert [request.config.temperature for request in lms["a"].requests] == [None, 1.0, 1.0]
+
+    def test_mixture_gives_the_aggregators_lm(self) -> None:
+        lms = cast("a", "judge")
+        assert mixture(lms).get_lm() is lms["judge"]
+
+    def test_without_an_aggregator_it_gives_a_proposers_lm(self) -> None:
+        lms = cast("a", "b")
+        assert MoA(QA, [*lms.values()], strategy="voting").get_lm() is lms["a"]
+
+    def test_agent_gives_its_own_lm_or_its_programs(self) -> None:
+        a = FakeLM("a", says("a"))
+        assert [Agent(a, dspy.Predict(QA)).get_lm(), Agent(program=OwnLM(a)).get_lm()] == [a, a]
+
+    def test_what_was_set_is_what_is_got(self) -> None:
+        lms = cast("a", "judge", "stray")
+        moa = mixture(lms)
+        moa.set_lm(lms["stray"])
+        assert (moa.get_lm(), moa.proposers.a.get_lm()) == (lms["stray"], lms["stray"])
+
+
+class TestCopies:
+    def test_share_the_lms_whatever_their_history(self) -> None:
+        lms = cast("a", "b", "judge")
+        moa = mixture(lms)
+        for lm in lms.values():
+            lm.history = [{}] * 300
+        copied: Any = moa.deepcopy()
+        assert [agent.lm for agent in copied.agents] == [*lms.values()]
+        assert all(agent.lm is lm for agent, lm in zip(copied.agents, lms.values(), strict=True))
+
+    @shared_and_specialized
+    def test_share_an_lm_that_is_still_in_the_mail(self, specialized: bool) -> None:
+        lms = cast("a", "b", "judge", "new")
+        new = lms.pop("new")
+        moa = mixture(lms, use_specialized_prompts=specialized)
+        moa.set_lm(new)
+        copied: Any = moa.deepcopy()
+        copied(question="?")
+        assert all(agent.lm is new for agent in copied.agents)
+
+    def test_share_an_lm_that_was_replaced(self) -> None:
+        lms = cast("a", "judge", "new")
+        new = lms.pop("new")
+        moa = mixture(lms)
+        moa(question="?")
+        moa.set_lm(new)
+        lms["a"].history.append({"messages": object()})
+        held = set(map(id, _lms(moa.deepcopy())))
+        assert held <= {id(lm) for lm in [*lms.values(), new]}
+
+    def test_share_the_lms_that_a_program_brings(self) -> None:
+        own = FakeLM("own", says("own"))
+        copied: Any = MoA(QA, [OwnLM(own)], strategy="voting").deepcopy()
+        assert copied.proposers.ownlm.program.answer.predict.lm is own
+
+    def test_keep_the_shared_predictor_shared(self) -> None:
+        copied: Any = mixture(cast("a", "b", "judge")).deepcopy()
+        assert copied.proposers.a.program is copied.proposers.b.program is copied.proposers.shared
+
+    def test_survive_a_program_that_cannot_be_copied(self) -> None:
+        lms = cast("a", "b", "judge", "own")
+        own = lms.pop("own")
+        moa = MoA(QA, [lms["a"], lms["b"], Uncopyable(own)], lms["judge"])
+        copied: Any = moa.deepcopy()
+        assert [name for name, _ in copied.named_predictors()] == [name for name, _ in moa.named_predictors()]
+        assert copied.proposers.a.program is not moa.proposers.a.program
+        assert all(agent.lm is lm for agent, lm in zip(copied.agents[:2], lms.values(), strict=False))
+        assert copied(question="?").answer == "judge" and own.calls == 1
+
+    def test_do_not_share_predictors_with_the_original(self) -> None:
+        moa = mixture(cast("a", "judge"))
+        copied: Any = moa.deepcopy()
+        copied.proposers.shared.predict.demos = EXAMPLES
+        assert moa.proposers.shared.predict.demos == []
+
+
+def _lms(module: Any) -> list[Any]:
+    """Every LM that an agent of the module holds, under whatever attribute."""
+    return [value for agent in module.agents for value in vars(agent).values() if isinstance(value, dspy.BaseLM)]
+
+
+class TestMail:
+    @shared_and_specialized
+    @every_way
+    def test_rollout_makes_each_agent_sample_its_own_lm_again(self, specialized: bool, ask: Ask) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        moa = mixture(lms, use_specialized_prompts=specialized)
+        moa.set_lm(lms["stray"].copy(rollout_id=7, temperature=0.9))
+        ask(moa, question="?")
+        assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
+        assert all(lm.rollouts == [7] for lm in lms.values() if lm.calls)
+        assert all(lm.requests[0].config.temperature == 0.9 for lm in lms.values() if lm.calls)
+
+    @shared_and_specialized
+    @every_way
+    def test_plain_lm_replaces_every_agents(self, specialized: bool, ask: Ask) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        moa = mixture(lms, use_specialized_prompts=specialized)
+        moa.set_lm(lms["stray"])
+        ask(moa, question="?")
+        ask(moa, question="again?")
+        assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 6}
+        assert [predictor.lm for predictor in moa.predictors() if predictor.lm] == []
+
+    def test_plain_lm_ends_the_rollout(self) -> None:
+        lms = cast("a", "judge", "stray")
+        moa = mixture(lms)
+        moa.set_lm(lms["a"].copy(rollout_id=7))
+        moa(question="?")
+        moa.set_lm(lms["stray"])
+        moa(question="?")
+        assert lms["stray"].rollouts == [None, None]
+
+    def test_rollout_after_a_plain_lm_samples_that_one(self) -> None:
+        lms = cast("a", "judge", "stray")
+        moa = mixture(lms)
+        moa.set_lm(lms["stray"])
+        moa.set_lm(lms["stray"].copy(rollout_id=1))
+        moa.get_lm()
+        moa.set_lm(lms["stray"])
+        moa(question="?")
+        moa.set_lm(lms["a"].copy(rollout_id=3))
+        moa(question="?")
+        assert lms["stray"].rollouts == [None, None, 3, 3]
+
+    @pytest.mark.parametrize("mail", ["plain", "rollout"])
+    def test_on_a_predictor_of_its_own_is_for_that_agent_only(self, mail: str) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        moa = mixture(lms, use_specialized_prompts=True)
+        moa.proposers.b.program.predict.lm = lms["stray"] if mail == "plain" else lms["stray"].copy(rollout_id=5)
+        moa(question="?")
+        assert calls(lms) == {"a": 1, "b": mail == "rollout", "judge": 1, "stray": mail == "plain"}
+        assert (lms["a"].rollouts, lms["judge"].rollouts) == ([None], [None])
+
+    def test_on_the_shared_predictor_is_for_every_proposer_and_not_for_the_aggregator(self) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        moa = mixture(lms)
+        moa.proposers.shared.predict.lm = lms["stray"]
+        moa(question="?")
+        assert calls(lms) == {"a": 0, "b": 0, "judge": 1, "stray": 2}
+
+    @both_ways
+    def test_on_the_shared_predictor_is_for_every_proposer_of_a_panel_that_is_called_alone(self, ask: Ask) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        panel: Any = mixture(lms).proposers
+        panel.set_lm(lms["stray"])
+        ask(panel, question="?")
+        assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 2}
+
+    @both_ways
+    def test_reaches_the_agents_through_a_plain_outer_program(self, ask: Ask) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        outer = Ensemble(mixture(lms))
+        outer.set_lm(lms["stray"].copy(rollout_id=2, temperature=1.0))
+        sync(outer, question="?")
+        assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
+        assert [lm.rollouts for lm in lms.values()] == [[2], [2], [2], []]
+        outer.set_lm(lms["stray"])
+        sync(outer, question="?")
+        assert lms["stray"].calls == 3
+
+    def test_arrives_whole_however_many_threads_call_at_once(self) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        moa = mixture(lms)
+        run = dspy.Parallel(num_threads=8, disable_progress_bar=True)
+        for _ in range(20):
+            moa.set_lm(lms["stray"])
+            run([(moa, {"question": "?"})] * 8)
+        assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 20 * 8 * 3}
+
+    def test_for_a_program_that_is_not_built_yet_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="Agent 'a' has no program yet"):
+            Agent(FakeLM("a", says("a")))(question="?")
+
+
+class TestResampling:
+    @pytest.mark.parametrize("sampler", [dspy.BestOfN, dspy.Refine])
+    @pytest.mark.parametrize("outer", [lambda moa: moa, Ensemble], ids=["mixture", "outer program"])
+    @shared_and_specialized
+    def test_best_of_n_and_refine_ask_every_lm_for_n_answers(
+        self, sampler: Any, outer: Any, specialized: bool, cached: None
+    ) -> None:
+        lms = cast("a", "b", "judge", cache=True)
+        advice = FakeLM("adviser", lambda prompt: {"discussion": "?", "advice": {}})
+        program = outer(mixture(lms, use_specialized_prompts=specialized))
+        best = sampler(program, N=3, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)
+        with dspy.context(lm=advice):
+            assert best(question="?").answer == "judge"
+        assert calls(lms) == {"a": 3, "b": 3, "judge": 3}
+        assert all(len({*lm.rollouts}) == 3 for lm in lms.values())
+
+    def test_refine_gives_each_proposer_the_advice_meant_for_it(self) -> None:
+        lms = cast("a", "b", "judge")
+        advice = {name: f"advice for {name}" for name in ("proposers.a.program.predict", "proposers.b.program.predict")}
+        adviser = FakeLM("adviser", lambda prompt: {"discussion": "?", "advice": advice})
+        moa = mixture(lms, use_specialized_prompts=True)
+        with dspy.context(lm=adviser):
+            dspy.Refine(moa, N=2, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)(question="?")
+        told = [[line for line in lms[name].prompts[1].splitlines() if line.startswith("advice")] for name in "ab"]
+        assert told == [["advice for proposers.a.program.predict"], ["advice for proposers.b.program.predict"]]
+
+    def test_simba_asks_every_lm_for_its_candidates(self, cached: None) -> None:
+        lms = cast("a", "b", "judge", cache=True)
+        rule = FakeLM("adviser", lambda prompt: {"discussion": "?", "module_advice": {}})
+        scores = iter(range(1000))
+        optimizer = dspy.SIMBA(
+            metric=lambda *_: next(scores) % 7 / 7, bsize=2, num_candidates=3, max_steps=1, max_demos=1, num_threads=2
+        )
+        with dspy.context(lm=rule):
+            tuned = optimizer.compile(mixture(lms), trainset=EXAMPLES[:2], seed=1)
+            before = calls(lms)
+            tuned(question="other")
+        assert {name: count - before[name] for name, count in calls(lms).items()} == {"a": 1, "b": 1, "judge": 1}
+        assert all({0, 1, 2} <= {*lm.rollouts} for lm in lms.values())
+
+    def test_rollouts_compose_and_never_collide(self, cached: None) -> None:
+        # BestOfN x two samples x one model in five seats, two of them in a mixture inside the mixture.
+        a, judge = FakeLM("a", says("a"), cache=True), FakeLM("judge", says("j"), cache=True)
+        inner = MoA(QA, [a, a], judge)
+        moa = MoA(QA, [a, inner, a.copy(rollout_id=1), a], judge, num_proposals_per_model=2)
+        moa(question="?")
+        dspy.BestOfN(moa, N=3, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)(question="?")
+        assert a.calls == len({*a.rollouts}) == 4 * 2 * (1 + 2 + 1 + 1)
+
+    def test_samples_of_bootstrapping_rounds_do_not_collide(self, cached: None) -> None:
+        lms = cast("a", "judge", "stray", cache=True, temperature=1.0)
+        moa = mixture(lms, num_proposals_per_model=2)
+        optimizer = dspy.BootstrapFewShot(metric=lambda *_: False, max_rounds=3, max_labeled_demos=0)
+        with dspy.context(lm=lms["stray"]):
+            optimizer.compile(moa, trainset=EXAMPLES[:1])
+        assert lms["a"].calls == len({*lms["a"].rollouts}) == 6
+
+    def test_agents_own_rollout_id_stays_when_nobody_asks_for_another(self) -> None:
+        a = FakeLM("a", says("a"), rollout_id=5, temperature=1.0)
+        mixture({"a": a, **cast("judge")})(question="?")
+        assert a.rollouts == [5]
+
+
+class TestPrograms:
+    @every_way
+    @with_and_without_settings
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_keep_the_lms_that_they_bring(self, ask: Ask, strayed: bool, reset: bool) -> None:
+        lms = cast("own", "judge", "stray")
+        with dspy.context(lm=lms["stray"] if strayed else None):
+            moa = MoA(QA, [OwnLM(lms["own"])], lms["judge"])
+            ask(moa.reset_copy() if reset else moa, question="?")
+        assert calls(lms) == {"own": 1, "judge": 1, "stray": 0}
+
+    def test_keep_them_with_rollout_mail_and_after_it(self) -> None:
+        lms = cast("own", "judge", "stray")
+        moa = MoA(QA, [OwnLM(lms["own"])], lms["judge"])
+        for rollout in (3, 4):
+            moa.set_lm(lms["stray"].copy(rollout_id=rollout))
+            moa(question="?")
+        copied: Any = moa.reset_copy()
+        copied(question="?")
+        assert calls(lms) == {"own": 3, "judge": 3, "stray": 0}
+        assert lms["own"].rollouts[:2] == [3, 4]
+
+    def test_give_them_up_for_a_plain_lm(self) -> None:
+        lms = cast("own", "judge", "stray")
+        moa = MoA(QA, [OwnLM(lms["own"])], lms["judge"])
+        moa.set_lm(lms["stray"])
+        moa(question="?")
+        copied: Any = moa.reset_copy()
+        copied(question="?")
+        assert calls(lms) == {"own": 0, "judge": 0, "stray": 4}
+
+    @every_way
+    def test_without_lms_run_on_the_ambient_one(self, ask: Ask) -> None:
+        lms = cast("judge", "ambient")
+        with dspy.context(lm=lms["ambient"]):
+            pred = ask(MoA(QA, [dspy.ChainOfThought(QA)], lms["judge"]), question="?")
+        assert calls(lms) == {"judge": 1, "ambient": 1}
+        assert {name: usage.calls for name, usage in pred.metadata.models.items()} == {"ambient": 1, "judge": 1}
+
+    def test_without_lms_run_on_the_agents(self) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        program = dspy.ChainOfThought(QA)
+        moa = MoA(QA, [Agent(lms["a"], program), Agent(lms["b"], program, name="other")], lms["judge"])
+        with dspy.context(lm=lms["stray"]):
+            pred = moa(question="?")
+        assert [(p.agent, p.outputs) for p in pred.proposals] == [("a", {"answer": "a"}), ("other", {"answer": "b"})]
+        assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
+
+    @both_ways
+    def test_react_proposes(self, ask: Ask) -> None:
+        def search(query: str) -> str:
+            """Find it."""
+            return f"found {query}"
+
+        react = FakeLM(
+            "react",
+            [
+                {"next_thought": "t", "next_tool_name": "search", "next_tool_args": {"query": "it"}},
+                {"next_thought": "t", "next_tool_name": "finish", "next_tool_args": {}},
+                {"reasoning": "r", "answer": "found"},
+            ],
+        )
+        judge = FakeLM("judge", says("judge"))
+        moa = MoA(QA, [Agent(react, dspy.ReAct(QA, tools=[search]))], judge)
+        pred = ask(moa, question="?")
+        assert [p.outputs for p in pred.proposals] == [{"answer": "found"}]
+        assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {"react": 3, "aggregator": 1}
+        assert "found it" in react.prompts[2]
+
+    @every_way
+    def test_mixture_proposes_inside_a_mixture(self, ask: Ask) -> None:
+        lms = cast("a", "b", "inner_judge", "judge", "stray")
+        inner = MoA(QA, [lms["a"], lms["b"]], lms["inner_judge"])
+        with dspy.context(lm=lms["stray"]):
+            pred = ask(MoA(QA, [inner, lms["a"]], lms["judge"]), question="?")
+        assert calls(lms) == {"a": 2, "b": 1, "inner_judge": 1, "judge": 1, "stray": 0}
+        assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {"moa": 3, "a": 1, "aggregator": 1}
+        assert {name: usage.calls for name, usage in pred.metadata.models.items()} == {
+            "a": 2,
+            "b": 1,
+            "inner_judge": 1,
+            "judge": 1,
+        }
+
+    def test_ambient_lm_s_rollout_reaches_every_agent_of_a_mixture_inside(self) -> None:
+        lms = cast("a", "inner_judge", "judge", "stray")
+        moa = MoA(QA, [MoA(QA, [lms["a"]], lms["inner_judge"])], lms["judge"])
+        with dspy.context(lm=lms["stray"].copy(rollout_id=9, temperature=0.3)):
+            moa(question="?")
+        assert [(lm.rollouts != [None], lm.requests[0].config.temperature) for lm in [*lms.values()][:3]] == [
+            (True, 0.3)
+        ] * 3
+
+    @both_ways
+    def test_without_aforward_runs_in_a_thread_under_acall(self, ask: Ask) -> None:
+        lms = cast("own", "judge")
+        pred = ask(MoA(QA, [OwnLM(lms["own"]), Agent(lms["own"], Ensemble(dspy.Predict(QA)))], lms["judge"]), question="?")
+        assert [p.outputs for p in pred.proposals] == [{"answer": "own"}, {"answer": "own"}]
+        assert (calls(lms), pred.metadata.usage.calls) == ({"own": 2, "judge": 1}, 3)
+
+    @both_ways
+    def test_task_may_have_inputs_of_any_name(self, ask: Ask) -> None:
+        lms = cast("a", "judge")
+        moa = MoA("module, inputs, case, call -> answer", [lms["a"], Agent(lms["a"], Ensemble(dspy.Predict("module, inputs, case, call -> answer")))], lms["judge"])
+        assert ask(moa, module="m", inputs="i", case="c", call="l").metadata.failures == []
+
+    def test_rollouts_reach_mixtures_inside_dspy_parallel(self, cached: None) -> None:
+        lms = cast("a", "judge", cache=True)
+
+        class Fanned(dspy.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = mixture(lms)
+
+            def forward(self, **inputs: Any) -> Any:
+                return dspy.Parallel(num_threads=2, disable_progress_bar=True)([(self.inner, inputs)])[0]
+
+        MoA(QA, [Fanned()], strategy="voting", num_proposals_per_model=3)(question="?")
+        assert lms["a"].calls == 3
+
+
+class TestSameModelTwice:
+    @both_ways
+    def test_asks_with_different_rollouts_and_gets_different_answers(self, ask: Ask, cached: None) -> None:
+        a = FakeLM("a", [{"reasoning": "r", "answer": "one"}, {"reasoning": "r", "answer": "two"}], cache=True)
+        pred = ask(MoA(QA, [a, a], FakeLM("judge", says("j"))), question="?")
+        assert [p.agent for p in pred.proposals] == ["a", "a_2"]
+        assert sorted(p.outputs["answer"] for p in pred.proposals) == ["one", "two"]
+        assert len({*a.rollouts}) == 2 and None in a.rollouts
+
+    @both_ways
+    def test_two_lms_of_one_name_stay_apart_in_cache_and_account(self, ask: Ask, cached: None) -> None:
+        first, second = (FakeLM("same", says(answer), usage=usage, cache=True) for answer, usage in (("1", (1, 2)), ("2", (3, 4))))
+        pred = ask(MoA(QA, [first, second], FakeLM("judge", says("j"))), question="?")
+        assert [p.outputs["answer"] for p in pred.proposals] == ["1", "2"]
+        agents = pred.metadata.agents
+        assert [(agents[name].prompt_tokens, agents[name].completion_tokens) for name in ("same", "same_2")] == [
+            (1, 2),
+            (3, 4),
+        ]
+
+    def test_a_program_that_brings_the_same_model_stays_apart_too(self, cached: None) -> None:
+        own, plain = FakeLM("same", says("own"), cache=True), FakeLM("same", says("plain"), cache=True)
+        pred = MoA(QA, [plain, OwnLM(own)], strategy="voting")(question="?")
+        assert [p.outputs["answer"] for p in pred.proposals] == ["plain", "own"]
+
+    def test_two_mixtures_on_the_ambient_lm_stay_apart(self, cached: None) -> None:
+        ambient = FakeLM("ambient", says("a"), cache=True)
+        with dspy.context(lm=ambient):
+            inner = [MoA(QA, [dspy.ChainOfThought(QA)], strategy="voting") for _ in range(2)]
+            MoA(QA, inner, strategy="voting")(question="?")
+        assert ambient.calls == 2
+
+    def test_same_question_again_comes_from_the_cache(self, cached: None) -> None:
+        a, judge = FakeLM("a", says("a"), cache=True), FakeLM("judge", says("j"), cache=True)
+        moa = MoA(QA, [a, a], judge, num_proposals_per_model=2)
+        moa(question="?")
+        again = moa(question="?")
+        assert (a.calls, judge.calls, again.metadata.usage.cache_hits) == (4, 1, 5)
+
+
+class TestPrompts:
+    def test_names_of_predictors_have_no_brackets(self) -> None:
+        lms = cast("a", "b", "judge")
+        inner = mixture(lms)
+        moa = MoA(QA, [lms["a"], inner, dspy.Predict(QA)], lms["judge"], use_specialized_prompts=True)
+        assert [name for name, _ in moa.named_predictors()] == [
+            "proposers.a.program.predict",
+            "proposers.moa.program.proposers.shared.predict",
+            "proposers.moa.program.aggregator.program.synthesize",
+            "proposers.predict.program",
+            "aggregator.program.synthesize",
+        ]
+
+    def test_specialized_signatures_differ_and_prompts_do_not(self) -> None:
+        lms = cast("a", "b", "judge")
+        moa = mixture(lms, use_specialized_prompts=True, layers=2)
+        signatures = [predictor.signature for predictor in moa.predictors()]
+        assert not any(one.equals(two) for one in signatures for two in signatures if one is not two)
+        moa(question="?")
+        assert lms["a"].prompts == lms["b"].prompts
+
+    def test_instructions_are_all_that_differs(self) -> None:
+        lms = cast("a", "b", "judge")
+        proposers = [Agent(lms["a"], instructions="Be brief."), Agent(lms["b"], instructions="Be bold.")]
+        MoA(QA, proposers, lms["judge"], use_specialized_prompts=True)(question="?")
+        assert lms["a"].prompts[0].replace("Be brief.", "Be bold.") == lms["b"].prompts[0] != lms["a"].prompts[0]
+
+    def test_users_signature_is_left_alone(self) -> None:
+        class Task(dspy.Signature):
+            """Answer."""
+
+            question: str = dspy.InputField()
+            answer: str = dspy.OutputField()
+
+        before = copy.deepcopy(Task.model_json_schema()), Task.instructions
+        moa = MoA(Task, [*cast("a", "b").values()], FakeLM("j", says("j")), use_specialized_prompts=True, layers=2)
+        bootstrapped(moa)
+        assert (Task.model_json_schema(), Task.instructions) == before and moa.signature is Task
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("make", "error", "message"),
+        [
+            (lambda: Agent(), ValueError, "needs an LM or a program"),
+            (lambda: Agent(3), TypeError, "A model is a name such as 'openai/gpt-5-mini' or a dspy.LM, not int"),
+            (lambda: Agent(program="x"), TypeError, "program is a dspy.Module, not str"),
+            (lambda: Agent(program=dspy.Predict(QA), temperature=1), ValueError, "temperature would have no effect"),
+            (lambda: Agent("openai/x", dspy.Predict(QA), instructions="x"), ValueError, "program has its own prompts"),
+        ],
+    )
+    def test_is_refused(self, make: Any, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message):
+            make()
+
+    @pytest.mark.parametrize("name", ["", "a b", "a-b", "1a", "a.b", "x[0]", "_compiled", "_x", "forward", "aforward", "set_lm", "shared", "ask"])
+    def test_name_that_cannot_be_an_attribute_is_refused(self, name: str) -> None:
+        with pytest.raises(ValueError, match="cannot name an agent"):
+            Agent("openai/x", name=name)
+
+    def test_whatever_a_panel_has_is_taken(self) -> None:
+        panel: Any = mixture(cast("a", "judge")).proposers
+        for name in {*dir(panel), *dir(MoA)} - {"a"}:
+            with pytest.raises(ValueError, match="cannot name an agent"):
+                Agent("openai/x", name=name)
+
+    @pytest.mark.parametrize(
+        ("model", "name"),
+        [
+            ("openai/gpt-5-mini", "gpt_5_mini"),
+            ("together/meta-llama/Llama-3.3-70B", "llama_3_3_70b"),
+            ("x/1.5-flash", "m_1_5_flash"),
+            ("x/shared", "shared_agent"),
+            ("x/_hidden", "hidden"),
+            ("x/模型", "agent"),
+        ],
+    )
+    def test_names_from_models_are_readable_identifiers(self, model: str, name: str) -> None:
+        assert Agent(FakeLM(model, [])).name == name
+
+    def test_name_from_a_module(self) -> None:
+        assert Agent(program=dspy.ChainOfThought(QA)).name == "chainofthought"
+
+
+class TestKeys:
+    def test_missing_one_is_named_before_any_call(self) -> None:
+        lms = cast("a", "judge")
+        moa = MoA(QA, [lms["a"], "anthropic/claude-haiku-4-5"], lms["judge"])
+        with pytest.raises(ValueError, match="agent 'claude_haiku_4_5'.*ANTHROPIC_API_KEY is not set"):
+            moa(question="?")
+        assert calls(lms) == {"a": 0, "judge": 0}
+
+    def test_aggregators_missing_one_is_named_before_any_call(self) -> None:
+        lms = cast("a")
+        with pytest.raises(ValueError, match="agent 'aggregator'.*OPENAI_API_KEY is not set"):
+            in_task(MoA(QA, [lms["a"]], "openai/gpt-5"), question="?")
+        assert calls(lms) == {"a": 0}
+
+    def test_ambient_lm_s_missing_one_is_named_before_any_call(self) -> None:
+        lms = cast("a")
+        with dspy.context(lm=dspy.LM("openai/gpt-5")), pytest.raises(ValueError, match="agent 'aggregator'.*OPENAI_API_KEY"):
+            MoA(QA, [lms["a"]])(question="?")
+        assert calls(lms) == {"a": 0}
+
+    def test_that_is_set_later_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        agent = Agent("openai/gpt-5", dspy.Predict(QA))
+        with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+            agent.check_key()
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
+        agent.check_key()
+
+
+class Mine(Strategy):
+    name = "mine"
+
+    def decide(self, case: Any) -> Verdict:
+        return Verdict(case.proposals[0].outputs)
+
+
+def test_uncopyable_strategy_does_not_split_the_mixture() -> None:
+    strategy = Mine()
+    lms = cast("a", "b")
+    moa = MoA(QA, [*lms.values()], strategy=strategy)
+    moa.strategy.connection = (line for line in ())
+    copied: Any = moa.deepcopy()
+    assert copied.proposers.a.program is copied.proposers.b.program
+    assert copied(question="?").answer == "a"
+
+
+def test_panel_is_a_module_of_its_own() -> None:
+    lms = cast("a", "b")
+    panel = Panel(task_signature(QA), [Agent(lm) for lm in lms.values()], limits=Limits(min_proposals=1))
+    assert [p.outputs["answer"] for p in panel(question="?").proposals] == ["a", "b"]
+
+
+def test_echo_answers_the_question() -> None:
+    assert dspy.Predict(QA)(question="why", lm=FakeLM("a", echo)).answer == "why"
