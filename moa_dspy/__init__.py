@@ -1,15 +1,21 @@
 """Mixture of Agents as a DSPy program."""
 
-from moa_dspy.accounting import LMCall, Usage
-from moa_dspy.agent import Agent
-from moa_dspy.errors import AggregationFailed, MoAError, TooFewProposals
-from moa_dspy.limits import Limits
-from moa_dspy.metadata import Element, Failure, MoAMetadata, Vote
-from moa_dspy.moa import MoA
-from moa_dspy.panel import Panel
-from moa_dspy.prediction import MoAPrediction
-from moa_dspy.proposals import Proposal
-from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from moa_dspy.accounting import LMCall, Usage
+    from moa_dspy.agent import Agent
+    from moa_dspy.config import MoAConfig, ModelConfig
+    from moa_dspy.errors import AggregationFailed, MoAError, TooFewProposals
+    from moa_dspy.limits import Limits
+    from moa_dspy.metadata import Element, Failure, MoAMetadata, Vote
+    from moa_dspy.moa import MoA
+    from moa_dspy.oneshot import arun_moa, run_moa
+    from moa_dspy.panel import Panel
+    from moa_dspy.prediction import MoAPrediction
+    from moa_dspy.proposals import Proposal
+    from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
 
 __all__ = [
     "Agent",
@@ -21,9 +27,11 @@ __all__ = [
     "LMCall",
     "Limits",
     "MoA",
+    "MoAConfig",
     "MoAError",
     "MoAMetadata",
     "MoAPrediction",
+    "ModelConfig",
     "Panel",
     "Proposal",
     "Selection",
@@ -34,4 +42,33 @@ __all__ = [
     "Verdict",
     "Vote",
     "Voting",
+    "arun_moa",
+    "run_moa",
 ]
+
+_MODULES = {
+    "accounting": ("LMCall", "Usage"),
+    "agent": ("Agent",),
+    "config": ("MoAConfig", "ModelConfig"),
+    "errors": ("AggregationFailed", "MoAError", "TooFewProposals"),
+    "limits": ("Limits",),
+    "metadata": ("Element", "Failure", "MoAMetadata", "Vote"),
+    "moa": ("MoA",),
+    "oneshot": ("arun_moa", "run_moa"),
+    "panel": ("Panel",),
+    "prediction": ("MoAPrediction",),
+    "proposals": ("Proposal",),
+    "strategies": ("Case", "Fusion", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Names are looked up when first used: DSPy takes two seconds to import, and the command line's help waits for none.
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"moa_dspy.{module}"), name)
+    raise AttributeError(f"module 'moa_dspy' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

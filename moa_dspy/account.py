@@ -7,6 +7,7 @@ from typing import Any
 
 from moa_dspy.accounting import LMCall
 from moa_dspy.ballots import Tally
+from moa_dspy.errors import AggregationFailed, TooFewProposals
 from moa_dspy.metadata import Failure, MoAMetadata, Vote
 from moa_dspy.panel import Round
 from moa_dspy.prediction import MoAPrediction
@@ -49,6 +50,23 @@ class Account:
             fallback_used=self.fallback_used,
             **details,
         )
+
+    def too_few(self, round: Round, needed: int) -> TooFewProposals:
+        """The error for a layer that gave too few proposals."""
+        causes = "; ".join(f"{failure.agent}: {failure.error}: {failure.message}" for failure in round.failures)
+        message = (
+            f"{len(round.proposals)} proposals came back, and at least {needed} are needed. What came and what it cost "
+            f"is in error.proposals and error.metadata. {causes}"
+        )
+        return TooFewProposals(message, self.metadata())
+
+    def not_aggregated(self, failed: Failure) -> AggregationFailed:
+        """The error for an aggregator that gave no answer."""
+        message = (
+            f"The aggregator gave no answer ({failed.error}: {failed.message}). The proposals that were paid for are "
+            "in error.proposals, the account is in error.metadata."
+        )
+        return AggregationFailed(message, self.metadata())
 
     def prediction(self, verdict: Verdict, case: Case) -> MoAPrediction:
         """The answer with its account."""

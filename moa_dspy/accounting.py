@@ -1,83 +1,20 @@
-"""One row per LM call: who asked which model, tokens, cost, seconds, cache hit, error."""
+"""The meter: sees every LM call of an agent, what it cost and how it ended."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
 from dspy.utils.usage_tracker import UsageTracker
-from pydantic import BaseModel
+
+from moa_dspy.usage import LMCall, Usage
 
 __all__ = ["LMCall", "Meter", "Usage", "metered"]
-
-
-class LMCall(BaseModel):
-    """One LM call.
-
-    Attributes:
-        agent: Name of the agent that made it.
-        model: Model name of its LM.
-        prompt_tokens: Billed prompt tokens, those read from the provider's prompt cache included.
-        completion_tokens: Billed completion tokens, reasoning included.
-        cached_tokens: Prompt tokens read from the provider's prompt cache.
-        reasoning_tokens: Completion tokens spent on hidden reasoning.
-        cost_usd: Cost in USD; None when it is not known, 0 for a hit in DSPy's cache.
-        seconds: Wall time.
-        cache_hit: Answered from DSPy's cache: nothing was billed.
-        error: Type of the error that ended it; `"Unfinished"` for a call that was abandoned under way.
-    """
-
-    agent: str
-    model: str
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_usd: float | None = None
-    seconds: float = 0.0
-    cache_hit: bool = False
-    error: str | None = None
-
-
-class Usage(BaseModel):
-    """LM calls added up.
-
-    `cost_usd` is the sum of the known costs, None when none is known; `unpriced_calls` counts the
-    calls whose cost is not in it.
-    """
-
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cached_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_usd: float | None = None
-    unpriced_calls: int = 0
-    seconds: float = 0.0
-    cache_hits: int = 0
-    failed_calls: int = 0
-
-    @classmethod
-    def of(cls, calls: Iterable[LMCall]) -> Usage:
-        """The sum of these calls."""
-        rows = list(calls)
-        known = [row.cost_usd for row in rows if row.cost_usd is not None]
-        return cls(
-            calls=len(rows),
-            prompt_tokens=sum(row.prompt_tokens for row in rows),
-            completion_tokens=sum(row.completion_tokens for row in rows),
-            cached_tokens=sum(row.cached_tokens for row in rows),
-            reasoning_tokens=sum(row.reasoning_tokens for row in rows),
-            cost_usd=sum(known) if known or not rows else None,
-            unpriced_calls=len(rows) - len(known),
-            seconds=sum(row.seconds for row in rows),
-            cache_hits=sum(row.cache_hit for row in rows),
-            failed_calls=sum(row.error is not None for row in rows),
-        )
 
 
 class Meter(BaseCallback, UsageTracker):
@@ -95,7 +32,7 @@ class Meter(BaseCallback, UsageTracker):
         if self._parent is not None:
             # A tracker nested in ours writes its sums here when it ends: they belong to ours' parent too.
             self.usage_data = self._parent.usage_data
-        self._open: dict[str, float] = {}
+        self._open: dict[str, tuple[float, int]] = {}
         self._billed: set[str] = set()
         self._rows: dict[str, LMCall] = {}
 
@@ -113,41 +50,51 @@ class Meter(BaseCallback, UsageTracker):
 
     def calls(self) -> list[LMCall]:
         """The calls so far, in the order in which they were started."""
-        return [
-            row.model_copy(update={"error": "Unfinished", "seconds": time.perf_counter() - self._open[call_id]})
-            if call_id in self._open
-            else row
-            for call_id, row in list(self._rows.items())
-        ]
+        return [self._so_far(call_id, row) for call_id, row in list(self._rows.items())]
+
+    def _so_far(self, call_id: str, row: LMCall) -> LMCall:
+        under_way = self._open.get(call_id)
+        if under_way is None:
+            return row
+        return row.model_copy(update={"error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._open[call_id] = time.perf_counter()
+        self._open[call_id] = time.perf_counter(), len(self._overheard(instance.model))
         self._rows[call_id] = LMCall(agent=self.agent, model=instance.model)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        row = self._rows[call_id]
-        row.seconds = time.perf_counter() - self._open[call_id]
+        row, (started, entries) = self._rows[call_id], self._open[call_id]
+        row.seconds = time.perf_counter() - started
+        for usage in self._overheard(row.model)[entries:]:
+            self._bill(call_id, usage)
         if exception is not None:
-            row.error = type(exception).__name__
+            row.error = "Unfinished" if isinstance(exception, asyncio.CancelledError) else type(exception).__name__
         elif call_id not in self._billed:
             row.cache_hit, row.cost_usd = True, 0.0
         del self._open[call_id]
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        self._bill(usage_entry)
+        self._bill(ACTIVE_CALL_ID.get() or "", usage_entry)
         if self._parent is not None:
             self._parent.add_usage(lm, usage_entry)
 
     def recorded(self, entry: Mapping[str, Any]) -> None:
         """Take the cost that DSPy wrote into the history entry of the call under way."""
-        row = self._rows.get(ACTIVE_CALL_ID.get() or "")
+        call_id = ACTIVE_CALL_ID.get() or ""
+        row = self._rows.get(call_id)
         if row is not None:
             row.cost_usd = entry["cost"] if entry.get("cost") is not None else _stated_cost(entry.get("response"))
             if entry.get("usage"):
-                self._bill(entry["usage"])
+                self._bill(call_id, entry["usage"])
 
-    def _bill(self, usage: Mapping[str, Any]) -> None:
-        call_id = ACTIVE_CALL_ID.get() or ""
+    def _overheard(self, model: str) -> Sequence[Mapping[str, Any]]:
+        """What a tracker of the program's own was told in our place: all there is if history is off too."""
+        tracker = dspy.settings.usage_tracker
+        while isinstance(tracker, Meter) and tracker is not self:
+            tracker = tracker._parent
+        return () if tracker is None or tracker is self else tracker.usage_data.get(model, ())
+
+    def _bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
         if call_id in self._rows and call_id not in self._billed:
             self._billed.add(call_id)
             _add_tokens(self._rows[call_id], usage)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import copy
-import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
-from moa_dspy.models import as_lm, missing_key
 from moa_dspy.calls import acall
+from moa_dspy.models import as_lm, missing_key
+from moa_dspy.names import checked_name, name_of
+from moa_dspy.parts import parts
 from moa_dspy.sampling import Rollout, ambient, compose, resampled, rollout_of, sampling
+from moa_dspy.signatures import duplicate
 
-__all__ = ["Agent", "deliver_mail"]
+__all__ = ["Agent", "cloned", "deliver_mail"]
+
+ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
 _mail_lock = threading.Lock()
 
@@ -71,7 +75,7 @@ class Agent(dspy.Module):
             )
         self.lm = None if lm is None else as_lm(lm, **options)
         self.program = program
-        self.name = _checked_name(name) if name is not None else _name_of(self.lm, program)
+        self.name = checked_name(name) if name is not None else name_of(self.lm, program)
         self.is_named = name is not None
         self.instructions = instructions
         self._rollout: Rollout | None = None
@@ -84,9 +88,28 @@ class Agent(dspy.Module):
         return None if self.lm is None else self.lm.model
 
     @property
-    def brings_lms(self) -> bool:
-        """Whether the program holds LMs of its own, or agents that do."""
-        return bool(self._own_lms) or self._has_agents
+    def lms(self) -> list[dspy.BaseLM]:
+        """The agent's LM, those that its program brings, and those of the agents inside it."""
+        inside = [lm for agent in self._inside() for lm in agent.lms]
+        return [lm for lm in [self.lm, *self._own_lms.values(), *inside] if lm is not None]
+
+    @property
+    def asks_ambient_lm(self) -> bool:
+        """Whether a part of the program has no other LM than `dspy.settings.lm`."""
+        if self.lm is not None:
+            return False
+        bare = (path not in self._own_lms for path, _ in self._leaves())
+        return any(bare) or any(agent.asks_ambient_lm for agent in self._inside())
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether all of the program brings its LMs: they answer no rollouts, so it cannot be sampled again."""
+        return bool(self._own_lms) and not self._has_agents and all(path in self._own_lms for path, _ in self._leaves())
+
+    @property
+    def has_agents(self) -> bool:
+        """Whether there are agents inside the program."""
+        return self._has_agents
 
     def renamed(self, name: str) -> Agent:
         """The same agent under another name: another object, on the same LM, with the same program."""
@@ -97,8 +120,9 @@ class Agent(dspy.Module):
         return self._copy(program, self.name)
 
     def _copy(self, program: dspy.Module | None, name: str) -> Agent:
-        agent = Agent(self.lm, program, name=name)
-        agent.instructions = self.instructions
+        agent = copy.copy(self)
+        agent.program, agent.name = program, name
+        agent._adopt_program()
         return agent
 
     def forward(self, **inputs: Any) -> Any:
@@ -110,8 +134,8 @@ class Agent(dspy.Module):
             return await acall(self._runnable(), **inputs)
 
     def get_lm(self) -> dspy.BaseLM | None:
-        """The agent's LM."""
-        return self.lm if self.lm is not None or not self.brings_lms else super().get_lm()
+        """The agent's LM, else that of its program."""
+        return self.lm if self.lm is not None or not self._own_lms else super().get_lm()
 
     def check_key(self) -> None:
         """Find out before anything is paid for that the key of the LM's provider is missing.
@@ -119,16 +143,17 @@ class Agent(dspy.Module):
         Raises:
             ValueError: Naming the environment variable.
         """
-        if self.lm is None or self.lm is self._key_checked:
+        lm = dspy.settings.lm if self.asks_ambient_lm else self.lm
+        if lm is None or lm is self._key_checked:
             return
-        variable = missing_key(self.lm)
+        variable = missing_key(lm)
         if variable is not None:
             raise ValueError(
-                f"No API key for the model {self.lm.model!r} of agent {self.name!r}: the environment variable "
+                f"No API key for the model {lm.model!r} of agent {self.name!r}: the environment variable "
                 f"{variable} is not set, so the provider would refuse every call. Set it, pass api_key= to "
                 "dspy.LM, or use a simulated model such as 'simulated/alice'."
             )
-        self._key_checked = self.lm
+        self._key_checked = lm
 
     def _runnable(self) -> dspy.Module:
         if self.program is None:
@@ -138,32 +163,35 @@ class Agent(dspy.Module):
     @contextmanager
     def _bound(self) -> Iterator[None]:
         deliver_mail([self])
-        around = ambient()
-        rollout = compose(around, self._rollout)
+        rollout = compose(ambient(), self._rollout)
         lm = self.lm
         if lm is not None:
-            lm = resampled(lm, compose(rollout_of(lm), rollout))
-        elif rollout is not None and dspy.settings.lm is not None:
+            lm = resampled(lm, rollout and compose(rollout_of(lm), rollout))
+        elif dspy.settings.lm is not None:
             lm = resampled(dspy.settings.lm, rollout)
-        with sampling(rollout), dspy.context(lm=lm or dspy.settings.lm):
+        with sampling(rollout), dspy.context(lm=lm):
             yield
 
     # The mailbox.
 
     def _adopt_program(self) -> None:
-        program = self.program
-        self._has_agents = program is not None and any(True for _ in program.named_sub_modules(Agent))
+        self._has_agents = any(True for _ in self._inside())
         self._own_lms = {path: p.lm for path, p in self._leaves() if p.lm is not None}
         self._seated = dict(self._own_lms)
 
     def _leaves(self) -> Iterator[tuple[str, dspy.Predict]]:
         """The program's predictors, without those that belong to agents inside it."""
-        return iter(()) if self.program is None else _predictors(self.program, "program")
+        program = () if self.program is None else self.program
+        return ((path, part) for path, part in parts(program, Agent, dspy.Predict) if isinstance(part, dspy.Predict))
+
+    def _inside(self) -> Iterator[Agent]:
+        return (agent for _, agent in parts(() if self.program is None else self.program, Agent))
 
     def _mail(self) -> list[tuple[str, dspy.Predict, dspy.BaseLM | None]]:
         return [(path, p, p.lm) for path, p in self._leaves() if p.lm is not self._seated.get(path)]
 
-    def _take(self, path: str, predictor: dspy.Predict, lm: dspy.BaseLM | None) -> None:
+    def _take(self, path: str, lm: dspy.BaseLM | None) -> dspy.BaseLM | None:
+        """Take an LM out of the mail; gives the one that the predictor shall hold instead."""
         own = self._own_lms.get(path)
         rollout = rollout_of(lm)
         if own is None:
@@ -171,21 +199,25 @@ class Agent(dspy.Module):
                 self._rollout = rollout
             elif lm is not None:
                 self.lm, self._rollout = lm, None
-        elif lm is None:  # reset_copy() emptied it: the program's own LM comes back
-            self._seated[path] = own
-        elif rollout is not None:
-            self._seated[path] = resampled(own, compose(rollout_of(own), rollout))
-        else:
-            self._own_lms[path] = self._seated[path] = lm
-        predictor.lm = self._seated.get(path)
+            return None
+        if lm is None:  # reset_copy() emptied it: the program's own LM comes back
+            return own
+        if rollout is not None:
+            return resampled(own, compose(rollout_of(own), rollout))
+        self._own_lms[path] = lm
+        return lm
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         # Copies share LM objects: connections, history and the user's own handle on the LM.
-        held = [self.lm, *self._own_lms.values(), *self._seated.values(), *(p.lm for _, p in self._leaves())]
-        memo.update({id(lm): lm for lm in held if lm is not None})
-        clone = type(self).__new__(type(self))
-        memo[id(self)] = clone
-        clone.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        held = [self.lm, self._key_checked, *self._own_lms.values(), *self._seated.values()]
+        memo.update({id(lm): lm for lm in [*held, *(p.lm for _, p in self._leaves())] if lm is not None})
+        _copy_program(self.program, memo)
+        clone = cloned(self, memo)
+        mine = dict(self._leaves())
+        for path, predictor in clone._leaves():
+            predictor.lm = mine[path].lm
+            if predictor.signature is mine[path].signature:  # InferRules writes into the class itself
+                predictor.signature = duplicate(predictor.signature)
         return clone
 
 
@@ -194,56 +226,30 @@ def deliver_mail(agents: Sequence[Agent]) -> None:
     if not any(agent._mail() for agent in agents):
         return
     with _mail_lock:
-        letters = [(agent, agent._mail()) for agent in agents]
-        for agent, mail in letters:
-            for path, predictor, lm in mail:
-                agent._take(path, predictor, lm)
+        mail = [(agent, *letter) for agent in agents for letter in agent._mail()]
+        seats: dict[int, dspy.BaseLM | None] = {}
+        for agent, path, predictor, lm in mail:
+            seat = agent._take(path, lm)
+            agent._seated[path] = seats.setdefault(id(predictor), seat)
+        # Last: who calls meanwhile and finds no mail must find it taken by all.
+        for _, _, predictor, _ in mail:
+            predictor.lm = seats[id(predictor)]
 
 
-# What a module holds beside its parts; the history alone can be thousands of entries long.
-_NO_PARTS = frozenset({"history", "callbacks", "demos", "traces", "train"})
+def cloned(module: ModuleT, memo: dict[int, Any]) -> ModuleT:
+    """A deep copy, as Python makes it of a class without `__deepcopy__`."""
+    clone: Any = object.__new__(type(module))
+    memo[id(module)] = clone
+    clone.__setstate__(copy.deepcopy(module.__getstate__(), memo))
+    return clone
 
 
-def _predictors(part: Any, path: str) -> Iterator[tuple[str, dspy.Predict]]:
-    """The predictors in a module, as `named_predictors()` finds them, but fast enough for every call."""
-    if isinstance(part, dspy.Predict):
-        yield path, part
-    elif isinstance(part, (list, tuple)):
-        for index, item in enumerate(part):
-            yield from _predictors(item, f"{path}[{index}]")
-    elif isinstance(part, dict):
-        for key, item in part.items():
-            yield from _predictors(item, f"{path}[{key!r}]")
-    elif isinstance(part, dspy.Module) and not isinstance(part, Agent):
-        for name, item in vars(part).items():
-            if name not in _NO_PARTS:
-                yield from _predictors(item, f"{path}.{name}")
-
-
-def _name_of(lm: dspy.BaseLM | None, program: dspy.Module | None) -> str:
-    """`openai/gpt-5-mini` -> `gpt_5_mini`, `ReAct` -> `react`: readable, and a Python attribute."""
-    label = type(program).__name__.lower() if lm is None else lm.model.rsplit("/", 1)[-1]
-    return _identifier(label)
-
-
-def _checked_name(name: str) -> str:
-    if not name.isidentifier() or _is_taken(name):
-        raise ValueError(
-            f"{name!r} cannot name an agent: names become attributes of the mixture. Use a Python identifier that "
-            f"is no attribute of a DSPy module, for example {_identifier(name)!r}."
-        )
-    return name
-
-
-def _identifier(label: str) -> str:
-    name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_").lower() or "agent"
-    name = f"m_{name}" if name[0].isdigit() else name
-    return f"{name}_agent" if _is_taken(name) else name
-
-
-# What a panel has beside its agents.
-_TAKEN = frozenset(["agents", "ask", "callbacks", "history", "layer", "limits", "names", "samples", "shared", "task"])
-
-
-def _is_taken(name: str) -> bool:
-    return hasattr(dspy.Module, name) or name in _TAKEN
+def _copy_program(program: dspy.Module | None, memo: dict[int, Any]) -> None:
+    if program is None or id(program) in memo:
+        return
+    try:
+        memo[id(program)] = copy.deepcopy(program, memo)
+    except Exception:
+        # It holds what cannot be copied, a connection perhaps. DSPy's own copy shares that; without it
+        # DSPy would copy the mixture attribute by attribute, and the agents would share no prompt any more.
+        memo[id(program)] = program.deepcopy()

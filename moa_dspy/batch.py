@@ -119,19 +119,21 @@ def _collect(
     """Ask, and count what comes, until all is answered or Ctrl-C was pressed."""
     on_progress(summary)
     workers = Workers(ask, pending, min(concurrency, len(pending)))
+    told = False
     try:
         while workers.busy:
             try:
                 row = workers.next_result()
                 if row is not None:
                     summary.add(row)
+                if row is not None or told != summary.interrupted:
+                    told = summary.interrupted
                     on_progress(summary)
             except KeyboardInterrupt:
                 if summary.interrupted:
                     return
                 summary.interrupted = True
                 workers.stop()
-                on_progress(summary)
     finally:
         workers.stop()
 

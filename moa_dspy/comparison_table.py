@@ -11,21 +11,22 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.comparison import Comparison, Row
+from moa_dspy.comparison import Comparison
+from moa_dspy.comparison_row import Row
 from moa_dspy.evaluation_records import Kind
 from moa_dspy.intervals import Interval
 
 __all__ = ["comparison_table", "split_table"]
 
 WIDE = 100
-NOTHING = "–"
+NOTHING = "-"
 HEADINGS: Mapping[Kind, str] = {
-    "proposer": "one model alone",
-    "aggregator": "one model alone",
-    "vote": "the mixture",
-    "strategy": "the mixture",
+    "proposer": "alone",
+    "aggregator": "alone",
+    "vote": "mixed",
+    "strategy": "mixed",
     "other": "given",
-    "oracle": "a bound",
+    "oracle": "bound",
 }
 
 
@@ -41,9 +42,9 @@ def comparison_table(comparison: Comparison, width: int = 80) -> Table:
     """
     is_wide, percent = width >= WIDE, comparison.is_accuracy
     table = _table(gap=2 if is_wide else 1)
-    table.add_column("", no_wrap=True, overflow="ellipsis")
+    table.add_column("")
     score = "accuracy %" if is_wide else "acc. %"
-    for name in (score if percent else "score", "95%", "vs best", "95%", "calls", "tokens", "USD", "time"):
+    for name in (score if percent else "score", "95%", "gain", "95%", "calls", "tokens", "USD", "time"):
         table.add_column(name, no_wrap=True, justify="left" if name == "95%" else "right")
     for heading, rows in groupby(comparison.rows, key=lambda row: HEADINGS[row.kind]):
         table.add_row(Text(heading, style="dim"))
@@ -83,9 +84,9 @@ def _table(gap: int = 2) -> Table:
 def _cells(row: Row, percent: bool, decimals: int) -> list[Text]:
     gain = row.difference_interval
     return [
-        Text(f" {row.name}"),
+        Text(f" {row.name}", no_wrap=True, overflow="ellipsis"),
         Text(_number(row.score, percent, 1), "bold" if row.kind in ("vote", "strategy", "other") else ""),
-        Text("–".join(_number(bound, percent, decimals) for bound in row.interval), "dim"),
+        Text("-".join(_number(bound, percent, decimals) for bound in row.interval), "dim"),
         Text("best" if gain is None else _difference(row.difference, percent, "+"), _verdict(gain)),
         Text("" if gain is None else " to ".join(_difference(bound, percent) for bound in gain), "dim"),
         *(Text(cell) for cell in (_count(row.calls), _count(row.tokens), _usd(row.cost_usd), _time(row.seconds))),

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
+from moa_dspy.config_conflicts import conflicts
 from moa_dspy.config_entry import Model, ModelConfig, entry
 from moa_dspy.config_files import as_text, read, to_json, to_yaml
 from moa_dspy.config_model import ConfigModel, refuse_unknown, refused
-from moa_dspy.config_secrets import KeyPath
 from moa_dspy.config_strategy import checked_strategy, strategy_of
 from moa_dspy.limits import Limits
-from moa_dspy.roster import AGGREGATOR
 from moa_dspy.router import RouterConfig, as_engine
 
 __all__ = ["MoAConfig", "ModelConfig"]
 
 
-def _known_limits(limits: Any) -> Any:
+def _strict_limits(limits: Any) -> Any:
+    if not isinstance(limits, Mapping):
+        return limits
     refuse_unknown(limits, Limits.model_fields)
-    return limits
+    return Limits.model_validate(limits, strict=True)
 
 
 class MoAConfig(ConfigModel):
@@ -42,9 +43,10 @@ class MoAConfig(ConfigModel):
         router: The router that models named `router/GROUP` are behind.
 
     Raises:
-        ValueError: Naming what is wrong, the nearest known key for an unknown one, and never a value.
+        ValueError: Naming what is wrong, the nearest known key for an unknown one, and never a secret.
 
     Example:
+        >>> from moa_dspy import MoA
         >>> config = MoAConfig(proposer_models=["simulated/alice", "simulated/bob"], aggregator_model="simulated/judge")
         >>> moa = MoA.from_config("question -> answer", config)
         >>> moa(question="What is the capital of Turkey?").answer
@@ -57,14 +59,14 @@ class MoAConfig(ConfigModel):
     aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(checked_strategy)] = "synthesis"
     use_specialized_prompts: bool = False
     layers: int = Field(default=1, ge=1)
-    limits: Annotated[Limits, BeforeValidator(_known_limits)] = Field(default_factory=Limits)
+    limits: Annotated[Limits, BeforeValidator(_strict_limits)] = Field(default_factory=Limits)
     router: RouterConfig | None = None
 
     @model_validator(mode="after")
     def _makes_a_mixture(self) -> MoAConfig:
-        problems = [*_of_proposers(self), *_of_the_aggregator(self)]
-        if problems:
-            raise refused(*problems)
+        found = list(conflicts(self))
+        if found:
+            raise refused(*found)
         return self
 
     @classmethod
@@ -133,40 +135,3 @@ class MoAConfig(ConfigModel):
 
     def _data(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude_none=True)
-
-
-def _of_proposers(config: MoAConfig) -> Iterator[tuple[KeyPath, str]]:
-    """What the proposers and the settings of the mixture have against each other."""
-    names: set[str] = set()
-    for index, proposer in enumerate(map(entry, config.proposer_models)):
-        path = ("proposer_models", index)
-        if proposer.name in {*names, AGGREGATOR}:
-            taken = "the aggregator's" if proposer.name == AGGREGATOR else "another proposer's"
-            yield (*path, "name"), f"{proposer.name!r} is {taken} name: their cost could not be told apart."
-        names.update([proposer.name] if proposer.name else [])
-        if proposer.instructions and not config.use_specialized_prompts:
-            yield (
-                (*path, "instructions"),
-                "all proposers share one prompt: these have no effect. Set use_specialized_prompts: true or drop them.",
-            )
-        if proposer.temperature == 0 and config.num_proposals_per_model > 1:
-            yield (
-                (*path, "temperature"),
-                f"at temperature 0 the {config.num_proposals_per_model} samples would be one answer paid for several "
-                "times. Give a temperature above 0, or num_proposals_per_model: 1.",
-            )
-    asked = len(config.proposer_models) * config.num_proposals_per_model
-    if config.limits.min_proposals > asked:
-        text = f"only {asked} proposals are asked for, so every call would fail. Give {asked} or less."
-        yield ("limits", "min_proposals"), text
-
-
-def _of_the_aggregator(config: MoAConfig) -> Iterator[tuple[KeyPath, str]]:
-    """The settings of a proposer that an aggregator has no use for."""
-    judge = config.aggregator_model
-    for name in ("name", "instructions"):
-        if isinstance(judge, ModelConfig) and getattr(judge, name) is not None:
-            yield (
-                ("aggregator_model", name),
-                f"the aggregator is called {AGGREGATOR!r}, its prompt is the strategy's: this has no effect. Drop it.",
-            )

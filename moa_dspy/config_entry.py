@@ -8,9 +8,10 @@ from typing import Annotated
 import dspy
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from moa_dspy.agent import Agent, _checked_name
+from moa_dspy.agent import Agent
 from moa_dspy.config_model import MODEL_TAG, NAME_TAG, ConfigModel, refused
 from moa_dspy.models import as_lm
+from moa_dspy.names import checked_name
 from moa_dspy.router import RouterEngine, router_lm
 from moa_dspy.router_wire import PREFIX
 
@@ -41,7 +42,7 @@ class ModelConfig(ConfigModel):
     """
 
     model: ModelName
-    name: Annotated[str, AfterValidator(_checked_name)] | None = None
+    name: Annotated[str, AfterValidator(checked_name)] | None = None
     temperature: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     instructions: str | None = Field(default=None, min_length=1)

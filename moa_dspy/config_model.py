@@ -11,7 +11,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from moa_dspy.config_secrets import KeyPath, secrets
 
-__all__ = ["MODEL_TAG", "NAME_TAG", "ConfigModel", "KeyPath", "nearest", "refuse_unknown", "refused", "sentence"]
+__all__ = ["MODEL_TAG", "NAME_TAG", "ConfigModel", "nearest", "refuse_unknown", "refused", "sentence"]
 
 NAME_TAG, MODEL_TAG = "<name>", "<model>"
 Model = TypeVar("Model", bound="ConfigModel")
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound="ConfigModel")
 class ConfigModel(BaseModel):
     """A part of a config: frozen, strictly typed, without unknown keys and without secrets.
 
-    Its errors never hold a value that was given: it might be a secret in the wrong place.
+    Its errors do not hold the data that was given: there may be a secret in it, in the wrong place.
     """
 
     model_config = ConfigDict(

@@ -54,4 +54,4 @@ def _check_options(name: str, options: Mapping[str, Any]) -> None:
     strategy_of({"name": name, **options})
 
 
-_NO_OPTIONS = ("self", "args", "kwargs")
+_NO_OPTIONS = ("self", "args", "kwargs", "callbacks")

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextvars
-import queue
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import dspy
 
@@ -16,8 +12,10 @@ from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation_question import ask_all
 from moa_dspy.evaluation_records import Record
 from moa_dspy.evaluation_systems import Field
+from moa_dspy.evaluation_threads import in_threads
 from moa_dspy.metrics import Metric, MetricError, as_metric, score
 from moa_dspy.moa import MoA
+from moa_dspy.outputs import IncompleteProposal, typed_outputs
 from moa_dspy.strategies import Strategy
 
 __all__ = ["EvaluationInterrupted", "evaluate"]
@@ -56,7 +54,8 @@ def evaluate(
     Args:
         moa: The mixture. Its own strategy is taken as it is, compiled prompts included.
         dataset: Examples with the task's inputs, and the gold outputs that the metric needs.
-        metric: `"exact"`, `"contains"`, `"module:function"` or a function; see `as_metric`.
+        metric: `"exact"`, `"contains"`, `"module:function"` or a function; see `as_metric`. What
+            a metric itself asks of a model is not counted.
         strategies: What to compare, by name or as objects; None means all that are built in.
         others: Name -> further modules, really called on every question (a tuned mixture, another panel).
         concurrency: How many questions are under way at a time; each asks its proposers side by side.
@@ -79,7 +78,7 @@ def evaluate(
         >>> example = dspy.Example(question="What is 17*23?", answer="391").with_inputs("question")
         >>> comparison = evaluate(moa, [example], strategies=["synthesis"])
         >>> [(row.name, row.score) for row in comparison.rows][-3:]
-        [('majority vote', 1.0), ('synthesis', 1.0), ('oracle', 1.0)]
+        [('plain vote', 1.0), ('synthesis', 1.0), ('oracle', 1.0)]
     """
     examples = list(dataset)
     if not examples:
@@ -100,7 +99,7 @@ def evaluate(
     try:
         # The first question goes alone: what is wrong for all of them shows before the rest is paid for.
         for questions in (numbered[:1], numbered[1:]):
-            for record in _in_threads(partial(ask_all, field, scorer), questions, concurrency):
+            for record in in_threads(lambda question: ask_all(field, scorer, *question), questions, concurrency):
                 records.append(record)
                 if on_progress is not None:
                     on_progress(len(records), len(examples))
@@ -114,57 +113,23 @@ def evaluate(
 
 
 def _try_on_gold(metric: Metric, example: dspy.Example, task: type[dspy.Signature]) -> None:
-    gold = {name: example[name] for name in task.output_fields if name in example}
-    if len(gold) == len(task.output_fields):
-        score(metric, example, dspy.Prediction(**gold))
+    try:
+        gold = typed_outputs(example, task)
+    except IncompleteProposal:
+        return  # the metric may know how to compare golds of other types, or need none
+    score(metric, example, dspy.Prediction(**gold))
 
 
 def _refuse_silence(first: Record, field: Field) -> None:
-    """Stop if no proposer answered the first question, or if the aggregator did not."""
-    judge = [first.answers[field.judge_name]] if field.judge_name is not None else []
-    for who, answers in (("No proposer", list(first.proposals.values())), ("The aggregator", judge)):
+    """Stop if no proposer answered the first question, or if the aggregator's model did not."""
+    alone = {"No proposer answered": list(first.proposals.values())}
+    if field.judge_name is not None:
+        alone["The aggregator's model did not answer"] = [first.answers[field.judge_name]]
+    for complaint, answers in alone.items():
         failures = [answer.failure for answer in answers if answer.failure is not None]
-        if answers and len(failures) == len(answers):
+        if len(failures) == len(answers):
             causes = "; ".join(f"{failed.agent}: {failed.error}: {failed.message}" for failed in failures)
             account = Account(field.moa.strategy.name, len(field.moa.panels[0].names))
             account.calls, account.failures = list(first.calls), failures
-            raise TooFewProposals(
-                f"{who} answered the first question, so the rest was not asked. {causes}", account.metadata()
-            )
-
-
-def _in_threads(
-    work: Callable[[int, dspy.Example], Record], questions: Sequence[tuple[int, dspy.Example]], concurrency: int
-) -> Iterator[Record]:
-    """Yield the records as they are finished.
-
-    Daemon threads with copied contexts: Ctrl-C does not wait for the calls under way, and the caller's
-    `dspy.context` holds inside.
-    """
-    waiting: queue.SimpleQueue[tuple[int, dspy.Example]] = queue.SimpleQueue()
-    finished: queue.SimpleQueue[Record | BaseException] = queue.SimpleQueue()
-    stopped = threading.Event()
-    for question in questions:
-        waiting.put(question)
-
-    def worker() -> None:
-        while not stopped.is_set():
-            try:
-                question = waiting.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                finished.put(work(*question))
-            except BaseException as error:  # carried to the caller's thread
-                finished.put(error)
-
-    for _ in range(min(concurrency, len(questions))):
-        threading.Thread(target=contextvars.copy_context().run, args=(worker,), daemon=True).start()
-    try:
-        for _ in questions:
-            outcome = finished.get()
-            if isinstance(outcome, BaseException):
-                raise outcome
-            yield outcome
-    finally:
-        stopped.set()
+            message = f"{complaint} the first question, so the others were not asked. {causes}"
+            raise TooFewProposals(message, account.metadata())

@@ -15,7 +15,7 @@ from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 
 __all__ = ["ORACLE", "VOTE", "Field"]
 
-VOTE, ORACLE = "majority vote", "oracle"
+VOTE, ORACLE = "plain vote", "oracle"
 
 
 class Field:

@@ -25,5 +25,5 @@ class Limits(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     min_proposals: int = Field(default=1, ge=1)
-    proposer_timeout: float | None = Field(default=None, gt=0)
+    proposer_timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     strict: bool = False

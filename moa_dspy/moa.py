@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.adapters.utils import annotation_allows_none
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.account import Account
 from moa_dspy.accounting import Meter
 from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.errors import AggregationFailed, TooFewProposals
+from moa_dspy.checks import check_inputs, refuse_below_one, unfit
+from moa_dspy.errors import AggregationFailed
 from moa_dspy.limits import Limits
 from moa_dspy.panel import Panel, failure
 from moa_dspy.prediction import MoAPrediction
-from moa_dspy.proposals import exhibit, seed_of
-from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents
+from moa_dspy.proposals import Proposal, exhibit, seed_of
+from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents, refuse_no_aggregator
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
-from moa_dspy.signatures import PROPOSALS, task_signature
+from moa_dspy.signatures import PROPOSALS, task_signature, tell_apart
 from moa_dspy.strategies import Case, Strategy, Unusable, Verdict, as_strategy, fallback
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class MoA(dspy.Module):
         limits: Limits | None = None,
     ) -> None:
         super().__init__()
-        _refuse_below_one(num_proposals_per_model=num_proposals_per_model, layers=layers)
+        refuse_below_one(num_proposals_per_model=num_proposals_per_model, layers=layers)
         self.signature = task_signature(signature)
         self.limits = limits or Limits()
         agents = proposer_agents(
@@ -78,6 +78,12 @@ class MoA(dspy.Module):
             specialized=use_specialized_prompts,
             layers=layers,
         )
+        most = len(agents) * num_proposals_per_model
+        if self.limits.min_proposals > most:
+            raise ValueError(
+                f"min_proposals={self.limits.min_proposals} can never be reached: a layer gives {most} proposals at "
+                "most. Lower it, or add proposers or samples."
+            )
         self.panel_names = ["proposers", *(f"layer_{number}" for number in range(2, layers + 1))]
         for number, name in enumerate(self.panel_names, start=1):
             panel = Panel(
@@ -92,6 +98,7 @@ class MoA(dspy.Module):
         bound = as_strategy(strategy)
         bound.bind(self.signature, [agent.name for agent in agents])
         self.aggregator = aggregator_agent(aggregator, bound)
+        tell_apart(self.named_predictors())
 
     @classmethod
     def from_config(cls, signature: str | type[dspy.Signature], config: MoAConfig, router: Any = None) -> MoA:
@@ -130,89 +137,70 @@ class MoA(dspy.Module):
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The aggregator's LM, else the first proposer's: what resampling modules start from."""
+        deliver_mail(self.agents)
         return next((agent.lm for agent in [self.aggregator, *self.agents] if agent.lm is not None), None)
 
     def _answer(self, inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
-        _check_inputs(self.signature, inputs)
+        check_inputs(self.signature, inputs)
         deliver_mail(self.agents)
+        has_aggregator = self.aggregator.lm is not None or self.strategy.needs_aggregator
+        refuse_no_aggregator(self.aggregator.lm, self.strategy)
         for agent in self.agents:
-            agent.check_key()
+            if has_aggregator or agent is not self.aggregator:
+                agent.check_key()
         account = Account(self.strategy.name, len(self.panels[0].names))
+        early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: dict[str, str] = {}
         for panel in self.panels:
-            last = panel is self.panels[-1]
-            round = yield from panel.ask({**inputs, **seen}, self._is_decided(inputs) if last else None)
+            round = yield from panel.ask({**inputs, **seen}, early_stop if panel is self.panels[-1] else None)
             account.add(round)
             if len(round.proposals) < self.limits.min_proposals:
-                raise TooFewProposals(_too_few(round.failures, len(round.proposals), self.limits), account.metadata())
+                raise account.too_few(round, self.limits.min_proposals)
             names = [PROPOSALS, *self.signature.fields]
             seen = {PROPOSALS: exhibit(round.proposals, seed=seed_of(inputs), field_names=names).text}
-        has_aggregator = self.aggregator.lm is not None or self.strategy.needs_aggregator
+        if early_stop is not None and early_stop.bug is not None:
+            raise self._failed(account, early_stop.bug) from early_stop.bug
         case = Case(self.signature, inputs, round.proposals, round.asked, has_aggregator)
         verdict = yield from self._decide(case, account)
         return account.prediction(verdict, case)
-
-    def _is_decided(self, inputs: Mapping[str, Any]) -> Any:
-        if not self.strategy.early_stop:
-            return None
-        return lambda proposals, finished, pending: (
-            bool(proposals) and self.strategy.is_decided(Case(self.signature, inputs, proposals, finished), pending)
-        )
 
     def _decide(self, case: Case, account: Account) -> Steps[Verdict]:
         meter = Meter(self.aggregator.name)
         [outcome] = yield Batch([Call(self.aggregator, {"case": case}, settings=meter.settings())])
         account.calls += meter.calls()
-        error = outcome.error
+        error = outcome.error or unfit(outcome.value, case.task)
         if error is None:
             return outcome.value
-        account.failures.append(failure(self.aggregator, error, outcome.seconds))
+        failed = self._failed(account, error, outcome.seconds)
         if self.limits.strict or not isinstance(error, (LMError, AdapterParseError, Unusable)):
-            raise AggregationFailed(_not_aggregated(account), account.metadata()) from error
-        account.fallback_used = True
+            raise failed from error
         try:
-            return fallback(case)
+            verdict = fallback(case)
         except Unusable as nothing:
-            raise AggregationFailed(_not_aggregated(account), account.metadata()) from nothing
+            raise failed from nothing
+        account.fallback_used = True
+        return verdict
+
+    def _failed(self, account: Account, error: BaseException, seconds: float = 0.0) -> AggregationFailed:
+        failed = failure(self.aggregator, error, seconds)
+        account.failures.append(failed)
+        return account.not_aggregated(failed)
 
 
-def _refuse_below_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name}={number!r} leaves nobody to ask. Give a whole number from 1.")
+class _EarlyStop:
+    """Asks the strategy whether the proposals so far decide; a bug in it must not lose them."""
 
+    def __init__(self, moa: MoA, inputs: Mapping[str, Any]) -> None:
+        self.moa = moa
+        self.inputs = inputs
+        self.bug: Exception | None = None
 
-def _check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> None:
-    fields = task.input_fields
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in inputs and field.is_required() and not annotation_allows_none(field.annotation)
-    ]
-    if missing:
-        raise ValueError(
-            f"The input {', '.join(missing)} is missing, so the proposers would answer another question. "
-            f"Given: {', '.join(inputs) or 'none'}; the task's inputs: {', '.join(fields)}."
-        )
-    ours = [name for name in ("config", "demos", "lm", "signature") if name in inputs and name not in fields]
-    if ours:
-        raise ValueError(
-            f"`{ours[0]}` cannot be given per call: every agent has its own. Set it on an Agent, or under "
-            "dspy.context(...)."
-        )
-
-
-def _too_few(failures: Sequence[Any], received: int, limits: Limits) -> str:
-    causes = "; ".join(f"{failure.agent}: {failure.error}: {failure.message}" for failure in failures)
-    return (
-        f"{received} proposals came back, and at least {limits.min_proposals} are needed. What came and what it cost "
-        f"is in error.proposals and error.metadata. {causes}"
-    )
-
-
-def _not_aggregated(account: Account) -> str:
-    failed = account.failures[-1]
-    return (
-        f"The aggregator gave no answer ({failed.error}: {failed.message}). The proposals that were paid for are in "
-        "error.proposals, the account is in error.metadata."
-    )
+    def __call__(self, proposals: Sequence[Proposal], finished: Mapping[str, str], pending: Mapping[str, str]) -> bool:
+        if self.bug is not None or len(proposals) < self.moa.limits.min_proposals:
+            return False
+        case = Case(self.moa.signature, self.inputs, proposals, finished)
+        try:
+            return self.moa.strategy.is_decided(case, pending)
+        except Exception as bug:
+            self.bug = bug
+            return False

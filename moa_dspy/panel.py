@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
-from moa_dspy.accounting import LMCall, Meter
-from moa_dspy.agent import Agent
+from moa_dspy.accounting import LMCall
+from moa_dspy.agent import Agent, cloned, deliver_mail
 from moa_dspy.limits import Limits
 from moa_dspy.metadata import Failure
 from moa_dspy.models import redact
 from moa_dspy.outputs import typed_outputs
 from moa_dspy.proposals import Proposal
 from moa_dspy.running import Batch, Call, Outcome, Steps, adrive, drive
-from moa_dspy.sampling import Rollout
+from moa_dspy.seats import Seat, seats_of
 from moa_dspy.signatures import REASONING, for_role, proposal_signature
 from moa_dspy.strengths import starting_instructions
 
@@ -87,6 +87,11 @@ class Panel(dspy.Module):
         """The agents, in declared order."""
         return [getattr(self, name) for name in self.names]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Panel:
+        for agent in self.agents:  # first: they share their LMs with their copies, in the shared program too
+            copy.deepcopy(agent, memo)
+        return cloned(self, memo)
+
     def forward(self, **inputs: Any) -> Round:
         return drive(self.ask(inputs))
 
@@ -101,12 +106,9 @@ class Panel(dspy.Module):
             is_decided: Looks at the proposals so far, at who has finished and at who is still under way,
                 and says whether the rest is no longer needed.
         """
-        seats = [_Seat(agent, sample, self.samples) for agent in self.agents for sample in range(self.samples)]
-        rollouts = _rollouts(seats)
-        calls = [
-            Call(seat.agent, inputs, settings=seat.meter.settings(), rollout=rollout)
-            for seat, rollout in zip(seats, rollouts, strict=True)
-        ]
+        deliver_mail(self.agents)
+        seats = seats_of(self.agents, self.samples)
+        calls = [Call(seat.agent, inputs, settings=seat.meter.settings(), rollout=seat.rollout) for seat in seats]
         decided = False
 
         def enough(outcomes: Sequence[Outcome]) -> bool:
@@ -129,7 +131,7 @@ class Panel(dspy.Module):
             abandoned=[s.id for s, o in zip(seats, outcomes, strict=True) if decided and not o.finished],
         )
 
-    def _read(self, seat: _Seat, outcome: Outcome) -> Proposal | Failure:
+    def _read(self, seat: Seat, outcome: Outcome) -> Proposal | Failure:
         agent = seat.agent
         if not outcome.finished:
             waited = self.limits.proposer_timeout or 0.0
@@ -137,9 +139,9 @@ class Panel(dspy.Module):
             return Failure(
                 agent=agent.name, model=agent.model, error="ProposerTimeout", message=message, seconds=waited
             )
+        if outcome.error is not None:
+            return failure(agent, outcome.error, outcome.seconds)
         try:
-            if outcome.error is not None:
-                raise outcome.error
             outputs = typed_outputs(outcome.value, self.task)
         except Exception as error:
             return failure(agent, error, outcome.seconds)
@@ -148,7 +150,7 @@ class Panel(dspy.Module):
             agent=agent.name,
             model=agent.model,
             layer=self.layer,
-            sample=seat.sample + 1,
+            sample=seat.number,
             outputs=outputs,
             reasoning=_reasoning(outcome.value, self.task),
             seconds=outcome.seconds,
@@ -162,31 +164,9 @@ def _program(task: type[dspy.Signature], role: str, layer: int, agent: Agent | N
     return dspy.Predict(signature) if REASONING in task.output_fields else dspy.ChainOfThought(signature)
 
 
-class _Seat:
-    """One sample of one agent."""
-
-    def __init__(self, agent: Agent, sample: int, samples: int) -> None:
-        self.agent = agent
-        self.sample = sample
-        self.id = agent.name if sample == 0 else f"{agent.name}#{sample + 1}"
-        self.meter = Meter(agent.name)
-
-
-def _rollouts(seats: Sequence[_Seat]) -> list[Rollout | None]:
-    """Distinct rollouts for what the cache would take for one request: samples, and agents with one model name."""
-    seen: Counter[object] = Counter()
-    rollouts = []
-    for seat in seats:
-        lm = seat.agent.lm or dspy.settings.lm
-        key: object = id(seat.agent) if seat.agent.brings_lms or lm is None else lm.model
-        rollouts.append(Rollout(seen[key]) if seen[key] else None)
-        seen[key] += 1
-    return rollouts
-
-
 def failure(agent: Agent, error: BaseException, seconds: float) -> Failure:
     """The error as it is reported: typed, secrets masked, cut to a readable length."""
-    message = redact(str(error), agent.lm, dspy.settings.lm)
+    message = redact(str(error), *agent.lms, dspy.settings.lm)
     if len(message) > _MESSAGE_LENGTH:
         message = f"{message[:_MESSAGE_LENGTH]} [...]"
     return Failure(agent=agent.name, model=agent.model, error=type(error).__name__, message=message, seconds=seconds)
@@ -196,6 +176,5 @@ _MESSAGE_LENGTH = 500
 
 
 def _reasoning(prediction: Any, task: type[dspy.Signature]) -> str | None:
-    if REASONING in task.output_fields or REASONING not in prediction:
-        return None
-    return str(prediction[REASONING])
+    reasoning = None if REASONING in task.output_fields else prediction.get(REASONING)
+    return None if reasoning is None else str(reasoning)

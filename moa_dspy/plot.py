@@ -8,7 +8,7 @@ from moa_dspy.comparison import Comparison
 from moa_dspy.plot_chart import chart
 from moa_dspy.plot_html import page
 
-__all__ = ["save_plot"]
+__all__ = ["check_plot", "save_plot"]
 
 
 def save_plot(comparison: Comparison, path: str | Path) -> Path:
@@ -28,16 +28,40 @@ def save_plot(comparison: Comparison, path: str | Path) -> Path:
         OSError: If the file cannot be written.
     """
     path = Path(path)
+    check_plot(path)
     drawing = chart(comparison)
-    if path.suffix.lower() in (".html", ".htm"):
+    if _is_page(path):
         path.write_text(page(drawing), encoding="utf-8")
-        return path
-    try:
+    else:
         from moa_dspy.plot_image import save_image
+
+        save_image(drawing, path)
+    return path
+
+
+def check_plot(path: str | Path) -> None:
+    """Find out before an evaluation whether its plot can be written.
+
+    Raises:
+        ImportError: If matplotlib is needed and not installed.
+        ValueError: If matplotlib does not know the ending.
+        FileNotFoundError: If there is no such folder.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder {path.parent} does not exist, so the plot could not be written.")
+    if _is_page(path):
+        return
+    try:
+        from moa_dspy.plot_image import ENDINGS
     except ImportError as error:
         raise ImportError(
-            f'Plotting to {path.name} needs matplotlib: pip install "moa-dspy[plot]". A path that ends in .html '
+            f'A plot in {path.name} needs matplotlib: pip install "moa-dspy[plot]". In a file that ends in .html it '
             "needs nothing."
         ) from error
-    save_image(drawing, path)
-    return path
+    if path.suffix.lower() not in ENDINGS:
+        raise ValueError(f"{path.name}: a plot ends in .html, {', '.join(ENDINGS)}.")
+
+
+def _is_page(path: Path) -> bool:
+    return path.suffix.lower() in (".html", ".htm")

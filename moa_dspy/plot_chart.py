@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from moa_dspy.comparison import Comparison, Row
+from moa_dspy.comparison import Comparison
+from moa_dspy.comparison_row import Row
 from moa_dspy.evaluation_records import Kind
 from moa_dspy.plot_axis import Axis, axis
 from moa_dspy.plot_drawing import Anchor, Box, Dot, Drawing, Label, Line
@@ -78,25 +79,26 @@ def _subtitle(comparison: Comparison) -> str:
 def _cost_axis(costs: Sequence[float], is_priced: bool) -> Axis:
     low, high = min(costs), max(costs)
     is_log = high / low > 3
-    low, high = (low / 1.25, high * 1.35) if is_log else (low - 0.4 * (high - low or high), high + 0.4 * (high - low or high))
+    room = 0.4 * ((high - low) or high)
+    low, high = (low / 1.25, high * 1.35) if is_log else (max(low - room, 0.0), high + room)
     title = "USD per question" if is_priced else "tokens per question, prompt and completion"
     scale = " (log scale)" if is_log else ""
 
     def text(value: float) -> str:
         return f"${value:.10f}".rstrip("0").rstrip(".") if is_priced else f"{value:,.0f}"
 
-    return axis(title + scale, max(low, 0.0), high, PLOT.left, PLOT.right, text, is_log)
+    return axis(title + scale, low, high, PLOT.left, PLOT.right, text, is_log)
 
 
 def _score_axis(comparison: Comparison) -> Axis:
     bounds = [bound for row in comparison.rows for bound in row.interval]
     low, high = min(bounds), max(bounds)
-    room = 0.08 * (high - low or 1.0)
-    if comparison.is_accuracy:
-        # Nothing is below 0 or above 100 %, but a point there must not sit on the frame.
-        low, high = max(low - room, -0.03), min(high + room, 1.03)
-        return axis("accuracy, % of the questions", low, high, PLOT.bottom, PLOT.top, lambda value: f"{100 * value:.0f}")
-    return axis("mean score", low - room, high + room, PLOT.bottom, PLOT.top, lambda value: f"{value:g}")
+    room = 0.08 * ((high - low) or 1.0)
+    if not comparison.is_accuracy:
+        return axis("mean score", low - room, high + room, PLOT.bottom, PLOT.top, lambda value: f"{value:g}")
+    # Nothing is below 0 or above 100 %, but a point there must not sit on the frame.
+    low, high = max(low - room, -0.03), min(high + room, 1.03)
+    return axis("accuracy, % of the questions", low, high, PLOT.bottom, PLOT.top, lambda value: f"{100 * value:.0f}")
 
 
 def _legend(kinds: set[Kind]) -> Iterator[Dot | Label]:

@@ -10,9 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
-from moa_dspy.plot_drawing import Dot, Drawing, Line, Label
+from moa_dspy.plot_drawing import Dot, Drawing, Label, Line
 
-__all__ = ["save_image"]
+__all__ = ["ENDINGS", "save_image"]
+
+ENDINGS = (".png", ".svg", ".pdf")
 
 _DPI = 100
 _ANCHORS = {"start": "left", "middle": "center", "end": "right"}
@@ -22,7 +24,6 @@ def save_image(drawing: Drawing, path: Path) -> None:
     """Write the drawing in the format that the path's ending names, at twice the screen's resolution.
 
     Raises:
-        ValueError: If matplotlib does not know the ending.
         OSError: If the file cannot be written.
     """
     # No pyplot: it would choose a backend and keep global state, in the user's process.
@@ -39,9 +40,10 @@ def save_image(drawing: Drawing, path: Path) -> None:
 def _draw(axes: Any, part: Line | Dot | Label) -> None:
     points = 72 / _DPI  # of a pixel
     if isinstance(part, Line):
-        style = (0, (4, 3)) if part.dashed else "solid"
-        width = part.width * points
-        axes.add_line(Line2D((part.x1, part.x2), (part.y1, part.y2), color=part.color, linewidth=width, linestyle=style))
+        line = Line2D((part.x1, part.x2), (part.y1, part.y2), color=part.color, linewidth=part.width * points)
+        if part.dashed:
+            line.set_linestyle((0, (4, 3)))
+        axes.add_line(line)
     elif isinstance(part, Dot):
         axes.add_patch(Circle((part.x, part.y), part.radius, facecolor=part.color, edgecolor="white", zorder=3))
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 
 from moa_dspy.plot_drawing import Box
 
@@ -40,7 +41,12 @@ def spread(places: Sequence[float], gap: float) -> list[float]:
 
 
 def place(
-    points: Sequence[Point], texts: Sequence[str], size: float, inside: Box, bars: Sequence[Box], taken: Sequence[Box] = ()
+    points: Sequence[Point],
+    texts: Sequence[str],
+    size: float,
+    inside: Box,
+    bars: Sequence[Box],
+    taken: Sequence[Box] = (),
 ) -> list[Box]:
     """The boxes of labels beside their points.
 
@@ -59,9 +65,9 @@ def place(
     for index, ((x, y), text) in enumerate(zip(points, texts, strict=True)):
         others = [bar for number, bar in enumerate(bars) if number != index]
         offers = list(_around(x, y, LETTER * size * len(text), size * 1.2))
+        inner = [(math.dist((x, y), nearest(box, x, y)), box) for box in offers if inside.holds(box)]
         best, least = offers[0], math.inf
-        for box in sorted([box for box in offers if inside.holds(box)], key=lambda box, x=x, y=y: _distance(box, x, y)):
-            distance = _distance(box, x, y)
+        for distance, box in sorted(inner, key=itemgetter(0)):
             if distance >= least:
                 break
             covered = sum(box.overlap(other) for other in [*bars, *taken, *boxes])
@@ -75,10 +81,6 @@ def place(
 def nearest(box: Box, x: float, y: float) -> Point:
     """The box's point that is nearest to this one."""
     return min(max(x, box.left), box.right), min(max(y, box.top), box.bottom)
-
-
-def _distance(box: Box, x: float, y: float) -> float:
-    return math.dist((x, y), nearest(box, x, y))
 
 
 def _around(x: float, y: float, width: float, height: float) -> Iterator[Box]:

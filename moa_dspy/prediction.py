@@ -35,7 +35,7 @@ class MoAPrediction(dspy.Prediction):
     def metadata(self) -> MoAMetadata:
         """Who was asked, what it cost, how the answer was made."""
         if self._metadata is None:
-            raise AttributeError("This prediction was made of its fields alone, without the account of a call.")
+            raise AttributeError
         return self._metadata
 
     @property
@@ -44,3 +44,8 @@ class MoAPrediction(dspy.Prediction):
         everything = self.metadata.all_proposals
         last = max((proposal.layer for proposal in everything), default=1)
         return [proposal for proposal in everything if proposal.layer == last]
+
+    def __getattr__(self, key: str) -> Any:
+        if key in ("metadata", "proposals"):  # the properties gave none
+            raise AttributeError(f"No {key}: this prediction was made of its fields alone, without a call's account.")
+        return super().__getattr__(key)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import inspect
+from collections.abc import Collection, Sequence
+from typing import Any, TypeAlias
 
 import dspy
 
@@ -11,10 +12,10 @@ from moa_dspy.agent import Agent
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies import Strategy
 
-__all__ = ["aggregator_agent", "proposer_agents"]
+__all__ = ["AGGREGATOR", "Proposer", "aggregator_agent", "proposer_agents", "refuse_no_aggregator"]
 
 AGGREGATOR = "aggregator"
-Proposer = str | dspy.BaseLM | Agent | dspy.Module
+Proposer: TypeAlias = str | dspy.BaseLM | Agent | dspy.Module
 
 
 def proposer_agents(
@@ -44,10 +45,11 @@ def proposer_agents(
                 f"Agent {agent.name!r} has instructions of its own, but all proposers share one prompt: they would "
                 "be ignored. Set use_specialized_prompts=True, or drop them."
             )
-        if samples > 1 and agent.brings_lms and agent.lm is None and agent._own_lms:
+        if samples > 1 and agent.is_fixed:
             raise ValueError(
                 f"The program of agent {agent.name!r} brings LMs of its own, which cannot be sampled {samples} times "
-                "side by side: all samples would be one answer. Give the agent its LM: Agent(lm, program)."
+                "side by side: all samples would be one answer. Give its LM to the agent instead: "
+                "program.set_lm(None), then Agent(lm, program)."
             )
     _refuse_identical(agents, samples, specialized)
     return agents
@@ -62,19 +64,33 @@ def aggregator_agent(aggregator: str | dspy.BaseLM | Agent | None, strategy: Str
     """
     if isinstance(aggregator, Agent) and aggregator.program is not None:
         raise ValueError("An aggregator runs the strategy, not a program of its own: give Agent(lm) without program=.")
+    if isinstance(aggregator, Agent) and aggregator.instructions is not None:
+        raise ValueError(
+            "An aggregator's instructions would be ignored: its prompt is the strategy's. Drop them, and compile the "
+            "mixture or subclass Strategy to change that prompt."
+        )
     if isinstance(aggregator, dspy.Module) and not isinstance(aggregator, Agent):
         raise TypeError(
             f"An aggregator is a model, not a module ({type(aggregator).__name__}). To judge in your own way, "
             "subclass Strategy."
         )
+    refuse_no_aggregator(aggregator, strategy)
+    agent = aggregator if isinstance(aggregator, Agent) else None
+    lm: Any = agent.lm if agent else aggregator
+    return Agent(lm, strategy, name=AGGREGATOR)
+
+
+def refuse_no_aggregator(aggregator: object, strategy: Strategy) -> None:
+    """Refuse a strategy that needs an aggregator where there is none.
+
+    Raises:
+        ValueError: Saying where one could come from.
+    """
     if aggregator is None and strategy.needs_aggregator and dspy.settings.lm is None:
         raise ValueError(
             f"The strategy {strategy.name!r} needs an aggregator, and there is none. Give aggregator='openai/gpt-5', "
             "or configure one for all: dspy.configure(lm=...). Only voting does without."
         )
-    agent = aggregator if isinstance(aggregator, Agent) else None
-    lm: Any = agent.lm if agent else aggregator
-    return Agent(lm, strategy, name=AGGREGATOR)
 
 
 def _as_agent(proposer: Any) -> Agent:
@@ -104,22 +120,21 @@ def _named_apart(agents: list[Agent]) -> list[Agent]:
 
 def _check_program(agent: Agent, task: type[dspy.Signature], layers: int) -> None:
     signature = _signature_of(agent.program)
-    if signature is None:
-        return
-    lacking = [name for name in task.output_fields if name not in signature.output_fields]
+    outputs = task.output_fields if signature is None else signature.output_fields
+    lacking = [name for name in task.output_fields if name not in outputs]
     if lacking:
         raise ValueError(
-            f"The program of agent {agent.name!r} gives {', '.join(signature.output_fields)}, but not "
-            f"{', '.join(lacking)}, which the task asks for: none of its proposals could be used."
+            f"The program of agent {agent.name!r} gives {', '.join(outputs)}, but not {', '.join(lacking)}, which "
+            "the task asks for: none of its proposals could be used."
         )
-    given = {*task.input_fields, *([PROPOSALS] if layers > 1 else [])}
-    unfed = [name for name, f in signature.input_fields.items() if name not in given and f.is_required()]
+    needed, taken = _inputs_of(agent.program, signature)
+    unfed = [name for name in needed if name not in {*task.input_fields, *([PROPOSALS] if layers > 1 else [])}]
     if unfed:
         raise ValueError(
             f"The program of agent {agent.name!r} needs {', '.join(unfed)}, which is no input of the task. "
             f"The task's inputs: {', '.join(task.input_fields)}."
         )
-    if layers > 1 and PROPOSALS not in signature.input_fields:
+    if layers > 1 and taken is not None and PROPOSALS not in taken:
         raise ValueError(
             f"With layers={layers} the program of agent {agent.name!r} would never see the layer before it: it has no "
             f"input `{PROPOSALS}`. Add one to its signature, or use layers=1."
@@ -127,12 +142,27 @@ def _check_program(agent: Agent, task: type[dspy.Signature], layers: int) -> Non
 
 
 def _signature_of(program: Any) -> type[dspy.Signature] | None:
-    """A program's signature, where it shows one: itself, or in the module that it wraps."""
-    for holder in (program, getattr(program, "predict", None), getattr(program, "module", None)):
-        signature = getattr(holder, "signature", None)
-        if isinstance(signature, type) and issubclass(signature, dspy.Signature):
-            return signature
-    return None
+    """A program's signature, where it shows one: its own, or that of what a module of DSPy's wraps."""
+    signature = getattr(program, "signature", None)
+    if isinstance(signature, type) and issubclass(signature, dspy.Signature):
+        return signature
+    if not type(program).__module__.startswith("dspy."):  # what a user's module holds need not be what it gives
+        return None
+    wrapped = getattr(program, "predict", None) or getattr(program, "module", None)
+    return None if wrapped is None else _signature_of(wrapped)
+
+
+def _inputs_of(program: Any, signature: type[dspy.Signature] | None) -> tuple[list[str], Collection[str] | None]:
+    """The inputs that a program needs, and all that it takes; None if it takes any."""
+    if signature is not None:
+        return [name for name, f in signature.input_fields.items() if f.is_required()], signature.input_fields
+    method = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
+    if method is None:
+        return [], None
+    parameters = [p for p in list(inspect.signature(method).parameters.values())[1:] if p.kind is not p.VAR_POSITIONAL]
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    needed = [p.name for p in named if p.default is p.empty]
+    return needed, [p.name for p in named] if len(named) == len(parameters) else None
 
 
 def _refuse_identical(agents: list[Agent], samples: int, specialized: bool) -> None:

@@ -16,7 +16,7 @@ __all__ = ["Deployment", "RouterConfig"]
 _MODEL = ("model", "custom_llm_provider", "api_base", "base_url", "api_key", "api_version", "organization")
 _LOAD = ("rpm", "tpm", "weight", "order", "max_parallel_requests", "timeout", "stream_timeout", "max_retries")
 _SAMPLING = ("temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop", "reasoning_effort")
-_EXTRA = ("thinking", "drop_params", "extra_body", "region_name", "watsonx_region_name")
+_EXTRA = ("thinking", "drop_params", "region_name", "watsonx_region_name")
 _PRICE = ("input_cost_per_token", "output_cost_per_token", "cache_read_input_token_cost")
 _AZURE = ("azure_ad_token", "azure_scope", "tenant_id", "client_id", "client_secret")
 _VERTEX = ("vertex_project", "vertex_location", "vertex_credentials")
@@ -80,7 +80,7 @@ class RouterConfig(ConfigModel):
         cooldown_time: Seconds for which it is left alone.
 
     Example:
-        >>> deployment = {"model_name": "fast", "litellm_params": {"model": "openai/gpt-5-mini"}}
+        >>> deployment = Deployment(model_name="fast", litellm_params={"model": "openai/gpt-5-mini"})
         >>> RouterConfig(model_list=[deployment]).groups
         ['fast']
     """

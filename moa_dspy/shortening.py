@@ -16,7 +16,10 @@ class Shortened:
     lost: int = 0
 
 
-def fit(reasonings: Sequence[str], outputs: Sequence[str], limit: int | None) -> tuple[list[Shortened], list[Shortened]]:
+Kept = tuple[list[Shortened], list[Shortened]]
+
+
+def fit(reasonings: Sequence[str], outputs: Sequence[str], limit: int | None) -> Kept:
     """Shorten texts until all fit: reasoning before outputs, and of each kind the longest first.
 
     Args:

@@ -5,6 +5,7 @@ defaults survive.
 """
 
 from .fusion import ELEMENTS, SETTLED, FusionElement, fusion_signature, without
+from .identity import duplicate, tell_apart
 from .proposal import proposal_signature
 from .selection import CHOICE, among, selection_signature
 from .synthesis import synthesis_signature
@@ -21,6 +22,7 @@ __all__ = [
     "SETTLED",
     "FusionElement",
     "among",
+    "duplicate",
     "for_role",
     "fusion_signature",
     "grouped_among",
@@ -29,6 +31,7 @@ __all__ = [
     "selection_signature",
     "synthesis_signature",
     "task_signature",
+    "tell_apart",
     "voting_signature",
     "with_proposals",
     "with_reasoning",

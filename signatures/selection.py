@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import dspy
 
@@ -33,4 +33,5 @@ def selection_signature(task: type[dspy.Signature]) -> type[dspy.Signature]:
 @lru_cache(maxsize=256)
 def among(signature: type[dspy.Signature], name: str, labels: tuple[str, ...]) -> type[dspy.Signature]:
     """The signature with its field `name` narrowed to the labels shown."""
-    return signature.with_updated_fields(name, type_=Literal[labels])  # type: ignore[arg-type]
+    label: Any = Literal[labels]
+    return signature.with_updated_fields(name, type_=label)

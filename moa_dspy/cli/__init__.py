@@ -1,4 +1,7 @@
-"""The command line: `moa-dspy ask`, `run`, and what registers here beside them."""
+"""The command line: `moa-dspy demo`, `ask`, `run` and `eval`.
+
+DSPy takes seconds to import, so the commands import what they need when they are called: help is there at once.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,25 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, run
+from moa_dspy.cli import ask, demo, evaluate, run
 
 __all__ = ["app", "main"]
 
+_HELP = """Mixture of Agents: several models propose in parallel, one answer comes out, with the whole account of how.
+
+[bold]Begin[/bold], without a key: simulated models answer.
+moa-dspy demo
+moa-dspy ask "What is the capital of Scotland?"
+
+[bold]Next[/bold]: each command's --help has examples and says what comes after it.
+"""
+
 # Without rich's tracebacks: they would show what local variables hold, keys included.
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.command("demo", help=demo.HELP)(demo.demo)
 app.command("ask", help=ask.HELP, no_args_is_help=True)(ask.ask)
 app.command("run", help=run.HELP, no_args_is_help=True)(run.run)
+app.command("eval", help=evaluate.HELP, no_args_is_help=True)(evaluate.evaluate)
 
 
 def main() -> None:
@@ -28,12 +42,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    help="""Mixture of Agents: several models propose in parallel, one answer comes out, with the whole account of how.
-
-Begin without a key: [bold]moa-dspy ask "What is the capital of Scotland?"[/bold] (simulated models answer).
-"""
-)
+@app.callback(help=_HELP)
 def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")

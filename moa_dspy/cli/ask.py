@@ -29,7 +29,6 @@ HELP = """Ask one question and see the answer, who proposed what, who agreed, an
 
 Without --config, --preset or --proposer a panel of simulated models answers: no key, no network, no cost.
 
-\b
 [bold]Examples[/bold]
 moa-dspy ask "What is the capital of Scotland?"
 moa-dspy ask "What is 17 * 23?" -s voting --signature "q -> answer: int"

@@ -34,7 +34,11 @@ Config = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A ready-made mixture: balanced, max_quality, budget, ...", rich_help_panel=_WHO),
+    typer.Option(
+        metavar="NAME",
+        help="A ready-made mixture: balanced, max_quality, budget, together_moa, moa_lite or self_moa.",
+        rich_help_panel=_WHO,
+    ),
 ]
 Proposers = Annotated[
     list[str] | None,
@@ -122,11 +126,16 @@ def is_simulated(config: Path | None, preset: str | None, proposers: list[str] |
 def _signature(text: str) -> type[dspy.Signature]:
     import dspy
 
+    from moa_dspy.signatures import task_signature
+
     if "->" in text:
         try:
-            return dspy.Signature(text)
+            return task_signature(text)
         except Exception as error:  # DSPy reads it with Python's own parser, whose errors are many
-            raise ValueError(f"The signature {text!r} cannot be read: {error}.") from error
+            said = str(error)
+            raise ValueError(
+                said if repr(text) in said else f"The signature {text!r} cannot be read: {said}."
+            ) from error
     module, _, name = text.partition(":")
     if not name:
         raise ValueError(

@@ -29,7 +29,6 @@ pass through as "extra". All rows are checked before the first is asked.
 Each answer is one line of ANSWERS: id, inputs, outputs, agreement, who proposed what, failures, tokens, cost, \
 seconds. They are appended as they come and stand in the order of QUESTIONS at the end.
 
-\b
 [bold]Examples[/bold]
 moa-dspy run questions.jsonl --out answers.jsonl --config moa.yaml
 moa-dspy run questions.jsonl -o answers.jsonl --preset budget \\

@@ -34,9 +34,11 @@ def as_strategy(strategy: str | Strategy) -> Strategy:
 
     Raises:
         ValueError: If there is none of this name.
-        TypeError: If it is neither a name nor a `Strategy`.
+        TypeError: If it is neither a name nor a `Strategy`, or a `Strategy` without a name.
     """
     if isinstance(strategy, Strategy):
+        if not isinstance(getattr(strategy, "name", None), str):
+            raise TypeError(f"{type(strategy).__name__} has no name to be reported by: give the class one, name = '...'.")
         return copy.deepcopy(strategy)
     if not isinstance(strategy, str):
         raise TypeError(f"A strategy is a name or a Strategy, for example Voting(), not {strategy!r}.")

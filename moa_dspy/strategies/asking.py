@@ -81,7 +81,7 @@ class Repair(BaseCallback):
 def fields_of(predictor: dspy.Module) -> dict[str, Any]:
     """The fields of the prompts that a predictor, or a program of several, sends."""
     # A predictor would look for others in all that it holds, its history included.
-    parts = [predictor] if isinstance(predictor, dspy.Predict) else predictor.predictors()
+    parts: list[Any] = [predictor] if isinstance(predictor, dspy.Predict) else predictor.predictors()
     return {name: field for part in parts for name, field in part.signature.fields.items()}
 
 
@@ -118,7 +118,7 @@ def _falls_back(adapter: dspy.Adapter) -> bool:
     return not isinstance(adapter, dspy.JSONAdapter) and getattr(adapter, "use_json_adapter_fallback", False)
 
 
-def _without_fallback(adapter: dspy.Adapter) -> dspy.Adapter:
+def _without_fallback(adapter: Any) -> Any:
     adapter = copy.copy(adapter)
     adapter.use_json_adapter_fallback = False
     return adapter

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -124,11 +124,19 @@ class Strategy(dspy.Module):
 
     def forward(self, case: Case) -> Verdict:
         decision = self.decide(case)
-        return decision if isinstance(decision, Verdict) else drive(decision)
+        return self._checked(drive(decision) if isinstance(decision, Generator) else decision, case)
 
     async def aforward(self, case: Case) -> Verdict:
         decision = self.decide(case)
-        return decision if isinstance(decision, Verdict) else await adrive(decision)
+        return self._checked(await adrive(decision) if isinstance(decision, Generator) else decision, case)
+
+    def _checked(self, verdict: Any, case: Case) -> Verdict:
+        if not isinstance(verdict, Verdict):
+            raise TypeError(f"{type(self).__name__}.decide() gives a Verdict, not {verdict!r:.200}.")
+        missing = [name for name in case.task.output_fields if name not in verdict.outputs]
+        if missing:
+            raise ValueError(f"The verdict of {type(self).__name__} lacks the task's output {', '.join(missing)}.")
+        return verdict
 
     def ask(
         self,

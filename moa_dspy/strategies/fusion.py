@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import dspy
-from pydantic.fields import FieldInfo
 
+from moa_dspy.escaping import escaper
 from moa_dspy.merging import Merged, merge
 from moa_dspy.metadata import Element
+from moa_dspy.plain import as_text
 from moa_dspy.proposals import Exhibit
 from moa_dspy.running import Steps
 from moa_dspy.signatures import ELEMENTS, SETTLED, fusion_signature, without
+from moa_dspy.strategies.asking import fields_of
 from moa_dspy.strategies.base import Case, Reply, Strategy, Verdict
 
 __all__ = ["Fusion"]
@@ -35,44 +37,40 @@ class Fusion(Strategy):
         self.fuse = dspy.Predict(fusion_signature(task))
 
     def decide(self, case: Case) -> Steps[Verdict]:
-        merged = {name: _merge_field(case, name, field) for name, field in case.task.output_fields.items()}
-        settled = {name: part.value for name, part in merged.items() if not part.conflicts}
+        merged = {
+            name: merge({p.id: p.outputs[name] for p in case.proposals}, field.rebuild_annotation(), name)
+            for name, field in case.task.output_fields.items()
+        }
+        settled = [name for name, part in merged.items() if not part.conflicts]
         elements = [element for part in merged.values() for element in part.elements]
         if len(settled) == len(merged):
-            return Verdict(settled, elements=elements)
-        signature = without(self.fuse.signature, tuple(settled))
+            return Verdict({name: part.value for name, part in merged.items()}, elements=elements)
+        fuse: Any = self.fuse.signature
+        signature = without(fuse, tuple(settled))
         reply = yield from self.ask(
             self.fuse,
             case,
-            extra={SETTLED: _as_text(settled, merged)},
+            extra={SETTLED: self._settled(case, merged)},
             narrow=lambda shown: signature,
             complaint=_unknown_labels,
         )
-        outputs = {name: settled[name] if name in settled else reply.prediction[name] for name in merged}
         return Verdict(
-            outputs,
+            {name: part.completed_by(reply.prediction.get(name)) for name, part in merged.items()},
             elements=elements + _reported(reply),
             order_shown=reply.shown.order,
             shortened=reply.shown.shortened,
             repaired=reply.repaired,
         )
 
-
-def _merge_field(case: Case, name: str, field: FieldInfo) -> Merged:
-    annotation: Any = field.annotation
-    for constraint in field.metadata:
-        annotation = Annotated[annotation, constraint]
-    return merge({proposal.id: proposal.outputs[name] for proposal in case.proposals}, annotation, name)
-
-
-def _as_text(settled: Mapping[str, Any], merged: Mapping[str, Merged]) -> str:
-    fields = [f"{name}: {value}" for name, value in settled.items()]
-    parts = [e.statement for name, part in merged.items() if name not in settled for e in part.elements]
-    return "\n".join([*fields, *parts]) or "nothing yet"
+    def _settled(self, case: Case, merged: Mapping[str, Merged]) -> str:
+        # Merged or not, it comes from proposals, and this field has no fence.
+        escape = escaper([*case.task.fields, *fields_of(self.fuse)], list(merged))
+        standing = {name: part.standing for name, part in merged.items() if not part.conflicts or part.standing}
+        return "\n".join(f"{name}: {escape(as_text(value))}" for name, value in standing.items()) or "nothing yet"
 
 
 def _labels(named: Sequence[str]) -> list[str]:
-    return [label for name in named for label in re.findall(r"P\d+", name)]
+    return [label for name in named for label in re.findall(r"\bP\d+\b", name)]
 
 
 def _unknown_labels(prediction: dspy.Prediction, shown: Exhibit) -> str | None:

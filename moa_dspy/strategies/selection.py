@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import dspy
 
+from moa_dspy.proposals import identical
 from moa_dspy.running import Steps, together
 from moa_dspy.signatures import CHOICE, among, selection_signature
 from moa_dspy.strategies.base import Case, Reply, Strategy, Verdict
@@ -41,7 +43,7 @@ class Selection(Strategy):
         self.select = dspy.Predict(selection_signature(task))
 
     def decide(self, case: Case) -> Steps[Verdict]:
-        if all(proposal.outputs == case.proposals[0].outputs for proposal in case.proposals):
+        if len(identical(case.proposals)) == 1:
             return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
         replies = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
         chosen = [reply.shown.labels[reply.prediction[CHOICE]] for reply in replies]
@@ -59,7 +61,7 @@ class Selection(Strategy):
         )
 
     def _verdict(self, case: Case, rotation: int) -> Steps[Reply]:
-        signature = self.select.signature
+        signature: Any = self.select.signature
         return self.ask(
             self.select,
             case,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import dspy
 from dspy.adapters.utils import annotation_allows_none
 
-from moa_dspy.ballots import TOLERANCE, Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
+from moa_dspy.ballots import Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
+from moa_dspy.canonical import TOLERANCE
 from moa_dspy.proposals import Exhibit, Proposal
 from moa_dspy.running import Steps
 from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
@@ -23,7 +25,8 @@ class Voting(Strategy):
 
     Answers are compared by type (see `moa_dspy.ballots`). No aggregator call as a rule; one at most:
     when free text leaves no strict majority, to say which answers are the same, or when first place is
-    tied. Ties: weight, then the aggregator, then declared order. Without an aggregator none is asked.
+    tied. Ties: weight, then the aggregator, then declared order. Without an aggregator none is asked,
+    and with `exact_text` none is asked which answers are the same.
 
     Args:
         fields: The output fields that make up a ballot. By default all that can be compared by type,
@@ -35,7 +38,8 @@ class Voting(Strategy):
             space are folded, and empty text and refusals abstain.
 
     Raises:
-        ValueError: If a weight is negative or not finite; at binding, if a field or an agent is unknown.
+        ValueError: If a weight or the tolerance is negative or not finite, or no field is named; at
+            binding, if a field or an agent is unknown.
     """
 
     name = "voting"
@@ -50,9 +54,12 @@ class Voting(Strategy):
         exact_text: bool = False,
     ) -> None:
         super().__init__()
-        for agent, weight in (weights or {}).items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"The weight of {agent!r} is {weight}: the count would mean nothing. Give 0 or more.")
+        numbers = {"tolerance": tolerance, **{f"weight of {agent!r}": w for agent, w in (weights or {}).items()}}
+        for what, number in numbers.items():
+            if not (math.isfinite(number) and number >= 0):
+                raise ValueError(f"The {what} is {number}: the count would mean nothing. Give 0 or more.")
+        if fields is not None and (isinstance(fields, str) or not fields):
+            raise ValueError(f"fields={fields!r} names no output fields to vote on. Give a list, or none at all.")
         self.fields = None if fields is None else list(fields)
         self.weights = dict(weights or {})
         self.early_stop = early_stop
@@ -70,8 +77,8 @@ class Voting(Strategy):
         tally = self.count(case)
         reply: Reply | None = None
         if case.has_aggregator and len(tally.candidates) > 1:
-            if tally.majority is None and self._is_free_text(case):
-                signature = self.group.signature
+            if tally.majority is None and self._may_be_reworded(case):
+                signature: Any = self.group.signature
                 reply = yield from self.ask(
                     self.group,
                     case,
@@ -108,7 +115,9 @@ class Voting(Strategy):
             return self.fields
         return fields_to_vote_on({name: field.annotation for name, field in case.task.output_fields.items()})
 
-    def _is_free_text(self, case: Case) -> bool:
+    def _may_be_reworded(self, case: Case) -> bool:
+        if self.exact_text:
+            return False
         return any(free_text(case.task.output_fields[name].annotation) for name in self._ballot_fields(case))
 
     def _regrouped(self, case: Case, tally: Tally, reply: Reply) -> Tally:
@@ -122,7 +131,7 @@ class Voting(Strategy):
         return _led_by(grouped, best) if any(best in tied.voters for tied in grouped.tied) else grouped
 
     def _tie_break(self, case: Case, tied: Sequence[Candidate]) -> Steps[Reply]:
-        signature = self.break_tie.signature
+        signature: Any = self.break_tie.signature
         leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tied])
         return self.ask(self.break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)))
 
@@ -132,9 +141,10 @@ def count_votes(case: Case) -> Tally:
     return Voting().count(case)
 
 
-def fallback(case: Case) -> Verdict:
-    """The vote among the proposals, without any model."""
-    return _verdict(case, count_votes(case), None)
+def fallback(case: Case, strategy: Strategy | None = None) -> Verdict:
+    """The vote among the proposals, without any model; counted as the strategy does, if it is a vote itself."""
+    voting = strategy if isinstance(strategy, Voting) else Voting()
+    return _verdict(case, voting.count(case), None)
 
 
 def _verdict(case: Case, tally: Tally, reply: Reply | None) -> Verdict:
@@ -186,5 +196,6 @@ def _refuse_unknown(what: str, names: Collection[str], known: Collection[str]) -
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(
-            f"Voting names the {what} {unknown[0]!r}, which there is not, so it would count for nothing. Known: {', '.join(known)}."
+            f"Voting names the {what} {unknown[0]!r}, which there is not, so it would count for nothing. "
+            f"Known: {', '.join(known)}."
         )

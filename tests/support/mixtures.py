@@ -49,15 +49,15 @@ def mixture(lms: Mapping[str, FakeLM], **options: Any) -> MoA:
     return MoA(QA, proposers, judge, **options)
 
 
-def sync(module: dspy.Module, **inputs: Any) -> Any:
+def sync(module: dspy.Module, /, **inputs: Any) -> Any:
     return module(**inputs)
 
 
-def in_task(module: dspy.Module, **inputs: Any) -> Any:
+def in_task(module: dspy.Module, /, **inputs: Any) -> Any:
     return asyncio.run(module.acall(**inputs))
 
 
-def in_loop(module: dspy.Module, **inputs: Any) -> Any:
+def in_loop(module: dspy.Module, /, **inputs: Any) -> Any:
     async def main() -> Any:
         return module(**inputs)
 

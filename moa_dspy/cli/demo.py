@@ -1,0 +1,66 @@
+"""`moa-dspy demo`: what a mixture does, shown on simulated models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moa_dspy.cli.options import mixture
+
+__all__ = ["HELP", "demo"]
+
+HELP = """See what a mixture does: models alone, the vote and four strategies compared.
+
+The models are simulated: no key, no network, no cost, and the same answers
+every time. The numbers show how mixing works and say nothing about real models.
+
+[bold]Next[/bold]: your own question with [bold]moa-dspy ask[/bold], your own models and data with
+[bold]moa-dspy eval[/bold].
+
+Exit status: 0 done, 130 interrupted.
+"""
+
+_INTRO = "120 bundled questions of six kinds: no key, no network, no cost."
+_WHY = "Why mixing helps: each model is good at other questions. Here by kind:"
+_NEXT = """\
+Next
+  one question       moa-dspy ask "What is the capital of Scotland?"
+  real models        moa-dspy ask "Why is the sky blue?" -p openai/gpt-5-mini
+                       -p gemini/gemini-2.5-flash -a openai/gpt-5
+                       with OPENAI_API_KEY and GEMINI_API_KEY set
+  this table, yours  moa-dspy eval DATA.jsonl --config moa.yaml"""
+
+
+def demo(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Plot quality against cost into FILE.html or FILE.png.")
+    ] = None,
+) -> None:
+    """Compare simulated models, alone and mixed."""
+    from rich.console import Console
+
+    from moa_dspy.cli.console import refusing
+    from moa_dspy.cli.tables import check_files, compare, print_json, save, show_comparison, show_split
+    from moa_dspy.questions import bundled_questions
+
+    with refusing():
+        check_files(plot)
+        moa = mixture("question -> answer", None, None, None, None, None)
+        # One question at a time: simulated models do not wait, so threads would only lengthen the times.
+        comparison, status = compare("simulating", moa, bundled_questions(), "exact", concurrency=1)
+    if as_json:
+        print_json(comparison)
+    else:
+        console = Console(highlight=False)
+        console.print(_INTRO)
+        show_comparison(console, comparison)
+        console.print(f"\n{_WHY}")
+        show_split(console, comparison, "kind")
+        console.print(f"\n{_NEXT}", markup=False, soft_wrap=True)
+    save(comparison, plot)
+    raise typer.Exit(status)

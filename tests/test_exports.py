@@ -1,0 +1,40 @@
+"""The public surface is what `__all__` says."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import moa_dspy
+import moa_dspy.signatures
+
+
+@pytest.mark.parametrize("package", [moa_dspy, moa_dspy.signatures], ids=lambda package: package.__name__)
+def test_every_name_is_there_once(package: ModuleType) -> None:
+    names = package.__all__
+    assert len(set(names)) == len(names)
+    assert [name for name in names if getattr(package, name, None) is None] == []
+
+
+def test_lazy_names_are_the_public_ones() -> None:
+    assert sorted(name for names in moa_dspy._MODULES.values() for name in names) == sorted(moa_dspy.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'MoaA'"):
+        moa_dspy.MoaA  # noqa: B018
+
+
+def test_neither_mlflow_nor_litellm_is_imported() -> None:
+    code = (
+        "import sys\n"
+        "from moa_dspy import MoA, MoAConfig, run_moa\n"
+        "import moa_dspy.signatures, moa_dspy.router\n"
+        "MoA('question -> answer', ['openai/gpt-5.4-mini', 'simulated/alice'], 'anthropic/claude-haiku-4-5')\n"
+        "print([name for name in ('litellm', 'mlflow', 'matplotlib', 'typer') if name in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"

@@ -1,0 +1,354 @@
+import asyncio
+import copy
+import inspect
+import json
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Message, Request
+from pydantic import ValidationError
+from support.mixtures import QA, both_ways
+from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
+from support.rendering import asked
+
+from moa_dspy import MoA
+from moa_dspy.accounting import LMCall, metered
+from moa_dspy.config import MoAConfig, ModelConfig
+from moa_dspy.router import AsyncRouterEngine, Deployment, RouterConfig, RouterEngine, router_lm
+from moa_dspy.router_config import PARAMS
+
+# LiteLLM 1.106 itself still uses what Pydantic has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
+
+TOKENS = Tokens(100, 50, cached=10, reasoning=3)
+COST = pytest.approx((90 * 0.15 + 10 * 0.075 + 50 * 0.6) / 1e6)  # gpt-4o-mini, in USD
+SECRETS = {"KEY_ONE": "first-secret", "KEY_TWO": "second-secret"}
+
+
+def answer(request: ChatRequest) -> Reply:
+    if request.model == "broken":
+        return Reply("out of order", status=500)
+    wanted = asked(request.prompt)
+    text = f"I am {request.model}"
+    return Reply(wanted.render({"answer": text, "reasoning": "so"}) if wanted else text, usage=TOKENS)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    with OpenAIServer(answer) as started:
+        yield started
+
+
+def deployment(server: OpenAIServer, group: str, model: str, key: str = "KEY_ONE", **params: Any) -> Deployment:
+    params = {"model": f"openai/{model}", "api_base": server.url, "api_key": f"os.environ/{key}", **params}
+    return Deployment(model_name=group, litellm_params=params)
+
+
+def config(server: OpenAIServer, **settings: Any) -> RouterConfig:
+    deployments = [
+        deployment(server, "priced", "gpt-4o-mini"),
+        deployment(server, "unpriced", "mine", "KEY_TWO"),
+        deployment(server, "stated", "mine-too", input_cost_per_token=1e-3, output_cost_per_token=2e-3),
+        deployment(server, "free", "mine-as-well", input_cost_per_token=0.0, output_cost_per_token=0.0),
+        deployment(server, "broken", "broken"),
+    ]
+    return RouterConfig(**{"model_list": deployments, "num_retries": 0, **settings})
+
+
+def request(group: str) -> Request:
+    return Request(model=f"router/{group}", messages=(Message.user("Hello there"),))
+
+
+def ask(lm: dspy.LM, way: str) -> Any:
+    """The answer of an LM, and its row in the account."""
+    with metered("me") as meter:
+        [text] = lm("Hello") if way == "sync" else asyncio.run(lm.acall("Hello"))
+    return text, meter.calls()[0]
+
+
+def streamed(engine: RouterEngine, group: str, way: str) -> list[Any]:
+    if way == "sync":
+        return list(engine.stream(request(group)))
+
+    async def collect() -> list[Any]:
+        return [event async for event in AsyncRouterEngine(engine).stream(request(group))]
+
+    return asyncio.run(collect())
+
+
+ways = pytest.mark.parametrize("way", ["sync", "async"])
+
+
+@ways
+def test_a_group_answers_with_usage_and_cost(server: OpenAIServer, way: str) -> None:
+    text, row = ask(router_lm("priced", config(server), cache=False), way)
+    assert text == "I am gpt-4o-mini"
+    assert row.cost_usd == COST
+    assert row.model_copy(update={"cost_usd": None, "seconds": 0.0}) == LMCall(
+        agent="me",
+        model="router/priced",
+        prompt_tokens=100,
+        completion_tokens=50,
+        cached_tokens=10,
+        reasoning_tokens=3,
+    )
+
+
+@ways
+@pytest.mark.parametrize(("group", "cost"), [("unpriced", None), ("stated", 0.2), ("free", 0.0)])
+def test_a_cost_is_known_only_if_there_is_a_price(server: OpenAIServer, way: str, group: str, cost: Any) -> None:
+    engine = RouterEngine(config(server))
+    _, row = ask(router_lm(group, engine, cache=False), way)
+    end = streamed(engine, group, way)[-1]
+    assert (row.cost_usd, end.provider_data["response_cost"]) == (cost, cost)
+
+
+@ways
+def test_a_stream_comes_in_pieces_and_ends_with_usage_and_cost(server: OpenAIServer, way: str) -> None:
+    start, *deltas, end = streamed(RouterEngine(config(server)), "priced", way)
+    assert (start.type, start.model) == ("start", "gpt-4o-mini")
+    assert [event.delta.text for event in deltas] == ["I", " am", " gpt-4o-mini"]
+    assert (end.type, end.finish_reason, end.usage.input_tokens, end.usage.output_tokens) == ("end", "stop", 100, 50)
+    assert end.provider_data["response_cost"] == COST
+
+
+def test_streamify_streams_a_mixture_behind_a_router(server: OpenAIServer) -> None:
+    config_ = MoAConfig(proposer_models=["router/priced"], aggregator_model="router/unpriced", router=config(server))
+    moa = MoA.from_config(QA, config_)
+    judge: Any = moa.aggregator.program
+    listener = dspy.streaming.StreamListener("answer", predict=judge.synthesize)
+    program: Any = dspy.streamify(moa, stream_listeners=[listener])
+
+    async def collect() -> list[Any]:
+        return [piece async for piece in program(question="Who are you?")]
+
+    *pieces, prediction = asyncio.run(collect())
+    assert prediction.answer == "I am mine"
+    assert len(pieces) > 1 and "".join(piece.chunk for piece in pieces) == "I am mine"
+
+
+@ways
+def test_a_failing_deployment_falls_back_to_a_good_one(server: OpenAIServer, way: str) -> None:
+    lm = router_lm("broken", config(server, fallbacks=[{"broken": ["priced"]}]), cache=False)
+    text, row = ask(lm, way)
+    assert (text, row.cost_usd, row.error) == ("I am gpt-4o-mini", COST, None)
+    assert [request.model for request in server.requests] == ["broken", "gpt-4o-mini"]
+
+
+@ways
+def test_a_stream_falls_back_too(server: OpenAIServer, way: str) -> None:
+    engine = RouterEngine(config(server, fallbacks=[{"broken": ["unpriced"]}]))
+    events = streamed(engine, "broken", way)
+    assert "".join(event.delta.text for event in events[1:-1]) == "I am mine"
+
+
+@ways
+def test_the_router_repeats_and_dspy_does_not(server: OpenAIServer, way: str) -> None:
+    pair = [deployment(server, "pair", "broken"), deployment(server, "pair", "broken", "KEY_TWO")]
+    lm = router_lm("pair", RouterConfig(model_list=pair, num_retries=2, allowed_fails=10), cache=False)
+    with pytest.raises(dspy.LMServerError, match="out of order"):
+        ask(lm, way)
+    assert len(server.requests) == 3
+
+
+@ways
+def test_a_repeated_call_may_succeed(server: OpenAIServer, way: str) -> None:
+    server.answer = lambda request: Reply("busy", status=503) if len(server.requests) == 1 else Reply("at last")
+    pair = [deployment(server, "pair", "one"), deployment(server, "pair", "two")]
+    text, row = ask(router_lm("pair", RouterConfig(model_list=pair, num_retries=1), cache=False), way)
+    assert (text, row.error, len(server.requests)) == ("at last", None, 2)
+
+
+@pytest.mark.parametrize(
+    ("reply", "error"),
+    [
+        (Reply("slow down", status=429), dspy.LMRateLimitError),
+        (Reply("who are you", status=401), dspy.LMAuthError),
+        (Reply("too long", status=400, code="context_length_exceeded"), dspy.ContextWindowExceededError),
+        (Reply("no such thing", status=404), dspy.LMUnsupportedModelError),
+        (Reply(hang=True), dspy.LMTimeoutError),
+    ],
+)
+@ways
+def test_errors_arrive_as_dspys_own(server: OpenAIServer, reply: Reply, error: type[Exception], way: str) -> None:
+    server.answer = lambda request: reply
+    with pytest.raises(error):
+        ask(router_lm("unpriced", config(server, timeout=0.2), cache=False), way)
+
+
+def test_a_stream_that_breaks_off_is_no_answer(server: OpenAIServer) -> None:
+    server.answer = lambda request: Reply("one two three four five six", drop=True)
+    with pytest.raises(dspy.lm15.LM15Error):
+        streamed(RouterEngine(config(server)), "unpriced", "sync")
+
+
+@both_ways
+def test_two_proposers_behind_one_router(server: OpenAIServer, ask: Any) -> None:
+    described = MoAConfig(
+        proposer_models=["router/priced", ModelConfig(model="router/unpriced", temperature=0.5)],
+        aggregator_model="router/stated",
+        router=config(server),
+    )
+    pred = ask(MoA.from_config(QA, described), question="Who are you?")
+    assert (pred.answer, [p.outputs["answer"] for p in pred.proposals]) == (
+        "I am mine-too",
+        ["I am gpt-4o-mini", "I am mine"],
+    )
+    assert [(row.agent, row.model, row.cost_usd) for row in pred.metadata.calls] == [
+        ("priced", "router/priced", COST),
+        ("unpriced", "router/unpriced", None),
+        ("aggregator", "router/stated", 0.2),
+    ]
+    keys = {request.model: request.headers["Authorization"] for request in server.requests}
+    assert keys == {
+        "gpt-4o-mini": "Bearer first-secret",
+        "mine": "Bearer second-secret",
+        "mine-too": "Bearer first-secret",
+    }
+    assert [request.body.get("temperature") for request in server.requests if request.model == "mine"] == [0.5]
+
+
+def test_the_deployments_of_a_group_share_its_calls(server: OpenAIServer) -> None:
+    pair = [deployment(server, "pair", "one", weight=1), deployment(server, "pair", "two", weight=0)]
+    lm = router_lm("pair", RouterConfig(model_list=pair), cache=False)
+    for _ in range(4):
+        lm("Hello")
+    assert Counter(request.model for request in server.requests) == {"one": 4}
+
+
+def test_all_threads_share_one_router(server: OpenAIServer) -> None:
+    engine = RouterEngine(config(server))
+    with ThreadPoolExecutor(8) as pool:
+        routers = list(pool.map(lambda _: engine.router, range(8)))
+    assert all(router is routers[0] for router in routers)
+
+
+def test_a_router_of_your_own_will_do(server: OpenAIServer) -> None:
+    from litellm.router import Router
+
+    own = Router([deployment(server, "priced", "gpt-4o-mini", "KEY_TWO").model_dump()])
+    described = MoAConfig(proposer_models=["router/priced"], aggregation_strategy="voting", router=config(server))
+    pred = MoA.from_config(QA, described, router=own)(question="Who are you?")
+    assert pred.answer == "I am gpt-4o-mini"
+    assert server.requests[0].headers["Authorization"] == "Bearer second-secret"
+    with pytest.raises(ValueError, match=r"no group 'unpriced'\. Did you mean 'priced'\? Allowed: priced\."):
+        router_lm("unpriced", own)
+    with pytest.raises(TypeError, match="cannot be saved"):
+        RouterEngine(own).dump_state()
+
+
+def test_what_stands_in_the_cache_is_for_these_deployments_only(server: OpenAIServer, cached: None) -> None:
+    for _ in range(2):
+        assert router_lm("mine", RouterConfig(model_list=[deployment(server, "mine", "one")]))("Hello") == ["I am one"]
+    assert router_lm("mine", RouterConfig(model_list=[deployment(server, "mine", "two")]))("Hello") == ["I am two"]
+    assert [request.model for request in server.requests] == ["one", "two"]
+    assert all("metadata" not in request.body for request in server.requests)
+
+
+def test_the_users_own_metadata_reaches_the_provider(server: OpenAIServer) -> None:
+    router_lm("unpriced", config(server), cache=False, metadata={"team": "blue"})("Hello")
+    assert "router_deployments" not in json.dumps(server.requests[0].body)
+
+
+def test_a_group_that_is_not_there_is_refused_with_those_that_are(server: OpenAIServer) -> None:
+    with pytest.raises(ValueError) as raised:
+        router_lm("router/prized", config(server))
+    assert str(raised.value) == (
+        "The router has no group 'prized'. Did you mean 'priced'? Allowed: priced, unpriced, stated, free, broken."
+    )
+
+
+def test_a_missing_key_is_found_before_anything_is_paid_for(
+    server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KEY_TWO")
+    described = MoAConfig(proposer_models=["router/priced"], aggregation_strategy="voting", router=config(server))
+    with pytest.raises(ValueError, match="the environment variable KEY_TWO is not set"):
+        MoA.from_config(QA, described)(question="Who are you?")
+    with pytest.raises(dspy.LMConfigurationError, match="The environment variable KEY_TWO, which a deployment"):
+        router_lm("priced", config(server), cache=False)("Hello")
+    assert server.requests == []
+
+
+def test_it_is_saved_and_loaded_without_secrets(server: OpenAIServer) -> None:
+    predict = dspy.Predict(QA)
+    predict.lm = router_lm("priced", config(server), temperature=0.7, cache=False)
+    state = json.loads(json.dumps(predict.dump_state()))
+    assert not any(secret in json.dumps(state) for secret in SECRETS.values())
+    loaded = dspy.Predict(QA)
+    loaded.load_state(state, allow_unsafe_lm_state=True)
+    assert loaded(question="Who are you?").answer == "I am gpt-4o-mini"
+    assert server.requests[0].body["temperature"] == 0.7
+
+
+def test_copies_share_the_router_and_pickles_its_config(server: OpenAIServer) -> None:
+    lm: Any = router_lm("priced", config(server), cache=False)
+    assert lm("Hello") == ["I am gpt-4o-mini"]
+    assert copy.deepcopy(lm).engine is lm.engine and lm.copy(rollout_id=1).engine is lm.engine
+    assert pickle.loads(pickle.dumps(lm.engine)).config == lm.engine.config
+
+
+def test_litellm_is_not_imported_before_it_is_needed() -> None:
+    code = """
+import sys
+import moa_dspy
+from moa_dspy.router import RouterConfig, router_lm
+router_lm("fast", RouterConfig(model_list=[{"model_name": "fast", "litellm_params": {"model": "openai/any"}}]))
+assert "litellm" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_parameters_are_litellms() -> None:
+    from litellm.constants import OPENAI_CHAT_COMPLETION_PARAMS
+    from litellm.types.router import LiteLLM_Params
+    from litellm.types.utils import all_litellm_params
+
+    known = {*LiteLLM_Params.model_fields, *all_litellm_params, *OPENAI_CHAT_COMPLETION_PARAMS}
+    assert set(PARAMS) - known == set()
+
+
+def test_the_arguments_are_litellms() -> None:
+    from litellm.router import Router
+
+    assert set(RouterConfig.model_fields) <= set(inspect.signature(Router).parameters)
+
+
+@pytest.mark.parametrize(
+    ("settings", "where", "what"),
+    [
+        ({"model_list": []}, ("model_list",), "List should have at least 1 item"),
+        ({"model_list": [{"model_name": "g"}]}, ("model_list", 0, "litellm_params"), "the key is missing."),
+        (
+            {"model_list": [{"model_name": "g", "litellm_params": {}}]},
+            ("model_list", 0, "litellm_params"),
+            "a deployment needs its `model`",
+        ),
+        ({"fallbacks": [{"g": ["h"]}]}, ("fallbacks", 0), "the group 'h' has no deployment. Allowed: g."),
+        ({"fallbacks": [{"f": ["g"]}]}, ("fallbacks", 0), "the group 'f' has no deployment. Allowed: g."),
+        ({"routing_strategy": "fastest"}, ("routing_strategy",), "Input should be 'simple-shuffle', 'least-busy'"),
+        ({"num_retries": -1}, ("num_retries",), "Input should be greater than or equal to 0."),
+        ({"cooldown_time": 0}, ("cooldown_time",), "Input should be greater than 0."),
+    ],
+)
+def test_a_router_that_cannot_be_made_is_refused(settings: Any, where: tuple[Any, ...], what: str) -> None:
+    group = {"model_name": "g", "litellm_params": {"model": "openai/any"}}
+    with pytest.raises(ValidationError) as raised:
+        RouterConfig(**{"model_list": [group], **settings})
+    [problem] = raised.value.errors()
+    assert problem["loc"] == where
+    assert problem["msg"].startswith(what)
+
+
+def test_what_is_no_router_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"A router is a RouterConfig or a litellm\.Router, not dict"):
+        router_lm("g", {"model_list": []})
