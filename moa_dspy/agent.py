@@ -10,11 +10,14 @@ from typing import Any, TypeVar
 
 import dspy
 
+from moa_dspy.bound_lm import BoundLM
 from moa_dspy.calls import acall
+from moa_dspy.keyless import Keyless
 from moa_dspy.models import as_lm, missing_key
 from moa_dspy.names import checked_name, name_of
 from moa_dspy.parts import parts
 from moa_dspy.sampling import Rollout, ambient, compose, resampled, rollout_of, sampling
+from moa_dspy.saved_format import BOUND
 from moa_dspy.signatures import duplicate
 
 __all__ = ["Agent", "cloned", "deliver_mail"]
@@ -24,7 +27,7 @@ ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 _mail_lock = threading.Lock()
 
 
-class Agent(dspy.Module):
+class Agent(Keyless):
     """A program bound to its own LM.
 
     The LM lives here and not on the program's predictors, where DSPy's optimizers wipe it. A
@@ -80,6 +83,7 @@ class Agent(dspy.Module):
         self.instructions = instructions
         self._rollout: Rollout | None = None
         self._key_checked: dspy.BaseLM | None = None
+        self._shows_lm = False  # to weight optimizers, see binding.py
         self._adopt_program()
 
     @property
@@ -132,6 +136,10 @@ class Agent(dspy.Module):
     async def aforward(self, **inputs: Any) -> Any:
         with self._bound():
             return await acall(self._runnable(), **inputs)
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Those of the program, and the LM: DSPy saves and loads it with them."""
+        return [(BOUND, BoundLM(self)), *super().named_parameters()]
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The agent's LM, else that of its program."""
@@ -199,7 +207,7 @@ class Agent(dspy.Module):
                 self._rollout = rollout
             elif lm is not None:
                 self.lm, self._rollout = lm, None
-            return None
+            return self.lm if self._shows_lm else None
         if lm is None:  # reset_copy() emptied it: the program's own LM comes back
             return own
         if rollout is not None:
@@ -240,7 +248,7 @@ def cloned(module: ModuleT, memo: dict[int, Any]) -> ModuleT:
     """A deep copy, as Python makes it of a class without `__deepcopy__`."""
     clone: Any = object.__new__(type(module))
     memo[id(module)] = clone
-    clone.__setstate__(copy.deepcopy(module.__getstate__(), memo))
+    clone.__setstate__(copy.deepcopy(dspy.Module.__getstate__(module), memo))
     return clone
 
 

@@ -12,6 +12,7 @@ import dspy
 
 from moa_dspy.batch_answers import AnswerFile, AnswerRow, RowError, read_answers
 from moa_dspy.batch_identity import identity
+from moa_dspy.batch_interrupts import Interrupts
 from moa_dspy.batch_questions import Question, as_questions, read_questions
 from moa_dspy.batch_summary import BatchInterrupted, BatchSummary
 from moa_dspy.batch_workers import Workers
@@ -45,7 +46,7 @@ def answer_all(
         out: The file of answers; each line is an `AnswerRow`. Read it with `read_answers`.
         concurrency: Questions under way at once; each asks all its proposers at once.
         force: Go on with a file that holds another mixture's answers.
-        on_progress: Called with the summary so far, in the calling thread: once before the first question,
+        on_progress: Called with the summary so far, in the calling thread: once at the start,
             after every question, and when Ctrl-C was pressed.
 
     Returns:
@@ -75,9 +76,11 @@ def answer_all(
         for agent in moa.agents if pending else []:
             agent.check_key()
         summary = BatchSummary(questions=len(asked), skipped=len(asked) - len(pending), left=len(pending))
-        _collect(_Asker(moa, mixture, file), pending, concurrency, summary, on_progress or _ignore)
-        summary.others = file.sort([question.key for question in asked])
-    summary.seconds = time.perf_counter() - started
+        with Interrupts() as interrupts:
+            workers = Workers(_Asker(moa, mixture, file), pending, min(concurrency, len(pending)))
+            _collect(workers, interrupts, summary, on_progress or _ignore)
+            summary.others = file.sort([question.key for question in asked])
+    summary.seconds, summary.interrupted = time.perf_counter() - started, interrupts.count > 0
     if summary.interrupted:
         raise BatchInterrupted(summary)
     return summary
@@ -110,30 +113,24 @@ class _Asker:
 
 
 def _collect(
-    ask: _Asker,
-    pending: list[Question],
-    concurrency: int,
+    workers: Workers[Question, AnswerRow],
+    interrupts: Interrupts,
     summary: BatchSummary,
     on_progress: Callable[[BatchSummary], None],
 ) -> None:
-    """Ask, and count what comes, until all is answered or Ctrl-C was pressed."""
-    on_progress(summary)
-    workers = Workers(ask, pending, min(concurrency, len(pending)))
-    told = False
+    """Count what comes, until all is answered or Ctrl-C was pressed."""
     try:
-        while workers.busy:
-            try:
-                row = workers.next_result()
-                if row is not None:
-                    summary.add(row)
-                if row is not None or told != summary.interrupted:
-                    told = summary.interrupted
-                    on_progress(summary)
-            except KeyboardInterrupt:
-                if summary.interrupted:
-                    return
+        on_progress(summary)
+        while workers.busy and interrupts.count < 2:
+            row = workers.next_result()
+            if row is not None:
+                summary.add(row)
+            is_new = bool(interrupts.count) and not summary.interrupted
+            if is_new:
                 summary.interrupted = True
                 workers.stop()
+            if is_new or row is not None:
+                on_progress(summary)
     finally:
         workers.stop()
 
@@ -148,12 +145,16 @@ def _questions(moa: MoA, questions: str | Path | Iterable[Mapping[str, Any]], ou
 
 def _refuse_other_mixtures(file: AnswerFile, mixture: str) -> None:
     others = [other for other in file.mixtures if other != mixture]
-    if others:
-        raise ValueError(
-            f"{file.path} holds answers of another mixture:\n  there: {', '.join(others)}\n  now:   {mixture}\n"
-            "They would be mixed without a trace in the numbers. Use the same settings as before, write to another "
-            "file, or force it: then the answers that are there are kept and the rest is asked with these settings."
-        )
+    if not others:
+        return
+    alike = any(other.partition(" [")[0] == mixture.partition(" [")[0] for other in others)
+    why = "\nThe models have the same names; their settings, prompts or demos differ, or moa-dspy's own prompts do."
+    raise ValueError(
+        f"{file.path} holds answers of another mixture:\n  there: {', '.join(others)}\n  now:   {mixture}"
+        f"{why if alike else ''}\nThey would be mixed without a trace in the numbers. Use the same settings as before, "
+        "write to another file, or force it: then the answers that are there are kept and the rest is asked with these "
+        "settings."
+    )
 
 
 def _ignore(summary: BatchSummary) -> None:

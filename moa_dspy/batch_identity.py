@@ -23,12 +23,13 @@ def identity(moa: MoA) -> str:
     strategy, limits. Keys are left out: another key makes no other mixture.
 
     Example:
-        >>> identity(MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge"))
-        'synthesis of alice+bob by judge [5be4a1ba]'
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
+        >>> identity(moa).partition(" [")[0]
+        'synthesis of alice+bob by judge'
     """
     parts = {
         "signature": {name: str(field.annotation) for name, field in moa.signature.fields.items()},
-        "prompts": moa.dump_state(),
+        "prompts": {name: predictor.dump_state() for name, predictor in moa.named_predictors()},
         "agents": [_agent(agent) for agent in moa.agents],
         "strategy": [moa.strategy.name, _plain(_settings(moa.strategy))],
         "samples": [panel.samples for panel in moa.panels],

@@ -18,7 +18,7 @@ class BatchSummary(BaseModel):
         skipped: Answered already by an earlier run.
         answered: Answered by this run.
         failed: Asked by this run, without an answer; the next one asks them again.
-        left: Not asked yet, or abandoned.
+        left: Not asked yet, or abandoned; what an abandoned question cost is not known.
         degraded: Answered, but with something missing: a proposer, the aggregator's own answer.
         others: Rows in the file whose questions are not among these; they are kept.
         interrupted: Stopped by Ctrl-C.

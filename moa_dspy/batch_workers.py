@@ -49,7 +49,7 @@ class Workers(Generic[T, R]):
         self._stopped.set()
 
     def next_result(self) -> R | None:
-        """A result, or None if there was none for a moment: waiting longer would hold up Ctrl-C on Windows.
+        """A result, or None if there was none for a moment, so that the caller can look at what else happened.
 
         Raises:
             BaseException: What the work raised.

@@ -26,6 +26,7 @@ def class_state(cls: Any, write: WriteType) -> SavedType:
     path = f"{getattr(cls, '__module__', '?')}:{getattr(cls, '__qualname__', repr(cls))}"
     state: dict[str, Any] = {"class": path}
     if isinstance(cls, type) and issubclass(cls, BaseModel) and not issubclass(cls, dspy.Type):
+        cls.model_rebuild(raise_errors=False)  # else types that were named ahead are not known yet
         state |= _doc(cls, None) | _of_model(cls, write)
     elif isinstance(cls, type) and issubclass(cls, enum.Enum):
         state |= _of_enum(cls)
@@ -76,10 +77,11 @@ def _is_own(cls: type[BaseModel], name: str) -> bool:
 
 
 def _of_enum(cls: type[enum.Enum]) -> dict[str, Any]:
+    kind: Any = cls
     members = {name: member.value for name, member in cls.__members__.items()}
     base = next((name for known, name in _BASES.items() if issubclass(cls, known)), None)
     plain = all(value is None or type(value) in (str, int, float, bool) for value in members.values())
-    if not plain or issubclass(cls, enum.Flag) or (base is None and cls._member_type_ is not object):
+    if not plain or issubclass(cls, enum.Flag) or (base is None and kind._member_type_ is not object):
         return {}
     lacks = ["_missing_()"] if "_missing_" in vars(cls) else []
     optional = {"base": base, "lacks": lacks}

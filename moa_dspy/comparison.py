@@ -76,6 +76,10 @@ class Comparison:
             means = [wilson(int(column.sum()), len(column), CONFIDENCE) for column in table.T]
         return [self._row(*columns) for columns in zip(self.systems, means, gains, strict=True)]
 
+    def row(self, system: str) -> Row:
+        """A system's row."""
+        return next(row for row in self.rows if row.name == system)
+
     @property
     def usage(self) -> Usage:
         """What was really spent: less than the rows' sum, as each proposal served all systems."""
@@ -85,10 +89,11 @@ class Comparison:
     def troubles(self) -> list[Trouble]:
         """What went wrong, by system and type of error, as often as it did."""
         found: dict[tuple[str, str], list[str]] = {}
-        for record in self.records:
-            for name, answer in record.answers.items():
-                if answer.failure is not None:
-                    found.setdefault((name, answer.failure.error), []).append(answer.failure.message)
+        for system in self.systems:
+            for record in self.records:
+                cause = record.answers[system.name].failure
+                if cause is not None:
+                    found.setdefault((system.name, cause.error), []).append(cause.message)
         return [Trouble(name, error, messages[0], len(messages)) for (name, error), messages in found.items()]
 
     def split(self, key: Callable[[dspy.Example], Any]) -> dict[Any, Comparison]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import dspy
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +20,6 @@ from moa_dspy.intervals import Interval
 
 __all__ = ["comparison_table", "split_table"]
 
-WIDE = 100
 NOTHING = "-"
 HEADINGS: Mapping[Kind, str] = {
     "proposer": "alone",
@@ -35,21 +36,19 @@ def comparison_table(comparison: Comparison, width: int = 80) -> Table:
 
     Args:
         comparison: What to show.
-        width: Columns of the terminal: where there is room, intervals get a decimal.
+        width: Columns of the terminal: where there is room, intervals get a decimal and columns more space.
 
     Returns:
         The table. Scores are in percent if the metric says right or wrong; what a system takes is per question.
     """
-    is_wide, percent = width >= WIDE, comparison.is_accuracy
-    table = _table(gap=2 if is_wide else 1)
-    table.add_column("")
-    score = "accuracy %" if is_wide else "acc. %"
-    for name in (score if percent else "score", "95%", "gain", "95%", "calls", "tokens", "USD", "time"):
-        table.add_column(name, no_wrap=True, justify="left" if name == "95%" else "right")
-    for heading, rows in groupby(comparison.rows, key=lambda row: HEADINGS[row.kind]):
-        table.add_row(Text(heading, style="dim"))
-        for row in rows:
-            table.add_row(*_cells(row, percent, decimals=1 if is_wide else 0))
+    unlimited = Console(width=1000)
+    table = _rows(comparison, decimals=1, gap=2)
+    for gap in (1, 0):
+        if Measurement.get(unlimited, unlimited.options, table).maximum <= width:
+            break
+        table = _rows(comparison, decimals=0, gap=gap)
+    # Too narrow for the numbers alone, the names would vanish: then all columns are cut.
+    table.columns[0].no_wrap = width < 75
     return table
 
 
@@ -77,6 +76,21 @@ def split_table(comparison: Comparison, key: Callable[[dspy.Example], Any]) -> T
     return table
 
 
+def _rows(comparison: Comparison, decimals: int, gap: int) -> Table:
+    percent = comparison.is_accuracy
+    table = _table(gap)
+    # Names that are too long go on in the next line: cut short, models of one family would look the same.
+    table.add_column("", overflow="fold")
+    score = "accuracy %" if decimals else "acc. %"
+    for name in (score if percent else "score", "95%", "gain", "95%", "calls", "tokens", "USD", "time"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "95%" else "right")
+    for heading, rows in groupby(comparison.rows, key=lambda row: HEADINGS[row.kind]):
+        table.add_row(Text(heading, style="dim"))
+        for row in rows:
+            table.add_row(*_cells(row, percent, decimals))
+    return table
+
+
 def _table(gap: int = 2) -> Table:
     return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
 
@@ -84,7 +98,7 @@ def _table(gap: int = 2) -> Table:
 def _cells(row: Row, percent: bool, decimals: int) -> list[Text]:
     gain = row.difference_interval
     return [
-        Text(f" {row.name}", no_wrap=True, overflow="ellipsis"),
+        Text(f" {row.name}"),
         Text(_number(row.score, percent, 1), "bold" if row.kind in ("vote", "strategy", "other") else ""),
         Text("-".join(_number(bound, percent, decimals) for bound in row.interval), "dim"),
         Text("best" if gain is None else _difference(row.difference, percent, "+"), _verdict(gain)),

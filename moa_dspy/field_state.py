@@ -35,8 +35,9 @@ def field_state(name: str, info: FieldInfo, write: WriteType) -> SavedField:
             state[key] = value
     if isinstance(info.discriminator, str):
         state["constraints"] = {**constraints, "discriminator": info.discriminator}
-    lacks = [*lacks, *validators, *_default(state, info), *_aliases(info)]
-    return SavedField(**state, **({"lacks": lacks} if lacks else {}))
+    if lacks := [*lacks, *validators, *_default(state, info), *_aliases(info)]:
+        state["lacks"] = lacks
+    return SavedField(**state)
 
 
 def read_field(saved: SavedField, annotation: Any, extra: Mapping[str, Any] | None = None) -> tuple[Any, Any]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dspy
 
-from moa_dspy.config_secrets import is_secret
 from moa_dspy.models import redact
 
 __all__ = ["Keyless", "lms_in", "without_secrets"]
@@ -42,7 +41,7 @@ def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) 
                     kept[key] = clean(item, where)
             return kept
         if isinstance(value, (list, tuple)):
-            return type(value)(clean(item, path) for item in value if not _is_secret(path, item, lm))
+            return [clean(item, path) for item in value if not _is_secret(path, item, lm)]
         return value
 
     return clean(settings, ()), left_out
@@ -55,48 +54,65 @@ class Keyless(dspy.Module):
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        state = dspy.Module.__getstate__(self)
-        lms = list(lms_in(state))
-        # Only where there is something to leave out: a copy of one part no longer shares predictors with others.
-        if not any(_tells(lm) for lm in lms):
-            return state
-        return copy.deepcopy(state, {id(lm): _untold(lm) if _tells(lm) else lm for lm in lms})
+        # Only where there is something to leave out: a copied part no longer shares predictors with the others.
+        if not any(map(_tells, lms_in(self))):
+            return dspy.Module.__getstate__(self)
+        clone = copy.deepcopy(self)
+        _swap(clone, {id(lm): _untold(lm) for lm in lms_in(clone) if _tells(lm)}, {id(part) for part in _parts(self)})
+        return dspy.Module.__getstate__(clone)
 
     def __copy__(self) -> Any:
-        return self._with(dspy.Module.__getstate__(self), {})
+        clone: Any = object.__new__(type(self))
+        clone.__setstate__(dspy.Module.__getstate__(self))
+        return clone
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        memo.update({id(lm): memo.get(id(lm), lm) for lm in lms_in(vars(self))})
-        return self._with(dspy.Module.__getstate__(self), memo, deep=True)
-
-    def _with(self, state: dict[str, Any], memo: dict[int, Any], deep: bool = False) -> Any:
-        clone = type(self).__new__(type(self))
+        clone: Any = object.__new__(type(self))
         memo[id(self)] = clone
-        clone.__setstate__(copy.deepcopy(state, memo) if deep else state)
+        clone.__setstate__(copy.deepcopy(dspy.Module.__getstate__(self), memo))
         return clone
 
 
-def lms_in(part: Any, seen: set[int] | None = None) -> Iterator[dspy.BaseLM]:
+def lms_in(module: dspy.Module) -> list[dspy.BaseLM]:
     """The LMs that a module holds, under whatever attribute, in lists and dicts too."""
+    held = {id(item): item for part in _parts(module) for _, item in _items(part) if isinstance(item, dspy.BaseLM)}
+    return list(held.values())
+
+
+def _parts(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """A module and the modules, lists and dicts in it, each once."""
     seen = set() if seen is None else seen
-    if id(part) in seen:
-        return
-    seen.add(id(part))
-    if isinstance(part, dspy.BaseLM):
+    if isinstance(part, (dspy.Module, dict, list, tuple)) and id(part) not in seen:
+        seen.add(id(part))
         yield part
-    elif isinstance(part, (list, tuple)):
-        for item in part:
-            yield from lms_in(item, seen)
-    elif isinstance(part, (dict, dspy.Module)):
-        for name, item in (part if isinstance(part, dict) else vars(part)).items():
-            if name not in _NO_PARTS:
-                yield from lms_in(item, seen)
+        for _, item in _items(part):
+            yield from _parts(item, seen)
+
+
+def _items(part: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(part, dspy.Module):
+        return ((name, item) for name, item in vars(part).items() if name not in _NO_PARTS)
+    return iter(part.items()) if isinstance(part, dict) else iter(enumerate(part))
+
+
+def _swap(module: dspy.Module, others: Mapping[int, dspy.BaseLM], originals: Collection[int]) -> None:
+    """Put other LMs into a copied module."""
+    for part in list(_parts(module)):
+        changes = {key: others[id(item)] for key, item in _items(part) if id(item) in others}
+        if changes and (id(part) in originals or isinstance(part, tuple)):
+            raise TypeError(
+                f"An LM with a key is held by a {type(part).__name__} that cannot be copied, so it cannot be left out "
+                "of a pickle. Let the LM read its key from the environment."
+            )
+        target: Any = vars(part) if isinstance(part, dspy.Module) else part
+        for key, lm in changes.items():
+            target[key] = lm
 
 
 _NO_PARTS = frozenset({"history", "callbacks", "demos", "traces", "train"})
-_ADDRESS_WITH_LOGIN = re.compile(r"://[^/?#\s]+@|[?&][\w-]*(key|token|sig|secret|password)[\w-]*=", re.IGNORECASE)
-_NAMED_SO = re.compile(r"key|token|secret|passw|credential|(^|_)auth($|_)|authorization|bearer|cookie|headers", re.I)
-_OPEN = frozenset({"model", "model_type", "prompt_cache_key", "_dspy_lm_class"})
+_SECRET = re.compile(r"key|token|secret|passw|credential|(^|_)auth($|_)|authorization|bearer|cookie|headers?$", re.I)
+_ADDRESS_WITH_LOGIN = re.compile(r"://[^/?#\s]+@|[?&][\w-]*(key|token|sig|secret|passw)[\w-]*=", re.I)
+_OPEN = frozenset({"model", "model_type", "finetuning_model", "prompt_cache_key", "_dspy_lm_class"})
 
 
 def _is_secret(path: tuple[str, ...], value: Any, lm: dspy.BaseLM | None) -> bool:
@@ -104,7 +120,7 @@ def _is_secret(path: tuple[str, ...], value: Any, lm: dspy.BaseLM | None) -> boo
     name = path[-1] if path else ""
     if value is None or isinstance(value, (bool, int, float)) or name in _OPEN:
         return False
-    if is_secret(name) or _NAMED_SO.search(name):
+    if _SECRET.search(name):
         return True
     return isinstance(value, str) and (bool(_ADDRESS_WITH_LOGIN.search(value)) or redact(value, lm) != value)
 
@@ -115,13 +131,11 @@ def _tells(lm: dspy.BaseLM) -> bool:
 
 
 def _told(lm: dspy.BaseLM) -> tuple[dict[str, Any], list[str]]:
-    settings = {name: value for name, value in vars(lm).items() if isinstance(value, (str, dict)) and name[0] != "_"}
-    return without_secrets(settings, lm)
+    return without_secrets({name: value for name, value in vars(lm).items() if isinstance(value, (str, dict))}, lm)
 
 
 def _untold(lm: dspy.BaseLM) -> dspy.BaseLM:
     clean, left_out = _told(lm)
     copied = lm.copy()
-    vars(copied).update(clean)
-    vars(copied).update(dict.fromkeys(name for name in left_out if "." not in name))
+    vars(copied).update(clean | dict.fromkeys(name for name in left_out if "." not in name))
     return copied

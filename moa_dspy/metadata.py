@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_serializer
-from pydantic_core import to_jsonable_python
 
-from moa_dspy.accounting import LMCall, Usage
+from moa_dspy.plain import plain
 from moa_dspy.proposals import Proposal
+from moa_dspy.usage import LMCall, Usage
 
 __all__ = ["Element", "Failure", "MoAMetadata", "Vote"]
 
@@ -48,7 +48,7 @@ class Vote(BaseModel):
 
     @field_serializer("answer", when_used="json")
     def _jsonable(self, answer: dict[str, Any]) -> Any:
-        return to_jsonable_python(answer, fallback=str)
+        return plain(answer)
 
 
 class Element(BaseModel):

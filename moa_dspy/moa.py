@@ -19,6 +19,7 @@ from moa_dspy.prediction import MoAPrediction
 from moa_dspy.proposals import Proposal, exhibit, seed_of
 from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents, refuse_no_aggregator
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
+from moa_dspy.saving import Savable
 from moa_dspy.signatures import PROPOSALS, task_signature, tell_apart
 from moa_dspy.strategies import Case, Strategy, Unusable, Verdict, as_strategy, fallback
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["MoA"]
 
 
-class MoA(dspy.Module):
+class MoA(Savable):
     """A Mixture of Agents: several models propose in parallel, a strategy makes one answer.
 
     Args:
@@ -50,9 +51,9 @@ class MoA(dspy.Module):
     Example:
         >>> from moa_dspy import MoA
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
-        >>> pred = moa(question="What is 17 * 23?")
+        >>> pred = moa(question="What is the capital of Australia?")
         >>> pred.answer, len(pred.proposals), pred.metadata.usage.calls
-        ('391', 2, 3)
+        ('Canberra', 2, 3)
     """
 
     def __init__(
@@ -84,6 +85,8 @@ class MoA(dspy.Module):
                 f"min_proposals={self.limits.min_proposals} can never be reached: a layer gives {most} proposals at "
                 "most. Lower it, or add proposers or samples."
             )
+        self.use_specialized_prompts = use_specialized_prompts
+        self.own_programs = [agent.name for agent in agents if agent.program is not None]
         self.panel_names = ["proposers", *(f"layer_{number}" for number in range(2, layers + 1))]
         for number, name in enumerate(self.panel_names, start=1):
             panel = Panel(

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import dspy
+from dspy.clients.backend_selection import select_backend
 from dspy.clients.engines.lm15_engine import LM15Engine
 from dspy.clients.model_metadata import model_info
 from dspy.lm15 import LM15Error, RouterConfig
@@ -54,8 +55,8 @@ def as_lm(model: str | dspy.BaseLM, **options: Any) -> dspy.BaseLM:
 def missing_key(lm: dspy.BaseLM) -> str | None:
     """The environment variable that should hold this LM's key and does not.
 
-    Silent where it cannot know: custom engines, endpoints and keys given in code, cloud credentials,
-    providers that only litellm knows (those fail at the first call, and name the variable then).
+    Silent where it cannot know: custom engines, endpoints and keys given in code, gateways named in the
+    environment, cloud credentials, and what only litellm serves (that fails at the first call, naming it then).
     """
     engine: Any = getattr(lm, "engine", None)
     if hasattr(engine, "missing_key"):
@@ -65,6 +66,8 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
     providers = tuple(binding.definition for binding in getattr(lm, "_providers", ()))
     config = RouterConfig(env=dict(os.environ), providers=providers)
     try:
+        if not select_backend(lm).native:
+            return None
         variable: str | None = LM15Engine(config, model_type=lm.model_type).resolve(lm.model).env_key
     except LM15Error:
         return None
@@ -74,7 +77,7 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
 @lru_cache(maxsize=256)
 def context_window(model: str) -> int | None:
     """How many tokens the model reads at most; None if DSPy's model metadata does not say."""
-    provider, _, name = model.partition("/")
+    provider, name = model.split("/", 1) if "/" in model else ("openai", model)
     window = model_info(provider, name).get("max_input_tokens")
     return window if isinstance(window, int) else None
 
@@ -98,7 +101,7 @@ _SECRET_VALUE = re.compile(
 
 def _secrets(settings: object, named: bool = False) -> list[str]:
     if isinstance(settings, str):
-        return [settings] if named else []
+        return [settings, settings.split(" ")[-1]] if named else []  # a header says "Bearer" before the key
     if isinstance(settings, Mapping):
         return [
             found

@@ -11,6 +11,7 @@ import dspy
 
 from moa_dspy.accounting import LMCall
 from moa_dspy.agent import Agent, cloned, deliver_mail
+from moa_dspy.keyless import Keyless
 from moa_dspy.limits import Limits
 from moa_dspy.metadata import Failure
 from moa_dspy.models import redact
@@ -45,7 +46,7 @@ class Round:
     abandoned: list[str]
 
 
-class Panel(dspy.Module):
+class Panel(Keyless):
     """Agents that answer in parallel; gives proposals and failures in declared order.
 
     Args:

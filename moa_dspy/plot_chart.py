@@ -52,8 +52,9 @@ def chart(comparison: Comparison) -> Drawing:
     xs = spread([across.place(cost) for cost in costs], GAP)
     points = [(x, up.place(row.score)) for x, row in zip(xs, rows, strict=True)]
     bars = [(up.place(row.interval.low), up.place(row.interval.high)) for row in rows]
-    score, cost = "accuracy" if comparison.is_accuracy else "score", "USD" if is_priced else "tokens"
-    title = f"{'SIMULATED models: ' if comparison.is_simulated else ''}{score} against {cost}"
+    score, cost = "accuracy" if comparison.is_accuracy else "mean score", "USD" if is_priced else "tokens"
+    plain = f"{score} against {cost}"
+    title = f"SIMULATED models: {plain}" if comparison.is_simulated else plain[0].upper() + plain[1:]
     return Drawing(
         title,
         WIDTH,

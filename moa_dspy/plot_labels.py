@@ -13,7 +13,7 @@ __all__ = ["nearest", "place", "spread"]
 Point = tuple[float, float]
 
 # What is as bad as a pixel of distance: to cross a bar on the way to the label, to cover a square pixel.
-CROSSING, COVERING = 70, 20
+CROSSING, COVERING = 150, 1000
 # A bold letter of DejaVu Sans is 0.66 of its size wide on average; digits and underscores no more.
 LETTER = 0.66
 

@@ -10,14 +10,15 @@ import inspect
 import pathlib
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import annotated_types
 import dspy
 import pydantic
 from pydantic.fields import FieldInfo
 
-__all__ = ["CONSTRAINTS", "GENERIC", "PLAIN", "TEXT_CONSTRAINTS", "constraints_of"]
+__all__ = ["CONSTRAINTS", "GENERIC", "MARKS", "PLAIN", "TEXT_CONSTRAINTS", "constraints_of", "mark_of"]
 
 PLAIN: dict[str, Any] = {
     "Any": Any,
@@ -40,6 +41,15 @@ GENERIC: dict[str, Any] = {
         for name in ("Collection", "Iterable", "Mapping", "MutableMapping", "MutableSequence", "Sequence", "Set")
     },
 }
+# What may stand beside a type in `Annotated`; models see its repr.
+MARKS: dict[str, Any] = {
+    "Field": pydantic.Field,
+    **{cls.__name__: cls for cls in (pydantic.Strict, pydantic.StringConstraints)},
+    **{
+        name: getattr(annotated_types, name)
+        for name in ("Ge", "Gt", "Interval", "Le", "Len", "Lt", "MaxLen", "MinLen", "MultipleOf")
+    },
+}
 TEXT_CONSTRAINTS = ("strip_whitespace", "to_upper", "to_lower")
 CONSTRAINTS = (
     *("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places"),
@@ -53,27 +63,29 @@ def constraints_of(metadata: Iterable[Any]) -> tuple[dict[str, Any], list[str]]:
     found: dict[str, Any] = {}
     lacks: list[str] = []
     for item in metadata:
-        for name, value in _parts(item).items():
-            value = value.pattern if isinstance(value, re.Pattern) else value
+        for name, value in mark_of(item)[1].items():
             if name in CONSTRAINTS and isinstance(value, (str, int, float)):
                 found[name] = value
-            elif value is not None:
+            else:
                 lacks.append(f"{name}={value!r}" if name in CONSTRAINTS else name)
     return {name: found[name] for name in CONSTRAINTS if name in found}, lacks
 
 
-def _parts(item: Any) -> dict[str, Any]:
+def mark_of(item: Any) -> tuple[str, dict[str, Any]]:
+    """What stands beside a type, as the call that makes it: its name and its arguments."""
     if isinstance(item, FieldInfo):
-        constraints, lacks = constraints_of(item.metadata)
+        inside = dict(pair for part in item.metadata for pair in mark_of(part)[1].items())
         named = {name: getattr(item, name) for name in ("description", "discriminator", "title")}
-        return {**constraints, **dict.fromkeys(lacks, True), **named}
-    if dataclasses.is_dataclass(item) and not isinstance(item, type) and type(item).__module__ in _CONSTRAINING:
-        return {f.name: getattr(item, f.name) for f in dataclasses.fields(item)}
+        return "Field", _given({**inside, **named})
     if type(item).__name__ == "_PydanticGeneralMetadata":
-        return dict(vars(item))
+        return "Field", _given(vars(item))
+    if type(item) in MARKS.values():
+        return type(item).__name__, _given({f.name: getattr(item, f.name) for f in dataclasses.fields(item)})
     function = getattr(item, "func", item)
     name = getattr(function, "__qualname__", None) or type(item).__qualname__
-    return {f"{name}()" if inspect.isroutine(function) else name: True}
+    return "", {f"{name}()" if inspect.isroutine(function) else name: True}
 
 
-_CONSTRAINING = ("annotated_types", "pydantic.types")
+def _given(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    given = {name: value for name, value in arguments.items() if value is not None}
+    return {name: value.pattern if isinstance(value, re.Pattern) else value for name, value in given.items()}

@@ -6,14 +6,14 @@ import ast
 import enum
 import importlib
 from collections.abc import Mapping
-from typing import Any, ForwardRef, Literal, Union
+from typing import Annotated, Any, ForwardRef, Literal, Union
 
 import dspy
 from pydantic import ConfigDict, RootModel, create_model
 
-from moa_dspy.field_state import constrained, read_field
+from moa_dspy.field_state import read_field
 from moa_dspy.saved_format import SavedType
-from moa_dspy.type_names import CONSTRAINTS, GENERIC, PLAIN
+from moa_dspy.type_names import CONSTRAINTS, GENERIC, MARKS, PLAIN
 
 __all__ = ["TypeReader"]
 
@@ -75,9 +75,9 @@ class TypeReader:
             case ast.BinOp(left=left, op=ast.BitOr(), right=right):
                 return Union[self._read(left), self._read(right)]  # noqa: UP007
             case ast.Subscript(value=ast.Name(id="Literal"), slice=args):
-                return Literal[tuple(map(self._value, _items(args)))]  # type: ignore[misc]
-            case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, ast.Call() as call])):
-                return constrained(self._read(inner), _constraints(call))
+                return Literal[tuple(map(self._value, _items(args)))]
+            case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *marks])):
+                return Annotated[tuple([self._read(inner), *map(_mark, marks)])]
             case ast.Subscript(value=ast.Attribute(attr="Code"), slice=ast.Constant(value=str(language))):
                 return self._code(language)
             case ast.Subscript(value=ast.Name(id=name), slice=args) if name in GENERIC:
@@ -112,7 +112,7 @@ class TypeReader:
 
     def _code(self, language: str) -> Any:
         # DSPy makes another class each time.
-        return self._built.setdefault(f"dspy.Code[{language!r}]", dspy.Code[language])  # type: ignore[misc]
+        return self._built.setdefault(f"dspy.Code[{language!r}]", dspy.Code[language])
 
     def _class(self, name: str, saved: SavedType) -> Any:
         if self._allow_import and (imported := _imported(saved.cls)) is not None:
@@ -129,7 +129,8 @@ class TypeReader:
         if saved.members is not None:
             return _enum(called, saved)
         if saved.root is not None:
-            cls: Any = create_model(called, __base__=RootModel[self._parsed(saved.root)], __doc__=saved.doc)
+            base: Any = RootModel
+            cls: Any = create_model(called, __base__=base[self._parsed(saved.root)], __doc__=saved.doc)
         elif saved.fields is not None:
             fields: Any = {field.name: read_field(field, self._parsed(field.type)) for field in saved.fields}
             config = ConfigDict(**saved.config)  # type: ignore[typeddict-item]
@@ -158,18 +159,21 @@ def _items(node: ast.expr) -> list[ast.expr]:
     return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
-def _constraints(call: ast.Call) -> dict[str, Any]:
-    named = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in call.keywords}
-    if not isinstance(call.func, ast.Name) or call.func.id != "Field" or call.args or not set(named) <= set(CONSTRAINTS):
-        raise _Unknown(ast.unparse(call))
-    return named
+def _mark(node: ast.expr) -> Any:
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords) if name in MARKS:
+            given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in keywords}
+            if set(given) <= {*CONSTRAINTS, "description", "title"}:
+                return MARKS[name](**given)
+    raise _Unknown(ast.unparse(node))
 
 
 def _enum(name: str, saved: SavedType) -> Any:
     base = saved.base or ""
     named = getattr(enum, base, None)
     mixin = {"str": str, "StrEnum": str, "int": int, "float": float}.get(base)
-    cls: Any = (named or enum.Enum)(name, saved.members, **({} if named or mixin is None else {"type": mixin}))
+    kind: Any = named or enum.Enum
+    cls = kind(name, saved.members, **({} if named or mixin is None else {"type": mixin}))
     if saved.doc:
         cls.__doc__ = saved.doc
     return cls

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 import types
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -10,7 +11,7 @@ import dspy
 
 from moa_dspy.class_state import class_state
 from moa_dspy.saved_format import SavedType
-from moa_dspy.type_names import GENERIC, PLAIN, constraints_of
+from moa_dspy.type_names import GENERIC, MARKS, PLAIN, mark_of
 
 __all__ = ["TypeWriter"]
 
@@ -57,16 +58,19 @@ class TypeWriter:
         return self._name(annotation)
 
     def _annotated(self, annotation: Any, *metadata: Any) -> str:
-        constraints, lacks = constraints_of(metadata)
-        self._lacks += lacks
-        named = ", ".join(f"{name}={value!r}" for name, value in constraints.items())
+        marks = []
+        for name, arguments in map(mark_of, metadata):
+            if name and all(isinstance(value, (str, int, float)) for value in arguments.values()):
+                marks.append(f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})")
+            else:
+                self._lacks += arguments
         text = self._text(annotation)
-        return f"Annotated[{text}, Field({named})]" if named else text
+        return f"Annotated[{', '.join([text, *marks])}]" if marks else text
 
     def _value(self, value: Any) -> str:
-        if value is None or isinstance(value, (str, int, float, bool, bytes)) and type(value).__module__ == "builtins":
-            return repr(value)
-        return f"{self._name(type(value))}.{value.name}"  # Literal takes nothing else but members of enums
+        if isinstance(value, enum.Enum):
+            return f"{self._name(type(value))}.{value.name}"
+        return repr(value)
 
     def _name(self, annotation: Any) -> str:
         for name, known in _NAMED.items():
@@ -94,4 +98,4 @@ class TypeWriter:
 
 _NAMED = {**PLAIN, **GENERIC}
 _GENERIC_NAMES = {cls: name for name, cls in GENERIC.items()}
-_RESERVED = frozenset({*_NAMED, "Annotated", "Field", "Literal", "dspy"})
+_RESERVED = frozenset({*_NAMED, *MARKS, "Annotated", "Literal", "dspy"})

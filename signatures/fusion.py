@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal
 
 import dspy
 from pydantic import BaseModel, Field
 
+from .caching import kept
 from .task import refuse_collisions, with_history_as_text, with_proposals, with_reasoning
 
 ELEMENTS, SETTLED = "elements", "settled"
@@ -52,7 +52,7 @@ def fusion_signature(task: type[dspy.Signature]) -> type[dspy.Signature]:
     return with_reasoning(signature.with_instructions(_INSTRUCTIONS.format(task=task.instructions)))
 
 
-@lru_cache(maxsize=256)
+@kept
 def without(signature: type[dspy.Signature], names: tuple[str, ...]) -> type[dspy.Signature]:
     """The signature without the outputs that are settled."""
     for name in names:

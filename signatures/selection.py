@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal
 
 import dspy
 
+from .caching import kept
 from .task import judged, refuse_collisions, with_reasoning
 
 CHOICE = "choice"
@@ -30,7 +30,7 @@ def selection_signature(task: type[dspy.Signature]) -> type[dspy.Signature]:
     return with_reasoning(judged(task, _INSTRUCTIONS).append(CHOICE, choice, type_=str))
 
 
-@lru_cache(maxsize=256)
+@kept
 def among(signature: type[dspy.Signature], name: str, labels: tuple[str, ...]) -> type[dspy.Signature]:
     """The signature with its field `name` narrowed to the labels shown."""
     label: Any = Literal[labels]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, Literal
 
 import dspy
 
+from .caching import kept
 from .selection import CHOICE
 from .task import judged, refuse_collisions, with_reasoning
 
@@ -35,7 +35,7 @@ def voting_signature(task: type[dspy.Signature]) -> type[dspy.Signature]:
     return with_reasoning(signature.append(BEST, best, type_=str))
 
 
-@lru_cache(maxsize=256)
+@kept
 def grouped_among(signature: type[dspy.Signature], labels: tuple[str, ...]) -> type[dspy.Signature]:
     """The signature with its groups and its best narrowed to the labels shown."""
     label: Any = Literal[labels]

@@ -278,7 +278,7 @@ class TestMail:
         assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 20 * 8 * 3}
 
     def test_for_a_program_that_is_not_built_yet_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="Agent 'a' has no program yet"):
+        with pytest.raises(ValueError, match=r"Agent 'a' has no program yet"):
             Agent(FakeLM("a", says("a")))(question="?")
 
 
@@ -576,13 +576,13 @@ class TestBadInput:
         ["", "a b", "a-b", "1a", "a.b", "x[0]", "_compiled", "_x", "forward", "aforward", "set_lm", "shared", "ask"],
     )
     def test_name_that_cannot_be_an_attribute_is_refused(self, name: str) -> None:
-        with pytest.raises(ValueError, match="cannot name an agent"):
+        with pytest.raises(ValueError, match=r"cannot name an agent"):
             Agent("openai/x", name=name)
 
     def test_whatever_a_panel_has_is_taken(self) -> None:
         panel: Any = mixture(cast("a", "judge")).proposers
         for name in {*dir(panel)} - {"a"}:
-            with pytest.raises(ValueError, match="cannot name an agent"):
+            with pytest.raises(ValueError, match=r"cannot name an agent"):
                 Agent("openai/x", name=name)
 
     @pytest.mark.parametrize(
@@ -628,7 +628,7 @@ class TestKeys:
 
     def test_that_is_set_later_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         agent = Agent("openai/gpt-5", dspy.Predict(QA))
-        with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+        with pytest.raises(ValueError, match=r"OPENAI_API_KEY"):
             agent.check_key()
         monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
         agent.check_key()

@@ -1,5 +1,6 @@
 import datetime
 import json
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from support.fake_lm import FakeLM, Gate
 from support.mixtures import QA, calls, cast, echo, mixture, question, says
 
-from moa_dspy import Agent, Limits, MoA, Voting, batch_answers
+from moa_dspy import Agent, Limits, MoA, Selection, Voting, batch_answers
 from moa_dspy.batch import AnswerRow, BatchInterrupted, BatchSummary, answer_all, read_answers
 from moa_dspy.batch_answers import AnswerFile
 from moa_dspy.batch_identity import identity
@@ -190,6 +191,8 @@ def test_a_file_of_another_mixture_is_refused_unless_forced(out: Path) -> None:
     answer_all(mixture(lms, strategy="selection"), ROWS[:1], out)
     with pytest.raises(ValueError, match=r"there: selection of a\+b by judge .*\n  now:   synthesis of a\+b by judge"):
         answer_all(mixture(lms), ROWS, out)
+    with pytest.raises(ValueError, match="The models have the same names; their settings"):
+        answer_all(mixture(lms, strategy=Selection(rotations=2)), ROWS, out)
     before = calls(lms)
     assert answer_all(mixture(lms), ROWS, out, force=True).answered == 4
     assert (calls(lms)["a"], len({row.mixture for row in read_answers(out)})) == (before["a"] + 4, 2)
@@ -258,12 +261,13 @@ def test_one_ctrl_c_lets_the_questions_under_way_finish(out: Path) -> None:
     def interrupt(summary: BatchSummary) -> None:
         seen.append(summary.interrupted)
         if summary.answered == 1 and not summary.interrupted:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(BatchInterrupted, match="of 40 questions are left") as caught:
         answer_all(moa, [{"question": str(n)} for n in range(40)], out, concurrency=2, on_progress=interrupt)
     summary = caught.value.summary
-    assert summary.interrupted and seen[:3] == [False, False, True]
+    assert summary.interrupted and seen[:2] == [False, False] and seen[-1]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert summary.answered == lm.calls == len(read_answers(out)) == 40 - summary.left < 40
 
 
@@ -277,7 +281,7 @@ def test_a_second_ctrl_c_abandons_them(out: Path) -> None:
 
     def interrupt(summary: BatchSummary) -> None:
         if summary.answered == 1:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(BatchInterrupted) as caught:
         answer_all(one(hanging)[0], ROWS, out, concurrency=2, on_progress=interrupt)

@@ -6,7 +6,7 @@ import dspy
 import pytest
 from support.fake_lm import FakeLM
 
-from moa_dspy import Agent, Limits, MoA, Strategy, TooFewProposals, Verdict, Voting
+from moa_dspy import Agent, MoA, Strategy, TooFewProposals, Verdict, Voting
 from moa_dspy.comparison import Comparison
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
 from moa_dspy.metrics import MetricError
@@ -43,11 +43,11 @@ def test_a_strategy_on_the_recorded_proposals_is_the_mixture_itself(strategy: st
     comparison = evaluate(moa, questions, strategies=[strategy])
     for question, record in zip(questions, comparison.records, strict=True):
         really = moa(question=question.question)
-        here = record.answers[strategy]
-        usage = really.metadata.usage
+        here, usage = record.answers[strategy], really.metadata.usage
         assert here.outputs == dict(really.items()) and here.spent is not None
         assert here.spent.calls == usage.calls
-        assert (here.spent.prompt_tokens, here.spent.completion_tokens) == (usage.prompt_tokens, usage.completion_tokens)
+        assert here.spent.prompt_tokens == usage.prompt_tokens
+        assert here.spent.completion_tokens == usage.completion_tokens
 
 
 def test_each_model_is_asked_once_and_every_answer_is_scored() -> None:
@@ -68,7 +68,7 @@ def test_each_model_is_asked_once_and_every_answer_is_scored() -> None:
 
 def test_the_judge_alone_has_the_proposers_prompt() -> None:
     moa = MoA(QA, [FakeLM("a", said("1"))], judge := FakeLM("judge", said("1", "1")))
-    shared = moa.panels[0].shared.predict
+    shared: Any = moa.panels[0].shared.predict
     shared.signature = shared.signature.with_instructions("Answer like a compiled program.")
     evaluate(moa, examples("1"), strategies=["synthesis"])
     assert ["Answer like a compiled program." in prompt for prompt in judge.prompts] == [True, False]
@@ -93,8 +93,8 @@ def test_failures_count_as_wrong_and_are_reported() -> None:
     assert [row.failures for row in comparison.rows] == [2, 1, 1, 1, 1]
     assert [(trouble.system, trouble.error, trouble.count) for trouble in comparison.troubles] == [
         ("a", "LMServerError", 2),
-        ("voting", "TooFewProposals", 1),
         ("b", "LMServerError", 1),
+        ("voting", "TooFewProposals", 1),
     ]
 
 
@@ -190,22 +190,15 @@ def test_an_interrupt_keeps_what_was_finished() -> None:
 
 def test_the_rest_is_not_asked_if_nobody_answers_the_first_question() -> None:
     a, b = FakeLM("a", said(DOWN)), FakeLM("b", said(DOWN))
-    with pytest.raises(TooFewProposals, match="No proposer answered the first question.*a: LMServerError: down") as error:
+    with pytest.raises(TooFewProposals, match=r"No proposer answered the first question.*b: LMServerError") as error:
         evaluate(MoA(QA, [a, b], strategy="voting"), examples("1", "1"))
     assert (a.calls, b.calls, error.value.metadata.usage.calls) == (1, 1, 2)
 
 
 def test_the_rest_is_not_asked_if_the_aggregators_model_does_not_answer() -> None:
     moa = MoA(QA, [FakeLM("a", said("1"))], FakeLM("judge", said(DOWN)))
-    with pytest.raises(TooFewProposals, match="aggregator's model did not answer.*judge: LMServerError"):
+    with pytest.raises(TooFewProposals, match=r"aggregator's model did not answer.*judge: LMServerError"):
         evaluate(moa, examples("1", "1"), strategies=[])
-
-
-def test_a_late_proposer_is_late_for_all() -> None:
-    slow = FakeLM("slow", said("1"), delay=1.0)
-    limits = Limits(proposer_timeout=0.05)
-    moa = MoA(QA, [FakeLM("a", said("1")), slow], strategy="voting", limits=limits)
-    assert evaluate(moa, examples("1")).row("slow").failures == 1
 
 
 def test_questions_side_by_side_stand_in_order_and_see_the_callers_settings() -> None:

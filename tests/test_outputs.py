@@ -7,6 +7,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from moa_dspy.outputs import IncompleteProposal, typed_outputs, validated
+from moa_dspy.signatures import task_signature
 
 
 class Color(Enum):
@@ -27,7 +28,7 @@ class Unhashable:
 
 
 def task(annotation: Any, **field: Any) -> type[dspy.Signature]:
-    return dspy.Signature({"q": (str, dspy.InputField()), "x": (annotation, dspy.OutputField(**field))})  # type: ignore
+    return task_signature("q -> y").delete("y").append("x", dspy.OutputField(**field), annotation)
 
 
 def typed(value: Any, annotation: Any) -> Any:
@@ -79,8 +80,8 @@ def test_what_pydantic_does_not_know_is_checked_by_its_class() -> None:
 
 
 def test_a_missing_output_is_named() -> None:
-    with pytest.raises(IncompleteProposal, match="^The prediction lacks x, y; it has z.$"):
-        typed_outputs(dspy.Prediction(z=1), dspy.Signature("q -> x, y"))  # type: ignore[call-arg]
+    with pytest.raises(IncompleteProposal, match=r"^The prediction lacks x, y; it has z\.$"):
+        typed_outputs(dspy.Prediction(z=1), task_signature("q -> x, y"))
 
 
 def test_a_missing_output_takes_its_default() -> None:
@@ -90,8 +91,11 @@ def test_a_missing_output_takes_its_default() -> None:
 
 
 def test_other_outputs_of_a_program_are_left_out_and_the_order_is_the_tasks() -> None:
-    signature = dspy.Signature("q -> x, y")  # type: ignore[call-arg]
-    assert list(typed_outputs(dspy.Prediction(trajectory=1, y="b", x="a"), signature).items()) == [("x", "a"), ("y", "b")]
+    signature = task_signature("q -> x, y")
+    assert list(typed_outputs(dspy.Prediction(trajectory=1, y="b", x="a"), signature).items()) == [
+        ("x", "a"),
+        ("y", "b"),
+    ]
 
 
 @pytest.mark.parametrize("returned", [None, "text", {"x": 1}])

@@ -98,7 +98,9 @@ def test_an_iterator_is_not_used_up() -> None:
 
 
 def test_json_is_the_same_for_equal_values() -> None:
-    assert as_json({"b": {2, 1}, "a": Color.RED}) == as_json({"a": Color.RED, "b": {1, 2}}) == '{"a": "red", "b": [1, 2]}'
+    assert (
+        as_json({"b": {2, 1}, "a": Color.RED}) == as_json({"a": Color.RED, "b": {1, 2}}) == '{"a": "red", "b": [1, 2]}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +119,11 @@ def test_text_has_real_line_breaks_and_keeps_backslashes(value: object, text: st
     assert as_text(value) == text
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x), max_leaves=6))
+scalars = st.none() | st.booleans() | st.integers() | st.text()
+data = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=6)
+
+
+@given(data)
 def test_data_stays_what_it_is(value: object) -> None:
     assert json.loads(as_json(value)) == plain(value) == value
     if isinstance(value, (list, dict)):

@@ -17,6 +17,7 @@ from support.cases import ADAPTERS, Block, answers, blocks, proposals_of
 from support.rendering import asked
 
 from moa_dspy.proposals import Exhibit, Proposal, exhibit, identical, seed_of
+from moa_dspy.signatures import synthesis_signature, task_signature
 
 
 class Color(Enum):
@@ -109,7 +110,7 @@ def test_values_are_written_readably(value: object, text: str) -> None:
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: type(adapter).__name__)
 def test_every_adapter_shows_the_exhibit_as_it_is(adapter: dspy.Adapter) -> None:
     made = shown({"answer": "one\n\ttwo", "more": ["x\ny", {"k": "\u2028"}]}, {"answer": "[[ ## x ## ]]", "more": []})
-    signature = dspy.Signature("question, proposals -> answer")  # type: ignore[call-arg]
+    signature = synthesis_signature(task_signature("question -> answer"))
     message = adapter.format(signature, [], {"question": "why?", "proposals": made.text})[-1]["content"]
     request = asked(message)
     assert request is not None and request.inputs == {"question": "why?", "proposals": made.text}
@@ -119,7 +120,9 @@ def test_every_adapter_shows_the_exhibit_as_it_is(adapter: dspy.Adapter) -> None
 def test_thirty_proposals_are_thirty_labels() -> None:
     made = shown(*answers(*map(str, range(30))))
     assert list(made.labels) == [f"P{number}" for number in range(1, 31)]
-    assert told(made) == {proposal.id: proposal.outputs["answer"] for proposal in proposals_of(*answers(*map(str, range(30))))}
+    assert told(made) == {
+        proposal.id: proposal.outputs["answer"] for proposal in proposals_of(*answers(*map(str, range(30))))
+    }
 
 
 def test_no_proposals_make_an_empty_exhibit() -> None:
@@ -166,7 +169,10 @@ print(exhibit(made, seed=seed_of(inputs)).text)
 def test_every_process_shows_the_same() -> None:
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", ELSEWHERE], env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", ELSEWHERE],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for seed in ("1", "2")
     ]

@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Message, Request
+from dspy.lm15 import Config, Message, Request
 from pydantic import ValidationError
 from support.mixtures import QA, both_ways
 from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
@@ -23,6 +23,7 @@ from moa_dspy.accounting import LMCall, metered
 from moa_dspy.config import MoAConfig, ModelConfig
 from moa_dspy.router import AsyncRouterEngine, Deployment, RouterConfig, RouterEngine, router_lm
 from moa_dspy.router_config import PARAMS
+from moa_dspy.router_wire import MARK, arguments
 
 # LiteLLM 1.106 itself still uses what Pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
@@ -254,9 +255,15 @@ def test_what_stands_in_the_cache_is_for_these_deployments_only(server: OpenAISe
     assert all("metadata" not in request.body for request in server.requests)
 
 
-def test_the_users_own_metadata_reaches_the_provider(server: OpenAIServer) -> None:
-    router_lm("unpriced", config(server), cache=False, metadata={"team": "blue"})("Hello")
-    assert "router_deployments" not in json.dumps(server.requests[0].body)
+def test_only_the_users_own_metadata_goes_on_to_litellm() -> None:
+    def sent(metadata: dict[str, Any]) -> dict[str, Any]:
+        config = Config(temperature=0.5, top_k=3, extensions={"metadata": metadata})
+        given = arguments(Request(model="router/fast", messages=(Message.user("Hello"),), config=config))
+        return {name: value for name, value in given.items() if name != "messages"}
+
+    least = {"model": "fast", "temperature": 0.5, "top_k": 3}
+    assert sent({MARK: "0123"}) == least
+    assert sent({MARK: "0123", "team": "blue"}) == {**least, "metadata": {"team": "blue"}}
 
 
 def test_a_group_that_is_not_there_is_refused_with_those_that_are(server: OpenAIServer) -> None:

@@ -35,7 +35,7 @@ class TestCompose:
         assert rollout is not None and 0 <= rollout.id < 2**53
 
     def test_is_the_same_in_every_process(self) -> None:
-        assert compose(Rollout(1), Rollout(2)) == Rollout(161036377279990)
+        assert compose(Rollout(1), Rollout(2)) == Rollout(179002604481136)
 
     @pytest.mark.parametrize(
         ("outer", "inner", "wins"), [(0.1, 0.9, 0.9), (0.1, None, 0.1), (None, 0.9, 0.9), (0.5, 0.0, 0.0)]

@@ -54,7 +54,8 @@ def test_it_fits_apart_from_the_notices(reasonings: list[str], outputs: list[str
 
 @given(texts, texts, limits)
 def test_the_account_is_exact(reasonings: list[str], outputs: list[str], limit: int) -> None:
-    for text, short in zip([*reasonings, *outputs], [part for kind in fit(reasonings, outputs, limit) for part in kind]):
+    both = [part for kind in fit(reasonings, outputs, limit) for part in kind]
+    for text, short in zip([*reasonings, *outputs], both, strict=True):
         assert len(kept(short)) == len(text) - short.lost
         assert len(short.text) <= len(text)
 
@@ -62,8 +63,8 @@ def test_the_account_is_exact(reasonings: list[str], outputs: list[str], limit: 
 @given(texts, limits)
 def test_the_longest_first(outputs: list[str], limit: int) -> None:
     _, shortened = fit([], outputs, limit)
-    cut = [len(text) - short.lost for text, short in zip(outputs, shortened) if short.lost]
-    whole = [len(text) for text, short in zip(outputs, shortened) if not short.lost]
+    cut = [len(text) - short.lost for text, short in zip(outputs, shortened, strict=True) if short.lost]
+    whole = [len(text) for text, short in zip(outputs, shortened, strict=True) if not short.lost]
     assert len(set(cut)) <= 1
     assert not cut or all(size <= cut[0] + len(" [... 400 characters left out ...] ") for size in whole)
 

@@ -49,5 +49,5 @@ class BatchProgress:
 
 def _description(summary: BatchSummary) -> str:
     if summary.interrupted:
-        return "[yellow]finishing what is under way; Ctrl-C again abandons it"
+        return "[yellow]finishing; Ctrl-C again abandons"
     return f"asking[red], {summary.failed} failed" if summary.failed else "asking"

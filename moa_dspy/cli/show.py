@@ -67,7 +67,7 @@ def _proposals(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: t
     for vote in metadata.votes:
         agrees = outputs is not None and _says(vote, outputs, metadata.selected, task)
         for id in vote.proposals:
-            table.add_row(id, _text(left.pop(id).outputs, _LENGTH), Text("yes", "green") if agrees else "no")
+            table.add_row(id, _text(left.pop(id).outputs, _LENGTH), Text("yes" if agrees else "", "green"))
     for proposal in left.values():
         table.add_row(proposal.id, _text(proposal.outputs, _LENGTH), "" if outputs is None else "abstains")
     for failure in metadata.failures:
@@ -121,7 +121,8 @@ def _degraded(metadata: MoAMetadata) -> list[str]:
 def _table(*columns: str, right: int = 0) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0), collapse_padding=True)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number >= len(columns) - right else "left", overflow="fold")
+        is_number = number >= len(columns) - right
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
     return table
 
 

@@ -34,7 +34,7 @@ def _lines(summary: BatchSummary, models: Iterable[str]) -> Iterator[tuple[str, 
     if summary.skipped:
         yield "skipped", f"{summary.skipped}, answered before"
     if summary.left:
-        yield "not asked", str(summary.left)
+        yield "left", str(summary.left)
     if summary.failed:
         yield "failed", str(summary.failed)
         yield "first error", cut(summary.first_error or "", _LENGTH)
@@ -52,10 +52,8 @@ def _lines(summary: BatchSummary, models: Iterable[str]) -> Iterator[tuple[str, 
 def _next(summary: BatchSummary, out: Path) -> str:
     if _is_complete(summary):
         return f"All answers are in {out}."
-    what = " and ".join(
-        [*(["the failed ones"] if summary.failed else []), *(["those not asked"] if summary.left else [])]
-    )
-    return f"What was answered is in {out}. The same command again asks {what}."
+    again = [*(["what failed"] if summary.failed else []), *(["what is left"] if summary.left else [])]
+    return f"What was answered is in {out}. The same command again asks {' and '.join(again)}."
 
 
 def _is_complete(summary: BatchSummary) -> bool:

@@ -28,6 +28,7 @@ from moa_dspy.plot import check_plot, save_plot
 __all__ = ["check_files", "compare", "print_json", "save", "show_comparison", "show_split"]
 
 _FEW = 30
+_MESSAGE = 160
 _SIMULATED = "SIMULATED models: they show how mixing works and say nothing about real ones."
 
 
@@ -139,7 +140,7 @@ def _notes(comparison: Comparison) -> Iterator[str]:
     judges = [system.name for system in comparison.systems if system.kind == "aggregator"]
     judge = f"; {judges[0]} is the aggregator's model" if judges else ""
     yield f"alone: one model, with the proposers' prompt{judge}."
-    yield "plain vote: counted, without an aggregator. oracle: right if any proposer is."
+    yield "plain vote: counted, without an aggregator. oracle: right if any proposer is, the bound for picking one."
     yield (
         f"gain: against {best} alone on the same questions (paired bootstrap). {best} was picked as the best on "
         "these very questions, which flatters it."
@@ -159,16 +160,21 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
     if count < _FEW:
         yield f"{count} questions are few: the intervals are rough."
     for row in comparison.rows:
-        if row.failures and row.kind in ("proposer", "aggregator", "other"):
-            yield f"{row.name}: {row.failures} of {count} questions without an answer, counted as wrong."
+        troubles = [trouble for trouble in comparison.troubles if trouble.system == row.name]
+        causes = "; ".join(f"{t.count} x {t.error}: {_one_line(t.message)}" for t in troubles)
         if row.fallbacks:
-            yield f"{row.name}: the vote stood in for the aggregator on {row.fallbacks} of {count} questions."
-    for trouble in comparison.troubles:
-        if trouble.error != "TooFewProposals":
-            yield f"{trouble.system}: {trouble.count} x {trouble.error}: {trouble.message}"
+            yield f"{row.name}: the vote stood in for the aggregator on {row.fallbacks} of {count} questions. {causes}"
+        # Where too few proposals came, the proposers' own failures are the news.
+        elif any(trouble.error != "TooFewProposals" for trouble in troubles):
+            yield f"{row.name}: {row.failures} of {count} questions without an answer, counted as wrong. {causes}"
     cached = max((row.cached for row in comparison.rows), default=0)
     if cached:
         yield (
             f"DSPy's cache answered calls of up to {cached} of {count} questions; tokens, USD and time leave these "
             "questions out."
         )
+
+
+def _one_line(message: str) -> str:
+    line = " ".join(message.split())
+    return line if len(line) <= _MESSAGE else f"{line[:_MESSAGE]} ..."

@@ -38,7 +38,9 @@ def as_strategy(strategy: str | Strategy) -> Strategy:
     """
     if isinstance(strategy, Strategy):
         if not isinstance(getattr(strategy, "name", None), str):
-            raise TypeError(f"{type(strategy).__name__} has no name to be reported by: give the class one, name = '...'.")
+            raise TypeError(
+                f"{type(strategy).__name__} has no name to be reported by: give the class one, name = '...'."
+            )
         return copy.deepcopy(strategy)
     if not isinstance(strategy, str):
         raise TypeError(f"A strategy is a name or a Strategy, for example Voting(), not {strategy!r}.")

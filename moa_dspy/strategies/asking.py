@@ -11,11 +11,12 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, is_retryable_lm_error
 
 from moa_dspy.models import context_window
+from moa_dspy.outputs import IncompleteProposal, typed_outputs
 from moa_dspy.plain import as_text
 from moa_dspy.proposals import Proposal
 from moa_dspy.sampling import Rollout, compose, resampled, rollout_of
 
-__all__ = ["SHORTEST", "Repair", "Unusable", "fields_of", "inputs_for", "room"]
+__all__ = ["SHORTEST", "Repair", "Unusable", "fields_of", "inputs_for", "is_refining", "misfit", "room"]
 
 SHORTEST = 400
 """Characters of proposals below which shortening them further is of no use."""
@@ -76,6 +77,20 @@ class Repair(BaseCallback):
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._surplus_calls += 1
+
+
+def is_refining() -> bool:
+    """Whether dspy.Refine hands out hints: it finds a predictor's hint by the very class of its signature."""
+    return type(dspy.settings.adapter).__qualname__ == "Refine.forward.<locals>.WrapperAdapter"
+
+
+def misfit(reply: dspy.Prediction, signature: type[dspy.Signature]) -> str | None:
+    """What makes this reply to a wider signature no reply to this one; None if nothing does."""
+    try:
+        typed_outputs(reply, signature)
+    except IncompleteProposal as error:
+        return str(error)
+    return None
 
 
 def fields_of(predictor: dspy.Module) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from moa_dspy.metadata import Element
 from moa_dspy.proposals import Exhibit, Proposal, exhibit, seed_of
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
 from moa_dspy.signatures import PROPOSALS
-from moa_dspy.strategies.asking import SHORTEST, Repair, Unusable, fields_of, inputs_for, room
+from moa_dspy.strategies.asking import SHORTEST, Repair, Unusable, fields_of, inputs_for, is_refining, misfit, room
 
 __all__ = ["Case", "Reply", "Strategy", "Unusable", "Verdict"]
 
@@ -124,19 +124,11 @@ class Strategy(dspy.Module):
 
     def forward(self, case: Case) -> Verdict:
         decision = self.decide(case)
-        return self._checked(drive(decision) if isinstance(decision, Generator) else decision, case)
+        return drive(decision) if isinstance(decision, Generator) else decision
 
     async def aforward(self, case: Case) -> Verdict:
         decision = self.decide(case)
-        return self._checked(await adrive(decision) if isinstance(decision, Generator) else decision, case)
-
-    def _checked(self, verdict: Any, case: Case) -> Verdict:
-        if not isinstance(verdict, Verdict):
-            raise TypeError(f"{type(self).__name__}.decide() gives a Verdict, not {verdict!r:.200}.")
-        missing = [name for name in case.task.output_fields if name not in verdict.outputs]
-        if missing:
-            raise ValueError(f"The verdict of {type(self).__name__} lacks the task's output {', '.join(missing)}.")
-        return verdict
+        return await adrive(decision) if isinstance(decision, Generator) else decision
 
     def ask(
         self,
@@ -176,13 +168,15 @@ class Strategy(dspy.Module):
                 field_names=[*case.task.fields, *fields_of(predictor)],
             )
             given = {**inputs, **(extra or {}), PROPOSALS: shown.text}
-            if narrow is not None:
-                given["signature"] = narrow(shown)
+            narrowed = narrow(shown) if narrow else None
+            if narrowed is not None and not is_refining():
+                given["signature"] = narrowed
             settings = repair.settings(lap=rotation // len(shown.labels))
             [outcome] = yield Batch([Call(predictor, given, settings=settings)])
             error: Any = outcome.error
             if error is None:
-                wrong = complaint(outcome.value, shown) if complaint else None
+                wrong = misfit(outcome.value, narrowed) if narrowed and is_refining() else None
+                wrong = wrong or (complaint(outcome.value, shown) if complaint else None)
                 if wrong is None:
                     return Reply(outcome.value, shown, repair.is_made)
                 error = Unusable(wrong)

@@ -46,7 +46,8 @@ class Fusion(Strategy):
         if len(settled) == len(merged):
             return Verdict({name: part.value for name, part in merged.items()}, elements=elements)
         fuse: Any = self.fuse.signature
-        signature = without(fuse, tuple(settled))
+        # ReAnchor's settings for an output would be refused in a signature without it.
+        signature = without(fuse, tuple(name for name in settled if name not in self.fuse.fields))
         reply = yield from self.ask(
             self.fuse,
             case,

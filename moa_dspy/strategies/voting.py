@@ -89,7 +89,7 @@ class Voting(Strategy):
             elif len(tally.tied) > 1:
                 reply = yield from self._tie_break(case, tally.tied)
                 tally = _led_by(tally, reply.shown.labels[reply.prediction[CHOICE]][0].id)
-        return _verdict(case, tally, reply)
+        return self.verdict(case, tally, reply)
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
         return decided(self.count(case), math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
@@ -109,6 +109,34 @@ class Voting(Strategy):
         ]
         annotations = {name: case.task.output_fields[name].annotation for name in names}
         return count(ballots, annotations, tolerance=self.tolerance, groups=groups, exact_text=self.exact_text)
+
+    def verdict(self, case: Case, tally: Tally, reply: Reply | None = None) -> Verdict:
+        """The leading proposal, and how it came to lead.
+
+        Raises:
+            Unusable: If nobody votes; but if all say None, and the task allows it, that is the answer.
+        """
+        winner = tally.winner
+        if winner is None and not all(self._says_none(case, proposal) for proposal in case.proposals):
+            raise Unusable(
+                f"All {len(case.proposals)} proposals abstain (None, empty, or a refusal), so there is nothing to count."
+            )
+        selected = case.proposal(winner.representative) if winner else case.proposals[0]
+        return Verdict(
+            selected.outputs,
+            selected=selected.id,
+            tally=tally,
+            order_shown=reply.shown.order if reply else (),
+            shortened=reply.shown.shortened if reply else {},
+            repaired=reply.repaired if reply else False,
+        )
+
+    def _says_none(self, case: Case, proposal: Proposal) -> bool:
+        fields = case.task.output_fields
+        return all(
+            proposal.outputs[name] is None and annotation_allows_none(fields[name].annotation)
+            for name in self._ballot_fields(case)
+        )
 
     def _ballot_fields(self, case: Case) -> Sequence[str]:
         if self.fields is not None:
@@ -144,41 +172,7 @@ def count_votes(case: Case) -> Tally:
 def fallback(case: Case, strategy: Strategy | None = None) -> Verdict:
     """The vote among the proposals, without any model; counted as the strategy does, if it is a vote itself."""
     voting = strategy if isinstance(strategy, Voting) else Voting()
-    return _verdict(case, voting.count(case), None)
-
-
-def _verdict(case: Case, tally: Tally, reply: Reply | None) -> Verdict:
-    if tally.winner is None:
-        return _of_abstentions(case, tally)
-    winner = case.proposal(tally.winner.representative)
-    if reply is None:
-        return Verdict(winner.outputs, selected=winner.id, tally=tally)
-    shown = reply.shown
-    return Verdict(
-        winner.outputs,
-        selected=winner.id,
-        tally=tally,
-        order_shown=shown.order,
-        shortened=shown.shortened,
-        repaired=reply.repaired,
-    )
-
-
-def _of_abstentions(case: Case, tally: Tally) -> Verdict:
-    """Nobody voted: an answer only if all say None, and the task allows it."""
-    first = case.proposals[0]
-    if all(_says_nothing(case, proposal) for proposal in case.proposals):
-        return Verdict(first.outputs, selected=first.id, tally=tally)
-    raise Unusable(
-        f"All {len(case.proposals)} proposals abstain (None, empty, or a refusal), so there is nothing to count."
-    )
-
-
-def _says_nothing(case: Case, proposal: Proposal) -> bool:
-    fields = case.task.output_fields
-    return all(
-        value is None and annotation_allows_none(fields[name].annotation) for name, value in proposal.outputs.items()
-    )
+    return voting.verdict(case, voting.count(case))
 
 
 def _led_by(tally: Tally, id: str) -> Tally:

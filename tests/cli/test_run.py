@@ -77,7 +77,7 @@ def test_some_failed_is_status_1_and_the_next_run_asks_them_again(server: OpenAI
     shown = lines(result.stdout)
     assert shown[:3] == ["questions 60", "answered 54", "failed 6"]
     assert shown[3].startswith("first error q") and "TooFewProposals: 0 proposals came back" in shown[3]
-    assert shown[-1] == "What was answered is in answers.jsonl. The same command again asks the failed ones."
+    assert shown[-1] == "What was answered is in answers.jsonl. The same command again asks what failed."
 
     server.answer = echo
     summary = json.loads(run("questions.jsonl", "-o", "answers.jsonl", "--config", "moa.json", "--json").stdout)
@@ -144,7 +144,8 @@ class Process:
         """Send a signal when the server has seen so many requests."""
         deadline = time.monotonic() + 60
         while len(self.server.requests) < after:
-            assert self._process.poll() is None and time.monotonic() < deadline
+            assert self._process.poll() is None, self.end()
+            assert time.monotonic() < deadline
             time.sleep(0.001)
         self._process.send_signal(number)
 
@@ -168,7 +169,9 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(here: Path, server: OpenAI
         answered = {row.inputs["question"] for row in read_answers("answers.jsonl")}
         assert answered >= done.keys() and {text: asked(server)[text] for text in done} == done
         done = {text: asked(server)[text] for text in answered}
-    assert len(done) > 10 and run(*RUN).exit_code == 0
+    assert len(done) > 10
+    last = run(*RUN)
+    assert last.exit_code == 0, last.output
     assert {text: asked(server)[text] for text in done} == done
     assert 2 * len(ROWS) <= len(server.requests) <= 2 * len(ROWS) + kills * 4 * 2
     rows = [json.loads(line) for line in Path("answers.jsonl").read_bytes().splitlines()]
@@ -184,8 +187,9 @@ def test_ctrl_c_finishes_what_is_under_way_and_nothing_is_paid_twice(here: Path,
     process.signal(signal.SIGINT, after=20)
     status, shown, err = process.end()
     answered = len(read_answers("answers.jsonl"))
-    assert (status, shown[:3]) == (130, ["questions 60", f"answered {answered}", f"not asked {60 - answered}"])
-    assert shown[-1] == "What was answered is in answers.jsonl. The same command again asks those not asked."
+    assert (status, shown[:3]) == (130, ["questions 60", f"answered {answered}", f"left {60 - answered}"])
+    assert shown[-1] == "What was answered is in answers.jsonl. The same command again asks what is left."
     assert (len(server.requests), "Traceback" in err) == (2 * answered, False)
-    assert run(*RUN).exit_code == 0
+    last = run(*RUN)
+    assert last.exit_code == 0, last.output
     assert (set(asked(server).values()), len(read_answers("answers.jsonl"))) == ({2}, 60)

@@ -1,0 +1,95 @@
+"""States into mixtures: whole or not at all, and with the LMs that are there already."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.keyless import without_secrets
+from moa_dspy.lm_state import is_same_state
+from moa_dspy.mixture_state import MixtureState
+from moa_dspy.outputs import validated
+from moa_dspy.saved_files import no_mixture
+from moa_dspy.saved_format import MIXTURE
+
+if TYPE_CHECKING:
+    from moa_dspy.moa import MoA
+
+__all__ = ["load_into", "plain_state"]
+
+
+def load_into(moa: MoA, state: Mapping[str, Any], load: Callable[..., None], allow_unsafe: bool) -> None:
+    """Load a state into a mixture of the same shape; the LMs it has already stay, with their keys and connections.
+
+    Args:
+        moa: The mixture.
+        state: The state, as `MoA.dump_state` gives it.
+        load: DSPy's own way to load it.
+        allow_unsafe: Whether addresses and classes in the state are trusted.
+
+    Raises:
+        ValueError: If the state is another mixture's; nothing is changed then.
+    """
+    if MIXTURE not in state:
+        raise ValueError(no_mixture(state))
+    MixtureState(moa).check(state[MIXTURE])
+    _check_names(state, [name for name, _ in moa.named_parameters()])
+    predictors = dict(moa.named_predictors())
+    kept = {
+        name: predictor.lm
+        for name, predictor in predictors.items()
+        if predictor.lm is not None and is_same_state(state[name]["lm"], predictor.lm, addresses=allow_unsafe)
+    }
+    load({**state, **{name: {**state[name], "lm": None} for name in kept}}, allow_unsafe_lm_state=allow_unsafe)
+    for name, predictor in predictors.items():
+        predictor.lm = kept.get(name, predictor.lm)
+        predictor.demos = [_typed(demo, predictor.signature) for demo in predictor.demos]
+
+
+def plain_state(state: dict[str, Any], json_mode: bool) -> dict[str, Any]:
+    """DSPy's state of a program without secrets, its demos as plain JSON."""
+    return {name: _plain(part, json_mode) if "demos" in part else part for name, part in state.items()}
+
+
+def _check_names(state: Mapping[str, Any], names: list[str]) -> None:
+    only_file = [name for name in state if name not in (*names, "metadata")]
+    only_here = [name for name in names if name not in state]
+    if only_file or only_here:
+        raise ValueError(
+            "The file holds other predictors than this program, and nothing was loaded. Only the file has: "
+            f"{', '.join(only_file) or 'none'}; only this program has: {', '.join(only_here) or 'none'}."
+        )
+
+
+def _plain(state: Mapping[str, Any], json_mode: bool) -> dict[str, Any]:
+    """The state of a predictor."""
+    lm = state["lm"] and without_secrets(state["lm"])[0]
+    demos = {name: _json(state[name]) for name in ("traces", "train", "demos")} if json_mode else {}
+    return {**state, **demos, "lm": lm}
+
+
+def _json(value: Any) -> Any:
+    try:
+        # As DSPy shows what has no JSON form in a prompt: as text.
+        return to_jsonable_python(value, by_alias=False, inf_nan_mode="strings", fallback=str)
+    except ValueError:
+        return str(value)
+
+
+def _typed(demo: Any, signature: Any) -> Any:
+    """A demo with its values typed again, where that shows in no prompt."""
+    fields = signature.fields
+    return {name: _value(value, fields[name].annotation) if name in fields else value for name, value in demo.items()}
+
+
+def _value(value: Any, annotation: Any) -> Any:
+    if annotation is str:
+        return value
+    try:
+        typed = validated(value, annotation)
+    except ValueError:
+        return value
+    return typed if json.dumps(_json(typed)) == json.dumps(_json(value)) else value

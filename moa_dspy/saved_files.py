@@ -1,0 +1,56 @@
+"""The files of saved mixtures, read so that errors name them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from moa_dspy.saved_format import MIXTURE
+
+__all__ = ["about", "no_mixture", "read"]
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The state in a file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: Naming the file, if it holds no mixture.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(
+            f"{path} is a folder, as save_program=True makes. Load it with dspy.load(path, allow_pickle=True)."
+        )
+    with about(path):
+        try:
+            state = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"This is no JSON, or not all of it: {error}.") from None
+        if not isinstance(state, dict) or MIXTURE not in state:
+            raise ValueError(no_mixture(state))
+    return state
+
+
+@contextmanager
+def about(path: str | Path) -> Iterator[None]:
+    """Errors that name the file."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def no_mixture(state: Any) -> str:
+    """What a state that holds no mixture is instead."""
+    around = [name.rpartition(".")[0] for name in (state if isinstance(state, dict) else ()) if _is_inside(name)]
+    if around:
+        return f"This is a program around a mixture ({around[0]}). Build it in code and use its own load()."
+    return "This holds no mixture: MoA.save writes one."
+
+
+def _is_inside(name: str) -> bool:
+    return name.endswith(f".{MIXTURE}")

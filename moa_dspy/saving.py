@@ -1,0 +1,128 @@
+"""Saving and loading mixtures: DSPy's own files, with what it takes to build the mixture again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from typing_extensions import Self
+
+from moa_dspy.agent import Agent
+from moa_dspy.keyless import Keyless
+from moa_dspy.limits import Limits
+from moa_dspy.lm_state import read_lm
+from moa_dspy.loading import load_into, plain_state
+from moa_dspy.mixture_state import MixtureState
+from moa_dspy.saved_files import about, read
+from moa_dspy.saved_format import BOUND, MIXTURE, SavedLM, SavedMixture, checked
+from moa_dspy.signature_state import read_signature
+from moa_dspy.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    import dspy
+
+    from moa_dspy.moa import MoA
+
+__all__ = ["Savable"]
+
+
+class Savable(Keyless):
+    """What a mixture can do with files: `save` and `load` as any DSPy program, and `from_file`."""
+
+    @classmethod
+    def from_file(
+        cls,
+        path: str | Path,
+        *,
+        allow_unsafe_lm_state: bool = False,
+        custom_types: Mapping[str, type] | None = None,
+    ) -> Self:
+        """The mixture that was saved to a file, without the code that built it.
+
+        Keys come from the environment: the file holds no secrets. Models and enums of the signature are rebuilt.
+
+        Args:
+            path: A `.json` file that `save` wrote.
+            allow_unsafe_lm_state: Whether to trust the file's addresses (`api_base`) and import the classes that
+                it names, of engines and of the signature.
+            custom_types: Your own classes for types of the signature, by name, instead of rebuilt ones.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: Naming the file, if it holds no mixture, one of a newer format, or one with programs of
+                your own: build that in code and use `load`.
+
+        Example:
+            ```python
+            moa.save("moa.json")
+            moa = MoA.from_file("moa.json")  # in another process
+            ```
+        """
+        state = read(path)
+        with about(path):
+            saved = SavedMixture.read(state[MIXTURE])
+            _refuse_own_code(saved)
+            signature, lacks = read_signature(saved.signature, custom_types, allow_unsafe_lm_state)
+            moa = _built(cls, saved, signature, state, allow_unsafe_lm_state)
+            moa.load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        if lacks:
+            warnings.warn(
+                f"{path}: the types are rebuilt without what a file cannot hold: {', '.join(lacks)}. Give your own "
+                "classes as custom_types=, or pass allow_unsafe_lm_state=True to import them if you trust the file.",
+                stacklevel=2,
+            )
+        return moa
+
+    def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
+        """Load what was saved of a mixture of the same shape; see `dspy.Module.load`.
+
+        Where the file has the same LM as this program, the program's own stays, with its key and its connections.
+
+        Raises:
+            ValueError: Naming the file and the differences, if it holds another mixture; nothing is changed then.
+        """
+        if Path(path).suffix == ".json":
+            read(path)
+        with about(path):
+            super().load(path, allow_pickle=allow_pickle, allow_unsafe_lm_state=allow_unsafe_lm_state)
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """DSPy's state without secrets, its demos as plain JSON."""
+        return plain_state(super().dump_state(json_mode=json_mode), json_mode)
+
+    def load_state(self, state: Mapping[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
+        """Load what `dump_state` gave of a mixture of the same shape."""
+        load_into(cast("MoA", self), state, super().load_state, allow_unsafe_lm_state)
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Those of the agents, and the mixture's shape and settings: DSPy saves and loads them with any program."""
+        return [(MIXTURE, MixtureState(cast("MoA", self))), *super().named_parameters()]
+
+
+def _built(
+    cls: Any, saved: SavedMixture, signature: type[dspy.Signature], state: Mapping[str, Any], allow_unsafe: bool
+) -> Any:
+    def lm(agent: str) -> dspy.BaseLM | None:
+        part: SavedLM = checked(SavedLM, state.get(f"{agent}.{BOUND}"), f"{agent}.{BOUND}")
+        return read_lm(part, agent.rpartition(".")[2], allow_unsafe=allow_unsafe)
+
+    return cls(
+        signature,
+        [Agent(lm(f"proposers.{p.name}"), name=p.name, instructions=p.instructions) for p in saved.proposers],
+        lm("aggregator"),
+        STRATEGIES[saved.strategy.name](**saved.strategy.options),
+        num_proposals_per_model=saved.num_proposals_per_model,
+        use_specialized_prompts=saved.use_specialized_prompts,
+        layers=saved.layers,
+        limits=Limits(**saved.limits),
+    )
+
+
+def _refuse_own_code(saved: SavedMixture) -> None:
+    own = [f"agent {p.name!r} runs a program of its own ({p.program})" for p in saved.proposers if p.program]
+    if saved.strategy.cls is not None or saved.strategy.name not in STRATEGIES:
+        own.append(f"the strategy {saved.strategy.name!r} is one of its own ({saved.strategy.cls})")
+    if own:
+        raise ValueError(f"No file can bring code back: {'; '.join(own)}. Build the mixture in code and use load().")

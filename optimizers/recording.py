@@ -1,0 +1,73 @@
+"""Proposals recorded once: what later stages are tuned on, without asking the proposers again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.panel import Panel, Round
+from moa_dspy.proposals import exhibit, seed_of
+from moa_dspy.signatures import PROPOSALS
+
+from .bill import Bill
+
+__all__ = ["Recording", "record"]
+
+
+class Recording:
+    """What a panel proposed for each example.
+
+    Args:
+        task: The task's signature.
+        rounds: Seed of the task's inputs -> what came back.
+    """
+
+    def __init__(self, task: type[dspy.Signature], rounds: Mapping[int, Round]) -> None:
+        self.task = task
+        self.rounds = rounds
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
+        return self  # optimizers copy the program once per candidate
+
+    def round(self, inputs: Mapping[str, Any]) -> Round:
+        """What came back for these inputs."""
+        return self.rounds[_key(self.task, inputs)]
+
+    def shown(self, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
+        """The examples with the proposals as a further input; without those for which none came."""
+        return [self._with_proposals(example) for example in examples if self.round(example.inputs()).proposals]
+
+    def _with_proposals(self, example: dspy.Example) -> dspy.Example:
+        inputs = example.inputs().toDict()
+        own = {name: inputs[name] for name in inputs if name != PROPOSALS}
+        names = [PROPOSALS, *self.task.fields]
+        text = exhibit(self.round(inputs).proposals, seed=seed_of(own), field_names=names).text
+        return example.copy(**{PROPOSALS: text}).with_inputs(*own, PROPOSALS)
+
+
+def record(panel: Panel, examples: Sequence[dspy.Example], bill: Bill, threads: int) -> Recording:
+    """Ask a panel about each example once, also about one that stands there twice.
+
+    Args:
+        panel: Who is asked.
+        examples: What about.
+        bill: To whom the calls are billed.
+        threads: Examples under way at once.
+
+    Raises:
+        Stop: If no LM answers any more.
+    """
+    asked = {_key(panel.task, inputs): inputs for inputs in (example.inputs().toDict() for example in examples)}
+
+    def ask(item: tuple[int, Mapping[str, Any]]) -> tuple[int, Round]:
+        with bill.asking("panel"), dspy.context(trace=[]):
+            return item[0], panel(**item[1])
+
+    return Recording(panel.task, dict(in_threads(ask, list(asked.items()), threads)))
+
+
+def _key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> int:
+    return seed_of({name: inputs[name] for name in task.input_fields if name in inputs})
