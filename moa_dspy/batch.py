@@ -10,10 +10,11 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.batch_answers import AnswerFile, AnswerRow, RowError, read_answers
+from moa_dspy.batch_answers import AnswerFile, read_answers
 from moa_dspy.batch_identity import identity
 from moa_dspy.batch_interrupts import Interrupts
 from moa_dspy.batch_questions import Question, as_questions, read_questions
+from moa_dspy.batch_rows import AnswerRow, RowError
 from moa_dspy.batch_summary import BatchInterrupted, BatchSummary
 from moa_dspy.batch_workers import Workers
 from moa_dspy.errors import MoAError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field, PrivateAttr
 
 from moa_dspy.accounting import Usage
-from moa_dspy.batch_answers import AnswerRow
+from moa_dspy.batch_rows import AnswerRow
 
 __all__ = ["BatchInterrupted", "BatchSummary"]
 

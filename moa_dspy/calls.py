@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import anyio.from_thread
 import anyio.to_thread
 import dspy
 
@@ -119,10 +120,7 @@ async def acall(module: dspy.Module, /, **inputs: Any) -> Any:
     if hasattr(module, "aforward"):
         return await module.acall(**inputs)
     call = partial(module, **inputs)
-    if dspy.settings.send_stream is None:
-        return await _in_thread(call)
-    # DSPy streams from anyio's own threads only. An abandoned one keeps the interpreter from exiting.
-    return await anyio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+    return await (_in_thread(call) if dspy.settings.send_stream is None else _in_worker(call))
 
 
 async def _in_thread(call: Callable[[], Any]) -> Any:
@@ -144,8 +142,26 @@ async def _in_thread(call: Callable[[], Any]) -> Any:
 
 
 def _start(work: Callable[[], None]) -> None:
-    # A daemon: an abandoned call must not keep the interpreter from exiting.
-    threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True, name="moa").start()
+    run = partial(contextvars.copy_context().run, work)
+    if dspy.settings.send_stream is None:
+        # A daemon: an abandoned call must not keep the interpreter from exiting.
+        threading.Thread(target=run, daemon=True, name="moa").start()
+    else:
+        anyio.from_thread.run_sync(_start_in_worker, run)
+
+
+def _start_in_worker(run: Callable[[], None]) -> None:
+    task = asyncio.create_task(_in_worker(run))
+    _workers.add(task)
+    task.add_done_callback(_workers.discard)
+
+
+async def _in_worker(run: Callable[[], Any]) -> Any:
+    # DSPy streams a synchronous call from anyio's own threads only. An abandoned one holds up the interpreter's exit.
+    return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+
+
+_workers: set[asyncio.Task[Any]] = set()
 
 
 def _seen(outcomes: list[Outcome], done: set[int]) -> list[Outcome]:

@@ -95,6 +95,8 @@ def evaluate(
         name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
         return Comparison(field.systems, in_order, len(examples), name, seed)
 
+    if on_progress is not None:
+        on_progress(0, len(examples))
     numbered = list(enumerate(examples, start=1))
     try:
         # The first question goes alone: what is wrong for all of them shows before the rest is paid for.

@@ -45,7 +45,7 @@ class MixtureState(Parameter):
         moa = self.moa
         return SavedMixture(
             format=FORMAT,
-            version=importlib.metadata.version("moa-dspy"),
+            version=_version(),
             signature=signature_state(moa.signature),
             proposers=[_proposer(agent, moa.own_programs) for agent in moa.panels[0].agents],
             strategy=_strategy(moa.strategy),
@@ -78,6 +78,13 @@ class MixtureState(Parameter):
                 "Build the program as the file has it, or let MoA.from_file build it."
             )
         return saved
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("moa-dspy")
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path
+        return "unknown"
 
 
 def _proposer(agent: Agent, own_programs: Sequence[str]) -> SavedProposer:

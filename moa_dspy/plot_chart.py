@@ -74,7 +74,8 @@ def chart(comparison: Comparison) -> Drawing:
 def _subtitle(comparison: Comparison) -> str:
     """What the reader must know to take the numbers for what they are."""
     count = len(comparison.records)
-    return f"{count} question{'s' if count != 1 else ''}, metric {comparison.metric}; bars are 95% intervals"
+    asked = f"{count} question{'s' if count != 1 else ''}, metric {comparison.metric}"
+    return f"{asked}; bars are 95% intervals; points of equal cost stand side by side"
 
 
 def _cost_axis(costs: Sequence[float], is_priced: bool) -> Axis:

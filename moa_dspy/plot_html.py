@@ -36,10 +36,9 @@ def _svg(part: Line | Dot | Label) -> str:
             f'stroke="{part.color}" stroke-width="{part.width:g}"{dashes}/>'
         )
     if isinstance(part, Dot):
-        return (
-            f'<circle cx="{part.x:.1f}" cy="{part.y:.1f}" r="{part.radius:g}" fill="{part.color}" stroke="white">'
-            f"<title>{escape(part.hint)}</title></circle>"
-        )
+        hint = f"<title>{escape(part.hint)}</title>" if part.hint else ""
+        place = f'cx="{part.x:.1f}" cy="{part.y:.1f}" r="{part.radius:g}"'
+        return f'<circle {place} fill="{part.color}" stroke="white">{hint}</circle>'
     turned = f' transform="rotate(-90 {part.x:.1f} {part.y:.1f})"' if part.upright else ""
     weight = ' font-weight="bold"' if part.bold else ""
     return (

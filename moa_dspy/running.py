@@ -24,14 +24,10 @@ Steps = Generator[Batch, list[Outcome], T]
 
 def drive(steps: Steps[T]) -> T:
     """Run a step program with threads; works inside a running event loop too."""
-    if dspy.settings.send_stream is None:
-        return _drive(steps)
-    if _in_anyios_worker():
-        # DSPy's synchronous streaming hops to the event loop from anyio's own worker threads
-        # only, so under streamify the calls run on that loop.
-        return anyio.from_thread.run(adrive, steps)
-    with dspy.context(send_stream=None):  # no way to stream from here, and trying would fail the calls
-        return _drive(steps)
+    if dspy.settings.send_stream is not None and not _in_anyios_worker():
+        with dspy.context(send_stream=None):  # no way to stream from here, and trying would fail the calls
+            return _drive(steps)
+    return _drive(steps)
 
 
 async def adrive(steps: Steps[T]) -> T:

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.saved_format import MIXTURE
+from moa_dspy.saved_format import MIXTURE, SavedMixture
 
 __all__ = ["about", "no_mixture", "read"]
 
 
-def read(path: str | Path) -> dict[str, Any]:
-    """The state in a file.
+def read(path: str | Path) -> tuple[SavedMixture, dict[str, Any]]:
+    """The mixture in a file, and DSPy's whole state.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -32,7 +32,10 @@ def read(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"This is no JSON, or not all of it: {error}.") from None
         if not isinstance(state, dict) or MIXTURE not in state:
             raise ValueError(no_mixture(state))
-    return state
+        saved = SavedMixture.read(state[MIXTURE])
+        if not isinstance(state.get("metadata"), dict) or "dependency_versions" not in state["metadata"]:
+            raise ValueError("This is not all of a saved mixture: its metadata is missing.")
+    return saved, state
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from moa_dspy.saved_files import about, read
-from moa_dspy.saved_format import BOUND, MIXTURE, SavedField, SavedLM, SavedMixture, checked
+from moa_dspy.saved_format import BOUND, SavedField, SavedLM, SavedMixture, checked
 
 __all__ = ["SavedAgent", "SavedMoA", "SavedPrompt", "describe"]
 
@@ -100,13 +100,12 @@ def describe(path: str | Path) -> SavedMoA:
         print(saved.signature, saved.strategy, [agent.model for agent in saved.agents])
         ```
     """
-    state = read(path)
+    saved, state = read(path)
     with about(path):
-        saved = SavedMixture.read(state[MIXTURE])
         return SavedMoA(
             path=Path(path),
             format=saved.format,
-            versions={"moa-dspy": saved.version, **state.get("metadata", {}).get("dependency_versions", {})},
+            versions={"moa-dspy": saved.version, **state["metadata"]["dependency_versions"]},
             signature=f"{_fields(saved.signature.inputs)} -> {_fields(saved.signature.outputs)}",
             instructions=saved.signature.instructions,
             types=list(saved.signature.types),

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import dspy
 from typing_extensions import Self
 
 from moa_dspy.agent import Agent
@@ -21,8 +22,6 @@ from moa_dspy.signature_state import read_signature
 from moa_dspy.strategies import STRATEGIES
 
 if TYPE_CHECKING:
-    import dspy
-
     from moa_dspy.moa import MoA
 
 __all__ = ["Savable"]
@@ -60,13 +59,12 @@ class Savable(Keyless):
             moa = MoA.from_file("moa.json")  # in another process
             ```
         """
-        state = read(path)
+        saved, state = read(path)
         with about(path):
-            saved = SavedMixture.read(state[MIXTURE])
             _refuse_own_code(saved)
             signature, lacks = read_signature(saved.signature, custom_types, allow_unsafe_lm_state)
             moa = _built(cls, saved, signature, state, allow_unsafe_lm_state)
-            moa.load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
+            dspy.Module.load(moa, path, allow_unsafe_lm_state=allow_unsafe_lm_state)
         if lacks:
             warnings.warn(
                 f"{path}: the types are rebuilt without what a file cannot hold: {', '.join(lacks)}. Give your own "

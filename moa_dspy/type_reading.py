@@ -104,8 +104,10 @@ class TypeReader:
             # A name that nothing else has: pydantic looks it up in this module first.
             return ForwardRef(f"_saved_{name}")
         self._under_way.add(name)
-        self._built[name] = cls = self._class(name, self._types[name])
-        self._under_way.discard(name)
+        try:
+            self._built[name] = cls = self._class(name, self._types[name])
+        finally:
+            self._under_way.discard(name)
         if not self._under_way and self._incomplete:
             self._complete()
         return cls
@@ -133,7 +135,8 @@ class TypeReader:
             cls: Any = create_model(called, __base__=base[self._parsed(saved.root)], __doc__=saved.doc)
         elif saved.fields is not None:
             fields: Any = {field.name: read_field(field, self._parsed(field.type)) for field in saved.fields}
-            config = ConfigDict(**saved.config)  # type: ignore[typeddict-item]
+            options: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.config.items()}
+            config = ConfigDict(**options)
             cls = create_model(called, __config__=config, __doc__=saved.doc, **_checked(fields))
         else:
             raise _Unknown(

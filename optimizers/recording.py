@@ -8,8 +8,10 @@ from typing import Any
 import dspy
 
 from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.metadata import Failure
+from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Panel, Round
-from moa_dspy.proposals import exhibit, seed_of
+from moa_dspy.proposals import Proposal, exhibit, seed_of
 from moa_dspy.signatures import PROPOSALS
 
 from .bill import Bill
@@ -39,6 +41,26 @@ class Recording:
     def shown(self, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
         """The examples with the proposals as a further input; without those for which none came."""
         return [self._with_proposals(example) for example in examples if self.round(example.inputs()).proposals]
+
+    def state(self) -> dict[str, Any]:
+        """The recording as JSON-able data."""
+        return {
+            str(key): {
+                "proposals": [proposal.model_dump(mode="json") for proposal in round.proposals],
+                "failures": [failure.model_dump(mode="json") for failure in round.failures],
+                "asked": round.asked,
+            }
+            for key, round in self.rounds.items()
+        }
+
+    @classmethod
+    def of_state(cls, task: type[dspy.Signature], state: Mapping[str, Any]) -> Recording:
+        """The recording that `state` described.
+
+        Raises:
+            IncompleteProposal: If an output's type has no JSON form that leads back to it.
+        """
+        return cls(task, {int(key): _round(task, kept) for key, kept in state.items()})
 
     def _with_proposals(self, example: dspy.Example) -> dspy.Example:
         inputs = example.inputs().toDict()
@@ -71,3 +93,9 @@ def record(panel: Panel, examples: Sequence[dspy.Example], bill: Bill, threads: 
 
 def _key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> int:
     return seed_of({name: inputs[name] for name in task.input_fields if name in inputs})
+
+
+def _round(task: type[dspy.Signature], state: Mapping[str, Any]) -> Round:
+    proposals = [Proposal(**kept) for kept in state["proposals"]]
+    typed = [p.model_copy(update={"outputs": typed_outputs(dspy.Prediction(**p.outputs), task)}) for p in proposals]
+    return Round(typed, [Failure(**kept) for kept in state["failures"]], [], dict(state["asked"]), [])

@@ -28,7 +28,7 @@ class Colour(enum.Enum):
 
 
 class Opaque:
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "opaque"
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Generic, Literal, Optional, TypeVar
 import dspy
 import pytest
 from annotated_types import Gt
+from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StringConstraints, field_validator
 from typing_extensions import TypedDict
 
@@ -49,7 +50,7 @@ class Item(BaseModel):
     color: Color = Color.RED
     parts: "list[Item]" = []
     since: datetime.date | None = None
-    stock: int = Field(3, alias="inStock", json_schema_extra={"unit": "boxes"})
+    stock: int = Field(default=3, alias="inStock", json_schema_extra={"unit": "boxes"})
 
 
 class Left(BaseModel):
@@ -141,7 +142,7 @@ TYPES: dict[str, Any] = {
     "dspy.Image": dspy.Image,
     "list[dspy.Audio]": list[dspy.Audio],
     "dspy.History": dspy.History,
-    "dspy.Code['java']": dspy.Code["java"],  # type: ignore[misc]
+    "dspy.Code['java']": dspy.Code["java"],
 }
 
 
@@ -232,16 +233,18 @@ def test_the_class_comes_back() -> None:
     }
 
 
+def untyped(signature: Any) -> list[str]:
+    """The inputs that were given no type: DSPy does not check them."""
+    fields = signature.input_fields.items()
+    return [name for name, field in fields if field.json_schema_extra.get(IS_TYPE_UNDEFINED)]
+
+
 @pytest.mark.parametrize("text", ["question, n: int -> answer: list[str], sure: bool", "a: str -> b"])
 def test_a_string_signature_is_the_same_to_dspy(text: str) -> None:
     make: Any = dspy.Signature
     assert again(make(text))[0].fields.keys() == make(text).fields.keys()
     assert prompts(again(make(text))[0]) == prompts(make(text))
-    # DSPy checks no types of inputs that were given none.
-    undefined = [f.json_schema_extra.get("IS_TYPE_UNDEFINED", False) for f in make(text).input_fields.values()]
-    assert [
-        f.json_schema_extra.get("IS_TYPE_UNDEFINED", False) for f in again(make(text))[0].input_fields.values()
-    ] == undefined
+    assert untyped(again(make(text))[0]) == untyped(make(text))
 
 
 def test_rebuilt_classes_work() -> None:
@@ -287,9 +290,8 @@ class TestWhatAFileCannotHold:
         assert again(task(answer=(annotation, dspy.OutputField())))[1] == lacks
 
     def test_is_said_of_defaults(self) -> None:
-        assert again(task(answer=(str, dspy.OutputField(default_factory=lambda: "x"))))[1] == [
-            "answer: default_factory"
-        ]
+        signature = task(answer=(str, dspy.OutputField(default_factory=lambda: "x")))
+        assert again(signature)[1] == ["answer: default_factory"]
 
     def test_is_still_said_when_saved_again(self) -> None:
         back = again(task(answer=(Checked, dspy.OutputField())))[0]
@@ -315,8 +317,12 @@ class TestWhatAFileCannotHold:
             again(signature)
         assert again(signature, allow_import=True)[0].fields["answer"].annotation is ipaddress.IPv4Address
 
+    def test_says_nothing_of_the_other_classes(self) -> None:
+        signature = task(row=(Row, dspy.OutputField()), left=(Left, dspy.OutputField()))
+        assert [cls.lacks for cls in signature_state(signature).types.values()] == [[], [], []]
+
     def test_a_custom_type_that_is_not_named_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="names no type 'Itme'.*It names: Color, Item"):
+        with pytest.raises(ValueError, match=r"names no type 'Itme'.*It names: Color, Item"):
             again(task(answer=(Item, dspy.OutputField())), custom_types={"Itme": Item})
 
 

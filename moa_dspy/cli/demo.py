@@ -27,9 +27,8 @@ _WHY = "Why mixing helps: each model is good at other questions. Here by kind:"
 _NEXT = """\
 Next
   one question       moa-dspy ask "What is the capital of Scotland?"
-  real models        moa-dspy ask "Why is the sky blue?" -p openai/gpt-5-mini
-                       -p gemini/gemini-2.5-flash -a openai/gpt-5
-                       with OPENAI_API_KEY and GEMINI_API_KEY set
+  real models        moa-dspy ask "Why is the sky blue?" --preset balanced
+                     (with OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY set)
   this table, yours  moa-dspy eval DATA.jsonl --config moa.yaml"""
 
 

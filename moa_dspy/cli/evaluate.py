@@ -14,8 +14,8 @@ __all__ = ["HELP", "evaluate"]
 HELP = """Compare models alone, the vote, the strategies and the oracle on your data.
 
 DATA holds one JSON object a line: the signature's inputs and gold outputs,
-such as {"question": "What is 17 * 23?", "answer": "391"}. All rows are checked
-before the first is asked.
+such as {"question": "What is 17 * 23?", "answer": "391"}. All rows are
+checked before the first is asked.
 
 Each model is asked once per question, and its proposals serve all systems;
 what a system is said to take is what it takes on its own. Differences to the
@@ -25,8 +25,8 @@ best single model come with 95% intervals. A failure counts as wrong.
 
 \b
 moa-dspy eval data.jsonl --config moa.yaml
-moa-dspy eval data.jsonl -p openai/gpt-5-mini -p gemini/gemini-2.5-flash \\
-    -a openai/gpt-5 --limit 100
+moa-dspy eval data.jsonl -p openai/gpt-5.4-mini --limit 100 \\
+    -p anthropic/claude-haiku-4-5 -a anthropic/claude-sonnet-5-5
 moa-dspy eval data.jsonl -c moa.yaml -s voting -s fusion --plot quality.html
 moa-dspy eval rows.jsonl -c moa.yaml --signature "text -> label: bool" \\
     --metric metrics:score --json > results.json
@@ -37,6 +37,8 @@ prediction, trace=None), importable from here.
 
 [bold]Ctrl-C[/bold] ends it with the questions finished so far. The same command again
 takes from DSPy's cache what was answered.
+
+[bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
 
 Exit status: 0 compared, 1 stopped by a failure, 2 bad input, 130 interrupted.
 """
@@ -50,7 +52,9 @@ def evaluate(
     aggregator: Aggregator = None,
     strategy: Annotated[
         list[str] | None,
-        typer.Option("--strategy", "-s", metavar="NAME", help="What to compare, several times; all four by default."),
+        typer.Option(
+            "--strategy", "-s", metavar="NAME", help="synthesis, selection, voting or fusion, several times; all."
+        ),
     ] = None,
     metric: Annotated[str, typer.Option("--metric", "-m", help="exact, contains, or module:function.")] = "exact",
     signature: Signature = "question -> answer",

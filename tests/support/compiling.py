@@ -135,7 +135,7 @@ class Run:
     def authors(self) -> dict[str, set[str]]:
         """Predictor -> who wrote the demos that were bootstrapped for it."""
         written = {name: [demo for demo in p.demos if "augmented" in demo] for name, p in _predictors(self.tuned)}
-        return {name: {demo.reasoning.split()[0] for demo in demos} for name, demos in written.items() if demos}
+        return {name: {demo["reasoning"].split()[0] for demo in demos} for name, demos in written.items() if demos}
 
     def has_own_demos(self, prefix: str = "") -> bool:
         """Whether every predictor has demos, all written by those who use it."""

@@ -1,0 +1,120 @@
+import re
+from typing import Any
+
+import dspy
+import pytest
+from support.compiling import (
+    Outer,
+    Setting,
+    Task,
+    compiled,
+    every_setting,
+    every_setting_with_an_lm,
+    never,
+    role,
+)
+from support.compiling import coach as coaching
+from support.fake_lm import FakeLM
+from support.mixtures import calls
+
+from moa_dspy import Agent, MoA
+
+LABELS = {"choice": "P2", "groups": [["P1"], ["P2"]], "best": "P2", "elements": []}
+
+
+def rollouts(lms: dict[str, FakeLM]) -> dict[str, int]:
+    """How many different samples each was asked for."""
+    return {name: len(set(lm.rollouts)) for name, lm in lms.items()}
+
+
+class TestBestOfN:
+    @every_setting_with_an_lm
+    def test_n_attempts_are_n_samples_of_every_lm(self, setting: Setting) -> None:
+        run = compiled(setting, lambda program, _: dspy.BestOfN(program, N=3, reward_fn=never, threshold=1.0))
+        assert run.after == dict.fromkeys(run.lms, 3)
+        assert all(lm.rollouts == [0, 1, 2] for lm in run.lms.values())
+        assert all(call.request.config.temperature == 1.0 for lm in run.lms.values() for call in lm.log)
+
+    @pytest.mark.parametrize("setting", [Setting(False), Setting(nested=True)], ids=str)
+    def test_attempts_times_proposals_are_all_different_samples(self, setting: Setting) -> None:
+        def compile(program: Any, _: Any) -> Any:
+            return dspy.BestOfN(program, N=3, reward_fn=never, threshold=1.0)
+
+        run = compiled(setting, compile, ordered=False, num_proposals_per_model=2)
+        assert rollouts(run.lms) == calls(run.lms) == {"ada": 6, "bo": 6, "judge": 3}
+
+    def test_layers_are_resampled_too(self) -> None:
+        lms = {name: role(name) for name in ("ada", "bo", "judge")}
+        dspy.BestOfN(Setting(False).program(lms, layers=2), N=2, reward_fn=never, threshold=1.0)(question="q3")
+        assert [lms[name].rollouts for name in ("ada", "bo", "judge")] == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 1]]
+
+
+class TestRefine:
+    @pytest.mark.parametrize("wrapped", [lambda moa: moa, Outer], ids=["moa", "outer"])
+    @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
+    def test_each_hint_reaches_its_predictor_at_the_next_sample(self, strategy: str, wrapped: Any) -> None:
+        lms = {name: FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo", "judge")}
+        moa = MoA(Task, [lms["ada"], lms["bo"]], lms["judge"], strategy, use_specialized_prompts=True)
+        adviser = FakeLM("adviser", coaching)
+        with dspy.context(lm=adviser):
+            dspy.Refine(wrapped(moa), N=2, reward_fn=never, threshold=1.0)(question="q1")
+        asks = {"synthesis": "synthesize", "selection": "select", "voting": "group", "fusion": "fuse"}[strategy]
+        hints = {name: [re.findall(r"Hint for (?:moa\.)?([\w.]+)\.", p) for p in lm.prompts] for name, lm in lms.items()}
+        assert hints == {
+            "ada": [[], ["proposers.ada.program.predict"]],
+            "bo": [[], ["proposers.bo.program.predict"]],
+            "judge": [[], [f"aggregator.program.{asks}"]],
+        }
+        assert all(lm.rollouts == [0, 1] for lm in lms.values()) and adviser.calls == 1
+
+    def test_the_shared_prompts_hint_reaches_all_who_share_it(self) -> None:
+        lms = {name: FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo", "judge")}
+        with dspy.context(lm=FakeLM("adviser", coaching)):
+            dspy.Refine(MoA(Task, [lms["ada"], lms["bo"]], lms["judge"]), N=2, reward_fn=never, threshold=1.0)(question="q1")
+        assert ["Hint for proposers.shared.predict." in lms[name].prompts[1] for name in ("ada", "bo")] == [True, True]
+
+    def test_programs_that_look_alike_get_their_own_hints(self) -> None:
+        lms = {name: FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo", "judge")}
+        programs = [Agent(lms[name], dspy.Predict(Task), name=name) for name in ("ada", "bo")]
+        with dspy.context(lm=FakeLM("adviser", coaching)):
+            dspy.Refine(MoA(Task, programs, lms["judge"]), N=2, reward_fn=never, threshold=1.0)(question="q1")
+        assert all(f"Hint for proposers.{name}.program." in lms[name].prompts[1] for name in ("ada", "bo"))
+
+    @pytest.mark.parametrize("strategy", ["selection", "voting", "fusion"])
+    def test_a_label_that_was_not_shown_is_still_repaired(self, strategy: str) -> None:
+        wrong = {"choice": "P7", "groups": [["P7"]], "best": "P7", "elements": [_element("P7")]}
+        judge = FakeLM("judge", [_says("judge"), {**_says("judge"), **wrong}, _says("judge")])
+        proposers = [FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo")]
+        with dspy.context(lm=FakeLM("adviser", coaching)):
+            refined = dspy.Refine(MoA(Task, proposers, judge, strategy), N=2, reward_fn=_second, threshold=1.0)
+            metadata = refined(question="q1").metadata
+        judge.assert_used_up()
+        assert (metadata.repaired, metadata.fallback_used) == (True, False)
+
+
+class TestEnsemble:
+    @every_setting
+    def test_every_program_keeps_its_lms(self, setting: Setting) -> None:
+        def compile(program: Any, _: Any) -> Any:
+            return dspy.Ensemble(reduce_fn=dspy.majority).compile([program, program.deepcopy()])
+
+        run = compiled(setting, compile)
+        assert run.after == dict.fromkeys(run.lms, 2)
+
+    def test_the_majority_is_taken_of_the_answers(self) -> None:
+        first, second = ({name: role(name) for name in ("ada", "bo", "judge")} for _ in range(2))
+        ensemble = dspy.Ensemble(reduce_fn=dspy.majority).compile([Setting().program(lms) for lms in (first, second)])
+        assert ensemble(question="q2").answer == "a2"
+
+
+def _says(name: str) -> dict[str, Any]:
+    return {"reasoning": f"{name} wrote this", "answer": name, **LABELS}
+
+
+def _element(label: str) -> dict[str, Any]:
+    return {"statement": "s", "kind": "unique", "supported_by": [label], "resolution": None}
+
+
+def _second(inputs: Any, prediction: Any) -> float:
+    """Prefers the attempt that was repaired."""
+    return float(prediction.metadata.repaired)
