@@ -143,7 +143,10 @@ class Agent(Keyless):
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The agent's LM, else that of its program."""
-        return self.lm if self.lm is not None or not self._own_lms else super().get_lm()
+        if self.lm is not None or not self._own_lms:
+            return self.lm
+        lm: Any = super().get_lm()
+        return lm
 
     def check_key(self) -> None:
         """Find out before anything is paid for that the key of the LM's provider is missing.
@@ -187,7 +190,7 @@ class Agent(Keyless):
         self._own_lms = {path: p.lm for path, p in self._leaves() if p.lm is not None}
         self._seated = dict(self._own_lms)
 
-    def _leaves(self) -> Iterator[tuple[str, dspy.Predict]]:
+    def _leaves(self) -> Iterator[tuple[str, Any]]:
         """The program's predictors, without those that belong to agents inside it."""
         program = () if self.program is None else self.program
         return ((path, part) for path, part in parts(program, Agent, dspy.Predict) if isinstance(part, dspy.Predict))
@@ -195,7 +198,7 @@ class Agent(Keyless):
     def _inside(self) -> Iterator[Agent]:
         return (agent for _, agent in parts(() if self.program is None else self.program, Agent))
 
-    def _mail(self) -> list[tuple[str, dspy.Predict, dspy.BaseLM | None]]:
+    def _mail(self) -> list[tuple[str, Any, dspy.BaseLM | None]]:
         return [(path, p, p.lm) for path, p in self._leaves() if p.lm is not self._seated.get(path)]
 
     def _take(self, path: str, lm: dspy.BaseLM | None) -> dspy.BaseLM | None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from functools import lru_cache
-from itertools import groupby
-from types import MethodType
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, TypeVar, cast
 
 import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.panel import Panel
+from moa_dspy.lining_up import forward_lined_up, is_never_asked, lined_up, refuse_repetition, trains_per_predictor
+from moa_dspy.parts import parts
 
 __all__ = ["tune_weights"]
-
-logger = logging.getLogger(__name__)
 
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
@@ -33,12 +30,12 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
         **arguments: For its `compile`: `trainset`, `teacher`, ...
 
     Returns:
-        The compiled copy. `agent.model` names the trained models; saved state holds prompts only.
+        The compiled copy; `agent.model` names the trained models.
 
     Raises:
         ValueError: If it could not be right: agents on several LMs share a prompt, a predictor has
             no LM, or, with `multitask=False` (one model per predictor, on what it said itself),
-            an agent has several predictors or a predictor is asked several times for one example.
+            an agent has several predictors, or a predictor is asked never or several times for one example.
 
     Example:
         ```python
@@ -49,18 +46,22 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
     """
     student = program.deepcopy()
     _bind(student)
-    if _trains_per_predictor(optimizer):
-        _refuse_repetition(student)
-        if arguments.get("teacher") is not None:
-            arguments["teacher"] = _in_line_all(arguments["teacher"])
-        _in_line(student)
-    tuned: ModuleT = optimizer.compile(student, **arguments)
+    if trains_per_predictor(optimizer):
+        refuse_repetition(student)
+        teachers = arguments.get("teacher") or []
+        teachers = teachers if isinstance(teachers, list) else [teachers]
+        if teachers:
+            arguments["teacher"] = [lined_up(teacher.deepcopy()) for teacher in teachers]
+        lined_up(student)
+    tuned: Any = optimizer.compile(student, **arguments)
     _free(tuned)
     return tuned
 
 
 class _Bound(dspy.Predict):
     """A predictor whose `.lm` is there to be read: it asks the LM under which its agent runs it."""
+
+    free: type[dspy.Predict]
 
     def forward(self, **kwargs: Any) -> dspy.Prediction:
         return super().forward(**{"lm": dspy.settings.lm, **kwargs})
@@ -69,19 +70,26 @@ class _Bound(dspy.Predict):
         return await super().aforward(**{"lm": dspy.settings.lm, **kwargs})
 
 
-@lru_cache(maxsize=None)
-def _bound(kind: type[dspy.Predict]) -> type[dspy.Predict]:
+_Leaf = tuple[Agent, str, dspy.Predict, dspy.BaseLM | None]
+
+
+@cache
+def _bound(kind: Any) -> Any:
     # Under the same name, which MIPROv2 shows to its prompt model.
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__, "free": kind}
-    return type(kind)(kind.__name__, (_Bound, kind), names)
+    bases = (_Bound,) if kind is dspy.Predict else (_Bound, kind)
+    make: Any = type(kind)
+    return kind if issubclass(kind, _Bound) else make(kind.__name__, bases, names)
 
 
 def _bind(program: dspy.Module) -> None:
-    agents = _all(program, Agent)
-    deliver_mail(agents)
+    deliver_mail(_agents(program))
+    leaves = list(_leaves_of(program, dspy.settings.lm))
+    any_lm = next((lm for agent, _, _, lm in leaves if lm is not None and not is_never_asked(agent)), None)
     for name, predictor in program.named_predictors():
-        holders = [(agent, path) for agent in agents for path, leaf in agent._leaves() if leaf is predictor]
-        lms = list({id(lm): lm for agent, path in holders if (lm := _lm_of(agent, path)) is not None}.values())
+        holders = [(agent, path, lm) for agent, path, leaf, lm in leaves if leaf is predictor]
+        named = [any_lm if is_never_asked(agent) else lm for agent, _, lm in holders]
+        lms = list({id(lm): lm for lm in named if lm is not None}.values())
         if len(lms) > 1:
             raise ValueError(
                 f"The predictor {name} is the prompt of {len(lms)} LMs, and an optimizer trains one per predictor: "
@@ -89,86 +97,42 @@ def _bind(program: dspy.Module) -> None:
             )
         if not lms and predictor.lm is None:
             raise ValueError(f"The predictor {name} has no LM, so there is nothing to train. Give its agent one.")
-        for agent, path in holders:
-            if agent._own_lms.get(path) is None:
+        for agent, path, _ in holders:
+            if is_never_asked(agent):  # nor from now on: the LM is only shown
+                agent._own_lms[path] = lms[0]
+            elif path not in agent._own_lms:
                 agent.lm, agent._shows_lm = lms[0], True
-                agent._seated[path] = predictor.lm = lms[0]
-                predictor.__class__ = _bound(type(predictor))
+                predictor.__class__ = _bound(cast("Any", type(predictor)))
+            agent._seated[path] = predictor.lm = lms[0]
 
 
-def _lm_of(agent: Agent, path: str) -> dspy.BaseLM | None:
-    return agent._own_lms.get(path) or agent.lm or dspy.settings.lm
+def _leaves_of(program: dspy.Module | None, around: dspy.BaseLM | None) -> Iterator[_Leaf]:
+    """Every agent's predictors, with the LM that they run on: their own, the agent's, or that around the agent."""
+    for _, agent in parts(program, Agent):
+        lm = agent.lm or around
+        yield from ((agent, path, leaf, agent._own_lms.get(path) or lm) for path, leaf in agent._leaves())
+        yield from _leaves_of(agent.program, lm)
 
 
 def _free(program: dspy.Module) -> None:
-    agents = _all(program, Agent)
+    agents = _agents(program)
     deliver_mail(agents)
     for agent in agents:
         agent._shows_lm = False
+        if is_never_asked(agent):
+            agent._own_lms.clear()
         for path, predictor in agent._leaves():
             if isinstance(predictor, _Bound):
-                predictor.__class__ = predictor.free  # type: ignore[attr-defined]
+                cast("Any", predictor).__class__ = predictor.free
             if path not in agent._own_lms:
                 predictor.lm = None
                 agent._seated.pop(path, None)
-    for module in _all(program, dspy.Module):
+    modules: Any = program.named_sub_modules(dspy.Module)
+    for _, module in modules:
         # Ours, or the class's own, which DSPy leaves there after it has traced the program.
-        if getattr(vars(module).get("forward"), "__func__", None) in (_forward_in_line, type(module).forward):
+        if getattr(vars(module).get("forward"), "__func__", None) in (forward_lined_up, type(module).forward):
             del module.forward
 
 
-def _all(program: dspy.Module, kind: type[ModuleT]) -> list[ModuleT]:
-    return [module for _, module in program.named_sub_modules(kind)]
-
-
-# One model per predictor: BootstrapFinetune takes the n-th step of a trace for the n-th predictor's.
-
-
-def _trains_per_predictor(optimizer: Any) -> bool:
-    inner = getattr(optimizer, "optimizers", {}).values()
-    return getattr(optimizer, "multitask", True) is False or any(map(_trains_per_predictor, inner))
-
-
-def _refuse_repetition(program: dspy.Module) -> None:
-    agents = _all(program, Agent)
-    reason = ""
-    for agent in agents:
-        if len(list(agent._leaves())) > 1 and not agent._own_lms:
-            reason = f"the agent {agent.name!r} has several predictors, and an agent runs on one LM"
-    for _, predictor in program.named_predictors():
-        if sum(leaf is predictor for agent in agents for _, leaf in agent._leaves()) > 1:
-            reason = "several agents share a prompt, so its predictor is asked several times for one example"
-    if any(panel.samples > 1 for panel in _all(program, Panel)):
-        reason = "with num_proposals_per_model > 1 a predictor is asked several times for one example"
-    if reason:
-        raise ValueError(
-            f"multitask=False takes the n-th step of a trace for the n-th predictor's, and {reason}: models would be "
-            "trained on what others said. Use multitask=True."
-        )
-
-
-def _in_line_all(teachers: Any) -> Any:
-    if isinstance(teachers, list):
-        return [_in_line_all(teacher) for teacher in teachers]
-    return _in_line(teachers.deepcopy())
-
-
-def _in_line(program: ModuleT) -> ModuleT:
-    program.forward = MethodType(_forward_in_line, program)
-    return program
-
-
-def _forward_in_line(self: Any, **inputs: Any) -> Any:
-    """Run the program, and leave out of the trace what does not stand at its predictor's place."""
-    with dspy.context(trace=[]):
-        prediction = type(self).forward(self, **inputs)
-        steps: list[Any] = dspy.settings.trace
-    # A predictor that was asked again right away (a repair) is held to its last word.
-    last = [list(run)[-1] for _, run in groupby(steps, key=lambda step: id(step[0]))]
-    places = zip(last, self.predictors(), strict=False)
-    kept = next((n for n, (step, predictor) in enumerate(places) if step[0] is not predictor), len(last))
-    if kept < len(last):
-        logger.warning("A predictor gave nothing to learn from: %d of %d steps left out.", len(last) - kept, len(last))
-    if dspy.settings.trace is not None:
-        dspy.settings.trace.extend(last[:kept])
-    return prediction
+def _agents(program: dspy.Module) -> list[Any]:
+    return [agent for _, agent in program.named_sub_modules(Agent)]

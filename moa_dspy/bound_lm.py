@@ -55,6 +55,6 @@ class BoundLM(dspy.Module, Parameter):
     def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
         """Take the LM over, unless it is the agent's already: then its connections and its key stay."""
         saved: SavedLM = checked(SavedLM, state, f"the LM of {self.agent.name}")
-        if not is_same_lm(saved, self.agent.lm, addresses=allow_unsafe_lm_state):
+        if not is_same_lm(saved, self.agent.lm, trusted=allow_unsafe_lm_state):
             self.agent.lm = read_lm(saved, self.agent.name, allow_unsafe=allow_unsafe_lm_state)
         self.agent._rollout = None if saved.rollout is None else Rollout(*saved.rollout)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,9 @@ from dspy.adapters.utils import annotation_allows_none
 
 from moa_dspy.strategies import Verdict
 
-__all__ = ["check_inputs", "refuse_below_one", "unfit"]
+__all__ = ["checked_inputs", "refuse_below_one", "unfit"]
+
+logger = logging.getLogger(__name__)
 
 
 def refuse_below_one(**numbers: int) -> None:
@@ -24,11 +27,11 @@ def refuse_below_one(**numbers: int) -> None:
             raise ValueError(f"{name}={number!r} leaves nobody to ask. Give a whole number from 1.")
 
 
-def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> None:
-    """Refuse a call that lacks inputs, or has one that would have no effect.
+def checked_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's inputs; others, as a dataset may have them, are left out with a warning.
 
     Raises:
-        ValueError: Naming them.
+        ValueError: If inputs are missing, or settings are given that would have no effect.
     """
     fields = task.input_fields
     missing = [
@@ -47,6 +50,10 @@ def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> None:
             f"`{ours[0]}` cannot be given per call: every agent has its own. Set it on an Agent, or under "
             "dspy.context(...)."
         )
+    unknown = [name for name in inputs if name not in fields]
+    if unknown:
+        logger.warning("%s: no inputs of the task, left out. Its inputs: %s.", ", ".join(unknown), ", ".join(fields))
+    return {name: value for name, value in inputs.items() if name in fields}
 
 
 def unfit(verdict: Any, task: type[dspy.Signature]) -> TypeError | None:

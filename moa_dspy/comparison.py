@@ -69,11 +69,12 @@ class Comparison:
         if not self.records:
             return []
         table = np.stack([self.scores(system.name) for system in self.systems], axis=1)
-        means = bootstrap(table, confidence=CONFIDENCE, seed=self.seed)
-        differences = table - self.scores(self.best_single)[:, None]
-        gains = bootstrap(differences, confidence=CONFIDENCE, seed=self.seed)
         if self.is_accuracy:
             means = [wilson(int(column.sum()), len(column), CONFIDENCE) for column in table.T]
+        else:
+            means = bootstrap(table, confidence=CONFIDENCE, seed=self.seed)
+        differences = table - self.scores(self.best_single)[:, None]
+        gains = bootstrap(differences, confidence=CONFIDENCE, seed=self.seed)
         return [self._row(*columns) for columns in zip(self.systems, means, gains, strict=True)]
 
     def row(self, system: str) -> Row:

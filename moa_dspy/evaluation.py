@@ -40,6 +40,7 @@ def evaluate(
     *,
     strategies: Sequence[str | Strategy] | None = None,
     others: Mapping[str, dspy.Module] | None = None,
+    aggregator_alone: bool = True,
     concurrency: int = 8,
     seed: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
@@ -58,6 +59,7 @@ def evaluate(
             a metric itself asks of a model is not counted.
         strategies: What to compare, by name or as objects; None means all that are built in.
         others: Name -> further modules, really called on every question (a tuned mixture, another panel).
+        aggregator_alone: Whether the aggregator's model is asked too, where it is none of the proposers.
         concurrency: How many questions are under way at a time; each asks its proposers side by side.
         seed: Of the bootstrap.
         on_progress: Called with the number of finished questions and of all.
@@ -87,7 +89,7 @@ def evaluate(
         raise ValueError(f"concurrency={concurrency} asks nothing. Give a whole number from 1.")
     scorer = as_metric(metric, moa.signature)
     _try_on_gold(scorer, examples[0], moa.signature)
-    field = Field(moa, strategies, others)
+    field = Field(moa, strategies, others, aggregator_alone)
     records: list[Record] = []
 
     def comparison() -> Comparison:

@@ -92,7 +92,8 @@ class _Question:
                 answers[id] = Answer(None, 0.0, Spent.of(calls, cause.seconds, samples), cause)
             else:
                 spent = Spent.of(calls, proposal.seconds, samples)
-                answers[id] = self._answer(proposal.outputs, spent, {"reasoning": proposal.reasoning})
+                answer = self._answer(proposal.outputs, spent, {"reasoning": proposal.reasoning})
+                answers[id] = replace(answer, reasoning=proposal.reasoning)
         return answers
 
     def _vote(self) -> Answer:
@@ -166,6 +167,7 @@ class _AskedOnce:
 
 
 def _mean(samples: Sequence[Answer]) -> Answer:
-    """One model alone: the mean of its samples, shown by the first."""
+    """One model alone: the mean of its samples, shown by the first one that came, with what went wrong in another."""
     first = next((answer for answer in samples if answer.outputs is not None), samples[0])
-    return replace(first, score=fmean(answer.score for answer in samples))
+    cause = next((answer.failure for answer in samples if answer.failure is not None), None)
+    return replace(first, score=fmean(answer.score for answer in samples), failure=cause)

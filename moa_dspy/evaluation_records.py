@@ -78,8 +78,9 @@ class Answer:
         outputs: The task's outputs; None if there is no answer.
         score: What the metric gave; 0 without an answer, the mean where a model gave several samples.
         spent: What it takes on its own; None for the oracle.
-        failure: Why there is no answer, or why the aggregator's is missing.
+        failure: Why there is no answer, or why the aggregator's or a sample is missing.
         fallback: The aggregator failed; the answer is the vote among the proposals.
+        reasoning: Of a proposal: how its agent came to it, where the agent says so.
     """
 
     outputs: Mapping[str, Any] | None
@@ -87,6 +88,7 @@ class Answer:
     spent: Spent | None = None
     failure: Failure | None = None
     fallback: bool = False
+    reasoning: str | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ class Field:
         strategies: Which to compare; None means all built-in ones that there is an aggregator for, and the
             mixture's own.
         others: Name -> further modules.
+        aggregator_alone: Whether the aggregator's model takes part on its own.
 
     Raises:
         ValueError: If a strategy is unknown, or an API key is missing.
@@ -42,6 +43,7 @@ class Field:
         moa: MoA,
         strategies: Sequence[str | Strategy] | None = None,
         others: Mapping[str, dspy.Module] | None = None,
+        aggregator_alone: bool = True,
     ) -> None:
         deliver_mail(moa.agents)
         for agent in moa.agents:
@@ -51,7 +53,7 @@ class Field:
         proposers = moa.panels[0].agents
         for agent in proposers:
             self._enter(agent.name, "proposer", [agent])
-        self.judge = _judge_alone(moa)
+        self.judge = _judge_alone(moa) if aggregator_alone else None
         self.judge_name = self._enter(self.judge.names[0], "aggregator", self.judge.agents) if self.judge else None
         self._enter(VOTE, "vote", proposers)
         self.aggregators: dict[str, Agent] = {}

@@ -29,12 +29,14 @@ def field_state(name: str, info: FieldInfo, write: WriteType) -> SavedField:
     text, lacks = write(info.annotation)
     constraints, validators = constraints_of(info.metadata)
     state: dict[str, Any] = {"name": name, "type": text}
-    named = {"title": info.title, "description": info.description, "alias": info.alias, "examples": info.examples}
+    examples = json_or_none(info.examples)
+    named = {"title": info.title, "description": info.description, "alias": info.alias, "examples": examples}
     for key, value in {"constraints": constraints, **named}.items():
         if value:
             state[key] = value
     if isinstance(info.discriminator, str):
         state["constraints"] = {**constraints, "discriminator": info.discriminator}
+    lacks += [] if examples == info.examples or examples else ["examples"]
     if lacks := [*lacks, *validators, *_default(state, info), *_aliases(info)]:
         state["lacks"] = lacks
     return SavedField(**state)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dspy
@@ -16,9 +17,10 @@ from moa_dspy.saved_format import SavedLM
 __all__ = ["is_same_lm", "is_same_state", "lm_state", "read_lm"]
 
 _SIMULATED = "simulated/"
-_BUILTIN = f"{dspy.LM.__module__}.{dspy.LM.__qualname__}"
-# What says where requests go: loaded only from files that are trusted, as DSPy does.
-_ADDRESSES = frozenset({"api_base", "base_url", "model_list"})
+# What every LM has, and few set.
+_UNSET = ("temperature", "max_tokens", "finetuning_model", "launch_kwargs", "train_kwargs")
+# What says where requests go: as DSPy, we load it only from files that are trusted.
+_ADDRESS = re.compile(r"api_base|base_url|_url$|endpoint|proxy|model_list", re.IGNORECASE)
 
 
 def lm_state(lm: dspy.BaseLM | None) -> SavedLM:
@@ -40,29 +42,31 @@ def lm_state(lm: dspy.BaseLM | None) -> SavedLM:
     lost = [name for name, value in settings.items() if value is None and kept[name] is not None]
     # DSPy has left out the key by itself.
     left_out = sorted({*secrets, *lost, *without_secrets(lm.kwargs, lm)[1]})
-    unset: tuple[Any, ...] = (None, {}) if settings.get("_dspy_lm_class", _BUILTIN) == _BUILTIN else ()
-    settings = {name: value for name, value in settings.items() if name not in lost and value not in unset}
+    unset = [name for name in _UNSET if settings.get(name) in (None, {})]
+    settings = {name: value for name, value in settings.items() if name not in (*lost, *unset)}
     return SavedLM(lm=settings, left_out=left_out) if left_out else SavedLM(lm=settings)
 
 
-def is_same_lm(saved: SavedLM, lm: dspy.BaseLM | None, *, addresses: bool = False) -> bool:
+def is_same_lm(saved: SavedLM, lm: dspy.BaseLM | None, *, trusted: bool = False) -> bool:
     """Whether an LM is the saved one, but for secrets.
 
     Args:
         saved: The LM in the file.
         lm: The LM at hand.
-        addresses: Whether it must ask at the same address too.
+        trusted: Whether the file is trusted: then addresses and the state of custom engines must be the same too.
     """
-    return _compared(saved.lm, addresses) == _compared(lm_state(lm).lm, addresses)
+    here = lm_state(lm)
+    left_out = {*saved.left_out, *here.left_out}
+    return _compared(saved.lm, trusted, left_out) == _compared(here.lm, trusted, left_out)
 
 
-def is_same_state(state: Mapping[str, Any] | None, lm: dspy.BaseLM, *, addresses: bool = False) -> bool:
+def is_same_state(state: Mapping[str, Any] | None, lm: dspy.BaseLM, *, trusted: bool = False) -> bool:
     """The same for an LM in DSPy's own state of a predictor."""
     try:
-        here = json_or_none(without_secrets(lm.dump_state(), lm)[0])
+        here, left_out = without_secrets(lm.dump_state(), lm)
     except TypeError:  # it cannot be saved, so it is not the one that was
         return False
-    return _compared(state, addresses) == _compared(here, addresses)
+    return _compared(state, trusted, left_out) == _compared(json_or_none(here), trusted, left_out)
 
 
 def read_lm(saved: SavedLM, agent: str, *, allow_unsafe: bool = False) -> dspy.BaseLM | None:
@@ -83,7 +87,7 @@ def read_lm(saved: SavedLM, agent: str, *, allow_unsafe: bool = False) -> dspy.B
             f"The LM of agent {agent!r} ({saved.lm.get('model')}) is not in the file: {saved.unsaveable} "
             "Build the mixture in code, with this LM, and use load()."
         )
-    dropped = [] if allow_unsafe else sorted(_ADDRESSES & saved.lm.keys())
+    dropped = [] if allow_unsafe else sorted(filter(_ADDRESS.search, saved.lm))
     state = {name: value for name, value in saved.lm.items() if name not in dropped}
     try:
         lm = _of_simulated(state) or dspy.BaseLM.load_state(state, allow_custom_lm_class=allow_unsafe)
@@ -136,8 +140,12 @@ def _of_simulated(state: Mapping[str, Any]) -> dspy.BaseLM | None:
     return SimulatedLM(model, None if profile is None else SimulatedModel(**profile), **settings)
 
 
-def _compared(state: Mapping[str, Any] | None, addresses: bool) -> Any:
+def _compared(state: Mapping[str, Any] | None, trusted: bool, left_out: Collection[str]) -> Any:
+    """What makes two LMs one. What a file that is not trusted could not give anyway is left to the live LM."""
     if state is None:
         return None
-    apart = frozenset() if addresses else _ADDRESSES
-    return {name: value for name, value in state.items() if value not in (None, {}) and name not in apart}
+    given = {name: value for name, value in state.items() if value not in (None, {}) and name not in left_out}
+    if trusted:
+        return given
+    engines = {name: given[name]["class"] for name in ("engine", "async_engine") if isinstance(given.get(name), dict)}
+    return {name: value for name, value in {**given, **engines}.items() if not _ADDRESS.search(name)}

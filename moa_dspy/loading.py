@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import dspy
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.keyless import without_secrets
@@ -41,7 +42,7 @@ def load_into(moa: MoA, state: Mapping[str, Any], load: Callable[..., None], all
     kept = {
         name: predictor.lm
         for name, predictor in predictors.items()
-        if predictor.lm is not None and is_same_state(state[name]["lm"], predictor.lm, addresses=allow_unsafe)
+        if predictor.lm is not None and is_same_state(state[name]["lm"], predictor.lm, trusted=allow_unsafe)
     }
     load({**state, **{name: {**state[name], "lm": None} for name in kept}}, allow_unsafe_lm_state=allow_unsafe)
     for name, predictor in predictors.items():
@@ -49,9 +50,12 @@ def load_into(moa: MoA, state: Mapping[str, Any], load: Callable[..., None], all
         predictor.demos = [_typed(demo, predictor.signature) for demo in predictor.demos]
 
 
-def plain_state(state: dict[str, Any], json_mode: bool) -> dict[str, Any]:
+def plain_state(state: Mapping[str, Any], predictors: Mapping[str, Any], json_mode: bool) -> dict[str, Any]:
     """DSPy's state of a program without secrets, its demos as plain JSON."""
-    return {name: _plain(part, json_mode) if "demos" in part else part for name, part in state.items()}
+    return {
+        name: _plain(part, predictors[name].lm, json_mode) if name in predictors else part
+        for name, part in state.items()
+    }
 
 
 def _check_names(state: Mapping[str, Any], names: list[str]) -> None:
@@ -64,11 +68,10 @@ def _check_names(state: Mapping[str, Any], names: list[str]) -> None:
         )
 
 
-def _plain(state: Mapping[str, Any], json_mode: bool) -> dict[str, Any]:
+def _plain(state: Mapping[str, Any], lm: Any, json_mode: bool) -> dict[str, Any]:
     """The state of a predictor."""
-    lm = state["lm"] and without_secrets(state["lm"])[0]
     demos = {name: _json(state[name]) for name in ("traces", "train", "demos")} if json_mode else {}
-    return {**state, **demos, "lm": lm}
+    return {**state, **demos, "lm": state["lm"] and without_secrets(state["lm"], lm)[0]}
 
 
 def _json(value: Any) -> Any:
@@ -82,7 +85,8 @@ def _json(value: Any) -> Any:
 def _typed(demo: Any, signature: Any) -> Any:
     """A demo with its values typed again, where that shows in no prompt."""
     fields = signature.fields
-    return {name: _value(value, fields[name].annotation) if name in fields else value for name, value in demo.items()}
+    typed = {name: _value(value, fields[name].annotation) for name, value in demo.items() if name in fields}
+    return demo.copy(**typed) if isinstance(demo, dspy.Example) else {**demo, **typed}
 
 
 def _value(value: Any, annotation: Any) -> Any:

@@ -104,7 +104,8 @@ def _strategy(strategy: Strategy) -> SavedStrategy:
 
 def _options(strategy: Strategy) -> dict[str, Any]:
     """What the strategy was made with, as far as it keeps it under the names of its constructor's parameters."""
-    names = [name for name in inspect.signature(type(strategy).__init__).parameters if hasattr(strategy, name)]
+    parameters = inspect.signature(type(strategy).__init__).parameters
+    names = [name for name in parameters if name != "callbacks" and hasattr(strategy, name)]
     values = {name: json_or_none(getattr(strategy, name)) for name in names}
     return {name: value for name, value in values.items() if value is not None or getattr(strategy, name) is None}
 

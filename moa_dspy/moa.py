@@ -11,7 +11,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 from moa_dspy.account import Account
 from moa_dspy.accounting import Meter
 from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.checks import check_inputs, refuse_below_one, unfit
+from moa_dspy.checks import checked_inputs, refuse_below_one, unfit
 from moa_dspy.errors import AggregationFailed
 from moa_dspy.limits import Limits
 from moa_dspy.panel import Panel, failure
@@ -144,7 +144,7 @@ class MoA(Savable):
         return next((agent.lm for agent in [self.aggregator, *self.agents] if agent.lm is not None), None)
 
     def _answer(self, inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
-        check_inputs(self.signature, inputs)
+        inputs = checked_inputs(self.signature, inputs)
         deliver_mail(self.agents)
         has_aggregator = self.aggregator.lm is not None or self.strategy.needs_aggregator
         refuse_no_aggregator(self.aggregator.lm, self.strategy)
@@ -163,7 +163,8 @@ class MoA(Savable):
             seen = {PROPOSALS: exhibit(round.proposals, seed=seed_of(inputs), field_names=names).text}
         if early_stop is not None and early_stop.bug is not None:
             raise self._failed(account, early_stop.bug) from early_stop.bug
-        case = Case(self.signature, inputs, round.proposals, round.asked, has_aggregator)
+        last = account.rounds[-1]
+        case = Case(self.signature, inputs, last.proposals, last.asked, has_aggregator)
         verdict = yield from self._decide(case, account)
         return account.prediction(verdict, case)
 

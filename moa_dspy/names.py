@@ -35,9 +35,9 @@ def identifier(label: str) -> str:
     return f"{name}_agent" if _is_taken(name) else name
 
 
-# What a panel has beside what every module has.
-_OF_A_PANEL = frozenset("aforward agents ask callbacks forward history layer limits names samples shared task".split())
+_A_MODULE = dspy.Module()
+_OF_A_PANEL = {"aforward", "agents", "ask", "forward", "layer", "limits", "names", "samples", "shared", "task"}
 
 
 def _is_taken(name: str) -> bool:
-    return name.startswith("_") or hasattr(dspy.Module, name) or name in _OF_A_PANEL
+    return name.startswith("_") or hasattr(_A_MODULE, name) or name in _OF_A_PANEL

@@ -15,7 +15,8 @@ def save_plot(comparison: Comparison, path: str | Path) -> Path:
     """Plot every system's score against what it takes per question, with 95% intervals.
 
     Args:
-        comparison: What to plot. The x axis is USD if all prices are known, else tokens.
+        comparison: What to plot. The x axis is USD if all prices are known, else tokens, and calls where
+            DSPy's cache left nothing to measure.
         path: Ends in `.html` for a self-contained page, which needs nothing; else in what matplotlib
             writes: `.png`, `.svg`, `.pdf`.
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from moa_dspy.comparison import Comparison
 from moa_dspy.comparison_row import Row
 from moa_dspy.evaluation_records import Kind
-from moa_dspy.plot_axis import Axis, axis
+from moa_dspy.plot_axis import Axis
 from moa_dspy.plot_drawing import Anchor, Box, Dot, Drawing, Label, Line
 from moa_dspy.plot_labels import nearest, place, spread
+from moa_dspy.plot_scales import cost_axis, costs_of, score_axis
 
 __all__ = ["chart"]
 
@@ -43,17 +45,17 @@ def chart(comparison: Comparison) -> Drawing:
     Raises:
         ValueError: If there is nothing to plot.
     """
-    rows = [row for row in comparison.rows if row.kind != "oracle" and row.tokens]
+    oracles = [row for row in comparison.rows if row.kind == "oracle"]
+    rows = [row for row in comparison.rows if row.kind != "oracle" and row.failures < len(comparison.records)]
     if not rows:
-        raise ValueError("There is nothing to plot: no question was finished, or DSPy's cache answered them all.")
-    is_priced = all(row.cost_usd for row in rows)
-    costs = [row.cost_usd or 0.0 if is_priced else row.tokens or 0.0 for row in rows]
-    across, up = _cost_axis(costs, is_priced), _score_axis(comparison)
+        raise ValueError("There is nothing to plot: no system answered any question.")
+    unit, costs = costs_of(rows)
+    across, up = cost_axis(unit, costs, PLOT), score_axis([*rows, *oracles], comparison.is_accuracy, PLOT)
+    bounds = [_bound(up.place(row.score)) for row in oracles]
     xs = spread([across.place(cost) for cost in costs], GAP)
     points = [(x, up.place(row.score)) for x, row in zip(xs, rows, strict=True)]
     bars = [(up.place(row.interval.low), up.place(row.interval.high)) for row in rows]
-    score, cost = "accuracy" if comparison.is_accuracy else "mean score", "USD" if is_priced else "tokens"
-    plain = f"{score} against {cost}"
+    plain = f"{'accuracy' if comparison.is_accuracy else 'mean score'} against {unit}"
     title = f"SIMULATED models: {plain}" if comparison.is_simulated else plain[0].upper() + plain[1:]
     return Drawing(
         title,
@@ -64,9 +66,9 @@ def chart(comparison: Comparison) -> Drawing:
             Label(PLOT.left, 43, _subtitle(comparison), PALE, 11.5),
             *_legend({row.kind for row in comparison.rows}),
             *_axes(across, up),
-            *_bound(comparison, up),
+            *bounds,
             *_systems(rows, points, bars),
-            *_names(rows, points, bars, up, comparison),
+            *_names(rows, points, bars, bounds),
         ],
     )
 
@@ -75,40 +77,17 @@ def _subtitle(comparison: Comparison) -> str:
     """What the reader must know to take the numbers for what they are."""
     count = len(comparison.records)
     asked = f"{count} question{'s' if count != 1 else ''}, metric {comparison.metric}"
-    return f"{asked}; bars are 95% intervals; points of equal cost stand side by side"
+    dead = [row.name for row in comparison.rows if row.kind != "oracle" and row.failures == count]
+    silent = f"; never answered: {', '.join(dead)}" if dead else ""
+    return f"{asked}; bars are 95% intervals; points of equal cost stand side by side{silent}"
 
 
-def _cost_axis(costs: Sequence[float], is_priced: bool) -> Axis:
-    low, high = min(costs), max(costs)
-    is_log = high / low > 3
-    room = 0.4 * ((high - low) or high)
-    low, high = (low / 1.25, high * 1.35) if is_log else (max(low - room, 0.0), high + room)
-    title = "USD per question" if is_priced else "tokens per question, prompt and completion"
-    scale = " (log scale)" if is_log else ""
-
-    def text(value: float) -> str:
-        return f"${value:.10f}".rstrip("0").rstrip(".") if is_priced else f"{value:,.0f}"
-
-    return axis(title + scale, low, high, PLOT.left, PLOT.right, text, is_log)
-
-
-def _score_axis(comparison: Comparison) -> Axis:
-    bounds = [bound for row in comparison.rows for bound in row.interval]
-    low, high = min(bounds), max(bounds)
-    room = 0.08 * ((high - low) or 1.0)
-    if not comparison.is_accuracy:
-        return axis("mean score", low - room, high + room, PLOT.bottom, PLOT.top, lambda value: f"{value:g}")
-    # Nothing is below 0 or above 100 %, but a point there must not sit on the frame.
-    low, high = max(low - room, -0.03), min(high + room, 1.03)
-    return axis("accuracy, % of the questions", low, high, PLOT.bottom, PLOT.top, lambda value: f"{100 * value:.0f}")
-
-
-def _legend(kinds: set[Kind]) -> Iterator[Dot | Label]:
+def _legend(kinds: set[Kind]) -> Iterator[Line | Dot | Label]:
     x = PLOT.left
     for kind, text in LEGEND.items():
-        if kind in kinds and kind != "oracle":
-            yield Dot(x + 5, 63, COLORS[kind], 4)
-            yield Label(x + 14, 63, text, COLORS[kind], 11.5)
+        if kind in kinds:
+            yield replace(_bound(63), x1=x - 6, x2=x + 12) if kind == "oracle" else Dot(x + 5, 63, COLORS[kind], 4)
+            yield Label(x + 16, 63, text, COLORS[kind], 11.5)
             x += 44 + 6.5 * len(text)
 
 
@@ -127,12 +106,8 @@ def _axes(across: Axis, up: Axis) -> Iterator[Line | Label]:
     yield Label(22, (PLOT.top + PLOT.bottom) / 2, up.title, INK, 12.5, "middle", upright=True)
 
 
-def _bound(comparison: Comparison, up: Axis) -> Iterator[Line | Label]:
-    for row in comparison.rows:
-        if row.kind == "oracle":
-            y = up.place(row.score)
-            yield Line(PLOT.left, y, PLOT.right, y, COLORS["oracle"], 1.2, dashed=True)
-            yield Label(PLOT.left + 6, y + 10, LEGEND["oracle"], COLORS["oracle"], 11)
+def _bound(y: float) -> Line:
+    return Line(PLOT.left, y, PLOT.right, y, COLORS["oracle"], 1.2, dashed=True)
 
 
 def _systems(
@@ -150,14 +125,11 @@ def _names(
     rows: Sequence[Row],
     points: Sequence[tuple[float, float]],
     bars: Sequence[tuple[float, float]],
-    up: Axis,
-    comparison: Comparison,
+    bounds: Sequence[Line],
 ) -> Iterator[Line | Label]:
     around = [Box(x - 6, min(ends) - 3, x + 6, max(ends) + 3) for (x, _), ends in zip(points, bars, strict=True)]
-    bounds = [up.place(row.score) for row in comparison.rows if row.kind == "oracle"]
-    taken = [Box(PLOT.left, y - 2, PLOT.right, y + 2) for y in bounds]
-    taken += [Box(PLOT.left, y, PLOT.left + 230, y + 18) for y in bounds]
-    boxes = place(points, [row.name for row in rows], FONT, PLOT, around, taken)
+    dashed = [Box(line.x1, line.y1 - 2, line.x2, line.y1 + 2) for line in bounds]
+    boxes = place(points, [row.name for row in rows], FONT, PLOT, around, dashed)
     for row, (x, y), box in zip(rows, points, boxes, strict=True):
         end = nearest(box, x, y)
         if math.dist((x, y), end) > 20:

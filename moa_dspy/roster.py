@@ -134,6 +134,12 @@ def _check_program(agent: Agent, task: type[dspy.Signature], layers: int) -> Non
             f"The program of agent {agent.name!r} needs {', '.join(unfed)}, which is no input of the task. "
             f"The task's inputs: {', '.join(task.input_fields)}."
         )
+    untaken = [name for name in task.input_fields if signature is None and taken is not None and name not in taken]
+    if untaken:
+        raise ValueError(
+            f"The program of agent {agent.name!r} takes no {', '.join(untaken)}, which the task gives: every call "
+            "would fail. Give its forward() the parameter, or **inputs."
+        )
     if layers > 1 and taken is not None and PROPOSALS not in taken:
         raise ValueError(
             f"With layers={layers} the program of agent {agent.name!r} would never see the layer before it: it has no "

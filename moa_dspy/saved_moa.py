@@ -23,6 +23,7 @@ class SavedAgent(BaseModel):
         model: Its LM's model, if it has one of its own.
         settings: What else is saved of the LM: `temperature`, `api_base`, ...
         left_out: What is not in the file: secrets, and what is no JSON.
+        unsaveable: Why the LM cannot be made from the file, if it cannot.
         weight: What its vote counts, where votes are weighted.
         instructions: What it is told beside the task's instructions.
         program: The class of its program, where that is one of the user's own.
@@ -35,6 +36,7 @@ class SavedAgent(BaseModel):
     model: str | None
     settings: dict[str, Any]
     left_out: list[str]
+    unsaveable: str | None = None
     weight: float | None = None
     instructions: str | None = None
     program: str | None = None
@@ -137,7 +139,8 @@ def _agents(saved: SavedMixture, state: Mapping[str, Any]) -> Iterator[SavedAgen
 def _lm(state: Mapping[str, Any], agent: str) -> dict[str, Any]:
     saved: SavedLM = checked(SavedLM, state.get(f"{agent}.{BOUND}"), f"{agent}.{BOUND}")
     settings = {name: value for name, value in (saved.lm or {}).items() if name not in ("model", "_dspy_lm_class")}
-    return {"model": (saved.lm or {}).get("model"), "settings": settings, "left_out": saved.left_out}
+    told = saved.model_dump(include={"left_out", "unsaveable"})
+    return {"model": (saved.lm or {}).get("model"), "settings": settings, **told}
 
 
 def _prompt(name: str, state: Mapping[str, Any]) -> SavedPrompt:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
@@ -73,6 +76,21 @@ class Savable(Keyless):
             )
         return moa
 
+    def save(
+        self, path: str | Path, save_program: bool = False, modules_to_serialize: list[ModuleType] | None = None
+    ) -> None:
+        """Save the mixture; see `dspy.Module.save`. No secret is written, and `from_file` needs no code to read it.
+
+        A file that is there already stays as it is if saving fails.
+        """
+        target = Path(path).resolve()
+        if save_program or target.suffix != ".json":
+            super().save(path, save_program=save_program, modules_to_serialize=modules_to_serialize)
+            return
+        with tempfile.TemporaryDirectory(prefix=".moa-", dir=target.parent) as folder:
+            super().save(Path(folder, target.name))
+            os.replace(Path(folder, target.name), target)
+
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Load what was saved of a mixture of the same shape; see `dspy.Module.load`.
 
@@ -88,7 +106,7 @@ class Savable(Keyless):
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """DSPy's state without secrets, its demos as plain JSON."""
-        return plain_state(super().dump_state(json_mode=json_mode), json_mode)
+        return plain_state(super().dump_state(json_mode=json_mode), dict(self.named_predictors()), json_mode)
 
     def load_state(self, state: Mapping[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
         """Load what `dump_state` gave of a mixture of the same shape."""

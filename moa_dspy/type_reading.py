@@ -136,7 +136,7 @@ class TypeReader:
         elif saved.fields is not None:
             fields: Any = {field.name: read_field(field, self._parsed(field.type)) for field in saved.fields}
             options: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in saved.config.items()}
-            config = ConfigDict(**options)
+            config: Any = ConfigDict(**options)  # type: ignore[typeddict-item]
             cls = create_model(called, __config__=config, __doc__=saved.doc, **_checked(fields))
         else:
             raise _Unknown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.accounting import LMCall, Meter
+from moa_dspy.accounting import LMCall, Meter, Usage
+
+from .report import StageReport
 
 __all__ = ["OPTIMIZER", "Bill", "Stop"]
 
@@ -36,6 +39,7 @@ class Bill(Meter):
     def __init__(self) -> None:
         super().__init__(OPTIMIZER)
         self.runs = 0
+        self._started = time.perf_counter()
         self._in_a_row: Counter[str] = Counter()
         self._stopped: BaseException | None = None
         self._lock = threading.Lock()
@@ -62,9 +66,16 @@ class Bill(Meter):
         """The calls that programs made."""
         return [call for call in self.calls() if call.agent != OPTIMIZER]
 
-    def of_optimizer(self) -> list[LMCall]:
-        """The calls that the optimizer made itself."""
-        return [call for call in self.calls() if call.agent == OPTIMIZER]
+    def report(self, stage: str, **details: Any) -> StageReport:
+        """What came of the stage until now, with these details."""
+        return StageReport(
+            name=stage,
+            runs=self.runs,
+            usage=Usage.of(self.of_agents()),
+            optimizer_usage=Usage.of(call for call in self.calls() if call.agent == OPTIMIZER),
+            seconds=time.perf_counter() - self._started,
+            **details,
+        )
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         super().on_lm_start(call_id, instance, inputs)

@@ -89,9 +89,10 @@ class Checkpoint:
 
 def fingerprint(moa: MoA, examples: Sequence[Sequence[dspy.Example]], settings: Mapping[str, Any]) -> str:
     """What identifies a compile: the prompts it starts from, the models, the examples and the settings."""
+    parts: list[tuple[str, Any]] = moa.named_predictors()
     prompts = {
         name: [part.signature.instructions, list(part.signature.fields), [dict(demo) for demo in part.demos]]
-        for name, part in moa.named_predictors()
+        for name, part in parts
     }
     data = {
         "prompts": prompts,

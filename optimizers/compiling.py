@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,13 +14,13 @@ from moa_dspy.evaluation_threads import in_threads
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
 from moa_dspy.panel import Panel
-from moa_dspy.usage import Usage
 
 from .bill import Bill, Stop
 from .checkpoint import Checkpoint
 from .credit import Marginal
 from .feedback import Scored
 from .interrupted import CompileInterrupted
+from .progress_bars import bear_company
 from .recording import Recording, record
 from .report import SpecializationReport, StageReport
 from .solo import Judge, Solo
@@ -58,6 +59,7 @@ class Compiling:
     stages: list[StageReport] = field(default_factory=list)
     failed: list[tuple[str, BaseException]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
         """Tune all stages; the mixture is then compiled.
@@ -66,6 +68,7 @@ class Compiling:
             CompileInterrupted: If one failed.
         """
         moa, train, val = self.moa, self.trainset, self.valset
+        recording = Recording(moa.signature, {})
         for panel_name, panel in zip(moa.panel_names, moa.panels, strict=True):
             first = self._recorded(f"first proposals{_of(panel)}", panel, train, val) if self.marginal else None
             self._tune([self._proposer(panel_name, panel, name, train, val, first) for name in panel.names])
@@ -101,9 +104,10 @@ class Compiling:
         """Run stages side by side; all that can be finished are, before a failed one is told of."""
         kept = {stage.name: self.checkpoint.load(stage.name, self.moa) for stage in stages}
         pending = [stage for stage in stages if kept[stage.name] is None and stage.program.named_predictors()]
+        bear_company()
         try:
-            for stage, report in in_threads(self._run, pending, max(1, len(pending))):
-                kept[stage.name] = report
+            for stage, done in in_threads(self._run, pending, max(1, len(pending))):
+                kept[stage.name] = done
         except BaseException as error:  # Ctrl-C: what runs on in its thread shall ask no more
             for stage in pending:
                 stage.program.bill.stop(error)
@@ -115,16 +119,16 @@ class Compiling:
             raise self._interrupted(" ".join(f"The stage {name} failed: {_why(error)}" for name, error in self.failed))
 
     def _run(self, stage: Stage) -> tuple[Stage, StageReport]:
-        bill, started = stage.program.bill, time.perf_counter()
         try:
             report, found = stage.run()
         except (Exception, Stop) as error:
             self.failed.append((stage.name, error))
-            return stage, _broken(stage.name, bill, time.perf_counter() - started)
-        mine = dict(self.moa.named_predictors())
-        for name, predictor in found.items():
-            mine[name].signature, mine[name].demos = predictor.signature, predictor.demos
-        self.checkpoint.save(report, self.moa, list(found))
+            return stage, stage.program.bill.report(stage.name, note="failed")
+        with self.lock:
+            mine = dict(self.moa.named_predictors())
+            for name, predictor in found.items():
+                mine[name].signature, mine[name].demos = predictor.signature, predictor.demos
+            self.checkpoint.save(report, self.moa, list(found))
         self.on_stage(report)
         return stage, report
 
@@ -133,15 +137,15 @@ class Compiling:
         if kept is not None:
             self.stages.append(kept[0])
             return kept[1]
-        bill, started = Bill(), time.perf_counter()
+        bill = Bill()
         try:
             with dspy.context(**bill.settings()):
                 recording = record(panel, [*train, *val], bill, self.threads)
         except Stop as error:
-            self.stages.append(_broken(name, bill, time.perf_counter() - started))
+            self.stages.append(bill.report(name, note="failed"))
             raise self._interrupted(f"The stage {name} failed: {_why(error)}") from error
-        usage, none = Usage.of(bill.of_agents()), Usage.of(bill.of_optimizer())
-        report = StageReport(name=name, usage=usage, optimizer_usage=none, seconds=time.perf_counter() - started)
+        # No program of a stage was run: that would have cost a joint optimizer something.
+        report = bill.report(name).model_copy(update={"runs": 0})
         self.stages.append(report)
         self.checkpoint.save_recording(report, recording)
         self.on_stage(report)
@@ -162,20 +166,9 @@ def _of(panel: Panel) -> str:
     return "" if panel.layer == 1 else f", layer {panel.layer}"
 
 
-def _broken(name: str, bill: Bill, seconds: float) -> StageReport:
-    return StageReport(
-        name=name,
-        runs=bill.runs,
-        usage=Usage.of(bill.of_agents()),
-        optimizer_usage=Usage.of(bill.of_optimizer()),
-        seconds=seconds,
-        note="failed",
-    )
-
-
 def _why(error: BaseException) -> str:
     causes = list(_chain(error))
-    said = [str(cause) for cause in causes if str(cause)]
+    said = [" ".join(str(cause).split()) for cause in causes if str(cause)]
     return ": ".join(said) if said else type(causes[-1]).__name__
 
 

@@ -30,7 +30,9 @@ class Marginal:
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
         inputs = example.inputs().toDict()
         round, task = self.recording.round(inputs), self.recording.task
-        mine = Proposal(id=self.agent, agent=self.agent, outputs={name: prediction[name] for name in task.output_fields})
+        mine = Proposal(
+            id=self.agent, agent=self.agent, outputs={name: prediction[name] for name in task.output_fields}
+        )
         asked = {id: agent for id, agent in round.asked.items() if agent != self.agent or id == self.agent}
         came = {proposal.id: proposal for proposal in round.proposals} | {mine.id: mine}
         case = Case(task, inputs, [came[id] for id in asked if id in came], asked, has_aggregator=False)

@@ -29,15 +29,19 @@ class Scored:
         metric: A metric's name, `metric(example, prediction, trace=None)`, or GEPA's five arguments.
         task: The task's signature.
         view: What the metric is shown instead of the prediction.
+        inside: What the names of predictors begin with, where the mixture is part of another program.
 
     Raises:
         TypeError: If the metric takes neither.
     """
 
-    def __init__(self, metric: str | Metric, task: type[dspy.Signature], view: View | None = None) -> None:
+    def __init__(
+        self, metric: str | Metric, task: type[dspy.Signature], view: View | None = None, inside: str = ""
+    ) -> None:
         self.metric = as_metric(metric, task)
         self.task = task
         self.view = view
+        self.inside = inside
         self.__name__ = getattr(self.metric, "__name__", type(self.metric).__name__)
         self._takes = _arguments(self.metric)
 
@@ -53,7 +57,7 @@ class Scored:
         pred_trace: Any = None,
     ) -> Any:
         shown = pred if self.view is None else self.view(gold, pred)
-        more = (trace, pred_name, pred_trace)[: self._takes - 2]
+        more = (trace, pred_name and pred_name.removeprefix(self.inside), pred_trace)[: self._takes - 2]
         kept: list[Any] = []
 
         def asked(example: dspy.Example, prediction: dspy.Prediction) -> Any:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from .report import SpecializationReport
 
-__all__ = ["CompileInterrupted"]
+__all__ = ["CompileInterrupted", "FinetuneInterrupted"]
 
 
 class CompileInterrupted(RuntimeError):
@@ -32,3 +32,15 @@ class CompileInterrupted(RuntimeError):
         super().__init__(message)
         self.program = program
         self.report = report
+
+
+class FinetuneInterrupted(RuntimeError):
+    """A training job failed.
+
+    Attributes:
+        program: The mixture with the LMs whose training succeeded; the others are as they were.
+    """
+
+    def __init__(self, message: str, program: MoA) -> None:
+        super().__init__(message)
+        self.program = program

@@ -61,8 +61,8 @@ class Recipe:
         return math.ceil((self.metric_calls(valset, prompts) - valset) / (2 * self.minibatch))
 
     def gepa(
-        self, metric: Any, reflection_lm: dspy.BaseLM, valset: int, *, prompts: int = 1, threads: int = 8, seed: int = 0
-    ) -> dspy.GEPA:
+        self, metric: Any, reflection_lm: Any, valset: int, *, prompts: int = 1, threads: int = 8, seed: int = 0
+    ) -> Any:
         """GEPA with this budget.
 
         Args:
@@ -105,4 +105,4 @@ def recipe(name: str | Recipe) -> Recipe:
 
 @lru_cache(maxsize=1)
 def _tables() -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath("recipes.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(files(__name__.rpartition(".")[0]).joinpath("recipes.toml").read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ class Recording:
 
     def shown(self, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
         """The examples with the proposals as a further input; without those for which none came."""
-        return [self._with_proposals(example) for example in examples if self.round(example.inputs()).proposals]
+        return [self._with_proposals(e) for e in examples if self.round(e.inputs().toDict()).proposals]
 
     def state(self) -> dict[str, Any]:
         """The recording as JSON-able data."""
@@ -86,7 +86,8 @@ def record(panel: Panel, examples: Sequence[dspy.Example], bill: Bill, threads: 
 
     def ask(item: tuple[int, Mapping[str, Any]]) -> tuple[int, Round]:
         with bill.asking("panel"), dspy.context(trace=[]):
-            return item[0], panel(**item[1])
+            round: Any = panel(**item[1])
+        return item[0], round
 
     return Recording(panel.task, dict(in_threads(ask, list(asked.items()), threads)))
 

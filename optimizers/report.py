@@ -21,7 +21,7 @@ class StageReport(BaseModel):
     Attributes:
         name: The agent, with its layer from the second on; or what was recorded.
         runs: How often the program of the stage was run; a recording runs nothing.
-        usage: LM calls of the agents.
+        usage: LM calls of the agents; `cache_hits` of them were answered by DSPy's cache.
         optimizer_usage: LM calls of the optimizer itself: reflections, proposals of prompts.
         seconds: Wall time.
         before: Mean score on the valset before; None for a recording.
@@ -85,24 +85,29 @@ class SpecializationReport:
         return {**totals, "cost_usd": self.usage.cost_usd, "stages": [s.model_dump(mode="json") for s in self.stages]}
 
     def table(self) -> Table:
-        """The report as a rich table."""
+        """The report as a rich table: `calls` of the agents, `jointly` what the whole mixture would have taken."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("stage", no_wrap=True)
-        for heading in ("before", "after", "calls", "jointly", "reflect.", "tokens", "USD", "time"):
+        for heading in ("valset", "calls", "jointly", "tuning", "tokens", "USD", "time"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("")
+        has_notes = any(stage.note for stage in self.stages)
+        if has_notes:
+            table.add_column("")
         for stage in self.stages:
-            joint = stage.runs * self.calls_per_answer
-            table.add_row(stage.name, *_cells(stage, joint), stage.note)
-        total = StageReport(
+            table.add_row(
+                stage.name, *_cells(stage, stage.runs * self.calls_per_answer), *([stage.note] if has_notes else [])
+            )
+        table.add_section()
+        table.add_row("all", *_cells(self._total(), self.joint_calls))
+        return table
+
+    def _total(self) -> StageReport:
+        return StageReport(
             name="all",
             usage=added(stage.usage for stage in self.stages),
             optimizer_usage=added(stage.optimizer_usage for stage in self.stages),
             seconds=self.seconds,
         )
-        table.add_section()
-        table.add_row(total.name, *_cells(total, self.joint_calls), "")
-        return table
 
 
 def added(usages: Iterable[Usage]) -> Usage:
@@ -111,23 +116,21 @@ def added(usages: Iterable[Usage]) -> Usage:
     if not parts:
         return Usage(cost_usd=0.0)
     known = [usage.cost_usd for usage in parts if usage.cost_usd is not None]
-    sums: dict[str, Any] = {name: sum(getattr(u, name) for u in parts) for name in Usage.model_fields if name != "cost_usd"}
+    sums: dict[str, Any] = {
+        name: sum(getattr(u, name) for u in parts) for name in Usage.model_fields if name != "cost_usd"
+    }
     return Usage(cost_usd=sum(known) if known else None, **sums)
 
 
 def _cells(stage: StageReport, joint: int) -> list[str]:
     whole = added([stage.usage, stage.optimizer_usage])
+    tokens = whole.prompt_tokens + whole.completion_tokens
     return [
-        _score(stage.before),
-        _score(stage.after),
+        "-" if stage.before is None else f"{stage.before:.3f} > {stage.after:.3f}",
         f"{stage.usage.calls:,}",
         f"{joint:,}" if joint else "-",
         f"{stage.optimizer_usage.calls:,}",
-        f"{whole.prompt_tokens + whole.completion_tokens:,}",
+        f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k",
         "unknown" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
-        f"{stage.seconds:.1f} s",
+        f"{stage.seconds:.0f} s",
     ]
-
-
-def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"

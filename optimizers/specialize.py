@@ -9,7 +9,7 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.checks import check_inputs, refuse_below_one
+from moa_dspy.checks import checked_inputs, refuse_below_one
 from moa_dspy.metrics import Metric
 from moa_dspy.moa import MoA
 
@@ -62,7 +62,7 @@ class Specialize(Teleprompter):
         >>> optimizer = Specialize("exact", optimizer=dspy.LabeledFewShot(k=2))
         >>> tuned = optimizer.compile(moa, trainset=examples[:6], valset=examples[6:12])
         >>> optimizer.report.calls, optimizer.report.joint_calls
-        (84, 180)
+        (60, 108)
     """
 
     def __init__(
@@ -95,14 +95,20 @@ class Specialize(Teleprompter):
         self.on_stage = on_stage
         self.report = SpecializationReport()
 
-    def compile(
-        self, student: MoA, *, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None = None
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
     ) -> MoA:
         """Compile a mixture.
 
         Args:
             student: The mixture; it stays as it is.
             trainset: Examples for the optimizers.
+            teacher: None: there is no whole program to learn from, where each agent is tuned alone.
             valset: Examples by which results are compared; by default the trainset.
 
         Returns:
@@ -118,8 +124,10 @@ class Specialize(Teleprompter):
                 f"Specialize tunes the agents of a MoA, and a {type(student).__name__} has none of its own. Compile "
                 "the mixture inside it."
             )
+        if teacher is not None:
+            raise ValueError("Specialize takes no teacher: its stages are single agents, not the program it would be.")
         valset = valset or trainset
-        _check_examples(student, trainset, valset)
+        trainset, valset = _checked(student, trainset), _checked(student, valset)
         Scored(self.metric, student.signature)
         self._check_optimizer(student, len(valset))
         moa = specialized(student)
@@ -151,7 +159,8 @@ class Specialize(Teleprompter):
 
     def _check_optimizer(self, student: MoA, valset: int) -> None:
         budget = getattr(self.optimizer, "max_metric_calls", None)
-        if budget is not None and budget < (least := valset + 2 * self.optimizer.reflection_minibatch_size):
+        least = valset + 2 * getattr(self.optimizer, "reflection_minibatch_size", 0)
+        if budget is not None and budget < least:
             raise ValueError(
                 f"max_metric_calls={budget} is too little for one round of GEPA: it evaluates {valset} examples first, "
                 f"and then a minibatch twice. Give at least {least}, or a smaller valset."
@@ -164,7 +173,11 @@ class Specialize(Teleprompter):
 
     def _settings(self) -> dict[str, Any]:
         plain = (str, int, float, bool, type(None))
-        inner = {name: value for name, value in vars(self.optimizer).items() if isinstance(value, plain)} if self.optimizer else {}
+        inner = (
+            {name: value for name, value in vars(self.optimizer).items() if isinstance(value, plain)}
+            if self.optimizer
+            else {}
+        )
         return {
             "optimizer": type(self.optimizer).__name__,
             **inner,
@@ -178,8 +191,8 @@ def _recipe(name: str | Recipe) -> Recipe:
     return recipe(name)
 
 
-def _check_examples(student: MoA, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example]) -> None:
-    if not trainset:
+def _checked(student: MoA, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
+    if not examples:
         raise ValueError("The trainset is empty, so there is nothing to learn from. Give at least a few examples.")
-    for example in [*trainset, *valset]:
-        check_inputs(student.signature, example.inputs())
+    # With the inputs that the mixture would take; a dataset may have others.
+    return [e.with_inputs(*checked_inputs(student.signature, e.inputs().toDict())) for e in examples]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import dspy
 
@@ -41,6 +42,7 @@ def specialized(moa: MoA) -> MoA:
 def _on_its_own(agent: Agent, program: dspy.Module, role: str | None) -> Agent:
     own = program.deepcopy()
     if role is not None:
-        for predictor in own.predictors():
+        predictors: list[Any] = own.predictors()
+        for predictor in predictors:
             predictor.signature = for_role(predictor.signature, role)
     return agent.running(own)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from typing import Any
 import dspy
 
 from moa_dspy.evaluation_threads import in_threads
-from moa_dspy.usage import Usage
 
-from .bill import Bill, Stop
+from .bill import Stop
 from .feedback import Scored
 from .report import StageReport
 from .solo import Judge, Solo
@@ -57,7 +55,7 @@ class Stage:
         Raises:
             Stop: If an LM or the metric is of no use.
         """
-        bill, started = self.program.bill, time.perf_counter()
+        bill = self.program.bill
         with dspy.context(**bill.settings()):
             before = self._evaluate(self.program)
             note, after, found = "", before, {}
@@ -65,23 +63,13 @@ class Stage:
                 note = "never asked: nothing to tune"
             else:
                 tuned = self._tuned()
-                if _prompts(tuned) == _prompts(self.program):
+                if _same_prompts(tuned, self.program):
                     note = "no better prompt found"
                 else:
                     after = self._evaluate(tuned)
                     found = dict(tuned.named_predictors()) if after >= before else {}
                     note = "" if found else "not kept: worse on the valset"
-        report = StageReport(
-            name=self.name,
-            runs=bill.runs,
-            usage=Usage.of(bill.of_agents()),
-            optimizer_usage=Usage.of(bill.of_optimizer()),
-            seconds=time.perf_counter() - started,
-            before=before,
-            after=after,
-            kept=bool(found),
-            note=note,
-        )
+        report = bill.report(self.name, before=before, after=after, kept=bool(found), note=note)
         return report, found
 
     def _tuned(self) -> dspy.Module:
@@ -143,5 +131,6 @@ def own_copy(optimizer: Any, metric: Scored, folder: str) -> Any:
     return own
 
 
-def _prompts(program: dspy.Module) -> Mapping[str, Any]:
-    return {name: (p.signature.instructions, p.signature.fields, p.demos) for name, p in program.named_predictors()}
+def _same_prompts(one: dspy.Module, other: dspy.Module) -> bool:
+    pairs: Any = zip(one.predictors(), other.predictors(), strict=True)
+    return all(a.signature.equals(b.signature) and a.demos == b.demos for a, b in pairs)

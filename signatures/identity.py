@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import dspy
 
@@ -20,9 +21,10 @@ def tell_apart(predictors: Iterable[tuple[str, dspy.Predict]]) -> None:
     """
     known: list[type[dspy.Signature]] = []
     for name, predictor in predictors:
-        if any(predictor.signature.equals(other) for other in known):
-            predictor.signature = for_role(predictor.signature, name)
-        known.append(predictor.signature)
+        signature: Any = predictor.signature
+        if any(signature.equals(other) for other in known):
+            predictor.signature = signature = for_role(signature, name)
+        known.append(signature)
 
 
 def duplicate(signature: type[dspy.Signature]) -> type[dspy.Signature]:

@@ -11,6 +11,8 @@ from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, echo, ev
 from moa_dspy import Agent, Limits, MoA, Panel, Strategy, Verdict
 from moa_dspy.signatures import task_signature
 
+ANYTHING: Any = object()
+
 shared_and_specialized = pytest.mark.parametrize("specialized", [False, True], ids=["shared", "specialized"])
 with_and_without_settings = pytest.mark.parametrize("strayed", [False, True], ids=["no settings.lm", "settings.lm"])
 
@@ -64,6 +66,11 @@ class OwnLM(dspy.Module):
 class Uncopyable(OwnLM):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Uncopyable":
         raise TypeError("holds a connection")
+
+
+class Locked(FakeLM):
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Locked":
+        raise TypeError("cannot pickle '_thread.lock' object")
 
 
 class TestLMs:
@@ -169,15 +176,28 @@ class TestCopies:
     def test_survive_a_program_that_cannot_be_copied(self) -> None:
         lms = cast("a", "b", "judge", "own")
         own = lms.pop("own")
-        moa = MoA(QA, [lms["a"], lms["b"], Uncopyable(own)], lms["judge"])
+        moa: Any = MoA(QA, [lms["a"], lms["b"], Uncopyable(own)], lms["judge"])
         copied: Any = moa.deepcopy()
         assert [name for name, _ in copied.named_predictors()] == [name for name, _ in moa.named_predictors()]
         assert copied.proposers.a.program is not moa.proposers.a.program
         assert all(agent.lm is lm for agent, lm in zip(copied.agents[:2], lms.values(), strict=False))
+        assert copied.proposers.uncopyable.program.answer.predict.lm is own
         assert copied(question="?").answer == "judge" and own.calls == 1
 
+    @pytest.mark.parametrize("mailed", [False, True], ids=["held", "in the mail"])
+    def test_survive_an_lm_that_cannot_be_copied(self, mailed: bool) -> None:
+        lms = {**cast("a", "b", "judge"), "new": Locked("new", says("x"))}
+        new = lms.pop("new")
+        moa: Any = mixture(lms) if mailed else MoA(QA, [lms["a"], new], new)
+        if mailed:
+            moa.set_lm(new)
+        copied: Any = moa.deepcopy()
+        first, second = copied.agents[:2]
+        assert first.program is second.program is copied.proposers.shared
+        assert copied.get_lm() is new and copied.proposers.shared is not moa.proposers.shared
+
     def test_do_not_share_predictors_with_the_original(self) -> None:
-        moa = mixture(cast("a", "judge"))
+        moa: Any = mixture(cast("a", "judge"))
         copied: Any = moa.deepcopy()
         copied.proposers.shared.predict.demos = EXAMPLES
         assert moa.proposers.shared.predict.demos == []
@@ -235,15 +255,22 @@ class TestMail:
     @pytest.mark.parametrize("mail", ["plain", "rollout"])
     def test_on_a_predictor_of_its_own_is_for_that_agent_only(self, mail: str) -> None:
         lms = cast("a", "b", "judge", "stray")
-        moa = mixture(lms, use_specialized_prompts=True)
+        moa: Any = mixture(lms, use_specialized_prompts=True)
         moa.proposers.b.program.predict.lm = lms["stray"] if mail == "plain" else lms["stray"].copy(rollout_id=5)
         moa(question="?")
         assert calls(lms) == {"a": 1, "b": mail == "rollout", "judge": 1, "stray": mail == "plain"}
         assert (lms["a"].rollouts, lms["judge"].rollouts) == ([None], [None])
 
+    def test_on_the_aggregators_predictor_is_for_the_aggregator_only(self) -> None:
+        lms = cast("a", "b", "judge", "stray")
+        moa: Any = mixture(lms)
+        moa.aggregator.program.synthesize.lm = lms["stray"]
+        assert moa(question="?").answer == "stray" and moa.get_lm() is lms["stray"]
+        assert calls(lms) == {"a": 1, "b": 1, "judge": 0, "stray": 1}
+
     def test_on_the_shared_predictor_is_for_every_proposer_and_not_for_the_aggregator(self) -> None:
         lms = cast("a", "b", "judge", "stray")
-        moa = mixture(lms)
+        moa: Any = mixture(lms)
         moa.proposers.shared.predict.lm = lms["stray"]
         moa(question="?")
         assert calls(lms) == {"a": 0, "b": 0, "judge": 1, "stray": 2}
@@ -251,7 +278,8 @@ class TestMail:
     @both_ways
     def test_on_the_shared_predictor_is_for_every_proposer_of_a_panel_that_is_called_alone(self, ask: Ask) -> None:
         lms = cast("a", "b", "judge", "stray")
-        panel: Any = mixture(lms).proposers
+        moa: Any = mixture(lms)
+        panel = moa.proposers
         panel.set_lm(lms["stray"])
         ask(panel, question="?")
         assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 2}
@@ -267,6 +295,27 @@ class TestMail:
         outer.set_lm(lms["stray"])
         sync(outer, question="?")
         assert lms["stray"].calls == 3
+
+    @both_ways
+    def test_to_an_agent_that_stands_alone_is_taken(self, ask: Ask) -> None:
+        lms = cast("a", "stray")
+        agent = Agent(lms["a"], dspy.Predict(QA))
+        agent.set_lm(lms["stray"].copy(rollout_id=4))
+        ask(agent, question="?")
+        agent.set_lm(lms["stray"])
+        ask(agent, question="?")
+        assert (lms["a"].rollouts, lms["stray"].rollouts, agent.lm) == ([4], [None], lms["stray"])
+
+    @both_ways
+    def test_for_the_agents_of_a_mixture_inside_is_theirs_alone(self, ask: Ask) -> None:
+        lms = cast("a", "inner_judge", "judge", "stray")
+        moa: Any = MoA(QA, [MoA(QA, [lms["a"]], lms["inner_judge"])], lms["judge"])
+        moa.set_lm(lms["stray"].copy(rollout_id=7))
+        ask(moa, question="?")
+        assert [lm.rollouts for lm in lms.values()] == [[7], [7], [7], []]
+        moa.set_lm(lms["stray"])
+        ask(moa, question="?")
+        assert (lms["stray"].rollouts, moa.proposers.moa.lm) == ([None] * 3, None)
 
     def test_arrives_whole_however_many_threads_call_at_once(self) -> None:
         lms = cast("a", "b", "judge", "stray")
@@ -323,13 +372,21 @@ class TestResampling:
         assert all({0, 1, 2} <= {*lm.rollouts} for lm in lms.values())
 
     def test_rollouts_compose_and_never_collide(self, cached: None) -> None:
-        # BestOfN x two samples x one model in five seats, two of them in a mixture inside the mixture.
+        # BestOfN x two samples x one model in seven seats, four of them in mixtures inside the mixture.
         a, judge = FakeLM("a", says("a"), cache=True), FakeLM("judge", says("j"), cache=True)
-        inner = MoA(QA, [a, a], judge)
-        moa = MoA(QA, [a, inner, a.copy(rollout_id=1), a], judge, num_proposals_per_model=2)
+        inner = [MoA(QA, [a, a], judge) for _ in range(2)]
+        moa = MoA(QA, [inner[0], a, a.copy(rollout_id=1), inner[1], a], judge, num_proposals_per_model=2)
         moa(question="?")
         dspy.BestOfN(moa, N=3, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)(question="?")
-        assert a.calls == len({*a.rollouts}) == 4 * 2 * (1 + 2 + 1 + 1)
+        assert a.calls == len({*a.rollouts}) == 4 * 2 * 7
+
+    def test_agents_own_rollout_id_is_composed_with_another(self) -> None:
+        a = FakeLM("a", says("a"))
+        agents = [Agent(a.copy(rollout_id=id), dspy.Predict(QA)) for id in (1, 2)]
+        with dspy.context(lm=FakeLM("stray", says("x"), rollout_id=9)):
+            for agent in agents:
+                agent(question="?")
+        assert len({*a.rollouts, 1, 2, 9}) == 5
 
     def test_samples_of_bootstrapping_rounds_do_not_collide(self, cached: None) -> None:
         lms = cast("a", "judge", "stray", cache=True, temperature=1.0)
@@ -408,7 +465,8 @@ class TestPrograms:
             ],
         )
         judge = FakeLM("judge", says("judge"))
-        moa = MoA(QA, [Agent(react, dspy.ReAct(QA, tools=[search]))], judge)
+        program: Any = dspy.ReAct
+        moa = MoA(QA, [Agent(react, program(QA, tools=[search]))], judge)
         pred = ask(moa, question="?")
         assert [p.outputs for p in pred.proposals] == [{"answer": "found"}]
         assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {"react": 3, "aggregator": 1}
@@ -460,6 +518,28 @@ class TestPrograms:
             lms["judge"],
         )
         assert ask(moa, module="m", inputs="i", case="c", call="l").metadata.failures == []
+
+    def test_may_refer_to_themselves(self) -> None:
+        program: Any = Ensemble(dspy.Predict(QA))
+        program.parent, program.parts = program, [program]
+        a = FakeLM("a", says("a"))
+        assert MoA(QA, [Agent(a, program)], strategy="voting")(question="?").answer == "a"
+
+    def test_may_hold_predictors_in_lists_and_dicts(self) -> None:
+        class Several(dspy.Module):
+            def __init__(self, own: dspy.BaseLM) -> None:
+                super().__init__()
+                self.steps = [dspy.Predict("question -> draft"), {"last": dspy.Predict("draft -> answer")}]
+                self.steps[1]["last"].set_lm(own)
+
+            def forward(self, question: str) -> Any:
+                return self.steps[1]["last"](draft=self.steps[0](question=question).draft)
+
+        own, free = FakeLM("own", says("x")), FakeLM("free", lambda prompt: {"draft": "d"})
+        moa = MoA(QA, [Agent(free, Several(own))], strategy="voting")
+        moa.set_lm(free.copy(rollout_id=3))
+        moa(question="?")
+        assert (own.rollouts, free.rollouts) == ([3], [3])
 
     def test_rollouts_reach_mixtures_inside_dspy_parallel(self, cached: None) -> None:
         lms = cast("a", "judge", cache=True)
@@ -532,7 +612,7 @@ class TestPrompts:
     def test_specialized_signatures_differ_and_prompts_do_not(self) -> None:
         lms = cast("a", "b", "judge")
         moa = mixture(lms, use_specialized_prompts=True, layers=2)
-        signatures = [predictor.signature for predictor in moa.predictors()]
+        signatures: list[Any] = [predictor.signature for predictor in moa.predictors()]
         assert not any(one.equals(two) for one in signatures for two in signatures if one is not two)
         moa(question="?")
         assert lms["a"].prompts == lms["b"].prompts
@@ -561,8 +641,12 @@ class TestBadInput:
         ("make", "error", "message"),
         [
             (lambda: Agent(), ValueError, "needs an LM or a program"),
-            (lambda: Agent(3), TypeError, "A model is a name such as 'openai/gpt-5-mini' or a dspy.LM, not int"),
-            (lambda: Agent(program="x"), TypeError, "program is a dspy.Module, not str"),
+            (
+                lambda: Agent(ANYTHING),
+                TypeError,
+                "A model is a name such as 'openai/gpt-5-mini' or a dspy.LM, not object",
+            ),
+            (lambda: Agent(program=ANYTHING), TypeError, "program is a dspy.Module, not object"),
             (lambda: Agent(program=dspy.Predict(QA), temperature=1), ValueError, "temperature would have no effect"),
             (lambda: Agent("openai/x", dspy.Predict(QA), instructions="x"), ValueError, "program has its own prompts"),
         ],
@@ -580,7 +664,8 @@ class TestBadInput:
             Agent("openai/x", name=name)
 
     def test_whatever_a_panel_has_is_taken(self) -> None:
-        panel: Any = mixture(cast("a", "judge")).proposers
+        moa: Any = mixture(cast("a", "judge"))
+        panel = moa.proposers
         for name in {*dir(panel)} - {"a"}:
             with pytest.raises(ValueError, match=r"cannot name an agent"):
                 Agent("openai/x", name=name)
@@ -644,7 +729,7 @@ class Mine(Strategy):
 def test_uncopyable_strategy_does_not_split_the_mixture() -> None:
     strategy = Mine()
     lms = cast("a", "b")
-    moa = MoA(QA, [*lms.values()], strategy=strategy)
+    moa: Any = MoA(QA, [*lms.values()], strategy=strategy)
     moa.strategy.connection = iter(lambda: 0, 0)
     copied: Any = moa.deepcopy()
     assert copied.proposers.a.program is copied.proposers.b.program

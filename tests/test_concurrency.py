@@ -85,8 +85,8 @@ class TestInFlightAtOnce:
         gate = Gate(12)
         lms = cast(*(f"m{n}" for n in range(12)), gate=gate)
         with dspy.context(async_max_workers=1, num_threads=1):
-            moa = MoA(QA, [*lms.values()], strategy="voting")
-            asyncio.run(dspy.asyncify(moa)(question="?"))
+            run: Any = dspy.asyncify(MoA(QA, [*lms.values()], strategy="voting"))
+            asyncio.run(run(question="?"))
         assert gate.opened == 1
 
 

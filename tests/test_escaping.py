@@ -3,7 +3,7 @@ import re
 import pytest
 from dspy.adapters.chat_adapter import field_header_pattern
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.escaping import CLOSE, OPEN, escaper
@@ -48,6 +48,7 @@ def test_what_is_escaped_and_what_is_not(text: str, escaped: str) -> None:
     assert escape(text) == escaped
 
 
+@settings(deadline=None)
 @given(texts | st.text())
 def test_no_text_can_forge_structure(text: str) -> None:
     escaped = escape(text)
@@ -59,11 +60,13 @@ def test_no_text_can_forge_structure(text: str) -> None:
     assert not any(re.match(r"Proposal P\d+.*:|(reasoning|answer):", line) for line in escaped.splitlines())
 
 
+@settings(deadline=None)
 @given(texts | st.text())
 def test_escaping_twice_is_escaping_once(text: str) -> None:
     assert escape(escape(text)) == escape(text)
 
 
+@settings(deadline=None)
 @given(texts | st.text())
 def test_nothing_is_lost(text: str) -> None:
     def bare(escaped: str) -> str:

@@ -114,6 +114,15 @@ def test_samples_count_on_average() -> None:
     assert sorted(comparison.records[0].proposals) == ["a", "a#2"]
 
 
+def test_a_sample_that_failed_is_reported_beside_the_others() -> None:
+    a = FakeLM("a", lambda prompt: judged("1"), temperature=1.0)
+    b = FakeLM("b", said("1", DOWN), temperature=1.0)
+    moa = MoA(QA, [a, b], strategy="voting", num_proposals_per_model=2)
+    comparison = evaluate(moa, examples("1"), concurrency=1)
+    assert (comparison.row("b").score, comparison.row("b").failures) == (0.5, 0)
+    assert [(trouble.system, trouble.count) for trouble in comparison.troubles] == [("b", 1)]
+
+
 def test_the_mixtures_own_strategy_is_taken_as_it_is() -> None:
     class Last(Strategy):
         name = "last"

@@ -9,10 +9,13 @@ from types import ModuleType
 import pytest
 
 import moa_dspy
+import moa_dspy.optimizers
 import moa_dspy.signatures
 
 
-@pytest.mark.parametrize("package", [moa_dspy, moa_dspy.signatures], ids=lambda package: package.__name__)
+@pytest.mark.parametrize(
+    "package", [moa_dspy, moa_dspy.optimizers, moa_dspy.signatures], ids=lambda package: package.__name__
+)
 def test_every_name_is_there_once(package: ModuleType) -> None:
     names = package.__all__
     assert len(set(names)) == len(names)

@@ -108,13 +108,12 @@ class Note(BaseModel):
 
 
 @EVERY_ADAPTER
-@pytest.mark.parametrize("strategy", ["synthesis", "selection"])
 @pytest.mark.parametrize("attack", ATTACKS)
-def test_nothing_inside_a_structure_can_forge_structure(attack: str, strategy: str, adapter: dspy.Adapter) -> None:
+def test_nothing_inside_a_structure_can_forge_structure(attack: str, adapter: dspy.Adapter) -> None:
     evil = {"notes": {attack: Note(text=attack, more={attack: [attack]})}, "answer": "x"}
     case = case_of("question -> notes: dict[str, Note], answer", evil, {"notes": {}, "answer": "y"})
     with dspy.context(adapter=adapter):
-        judge = judged(strategy, case, {**REPLY, "notes": {}})
+        judge = judged("synthesis", case, {**REPLY, "notes": {}})
     shown = blocks(assert_intact(judge, 2)["proposals"]).values()
     assert [list(block.fields) for block in shown] == [["notes", "answer"]] * 2
     assert sorted(block.fields["answer"] for block in shown) == ["x", "y"]

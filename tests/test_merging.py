@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import dspy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, model_validator
 
@@ -171,6 +171,7 @@ def test_models_with_aliases_lose_nothing() -> None:
         pytest.param([7, "many", 7], Any, ["x"], id="a number and a text"),
         pytest.param([[1], {"a": 1}], Any, ["x"], id="a list and a dict"),
         pytest.param([(1, "a"), (1, "b")], tuple[int, str], ["x"], id="pairs"),
+        pytest.param([(1, 2), (2, 1)], tuple[int, int], ["x"], id="pairs in another order"),
         pytest.param(
             [Cat(name="Tom", meows=True), Dog(name="Tom", barks=2)], Cat | Dog, ["x"], id="two kinds of models"
         ),
@@ -247,6 +248,7 @@ def test_a_models_answer_gets_back_what_it_was_not_asked_to_change() -> None:
         ([{"a": 1, "b": 1}, {"a": 1, "b": 2}], dict[str, int], {"c": 3}, {"c": 3, "a": 1}),
         ([{"a": 1, "b": 1}, {"a": 1, "b": 2}], dict[str, int], None, None),
         ([Span(start=1, end=5), Span(start=2, end=5)], Span, Span(start=7, end=8), Span(start=7, end=8)),
+        ([Book({"a": 1, "b": 1}), Book({"a": 1, "b": 2})], Book, Book({"b": 3}), Book({"b": 3})),
         (["Paris", "Rome"], str, "Oslo", "Oslo"),
         ([7, 7], int, 8, 7),
     ],
@@ -272,18 +274,21 @@ def leaves(value: Any) -> set[str]:
     return {repr(value)} if not isinstance(value, (dict, list)) else {leaf for part in parts for leaf in leaves(part)}
 
 
+@settings(deadline=None)
 @given(json_like, st.integers(1, 4))
 def test_the_unanimous_value_is_the_value(value: Any, number: int) -> None:
     assert merged(*[value] * number).value == value
     assert merged(*[value] * number).conflicts == []
 
 
+@settings(deadline=None)
 @given(st.lists(json_like, min_size=1, max_size=4))
 def test_nothing_is_invented(values: list[Any]) -> None:
     result = merged(*values)
     assert result.conflicts or leaves(result.value) <= {leaf for value in values for leaf in leaves(value)}
 
 
+@settings(deadline=None)
 @given(st.lists(json_like, min_size=1, max_size=4))
 def test_elements_are_supported_by_proposals_there_are(values: list[Any]) -> None:
     for element in merged(*values).elements:
@@ -296,6 +301,7 @@ def unordered(value: Any) -> Any:
     return {key: unordered(value[key]) for key in sorted(value)} if isinstance(value, dict) else value
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from("xyz")) | st.booleans(), min_size=1, max_size=3))
 def test_who_comes_first_changes_no_more_than_the_order(values: list[Any]) -> None:
     results = [merged(*order) for order in permutations(values)]

@@ -101,6 +101,21 @@ class TestBadInput:
             ask(mixture(lms), **inputs)
         assert calls(lms) == {"a": 0, "judge": 0}
 
+    @both_ways
+    def test_input_that_the_task_does_not_know_is_left_out_with_a_warning(
+        self, ask: Ask, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Plain(dspy.Module):
+            def forward(self, question: str) -> Any:
+                return dspy.Prediction(answer="x")
+
+        lms = cast("a", "judge")
+        pred = ask(MoA(QA, [lms["a"], Plain()], lms["judge"]), question="?", idle="secret")
+        assert (pred.metadata.failures, "secret" in "".join(lms["a"].prompts)) == ([], False)
+        assert [record.message for record in caplog.records if "moa_dspy" in record.name] == [
+            "idle: no inputs of the task, left out. Its inputs: question."
+        ]
+
     @pytest.mark.parametrize("setting", ["num_proposals_per_model", "layers"])
     @pytest.mark.parametrize("number", [0, -1, True, 1.5, "2", None])
     def test_to_the_mixture_is_refused(self, setting: str, number: Any) -> None:
@@ -335,25 +350,28 @@ class TestUsersStrategy:
 
 class TestInterrupts:
     @every_way
-    @pytest.mark.parametrize("role", ["a", "judge"])
-    def test_pass_through(self, ask: Ask, role: str) -> None:
-        lms = cast("a", "b", "judge")
-
+    @pytest.mark.parametrize("others", [0, 1])
+    def test_of_a_proposer_pass_through(self, ask: Ask, others: int) -> None:
         class Interrupts(dspy.Module):
-            def forward(self, **inputs: Any) -> Any:
-                raise KeyboardInterrupt
-
             async def aforward(self, **inputs: Any) -> Any:
                 raise KeyboardInterrupt
 
-        moa = MoA(QA, [lms["b"], *([Interrupts()] if role == "a" else [])], lms["judge"])
-        if role == "judge":
-            moa.aggregator.program = Interrupts()
-            moa.aggregator.program.name, moa.aggregator.program.early_stop = "x", False
-            moa.aggregator.program.needs_aggregator = True
-            moa.aggregator.program.__class__ = type("Interrupting", (Interrupts, Strategy), {})
+            def forward(self, **inputs: Any) -> Any:
+                raise KeyboardInterrupt
+
         with pytest.raises(KeyboardInterrupt):
-            ask(moa, question="?")
+            ask(MoA(QA, [Interrupts(), *[cast("b")["b"]] * others], strategy="voting"), question="?")
+
+    @every_way
+    def test_of_a_strategy_pass_through(self, ask: Ask) -> None:
+        class Interrupts(Strategy):
+            name = "interrupts"
+
+            def decide(self, case: Any) -> Any:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            ask(mixture(cast("a", "b", "judge"), strategy=Interrupts()), question="?")
 
     def test_cancelling_a_call_cancels_the_calls_inside(self) -> None:
         lms = {**cast("a", "b", delay=10), **cast("judge")}
@@ -396,8 +414,8 @@ class TestDeterminism:
         dumps = []
         for ask in (sync, in_task):
             lms = {**cast("a", "b", "judge"), "judge": FakeLM("judge", ERRORS[:1])}
-            lms["late"], lms["judge"] = FakeLM("late", says("x"), delay=1), lms.pop("judge")
-            pred = ask(mixture(lms, limits=Limits(proposer_timeout=0.2)), question="?")
+            lms["late"], lms["judge"] = FakeLM("late", says("x"), delay=2), lms.pop("judge")
+            pred = ask(mixture(lms, limits=Limits(proposer_timeout=0.5)), question="?")
             dumps.append(_timeless(pred.metadata.model_dump(mode="json")))
         assert dumps[0] == dumps[1]
 

@@ -156,7 +156,7 @@ class TestFailure:
         keyed = dspy.LM("openai/x", api_key=SECRET)
         brings = dspy.ChainOfThought(QA)
         text = f"Authorization: Bearer {SECRET}" if place == "bearer" else f"Incorrect key {SECRET} provided"
-        program: dspy.Module = Gives(RuntimeError(text))
+        program: Any = Gives(RuntimeError(text))
         agents = {
             "own": Agent(keyed, program),
             "headers": Agent(dspy.LM("x/y", extra_headers={"X-Auth": SECRET}), program),
@@ -217,21 +217,21 @@ class TestTooFew:
 class TestTimeout:
     @every_way
     def test_goes_on_without_the_late(self, ask: Ask) -> None:
-        lms = {**cast("a"), "late": FakeLM("late", says("x"), delay=2), **cast("judge")}
+        lms = {**cast("a"), "late": FakeLM("late", says("x"), delay=4), **cast("judge")}
         started = time.monotonic()
-        pred = ask(mixture(lms, limits=Limits(proposer_timeout=0.3)), question="?")
-        assert time.monotonic() - started < 1.5
+        pred = ask(mixture(lms, limits=Limits(proposer_timeout=0.5)), question="?")
+        assert time.monotonic() - started < 3
         [failure] = pred.metadata.failures
         assert failure.model_dump() == {
             "agent": "late",
             "model": "late",
             "error": "ProposerTimeout",
-            "message": "No answer within 0.3 s (Limits.proposer_timeout).",
-            "seconds": 0.3,
+            "message": "No answer within 0.5 s (Limits.proposer_timeout).",
+            "seconds": 0.5,
         }
         assert [p.agent for p in pred.proposals] == ["a"]
         [row] = [call for call in pred.metadata.calls if call.agent == "late"]
-        assert (row.error, row.cost_usd, row.prompt_tokens) == ("Unfinished", None, 0) and 0.2 < row.seconds < 1.5
+        assert (row.error, row.cost_usd, row.prompt_tokens) == ("Unfinished", None, 0) and 0.2 < row.seconds < 3
 
     def test_cancels_the_task(self) -> None:
         late = FakeLM("late", says("x"), delay=5)
@@ -247,8 +247,8 @@ class TestTimeout:
         assert [call.error for call in caught.value.metadata.calls] == ["Unfinished", "Unfinished"]
 
     def test_is_no_limit_for_the_aggregator(self) -> None:
-        lms = {**cast("a"), "judge": FakeLM("judge", says("j"), delay=0.4)}
-        assert mixture(lms, limits=Limits(proposer_timeout=0.2))(question="?").answer == "j"
+        lms = {**cast("a"), "judge": FakeLM("judge", says("j"), delay=0.8)}
+        assert mixture(lms, limits=Limits(proposer_timeout=0.5))(question="?").answer == "j"
 
     @pytest.mark.parametrize("seconds", [0, -1, float("inf"), float("nan")])
     def test_that_is_none_is_refused(self, seconds: float) -> None:
@@ -256,17 +256,18 @@ class TestTimeout:
             Limits(proposer_timeout=seconds)
 
     def test_of_every_layer_its_own(self) -> None:
-        lms = cast("a", "judge", delay=0.25)
-        assert mixture(lms, layers=2, limits=Limits(proposer_timeout=0.45))(question="?").metadata.failures == []
+        lms = {**cast("a", delay=0.6), **cast("judge")}
+        assert mixture(lms, layers=2, limits=Limits(proposer_timeout=1))(question="?").metadata.failures == []
 
 
 class TestEarlyStop:
     @both_ways
     def test_abandons_what_is_no_longer_needed(self, ask: Ask) -> None:
-        lms = {**{name: FakeLM(name, says("x")) for name in "ab"}, "late": FakeLM("late", says("y"), delay=3)}
+        quick = {name: FakeLM(name, says("x"), delay=0.3) for name in "ab"}
+        lms = {**quick, "late": FakeLM("late", says("y"), delay=5)}
         started = time.monotonic()
         pred = ask(MoA(QA, [*lms.values()], strategy=Voting(early_stop=True)), question="?")
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 4
         metadata = pred.metadata
         assert (pred.answer, metadata.stopped_early, metadata.failures) == ("x", True, [])
         assert (metadata.proposals_asked, metadata.proposals_received) == (3, 2)

@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
@@ -123,6 +123,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.text()
 data = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=6)
 
 
+@settings(deadline=None)
 @given(data)
 def test_data_stays_what_it_is(value: object) -> None:
     assert json.loads(as_json(value)) == plain(value) == value

@@ -54,6 +54,17 @@ def test_one_price_that_is_not_known_makes_it_tokens() -> None:
     assert not any("USD" in text for text in texts(chart(comparison(SCORES, KINDS, some))))
 
 
+def test_what_the_cache_answered_is_counted_in_calls() -> None:
+    made = comparison(SCORES, KINDS, cached=True)
+    assert "calls per question (log scale)" in texts(chart(made))
+
+
+def test_who_never_answered_is_named() -> None:
+    drawing = chart(comparison({"a": [1, 0], "dead": [-1, -1]}))
+    assert [part.hint.partition(":")[0] for part in drawing.parts if isinstance(part, Dot) and part.hint] == ["a"]
+    assert any(text.endswith("never answered: dead") for text in texts(drawing))
+
+
 def test_simulated_models_are_called_so() -> None:
     made = comparison(SCORES, KINDS)
     simulated = Comparison([System("a", "proposer", ("simulated/alice",))], made.records, 5, "exact")

@@ -82,7 +82,7 @@ class TestBeside:
             _ = answered().nothing
 
     def test_usage_rides_along_as_dspy_has_it(self) -> None:
-        moa = mixture(cast("a", "judge"))
+        moa: Any = mixture(cast("a", "judge"))
         with dspy.context(track_usage=True):
             assert {*moa(question="?").get_lm_usage()} == {"a", "judge"}
         assert moa(question="?").get_lm_usage() is None

@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from support.cases import ADAPTERS, Block, answers, blocks, proposals_of
@@ -192,6 +192,7 @@ def test_a_very_long_proposal_is_shown_whole_without_a_limit() -> None:
     assert told(shown(*answers("long\n" * 20_000)))["a"] == ("long\n" * 20_000)[:-1]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), min_size=1, max_size=8),
     st.integers(0, 2**64),

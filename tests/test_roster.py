@@ -7,6 +7,8 @@ from support.mixtures import QA, calls, cast, says
 
 from moa_dspy import Agent, MoA, Selection, Strategy, Synthesis, Verdict, Voting
 
+REACT: Any = dspy.ReAct
+
 
 class Drafts(dspy.Module):
     """A program whose predictor's fields are not its own inputs and outputs."""
@@ -111,7 +113,7 @@ class TestPrograms:
         [
             dspy.Predict("question -> other"),
             dspy.ChainOfThought("question -> other"),
-            dspy.ReAct("question -> other", tools=[]),
+            REACT("question -> other", tools=[]),
             dspy.BestOfN(dspy.ChainOfThought("question -> other"), N=2, reward_fn=lambda *_: 0.0, threshold=1.0),
             MoA("question -> other", ["x/a"], strategy="voting"),
         ],
@@ -127,6 +129,10 @@ class TestPrograms:
             ValueError, match=r"needs context, which is no input of the task. The task's inputs: question"
         ):
             voting(program)
+
+    def test_that_take_too_little_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"takes no hint, which the task gives: every call would fail"):
+            voting(Rag(), task="question, hint -> answer")
 
     def test_may_give_more_and_need_less(self) -> None:
         lm = FakeLM("a", lambda prompt: {"answer": "x", "confidence": 0.5})

@@ -142,16 +142,16 @@ class TestDrive:
     @both
     def test_measures_each_call(self, run: Run) -> None:
         quick, late = run(once(slow("a", 0.0), slow("b", 0.2)))
-        assert quick.seconds < 0.15 < 0.2 <= late.seconds < 1
+        assert quick.seconds < late.seconds and 0.2 <= late.seconds < 2
 
 
 class TestTimeout:
     @both
     def test_leaves_the_late_ones_behind(self, run: Run) -> None:
         started = time.monotonic()
-        late, quick = run(once(slow("a", 2), slow("b", 0), timeout=0.3))
+        late, quick = run(once(slow("a", 4), slow("b", 0), timeout=0.5))
         assert (late, quick.value.answer, quick.finished) == (Outcome(), "b", True)
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
 
     @both
     def test_holds_for_a_lone_call(self, run: Run) -> None:
@@ -169,10 +169,9 @@ class TestTimeout:
         assert [call.cancelled for call in lm.log] == [True]
 
     def test_what_an_abandoned_call_does_later_is_not_seen(self) -> None:
-        late, gate = slow("a", 0.2), slow("b", 0)
         with dspy.context(trace=[]):
-            outcomes = drive(once(late, gate, timeout=0.1))
-            time.sleep(0.3)
+            outcomes = drive(once(slow("a", 0.7), slow("b", 0), timeout=0.5))
+            time.sleep(0.4)
             assert outcomes[0] == Outcome() and len(dspy.settings.trace) == 1
 
 
@@ -182,7 +181,7 @@ class TestEnough:
         started = time.monotonic()
         outcomes = run(once(slow("a", 3), slow("b", 0), enough=lambda seen: any(o.finished for o in seen)))
         assert [outcome.finished for outcome in outcomes] == [False, True]
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 2.5
 
     @both
     def test_is_shown_only_what_has_finished(self, run: Run) -> None:
@@ -192,8 +191,8 @@ class TestEnough:
 
     @both
     def test_goes_with_a_timeout(self, run: Run) -> None:
-        calls = [slow("a", 2), slow("b", 0)]
-        assert [o.finished for o in run(once(*calls, timeout=0.3, enough=lambda seen: False))] == [False, True]
+        calls = [slow("a", 4), slow("b", 0)]
+        assert [o.finished for o in run(once(*calls, timeout=0.5, enough=lambda seen: False))] == [False, True]
 
 
 class TestCancellation:

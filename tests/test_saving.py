@@ -4,6 +4,7 @@ import datetime
 import decimal
 import enum
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,11 @@ class Task(dspy.Signature):
     items: list[Item] = dspy.OutputField(desc="in order")
     mood: Mood = dspy.OutputField()
     lang: Literal["en", "de"] | None = dspy.OutputField(default="en")
+
+
+def react(instructions: str = "Look it up.") -> dspy.Module:
+    make: Any = dspy.Signature
+    return dspy.ReAct(make(QA, instructions), tools=[])
 
 
 class Longest(Strategy):
@@ -88,7 +94,8 @@ def tuned() -> MoA:
         limits=Limits(min_proposals=2, proposer_timeout=9, strict=True),
     )
     for number, predictor in enumerate(moa.predictors()):
-        predictor.signature = predictor.signature.with_instructions(f"Prompt {number}.\nDo it.")
+        signature: Any = predictor.signature
+        predictor.signature = signature.with_instructions(f"Prompt {number}.\nDo it.")
         predictor.demos = [
             dspy.Example(
                 note=f"note {number}",
@@ -159,6 +166,9 @@ class TestFromFile:
         moa = real("a", "b", strategy=strategy)
         moa.save(file)
         assert MoA.from_file(file).dump_state() == moa.dump_state()
+        options = state_in(file)["moa_dspy"]["strategy"].get("options", {})
+        assert options == {name: value for name, value in vars(moa.strategy).items() if name in options}
+        assert "callbacks" not in options
 
     def test_without_an_aggregator(self, file: Path) -> None:
         MoA(QA, ["openai/a"], strategy="voting").save(file)
@@ -178,7 +188,7 @@ class TestFromFile:
         assert MoA.from_file(file).aggregator._rollout == moa.aggregator._rollout is not None
 
     def test_a_program_of_ones_own_is_refused(self, file: Path) -> None:
-        MoA(QA, ["openai/a", Agent("openai/b", dspy.ReAct(QA, tools=[]), name="doer")], "openai/j").save(file)
+        MoA(QA, ["openai/a", Agent("openai/b", react(), name="doer")], "openai/j").save(file)
         with pytest.raises(ValueError, match=r"moa\.json: .*agent 'doer' runs a program.*react:ReAct.*use load\(\)"):
             MoA.from_file(file)
 
@@ -199,6 +209,16 @@ class TestFile:
         path = Path(__file__).parent / "data" / "moa_format_1.json"
         saved = {name: part for name, part in state_in(path).items() if name != "metadata"}
         assert within(saved, MoA.from_file(path).dump_state()) == saved
+
+    def test_stays_if_saving_fails(self, file: Path) -> None:
+        moa = real("a")
+        moa.save(file)
+        before = file.read_bytes()
+        moa.predictors()[0].demos = [dspy.Example(question="no UTF-8: \ud800", answer="a")]
+        with pytest.raises(RuntimeError, match="surrogates not allowed"):
+            moa.save(file)
+        assert file.read_bytes() == before
+        assert [path.name for path in file.parent.iterdir()] == ["moa.json"]
 
     def test_of_a_newer_format_is_refused(self, file: Path) -> None:
         real("a").save(file)
@@ -253,7 +273,17 @@ class TestFile:
         with pytest.raises(ValueError, match=r"save_program=True.*dspy\.load"):
             MoA.from_file(file.parent)
 
-    @pytest.mark.parametrize("value", [{1: "a"}, {"b", "a"}, b"x", decimal.Decimal("1.5"), float("nan"), object], ids=repr)
+    def test_has_keys_that_mlflow_takes_for_parameters(self) -> None:
+        def keys(part: Any) -> Any:
+            for key, value in (
+                part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+            ):
+                yield str(key)
+                yield from keys(value)
+
+        assert [key for key in keys(tuned().dump_state()) if not re.fullmatch(r"[\w.\- :/]+", key)] == []
+
+    @pytest.mark.parametrize("value", [{1: "a"}, {"b"}, b"x", decimal.Decimal("1.5"), float("nan"), object], ids=repr)
     def test_takes_demos_that_are_no_json(self, file: Path, value: Any) -> None:
         moa = real("a")
         moa.predictors()[0].demos = [dspy.Example(question="q", answer=value)]
@@ -330,15 +360,15 @@ class TestLoad:
         assert moa.dump_state() == before
 
     def test_into_other_predictors_is_refused_in_words(self, file: Path) -> None:
-        MoA(QA, [Agent("openai/a", dspy.ReAct(QA, tools=[]), name="doer")], "openai/j").save(file)
+        MoA(QA, [Agent("openai/a", react(), name="doer")], "openai/j").save(file)
         moa = MoA(QA, [Agent("openai/a", dspy.Predict(QA), name="doer")], "openai/j")
-        with pytest.raises(ValueError, match=r"Only the file has: .*program\.react.*only this program has: .*doer\.program"):
+        with pytest.raises(ValueError, match=r"Only the file has: .*\.react.*only this program has: .*doer\.program"):
             moa.load(file)
 
     def test_a_broken_part_changes_nothing(self, file: Path) -> None:
-        moa = real("a", strategy="voting")
+        moa: Any = real("a", strategy="voting")
         moa.save(file)
-        moa.strategy.weights = {"a": 3.0}  # type: ignore[attr-defined]
+        moa.strategy.weights = {"a": 3.0}
         before = moa.dump_state()
         rewritten(file, {"aggregator.bound": {"lm": {"model": 5}}})
         with pytest.raises(ValueError, match=r"moa\.json: .*agent 'aggregator'"):
@@ -347,18 +377,20 @@ class TestLoad:
 
     def test_programs_of_ones_own(self, file: Path) -> None:
         def moa(docs: str) -> Any:
-            program = dspy.ReAct(dspy.Signature(QA, docs), tools=[])  # type: ignore[call-arg]
+            program = react(docs)
             return MoA(QA, [Agent("openai/a", program, name="doer")], strategy=Longest(len(docs)))
 
         moa("Look it up.").save(file)
         other = moa("")
         other.load(file)
-        assert prompts_of(other, question="q", trajectory="") == prompts_of(moa("Look it up."), question="q", trajectory="")
+        inputs = {"question": "q", "trajectory": ""}
+        assert prompts_of(other, **inputs) == prompts_of(moa("Look it up."), **inputs)
         assert other.strategy.least == 11
 
     def test_a_mixture_in_a_mixture(self, file: Path) -> None:
         def moa(weight: float) -> Any:
-            return MoA(QA, [Agent(program=real("a", "b", strategy=Voting(weights={"a": weight})), name="few")], "openai/j")
+            few = real("a", "b", strategy=Voting(weights={"a": weight}))
+            return MoA(QA, [Agent(program=few, name="few")], "openai/j")
 
         moa(0.5).save(file)
         other = moa(1.0)
@@ -368,21 +400,22 @@ class TestLoad:
     def test_pickled_state(self, file: Path) -> None:
         moa, path = tuned(), file.with_suffix(".pkl")
         moa.save(path)
-        other = tuned()
-        other.strategy.weights = {}  # type: ignore[attr-defined]
+        other: Any = tuned()
+        other.strategy.weights = {}
         other.load(path, allow_pickle=True)
+        assert other.predictors()[0].demos == moa.predictors()[0].demos
         assert other.dump_state() == moa.dump_state()
 
 
 class TestOuterProgram:
     def test_carries_the_mixture(self, file: Path) -> None:
-        moa = real("a", "b", strategy=Voting(weights={"a": 0.5}))
-        moa.proposers.a.lm = dspy.LM("openai/new", temperature=0.3)  # type: ignore[attr-defined]
+        moa: Any = real("a", "b", strategy=Voting(weights={"a": 0.5}))
+        moa.proposers.a.lm = dspy.LM("openai/new", temperature=0.3)
         Outer(moa).save(file)
         outer = Outer(real("a", "b", strategy="voting"))
         outer.load(file)
         assert outer.dump_state() == Outer(moa).dump_state()
-        assert outer.inner.strategy.weights == {"a": 0.5}  # type: ignore[attr-defined]
+        assert outer.inner.strategy.weights == {"a": 0.5}
         assert [agent.model for agent in outer.inner.agents] == ["openai/new", "openai/b", "openai/judge"]
 
     def test_refuses_another_shape_and_changes_nothing(self, file: Path) -> None:

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.shortening import Shortened, fit
@@ -45,6 +45,7 @@ def test_a_text_is_never_made_longer_by_its_notice() -> None:
     assert fit([], ["12345"] * 3, 6)[1] == [Shortened("12345")] * 3
 
 
+@settings(deadline=None)
 @given(texts, texts, limits)
 def test_it_fits_apart_from_the_notices(reasonings: list[str], outputs: list[str], limit: int) -> None:
     notice = len(" [... 400 characters left out ...] ")
@@ -52,6 +53,7 @@ def test_it_fits_apart_from_the_notices(reasonings: list[str], outputs: list[str
     assert sum(max(0, len(short.text) - notice) for short in both) <= limit
 
 
+@settings(deadline=None)
 @given(texts, texts, limits)
 def test_the_account_is_exact(reasonings: list[str], outputs: list[str], limit: int) -> None:
     both = [part for kind in fit(reasonings, outputs, limit) for part in kind]
@@ -60,6 +62,7 @@ def test_the_account_is_exact(reasonings: list[str], outputs: list[str], limit: 
         assert len(short.text) <= len(text)
 
 
+@settings(deadline=None)
 @given(texts, limits)
 def test_the_longest_first(outputs: list[str], limit: int) -> None:
     _, shortened = fit([], outputs, limit)
@@ -69,6 +72,7 @@ def test_the_longest_first(outputs: list[str], limit: int) -> None:
     assert not cut or all(size <= cut[0] + len(" [... 400 characters left out ...] ") for size in whole)
 
 
+@settings(deadline=None)
 @given(texts, texts)
 def test_nothing_is_cut_at_the_very_limit(reasonings: list[str], outputs: list[str]) -> None:
     size = sum(map(len, [*reasonings, *outputs]))

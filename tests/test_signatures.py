@@ -6,6 +6,8 @@ from typing import Any, Literal, Optional
 import dspy
 import pytest
 from pydantic import BaseModel, Field
+from support.cases import mixture_of
+from support.fake_lm import FakeLM
 
 from moa_dspy import Fusion, Selection, Strategy, Synthesis, Voting
 from moa_dspy.signatures import (
@@ -283,3 +285,11 @@ def test_what_an_optimizer_writes_into_the_class_itself_reaches_what_is_derived_
     assert among(signature, "choice", ("P1",)) is among(signature, "choice", ("P1",))
     signature.instructions += "\n\nA rule."
     assert among(signature, "choice", ("P1",)).instructions.endswith("A rule.")
+
+
+@pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
+def test_a_mixture_refuses_taken_names_when_it_is_built(strategy: str) -> None:
+    for text in ("proposals -> a", "reasoning -> a", "q -> a, metadata"):
+        with pytest.raises(ValueError, match="Rename the field"):
+            mixture_of(text, [{"a": "x"}], FakeLM("judge", []), strategy=strategy)
+    assert mixture_of("q -> reasoning, a", [{"a": "x"}], FakeLM("judge", []), strategy=strategy)

@@ -127,8 +127,7 @@ class Album(dspy.Signature):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_pictures_reach_proposers_and_judge_as_pictures(strategy: str, adapter: dspy.Adapter) -> None:
     style: Any = {dspy.ChatAdapter: "chat", dspy.JSONAdapter: "json", dspy.XMLAdapter: "xml"}[type(adapter)]
-    replies = {name: render(style, judging(name)("")) for name in ("a", "b", "judge")}
-    lms = [FakeLM(name, lambda prompt, reply=reply: reply) for name, reply in replies.items()]
+    lms = [FakeLM(name, [render(style, judging(name)(""))] * 2) for name in ("a", "b", "judge")]
     given = {"cover": picture("c"), "pictures": [picture("p"), picture("q")], "question": "why?"}
     with dspy.context(adapter=adapter):
         pred = MoA(Album, lms[:2], lms[2], strategy=strategy, layers=2)(**given)

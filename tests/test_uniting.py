@@ -2,7 +2,7 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -46,7 +46,8 @@ def test_structures_are_the_same_by_what_identifies_them() -> None:
 
 @pytest.mark.parametrize("empty", [{}, {"id": None}])
 def test_what_does_not_identify_all_items_identifies_none(empty: dict[str, Any]) -> None:
-    item = {**empty, "price": 1}
+    item, other = {**empty, "price": 1}, {**empty, "price": 2}
+    assert united([item], [other]) == [{"a": item}, {"b": other}]
     assert united([item], [item, {"id": 7, "price": 1}]) == [{"a": item, "b": item}, {"b": {"id": 7, "price": 1}}]
 
 
@@ -70,6 +71,7 @@ def test_long_lists_take_no_time_to_speak_of() -> None:
     assert time.process_time() - started < 2
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.sampled_from(["x", "X", "y", 1, 1.0, None])), min_size=1, max_size=4))
 def test_every_item_of_every_list_has_its_one_place(lists: list[list[Any]]) -> None:
     things = united(*lists)

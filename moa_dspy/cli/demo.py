@@ -28,7 +28,7 @@ _NEXT = """\
 Next
   one question       moa-dspy ask "What is the capital of Scotland?"
   real models        moa-dspy ask "Why is the sky blue?" --preset balanced
-                     (with OPENAI_API_KEY, ANTHROPIC_API_KEY and GEMINI_API_KEY set)
+                     with OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY
   this table, yours  moa-dspy eval DATA.jsonl --config moa.yaml"""
 
 
@@ -43,8 +43,9 @@ def demo(
     """Compare simulated models, alone and mixed."""
     from rich.console import Console
 
+    from moa_dspy.cli.comparing import check_files, compare, print_json, save
     from moa_dspy.cli.console import refusing
-    from moa_dspy.cli.tables import check_files, compare, print_json, save, show_comparison, show_split
+    from moa_dspy.cli.tables import show_comparison, show_split
     from moa_dspy.questions import bundled_questions
 
     with refusing():

@@ -77,9 +77,10 @@ def evaluate(
     """Compare models, alone and mixed, on a dataset."""
     from rich.console import Console
 
+    from moa_dspy.cli.comparing import check_files, compare, print_json, save
     from moa_dspy.cli.console import note, refusing
     from moa_dspy.cli.dataset import read_dataset
-    from moa_dspy.cli.tables import check_files, compare, print_json, save, show_comparison, show_split
+    from moa_dspy.cli.tables import show_comparison, show_split
 
     with refusing():
         check_files(plot, record)

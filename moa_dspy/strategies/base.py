@@ -156,7 +156,7 @@ class Strategy(dspy.Module):
         Raises:
             Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
         """
-        inputs = inputs_for(predictor, case.task, case.inputs)
+        inputs = {**inputs_for(predictor, case.task, case.inputs), **(extra or {})}
         limit = room(inputs, case.proposals)
         repair = Repair()
         while True:
@@ -167,7 +167,7 @@ class Strategy(dspy.Module):
                 limit=limit,
                 field_names=[*case.task.fields, *fields_of(predictor)],
             )
-            given = {**inputs, **(extra or {}), PROPOSALS: shown.text}
+            given: dict[str, Any] = {**inputs, PROPOSALS: shown.text}
             narrowed = narrow(shown) if narrow else None
             if narrowed is not None and not is_refining():
                 given["signature"] = narrowed

@@ -118,9 +118,8 @@ class Voting(Strategy):
         """
         winner = tally.winner
         if winner is None and not all(self._says_none(case, proposal) for proposal in case.proposals):
-            raise Unusable(
-                f"All {len(case.proposals)} proposals abstain (None, empty, or a refusal), so there is nothing to count."
-            )
+            number = len(case.proposals)
+            raise Unusable(f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count.")
         selected = case.proposal(winner.representative) if winner else case.proposals[0]
         return Verdict(
             selected.outputs,

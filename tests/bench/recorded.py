@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--keys-only", action="store_true", help="only the normalised answers")
     parser.add_argument("--lost", type=int, default=0, help="show so many questions that the vote got wrong")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=100)
     table = Table(title=f"Recorded answers over HTTP, engine {options.engine}")
     for name in ("task", "served", "read as", "questions", "best single", "vote", "expected", "oracle", "unread", "s"):
         table.add_column(name, justify="left" if name in ("task", "served", "read as") else "right")

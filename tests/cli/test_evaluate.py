@@ -142,5 +142,5 @@ def test_failures_are_not_dropped(data: Path, monkeypatch: pytest.MonkeyPatch) -
     result = evaluate(data, "--config", "moa.json", "--strategy", "voting")
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0
-    assert "dead: 12 of 12 questions without an answer, counted as wrong. 12 x LM" in text
+    assert "dead: failed on 12 of 12 questions, counted as wrong. 12 x LM" in text
     assert "bob: " not in text and "voting: " not in text

@@ -9,7 +9,7 @@ from moa_dspy.cli import app
 from moa_dspy.presets import PRESETS
 from moa_dspy.strategies import STRATEGIES
 
-COMMANDS = ["demo", "ask", "run", "eval"]
+COMMANDS = ["demo", "ask", "run", "eval", "compile", "show"]
 
 _HELP = """
 import sys
@@ -28,7 +28,9 @@ def help_of(*command: str) -> str:
     return " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())
 
 
-@pytest.mark.parametrize("arguments", ['"--help"', '"--version"', '"ask", "--help"', '"run", "--help"'])
+@pytest.mark.parametrize(
+    "arguments", ['"--help"', '"--version"', '"ask", "--help"', '"run", "--help"', '"compile", "--help"']
+)
 def test_help_does_not_wait_for_dspy(arguments: str) -> None:
     code = _HELP.format(arguments=arguments)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

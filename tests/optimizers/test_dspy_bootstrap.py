@@ -6,7 +6,7 @@ from dspy.teleprompt import BootstrapFewShotWithOptuna
 from support.compiling import TRAIN, Setting, compiled, every_setting, never, right, role, settings
 from support.fake_lm import FakeLM
 
-SIZES = {"max_bootstrapped_demos": 2, "max_labeled_demos": 2}
+SIZES: dict[str, Any] = {"max_bootstrapped_demos": 2, "max_labeled_demos": 2}
 strayed = settings([Setting(specialized, nested) for specialized in (False, True) for nested in (False, True)])
 
 
@@ -18,6 +18,21 @@ class TestBootstrapFewShot:
         # q0 and q2 are answered right, q1 between them is not.
         assert (run.during, run.after) == (dict.fromkeys(run.lms, 3), dict.fromkeys(run.lms, 1))
         assert run.has_own_demos()
+
+    def test_a_later_layer_has_demos_of_its_own(self) -> None:
+        lms = {name: role(name) for name in ("ada", "bo", "judge")}
+        tuned = dspy.BootstrapFewShot(metric=right, **SIZES).compile(Setting().program(lms, layers=2), trainset=TRAIN)
+        written = {
+            name: {(demo.reasoning.split()[0], "proposals" in demo) for demo in predictor.demos if "augmented" in demo}
+            for name, predictor in tuned.named_predictors()
+        }
+        assert written == {
+            "proposers.ada.program.predict": {("ada", False)},
+            "proposers.bo.program.predict": {("bo", False)},
+            "layer_2.ada.program.predict": {("ada", True)},
+            "layer_2.bo.program.predict": {("bo", True)},
+            "aggregator.program.synthesize": {("judge", True)},
+        }
 
     @strayed
     def test_further_rounds_resample_every_lm(self, setting: Setting) -> None:
@@ -35,9 +50,7 @@ class TestBootstrapFewShot:
 
     def test_without_a_settings_lm_dspy_has_only_the_first_round(self) -> None:
         optimizer = dspy.BootstrapFewShot(metric=never, max_rounds=3, max_labeled_demos=0)
-        run = compiled(
-            Setting(strayed=False), lambda program, _: optimizer.compile(program, trainset=TRAIN[:2])
-        )
+        run = compiled(Setting(strayed=False), lambda program, _: optimizer.compile(program, trainset=TRAIN[:2]))
         assert run.during == dict.fromkeys(run.lms, 2)
 
     @every_setting
@@ -93,9 +106,9 @@ class TestOptuna:
     def test_every_predictor_gets_one_of_its_own_demos(self, setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
         optuna = pytest.importorskip("optuna")
         # DSPy gives the study no seed.
-        seeded = lambda **options: create(sampler=optuna.samplers.TPESampler(seed=0), **options)  # noqa: E731
-        create = optuna.create_study
-        monkeypatch.setattr(optuna, "create_study", seeded)
+        create: Any = optuna.create_study
+        sampler = optuna.samplers.TPESampler
+        monkeypatch.setattr(optuna, "create_study", lambda **options: create(sampler=sampler(seed=0), **options))
 
         def compile(program: Any, _: Any) -> Any:
             optimizer = BootstrapFewShotWithOptuna(metric=right, num_candidate_programs=2, num_threads=1, **SIZES)

@@ -57,13 +57,10 @@ def test_reanchor_fits_the_predictor_that_decides(strategy: str, fitted: str, ca
     assert calls(lms) == asked and not any(predictor.fields for predictor in moa.predictors())
 
 
-@pytest.mark.parametrize("settled", [True, False])
-def test_fusion_asks_with_fitted_settings_for_what_is_settled_too(settled: bool) -> None:
+def test_fusion_asks_with_fitted_settings_for_what_is_settled_too() -> None:
     says = {"reasoning": "so", "even": True, "elements": []}
-    proposers = [FakeLM(name, lambda _, name=name: {**says, "why": name}) for name in ("ada", "bo")]
+    ada, bo = (FakeLM(name, [{**says, "why": name}]) for name in ("ada", "bo"))
     judge = FakeLM("judge", [{**says, "even": {"noul": 0.1}, "why": "judge"}])
-    moa = MoA(Even, proposers, judge, "fusion")
+    moa = MoA(Even, [ada, bo], judge, "fusion")
     moa.predictors()[-1].fields = {"even": {"threshold": 0.2}}
-    if not settled:
-        moa.predictors()[0].signature = moa.predictors()[0].signature.delete("even")
     assert (moa(question="q2").even, judge.calls) == (True, 1)

@@ -23,7 +23,7 @@ from support.rendering import asked
 
 from moa_dspy import Agent, MoA
 
-SIZES = {"max_bootstrapped_demos": 2, "max_labeled_demos": 2}
+SIZES: Mapping[str, Any] = {"max_bootstrapped_demos": 2, "max_labeled_demos": 2}
 ROLES = {"ada", "bo", "judge"}
 
 
@@ -52,7 +52,7 @@ class TestMIPROv2:
         pytest.importorskip("optuna")
 
         def compile(program: Any, coach: FakeLM) -> Any:
-            models = {"prompt_model": coach, "task_model": FakeLM("task", [])}
+            models: dict[str, Any] = {"prompt_model": coach, "task_model": FakeLM("task", [])}
             optimizer = dspy.MIPROv2(right, **models, auto=None, num_candidates=3, num_threads=1, **SIZES)
             return optimizer.compile(program, trainset=TRAIN[:3], valset=TRAIN[:2], num_trials=2, minibatch=False)
 
@@ -60,6 +60,7 @@ class TestMIPROv2:
         # Demos are bootstrapped on three questions; the program and two candidates are evaluated on two.
         assert (run.during, run.after) == (dict.fromkeys(run.lms, 9), dict.fromkeys(run.lms, 1))
         assert any(TIP in text for text in run.instructions.values())
+        assert all("class MoA(" in given["program_code"] for given in seen_by_coach(run, "program_code"))
         shown = [
             (addressee(given["basic_instruction"]), set(re.findall(r"^Reasoning: (\w+)", given["task_demos"], re.M)))
             for given in seen_by_coach(run, "basic_instruction", "task_demos")
@@ -67,7 +68,7 @@ class TestMIPROv2:
         own = {(name, frozenset({name})) for name in ROLES}
         if setting.specialized:
             assert {(name, frozenset(authors)) for name, authors in shown if authors} == own
-            assert all(addressee(run.instructions[f"proposers.{name}.program.predict"]) == name for name in ("ada", "bo"))
+            assert all(owner(setting, name) == {addressee(text)} for name, text in run.instructions.items())
 
 
 class TestCOPRO:
@@ -95,7 +96,7 @@ class TestGEPA:
             return dspy.Prediction(score=float(right(example, prediction)), feedback=f"To {name}, for {said}.")
 
         def compile(program: Any, coach: FakeLM) -> Any:
-            budget = {"max_metric_calls": 40, "reflection_minibatch_size": 2}
+            budget: dict[str, Any] = {"max_metric_calls": 40, "reflection_minibatch_size": 2}
             optimizer = dspy.GEPA(metric, reflection_lm=coach, num_threads=1, **budget)
             return optimizer.compile(program, trainset=TRAIN, valset=TRAIN)
 
@@ -113,6 +114,18 @@ class TestGEPA:
         if setting.specialized:
             assert all(author == mine for mine, _, author in found)
 
+    def test_feedback_can_tell_who_failed(self) -> None:
+        def metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, steps: Any = None) -> Any:
+            failures = [f"{failure.agent}: {failure.error}" for failure in prediction.metadata.failures]
+            return dspy.Prediction(score=0.0, feedback=f"Failed: {failures}")
+
+        lms = {"ada": FakeLM("ada", lambda _: "no fields at all"), "bo": role("bo"), "judge": role("judge")}
+        reflection = FakeLM("coach", lambda _: {"new_instruction": TIP})
+        optimizer = dspy.GEPA(metric, reflection_lm=reflection, num_threads=1, max_metric_calls=12)
+        optimizer.compile(Setting().program(lms), trainset=TRAIN[:3])
+        assert all("Failed: ['ada: AdapterParseError']" in prompt for prompt in reflection.prompts)
+        assert reflection.calls > 0
+
     @pytest.mark.parametrize("wrapped", [lambda moa: moa, Outer], ids=["moa", "outer"])
     def test_programs_and_mixtures_that_look_alike_are_told_apart(self, wrapped: Any) -> None:
         lms = {name: role(name) for name in ("ada", "bo", "cy", "chief", "judge")}
@@ -126,7 +139,7 @@ class TestGEPA:
             return dspy.Prediction(score=0.0, feedback="Wrong.")
 
         reflection = FakeLM("coach", lambda prompt: {"new_instruction": f"Better than after {reflection.calls} calls."})
-        budget = {"max_metric_calls": 40, "reflection_minibatch_size": 2}
+        budget: dict[str, Any] = {"max_metric_calls": 40, "reflection_minibatch_size": 2}
         dspy.GEPA(metric, reflection_lm=reflection, num_threads=1, **budget).compile(moa, trainset=TRAIN)
         assert found == {
             ("proposers.ada.program.predict", "ada wrote this"),
@@ -141,7 +154,7 @@ class TestSIMBA:
     @every_setting_with_an_lm
     def test_advice_reaches_the_predictor_that_it_is_about(self, setting: Setting) -> None:
         def compile(program: Any, coach: FakeLM) -> Any:
-            sizes = {"bsize": 3, "num_candidates": 3, "max_steps": 1, "max_demos": 0}
+            sizes: dict[str, Any] = {"bsize": 3, "num_candidates": 3, "max_steps": 1, "max_demos": 0}
             optimizer = dspy.SIMBA(metric=right, prompt_model=coach, num_threads=1, **sizes)
             return optimizer.compile(program, trainset=TRAIN[:3])
 
@@ -149,16 +162,15 @@ class TestSIMBA:
         # Three samples of three questions, then the candidates on them, and the winners on all.
         assert len(set(run.during.values())) == 1 and run.after == dict.fromkeys(run.lms, 1)
         assert all({*lm.rollouts[:9]} == {0, 1, 2} for lm in run.lms.values())
-        advised = [program for c in run.tuned.candidate_programs for program in [c["program"]]]
         hints = {
-            name.removeprefix("moa."): re.findall(r"Hint for ([\w.]+)\.", predictor.signature.instructions)
-            for program in advised
-            for name, predictor in program.named_predictors()
+            (name, hint)
+            for candidate in run.tuned.candidate_programs
+            for name, predictor in candidate["program"].named_predictors()
+            for hint in re.findall(r"Hint for ([\w.]+)\.", predictor.signature.instructions)
         }
-        assert {name: {hint.removeprefix("moa.") for hint in found} for name, found in hints.items() if found} == {
-            name: {name} for name in run.instructions
-        }
+        assert hints == {(name, name) for name, _ in run.tuned.named_predictors()}
         for given in seen_by_coach(run, "better_program_trajectory"):
+            assert f"class {type(run.tuned).__name__}(" in given["program_code"]
             steps = re.findall(r'"module_name": "([\w.]+)"', given["better_program_trajectory"])
             said = re.findall(r'"reasoning": "(\w+) wrote this"', given["better_program_trajectory"])
             assert all(author in owner(setting, name) for name, author in zip(steps, said, strict=True))
@@ -166,7 +178,7 @@ class TestSIMBA:
     @every_setting_with_an_lm
     def test_demos_stand_with_the_predictor_that_wrote_them(self, setting: Setting) -> None:
         def compile(program: Any, coach: FakeLM) -> Any:
-            sizes = {"bsize": 3, "num_candidates": 3, "max_steps": 2, "max_demos": 2}
+            sizes: dict[str, Any] = {"bsize": 3, "num_candidates": 3, "max_steps": 2, "max_demos": 2}
             optimizer = dspy.SIMBA(metric=right, prompt_model=coach, num_threads=1, **sizes)
             return optimizer.compile(program, trainset=TRAIN, seed=1)
 
@@ -178,10 +190,8 @@ class TestInferRules:
     @every_setting
     def test_each_candidate_has_its_own_rules_and_the_student_none(self, setting: Setting) -> None:
         def compile(program: Any, coach: FakeLM) -> Any:
-            optimizer = dspy.InferRules(
-                num_candidates=2, num_rules=1, metric=right, num_threads=1, teacher_settings={"lm": coach}, **SIZES
-            )
-            return optimizer.compile(program, trainset=TRAIN)
+            options: dict[str, Any] = {"num_candidates": 2, "num_threads": 1, "teacher_settings": {"lm": coach}}
+            return dspy.InferRules(metric=right, **options, **SIZES).compile(program, trainset=TRAIN)
 
         run = compiled(setting, compile)
         # Bootstrapped on three questions; two candidates are evaluated on the other three.
@@ -192,10 +202,10 @@ class TestInferRules:
         lms = {name: role(name) for name in ("ada", "bo", "judge")}
         rules = iter([TIP, TIP, TIP, "Guess.", "Guess.", "Guess."])
         teacher = FakeLM("teacher", lambda _: {"reasoning": "", "natural_language_rules": next(rules)})
-        options = {"num_threads": 1, "teacher_settings": {"lm": teacher}, "max_labeled_demos": 0}
+        options: dict[str, Any] = {"num_threads": 1, "teacher_settings": {"lm": teacher}, "max_labeled_demos": 0}
         optimizer = dspy.InferRules(num_candidates=2, metric=right, max_bootstrapped_demos=1, **options)
         moa = Setting().program(lms)
-        tuned = optimizer.compile(moa, trainset=TRAIN[1:2], valset=TRAIN)
+        tuned: Any = optimizer.compile(moa, trainset=TRAIN[1:2], valset=TRAIN)
         assert all(predictor.signature.instructions.endswith(TIP) for predictor in tuned.predictors())
         assert not any(TIP in predictor.signature.instructions for predictor in moa.predictors())
 
@@ -210,8 +220,8 @@ class TestInferRules:
         proposers = [Agent(lms["ada"], dspy.Predict(Mine), name="ada"), Agent(lms["bo"], dspy.Predict(Mine), name="bo")]
         moa = MoA(Mine, proposers, lms["judge"])
         teacher = FakeLM("teacher", lambda _: {"reasoning": "", "natural_language_rules": TIP})
-        optimizer = dspy.InferRules(num_candidates=1, metric=right, num_threads=1, teacher_settings={"lm": teacher}, **SIZES)
-        tuned = optimizer.compile(moa, trainset=TRAIN)
+        options: dict[str, Any] = {"num_candidates": 1, "num_threads": 1, "teacher_settings": {"lm": teacher}}
+        tuned: Any = dspy.InferRules(metric=right, **options, **SIZES).compile(moa, trainset=TRAIN)
         assert Mine.instructions == "Mine."
         assert all(predictor.signature.instructions.endswith(TIP) for predictor in tuned.predictors())
         assert len(set(calls(lms).values())) == 1

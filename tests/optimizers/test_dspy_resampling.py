@@ -53,13 +53,14 @@ class TestRefine:
     @pytest.mark.parametrize("wrapped", [lambda moa: moa, Outer], ids=["moa", "outer"])
     @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
     def test_each_hint_reaches_its_predictor_at_the_next_sample(self, strategy: str, wrapped: Any) -> None:
-        lms = {name: FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo", "judge")}
+        lms = {name: FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo", "judge")}
         moa = MoA(Task, [lms["ada"], lms["bo"]], lms["judge"], strategy, use_specialized_prompts=True)
         adviser = FakeLM("adviser", coaching)
         with dspy.context(lm=adviser):
             dspy.Refine(wrapped(moa), N=2, reward_fn=never, threshold=1.0)(question="q1")
         asks = {"synthesis": "synthesize", "selection": "select", "voting": "group", "fusion": "fuse"}[strategy]
-        hints = {name: [re.findall(r"Hint for (?:moa\.)?([\w.]+)\.", p) for p in lm.prompts] for name, lm in lms.items()}
+        hint = re.compile(r"Hint for (?:moa\.)?([\w.]+)\.")
+        hints = {name: [hint.findall(prompt) for prompt in lm.prompts] for name, lm in lms.items()}
         assert hints == {
             "ada": [[], ["proposers.ada.program.predict"]],
             "bo": [[], ["proposers.bo.program.predict"]],
@@ -68,13 +69,14 @@ class TestRefine:
         assert all(lm.rollouts == [0, 1] for lm in lms.values()) and adviser.calls == 1
 
     def test_the_shared_prompts_hint_reaches_all_who_share_it(self) -> None:
-        lms = {name: FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo", "judge")}
+        lms = {name: FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo", "judge")}
         with dspy.context(lm=FakeLM("adviser", coaching)):
-            dspy.Refine(MoA(Task, [lms["ada"], lms["bo"]], lms["judge"]), N=2, reward_fn=never, threshold=1.0)(question="q1")
+            moa = MoA(Task, [lms["ada"], lms["bo"]], lms["judge"])
+            dspy.Refine(moa, N=2, reward_fn=never, threshold=1.0)(question="q1")
         assert ["Hint for proposers.shared.predict." in lms[name].prompts[1] for name in ("ada", "bo")] == [True, True]
 
     def test_programs_that_look_alike_get_their_own_hints(self) -> None:
-        lms = {name: FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo", "judge")}
+        lms = {name: FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo", "judge")}
         programs = [Agent(lms[name], dspy.Predict(Task), name=name) for name in ("ada", "bo")]
         with dspy.context(lm=FakeLM("adviser", coaching)):
             dspy.Refine(MoA(Task, programs, lms["judge"]), N=2, reward_fn=never, threshold=1.0)(question="q1")
@@ -84,7 +86,7 @@ class TestRefine:
     def test_a_label_that_was_not_shown_is_still_repaired(self, strategy: str) -> None:
         wrong = {"choice": "P7", "groups": [["P7"]], "best": "P7", "elements": [_element("P7")]}
         judge = FakeLM("judge", [_says("judge"), {**_says("judge"), **wrong}, _says("judge")])
-        proposers = [FakeLM(name, lambda _, name=name: _says(name)) for name in ("ada", "bo")]
+        proposers = [FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo")]
         with dspy.context(lm=FakeLM("adviser", coaching)):
             refined = dspy.Refine(MoA(Task, proposers, judge, strategy), N=2, reward_fn=_second, threshold=1.0)
             metadata = refined(question="q1").metadata

@@ -1,10 +1,23 @@
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
 import pytest
 from dspy.lm15 import AuthError, ContextLengthError, RateLimitError, ServerError
-from support.cases import ADAPTERS, answers, blocks, case_of, choosing, decide, label_of, mixture_of, request, told
+from support.cases import (
+    ADAPTERS,
+    answers,
+    blocks,
+    case_of,
+    choosing,
+    decide,
+    label_of,
+    mixture_of,
+    proposer,
+    request,
+    told,
+)
 from support.fake_lm import FakeLM
 from support.mixtures import Ask, both_ways, every_way
 from support.rendering import Style
@@ -138,7 +151,7 @@ def test_what_is_no_strategy_is_refused(strategy: Any, error: type[Exception], m
 def test_the_judge_is_told_that_a_majority_can_be_wrong_and_that_proposals_are_data(name: str) -> None:
     strategy = as_strategy(name)
     case = case_of(QA, *answers("x", "y"))
-    judge = FakeLM("judge", {"synthesis": [GOOD], "selection": [CHOICE], "voting": [GROUPS], "fusion": [FUSED]}[name])
+    judge = FakeLM("judge", [{**GOOD, **CHOICE, **GROUPS, **FUSED}])
     decide(strategy, case, judge)
     system = " ".join(judge.prompts[0].split("[[ ## question ## ]]\nwhy?")[0].split())
     assert "ajority can be wrong" in system
@@ -153,7 +166,7 @@ FUSED = {"reasoning": "so", "elements": [], "answer": "z"}
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_no_name_of_an_agent_or_a_model_is_in_what_the_judge_reads(name: str) -> None:
     judge = FakeLM("judge", lambda prompt: {**GOOD, **CHOICE, **GROUPS, **FUSED})
-    lms = [FakeLM(f"zebra/quagga-{n}", lambda prompt, n=n: {"reasoning": "so", "answer": str(n)}) for n in range(2)]
+    lms = [proposer(f"zebra/quagga-{n}", {"answer": str(n)}) for n in range(2)]
     pred = two_layers(lms, judge, name)(question="why?")
     assert pred.proposals[0].model == "zebra/quagga-0" and judge.calls == 1
     for told_to in (judge.prompts[0], *lms[0].prompts, *lms[1].prompts):
@@ -167,7 +180,7 @@ def two_layers(lms: Sequence[FakeLM], judge: FakeLM, strategy: str) -> Any:
 
 def test_a_later_layer_sees_the_proposals_of_the_one_before_it_in_the_judges_order() -> None:
     judge = FakeLM("judge", [GOOD])
-    lms = [FakeLM(f"provider/m{n}", lambda prompt, n=n: {"reasoning": "so", "answer": str(n)}) for n in range(3)]
+    lms = [proposer(f"provider/m{n}", {"answer": str(n)}) for n in range(3)]
     two_layers(lms, judge, "synthesis")(question="why?")
     assert {told(lm, 1)["proposals"] for lm in lms} == {told(judge)["proposals"]}
     assert [list(told(lm, 0)) for lm in lms] == [["question"]] * 3
@@ -258,12 +271,13 @@ def test_two_different_things_wrong_are_two_tries_all_the_same(
 @EVERY_ADAPTER
 @pytest.mark.parametrize("error", [RateLimitError("slow down"), ServerError("down")])
 def test_a_passing_error_is_worth_another_try(error: Exception, adapter: Any, first: Style, second: Style) -> None:
-    for replies, used in (
+    cases: list[tuple[list[Any], bool]] = [
         ([error, GOOD], False),
         ([error, NONSENSE], True),
         ([NONSENSE, error], True),
-        ([error] * 2, True),
-    ):
+        ([error, error], True),
+    ]
+    for replies, used in cases:
         judge = FakeLM("judge", replies)
         with dspy.context(adapter=adapter):
             pred = mixture_of(QA, answers("x"), judge)(question="why?")
@@ -432,3 +446,23 @@ def test_a_hundred_thousand_characters_go_through(lm: str) -> None:
 
 def choosing_shortened(prompt: str) -> dict[str, Any]:
     return {"reasoning": "so", "choice": "P1" if label_of(prompt, "y") == "P2" else "P2"}
+
+
+def test_further_inputs_take_their_part_of_a_known_window() -> None:
+    judge = FakeLM("openai/gpt-4", [FUSED])
+    outputs = [{"tags": ["t" * 9_000], "answer": letter * 9_000} for letter in "xy"]
+    decide(Fusion(), case_of("question -> tags: list[str], answer", *outputs), judge)
+    assert len(told(judge)["settled"]) > 9_000
+    assert len(judge.prompts[0]) < 16_000
+
+
+def test_what_was_streamed_already_is_not_asked_for_again() -> None:
+    judge = FakeLM("judge", [NONSENSE])
+    moa = mixture_of(QA, answers("x"), judge)
+
+    async def stream() -> list[Any]:
+        run: Any = dspy.streamify(moa)
+        return [chunk async for chunk in run(question="why?")]
+
+    *chunks, pred = asyncio.run(stream())
+    assert chunks and (pred.answer, pred.metadata.fallback_used, judge.calls) == ("x", True, 1)

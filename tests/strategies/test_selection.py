@@ -38,7 +38,7 @@ def test_the_order_shown_is_not_the_declared_one_for_every_question() -> None:
 
 @both_ways
 def test_the_outputs_are_the_very_objects(ask: Ask) -> None:
-    outputs = [{"items": [{"k": [1, 2]}], "note": None}, {"items": [], "note": "n"}]
+    outputs: list[dict[str, Any]] = [{"items": [{"k": [1, 2]}], "note": None}, {"items": [], "note": "n"}]
     judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "choice": "P1"})
     pred = ask(mixture_of("q -> items: list[dict], note: str | None", outputs, judge, strategy="selection"), q="why?")
     [chosen] = [proposal for proposal in pred.proposals if proposal.id == pred.metadata.selected]
@@ -114,7 +114,7 @@ def test_rotations_that_repeat_a_prompt_are_asked_anew() -> None:
 def test_a_judge_at_temperature_0_is_warmed_up_to_be_asked_anew() -> None:
     judge = FakeLM("judge", choosing("y"), temperature=0)
     decide(Selection(4), case_of(QA, *answers("x", "y")), judge)
-    assert sorted(request.config.temperature for request in judge.requests) == [0, 0, 1, 1]
+    assert sorted(request.config.temperature or 0.0 for request in judge.requests) == [0, 0, 1, 1]
 
 
 def test_the_judge_is_asked_for_a_label_and_not_for_the_tasks_outputs() -> None:

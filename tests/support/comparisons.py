@@ -15,6 +15,7 @@ def comparison(
     *,
     model: str = "any/model",
     groups: Sequence[str] = (),
+    cached: bool = False,
 ) -> Comparison:
     """Make a comparison.
 
@@ -24,6 +25,7 @@ def comparison(
         costs: System -> USD per question; not priced by default.
         model: What all of them ask.
         groups: The questions' `kind`, in turns.
+        cached: DSPy's cache answered everything.
     """
     kinds, costs = kinds or {}, costs or {}
     systems = [System(name, kinds.get(name, "proposer"), (model,)) for name in scores]
@@ -31,7 +33,7 @@ def comparison(
     for index, row in enumerate(zip(*scores.values(), strict=True)):
         answers = {}
         for number, (system, score) in enumerate(zip(systems, row, strict=True), start=1):
-            spent = Spent(number, 100.0 * number, 10.0 * number, costs.get(system.name), 0.5 * number)
+            spent = Spent(number, 100.0 * number, 10.0 * number, costs.get(system.name), 0.5 * number, cached)
             answers[system.name] = Answer(
                 None if score < 0 else {"answer": "x"}, max(score, 0.0), None if system.kind == "oracle" else spent
             )

@@ -60,11 +60,11 @@ class FakeEngine:
         return _alive, (self.key,)
 
     def dump_state(self) -> dict[str, Any]:
-        return {"key": self.key}
+        return {"fake": self.key}  # "key" would be taken for a secret when saved
 
     @classmethod
     def load_state(cls, state: dict[str, Any]) -> "FakeEngine":
-        return _alive(state["key"])
+        return _alive(state["fake"])
 
     def complete(self, request: Request) -> Response:
         call, number = self.begin(request)

@@ -1,0 +1,86 @@
+"""A compile as the command line runs it: compiled, saved, measured on what was held back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+
+from rich.console import Console
+
+from moa_dspy.accounting import Usage, metered
+from moa_dspy.cli.compilation import Compilation, prompts
+from moa_dspy.cli.console import note
+from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.moa import MoA
+from moa_dspy.optimizers import CompileInterrupted, StageReport, Stop
+
+__all__ = ["run", "stopped"]
+
+
+def run(compilation: Compilation) -> None:
+    """Compile, save, and measure on the held-back data.
+
+    Raises:
+        CompileInterrupted: If an LM or the metric is of no use.
+    """
+    job = compilation.job
+    job.on_stage = _told
+    with _quiet(), Console(stderr=True).status("compiling"):
+        moa, compilation.report = job.run(compilation.optimizer)
+    compilation.after = prompts(moa)
+    moa.save(compilation.out)
+    if job.checkpoint is not None:
+        shutil.rmtree(job.checkpoint, ignore_errors=True)
+    if compilation.heldout:
+        with _quiet(), Console(stderr=True).status("measuring on the held-back data"), metered("heldout") as meter:
+            try:
+                before, after = _scores(compilation, job.student), _scores(compilation, moa)
+            except Stop as stop:
+                note(f"{stop.__cause__} The mixture is saved, but there is no score.")
+                before, after = [], []
+        compilation.scores_before, compilation.scores_after = before, after
+        compilation.measuring = Usage.of(meter.calls())
+
+
+def stopped(compilation: Compilation, error: CompileInterrupted) -> None:
+    """Say what a compile that failed has cost, and how to go on."""
+    usage = error.report.usage
+    cost = "unknown" if usage.cost_usd is None else f"${usage.cost_usd:.4f}"
+    note(f"Spent until then: {usage.calls} LM calls, cost {cost}. {compilation.how_to_go_on}")
+
+
+def _scores(compilation: Compilation, moa: MoA) -> list[float]:
+    def ask(index: int) -> tuple[int, float]:
+        example = compilation.heldout[index]
+        try:
+            prediction = moa(**example.inputs())
+        except Exception:  # counted as wrong, as it would be for whoever asked
+            return index, 0.0
+        return index, float(metric(example, prediction))
+
+    metric, indices = compilation.job.scored(), range(len(compilation.heldout))
+    return [value for _, value in sorted(in_threads(ask, indices, compilation.job.threads))]
+
+
+def _told(stage: StageReport) -> None:
+    change = "" if stage.before is None else f": {stage.before:.3f} -> {stage.after:.3f} on the valset"
+    more = f" ({stage.note})" if stage.note else ""
+    note(f"{stage.name}{change}, {stage.usage.calls + stage.optimizer_usage.calls} calls{more}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """DSPy prints bars on stdout and logs every example that fails; what matters is told by us."""
+    loggers = [logging.getLogger(name) for name in ("dspy", "gepa")]
+    levels = [logger.level for logger in loggers]
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,168 @@
+"""Which proposers, which strategy and how many samples are worth their calls; or one model alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from moa_dspy.checks import refuse_below_one
+from moa_dspy.comparison import Comparison
+from moa_dspy.metrics import Metric, as_metric
+from moa_dspy.moa import MoA
+from moa_dspy.strategies import Strategy, as_strategy
+
+from .budgets import Budget
+from .collecting import MAX_OUTAGES, collect
+from .committee_report import CommitteeReport
+from .selecting import Selecting
+from .students import check_student
+
+__all__ = ["SelectCommittee"]
+
+
+class SelectCommittee(Teleprompter):
+    """Chooses which of a mixture's proposers to ask, how often, and what makes one answer of it, under a budget.
+
+    Each proposer is asked once per example and sample; committees that vote are then compared in code, which costs
+    nothing. Their votes are weighted (`fit_log_odds`), and ties are left to code. What is said of a committee's score
+    is measured on examples that it was not chosen on. Of equal scores the one with fewer calls wins, and one model
+    alone, asked once, is always among them: the answer may be not to mix.
+
+    Args:
+        metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
+        strategies: What may make the answer. Others than `"voting"` ask the aggregator: one call per example (or what
+            the strategy takes) for the best committee of several and for the largest one.
+        max_calls: LM calls per question that may be spent, those of the aggregator included.
+        max_usd: USD per question, by what the examples cost.
+        standard_errors: How many standard errors of score fewer calls (or USD, with `max_usd`) are worth; with 1, the
+            one-standard-error rule: see `fewest_calls`. With a few hundred examples it is worth points of accuracy.
+        max_outages: The share of an agent's proposals that may be missing because its LM could not be reached.
+        concurrency: Examples under way at once; each asks its proposers side by side.
+        seed: Of the cross-validation and the bootstrap.
+        on_progress: Called with the number of examples that are finished and of all.
+
+    Raises:
+        ValueError: If a setting makes no sense.
+
+    Attributes:
+        report: Of the last compile; see `CommitteeReport`.
+
+    Example:
+        >>> from moa_dspy import MoA
+        >>> from moa_dspy.questions import bundled_questions
+        >>> names = ["alice", "bob", "carol", "dave"]
+        >>> moa = MoA("question -> answer", [f"simulated/{name}" for name in names], "simulated/judge")
+        >>> optimizer = SelectCommittee("exact", max_calls=3)
+        >>> chosen = optimizer.compile(moa, trainset=bundled_questions())
+        >>> optimizer.report.chosen.calls, chosen.strategy.name
+        (3, 'voting')
+    """
+
+    def __init__(
+        self,
+        metric: str | Metric = "exact",
+        *,
+        strategies: Sequence[str | Strategy] = ("voting",),
+        max_calls: int | None = None,
+        max_usd: float | None = None,
+        standard_errors: float = 0.0,
+        max_outages: float = MAX_OUTAGES,
+        concurrency: int = 8,
+        seed: int = 0,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        if max_calls is not None:
+            refuse_below_one(max_calls=max_calls)
+        if max_usd is not None and not max_usd > 0:
+            raise ValueError(f"max_usd={max_usd} pays for no call. Give USD per question, for example 0.002.")
+        if not standard_errors >= 0:
+            raise ValueError(f"standard_errors={standard_errors}: give 0 for the best score, 1 for fewer calls.")
+        if isinstance(strategies, str) or not strategies:
+            raise ValueError(f"strategies={strategies!r} names none. Give a list, for example ['voting', 'synthesis'].")
+        self.metric = metric
+        self.strategies = [as_strategy(strategy) for strategy in strategies]
+        self.max_calls = max_calls
+        self.max_usd = max_usd
+        self.standard_errors = standard_errors
+        self.max_outages = max_outages
+        self.concurrency = concurrency
+        self.seed = seed
+        self.on_progress = on_progress
+        self.report: CommitteeReport | None = None
+
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile will take at most, to be known before it is spent.
+
+        Args:
+            student: The mixture.
+            trainset: How many examples it has.
+            valset: How many examples it has.
+        """
+        [panel] = student.panels
+        proposals, judges = len(panel.names) * panel.samples, 2 * len(self._asking)
+        examples = trainset + valset
+        formula = f"{examples} examples x {proposals} proposals"
+        judged = valset or trainset
+        formula += f" + {judged} examples x {judges} verdicts" if judges else ""
+        return Budget(examples * proposals + judged * judges, 0, formula)
+
+    def compile(
+        self,
+        student: MoA,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+        recorded: Comparison | None = None,
+    ) -> MoA:
+        """Choose.
+
+        Args:
+            student: The mixture to choose from; it stays as it is.
+            trainset: Examples with gold outputs.
+            valset: Examples to score committees on that were chosen on the trainset; by default that is done by
+                cross-validation.
+            recorded: An earlier comparison, also a part of one, whose proposals are not asked for again.
+
+        Returns:
+            The chosen mixture, prompts and demos as in the student. One model alone is a mixture of one proposer
+            that votes: one call.
+
+        Raises:
+            ValueError: If the examples, the scores or the strategies do not fit.
+            TypeError: If the student is no mixture.
+            BudgetTooSmall: If no model can be asked for that money, or prices are not known; it carries what was
+                recorded.
+            ProposersUnreachable: If a proposer does not answer; what was recorded is on it.
+            MetricError: If the metric gives no score; what was recorded is on it.
+        """
+        check_student(student, trainset, valset or [], "SelectCommittee")
+        as_metric(self.metric, student.signature)
+        selecting = Selecting(student, self.metric, self._asking, self._votes, self.max_calls, self.max_usd)
+        comparison = collect(
+            student,
+            [*trainset, *(valset or [])],
+            self.metric,
+            recorded=recorded,
+            max_outages=self.max_outages,
+            concurrency=self.concurrency,
+            on_progress=self.on_progress,
+            strategies=(),
+            aggregator_alone=False,
+        )
+        compiled, self.report = selecting.run(
+            comparison, len(trainset), self.standard_errors, concurrency=self.concurrency, seed=self.seed
+        )
+        return compiled
+
+    @property
+    def _asking(self) -> list[Strategy]:
+        """The strategies that ask the aggregator."""
+        return [strategy for strategy in self.strategies if strategy.name != "voting"]
+
+    @property
+    def _votes(self) -> bool:
+        return len(self._asking) < len(self.strategies)

@@ -1,0 +1,285 @@
+import copy
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.teleprompt import Teleprompter
+from support.compiling import TIP, TRAIN, Outer, Task, coach, never, right, role
+from support.fake_lm import FakeLM
+from support.mixtures import calls
+
+from moa_dspy import MoA
+from moa_dspy.optimizers import CompileInterrupted, Recipe, Specialize
+
+TINY = Recipe("tiny", "", evaluations=2, reflections=2, minibatch=2, candidates=1, trials=1, demos=1)
+GONE = dspy.lm15.AuthError("the key was revoked")
+
+
+def cast(**others: Any) -> dict[str, FakeLM]:
+    """Two proposers, a judge, who proposes prompts, and an LM that nobody may ask."""
+    lms = {name: role(name) for name in ("ada", "bo", "judge")}
+    return {**lms, "coach": FakeLM("coach", coach), "stray": FakeLM("stray", []), **others}
+
+
+def student(lms: dict[str, FakeLM], **options: Any) -> MoA:
+    return MoA(Task, [lms["ada"], lms["bo"]], lms["judge"], **options)
+
+
+def specialize(lms: dict[str, FakeLM], metric: Any = right, **settings: Any) -> Specialize:
+    return Specialize(metric, **{"recipe": TINY, "reflection_lm": lms["coach"], **settings})
+
+
+def compiled(lms: dict[str, FakeLM], moa: MoA, optimizer: Specialize) -> MoA:
+    with dspy.context(lm=lms["stray"]):
+        return optimizer.compile(moa, trainset=TRAIN, valset=TRAIN)
+
+
+def prompts(moa: MoA) -> dict[str, str]:
+    parts: list[tuple[str, Any]] = moa.named_predictors()
+    return {name: part.signature.instructions for name, part in parts}
+
+
+class Rewrite(Teleprompter):
+    """An optimizer that gives every prompt this text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def compile(self, student: Any, *, trainset: Any, **_: Any) -> Any:
+        for part in student.predictors():
+            part.signature = part.signature.with_instructions(self.text)
+        return student
+
+
+def test_each_agent_is_tuned_alone_and_the_student_stays_as_it_is() -> None:
+    lms = cast()
+    moa = student(lms)
+    before = prompts(moa)
+    tuned = compiled(lms, moa, specialize(lms))
+    assert prompts(moa) == before and "proposers.shared.predict" in before
+    assert prompts(tuned) == {
+        "proposers.ada.program.predict": TIP,
+        "proposers.bo.program.predict": TIP,
+        "aggregator.program.synthesize": TIP,
+    }
+    assert tuned(question="q3").answer == "a3"
+
+
+def test_the_bill_is_what_the_engines_counted() -> None:
+    lms = cast()
+    optimizer = specialize(lms)
+    compiled(lms, student(lms), optimizer)
+    stages = {stage.name: stage for stage in optimizer.report.stages}
+    assert list(stages) == ["ada", "bo", "proposals", "aggregator"]
+    # Six examples stand in both sets, and are recorded once.
+    assert stages["proposals"].usage.calls == 2 * 6
+    asked = {name: stages[name].usage.calls + 6 for name in ("ada", "bo")} | {
+        "judge": stages["aggregator"].usage.calls,
+        "coach": optimizer.report.optimizer_calls,
+        "stray": 0,
+    }
+    assert asked == calls(lms)
+    assert [stages[name].runs for name in ("ada", "bo")] == [stages[name].usage.calls for name in ("ada", "bo")]
+    assert optimizer.report.joint_calls == sum(stage.runs for stage in stages.values()) * 3
+    usage = optimizer.report.usage
+    assert (usage.calls, usage.prompt_tokens) == (sum(calls(lms).values()), 10 * sum(calls(lms).values()))
+    assert (usage.cost_usd, usage.unpriced_calls) == (None, usage.calls)
+
+
+def test_scores_before_and_after_are_those_of_the_valset() -> None:
+    lms = cast()
+    optimizer = specialize(lms)
+    compiled(lms, student(lms), optimizer)
+    found = [(stage.name, stage.before, stage.after, stage.kept) for stage in optimizer.report.stages]
+    assert found == [
+        ("ada", 0.5, 1.0, True),
+        ("bo", 0.5, 1.0, True),
+        ("proposals", None, None, False),
+        ("aggregator", 0.5, 1.0, True),
+    ]
+    assert optimizer.report.table().row_count == 5
+
+
+def test_the_same_seed_gives_the_same_program() -> None:
+    found = []
+    for _ in range(2):
+        lms = cast()
+        tuned = compiled(lms, student(lms), specialize(lms, seed=3))
+        found.append((prompts(tuned), calls(lms)))
+    assert found[0] == found[1]
+
+
+def test_what_is_worse_on_the_valset_is_not_kept() -> None:
+    def spoiled(name: str) -> FakeLM:
+        good = role(name)._fake.answers
+        return FakeLM(name, lambda p: {"reasoning": "", "answer": "?"} if "Spoil." in p else good(p))
+
+    lms = cast(ada=spoiled("ada"))
+    optimizer = specialize(lms, optimizer=Rewrite("Spoil."))
+    tuned = compiled(lms, student(lms), optimizer)
+    ada, bo = optimizer.report.stages[:2]
+    assert (ada.before, ada.after, ada.kept, ada.note) == (0.5, 0.0, False, "not kept: worse on the valset")
+    assert (bo.before, bo.after, bo.kept) == (0.5, 0.5, True)
+    assert prompts(tuned)["proposers.ada.program.predict"] == "Answer the question."
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "after"),
+    [
+        (lambda lms: dspy.LabeledFewShot(k=2), [0.5, 0.5, None, 0.5]),
+        (lambda lms: dspy.BootstrapFewShot(max_bootstrapped_demos=2, max_labeled_demos=0), [1.0, 1.0, None, 1.0]),
+        (lambda lms: dspy.BootstrapFewShotWithRandomSearch(right, num_candidate_programs=1), [1.0, 1.0, None, 1.0]),
+        (lambda lms: dspy.COPRO(prompt_model=lms["coach"], breadth=2, depth=1), [1.0, 1.0, None, 1.0]),
+        (lambda lms: dspy.SIMBA(metric=right, bsize=4, num_candidates=2, max_steps=1), [1.0, 1.0, None, 1.0]),
+        (lambda lms: dspy.GEPA(never, reflection_lm=lms["coach"], max_metric_calls=12), [1.0, 1.0, None, 1.0]),
+    ],
+    ids=["labeled", "bootstrap", "random search", "copro", "simba", "gepa"],
+)
+def test_any_optimizer_of_prompts_or_demos_serves(optimizer: Any, after: list[float | None]) -> None:
+    lms = cast()
+    inner = optimizer(lms)
+    settings = copy.copy(vars(inner))
+    with dspy.context(lm=lms["coach"]):  # SIMBA's prompt model
+        staged = specialize(lms, optimizer=inner)
+        staged.compile(student(lms), trainset=TRAIN, valset=TRAIN)
+    assert [stage.after for stage in staged.report.stages] == after
+    assert vars(inner) == settings
+
+
+def test_demos_are_each_agents_own() -> None:
+    lms = cast()
+    inner = dspy.BootstrapFewShot(max_bootstrapped_demos=2, max_labeled_demos=0)
+    tuned = compiled(lms, student(lms), specialize(lms, optimizer=inner))
+    parts: list[tuple[str, Any]] = tuned.named_predictors()
+    authors = {name: {demo["reasoning"] for demo in part.demos} for name, part in parts}
+    assert authors == {
+        "proposers.ada.program.predict": {"ada wrote this"},
+        "proposers.bo.program.predict": {"bo wrote this"},
+        "aggregator.program.synthesize": {"judge wrote this"},
+    }
+    assert all("Proposal P1" in demo["proposals"] for demo in parts[-1][1].demos)
+
+
+def test_a_later_layer_is_tuned_on_what_the_tuned_layer_before_it_proposed() -> None:
+    lms = cast()
+    optimizer = specialize(lms)
+    tuned = compiled(lms, student(lms, layers=2), optimizer)
+    assert [stage.name for stage in optimizer.report.stages] == [
+        *("ada", "bo", "proposals", "ada, layer 2", "bo, layer 2", "proposals, layer 2", "aggregator"),
+    ]
+    assert tuned(question="q5").answer == "a5"
+    assert optimizer.report.calls + optimizer.report.optimizer_calls == sum(calls(lms).values()) - 5
+
+
+def test_a_vote_without_an_aggregator_has_no_stage_for_it() -> None:
+    lms = cast()
+    optimizer = specialize(lms)
+    tuned = optimizer.compile(MoA(Task, [lms["ada"], lms["bo"]], strategy="voting"), trainset=TRAIN)
+    assert [stage.name for stage in optimizer.report.stages] == ["ada", "bo", "proposals"]
+    assert tuned(question="q3").answer == "a3" and lms["judge"].calls == 0
+
+
+def test_an_aggregator_that_is_never_asked_costs_no_tuning() -> None:
+    lms = cast(bo=role("ada"))  # of one mind: nothing to decide
+    optimizer = specialize(lms)
+    compiled(lms, student(lms, strategy="selection"), optimizer)
+    last = optimizer.report.stages[-1]
+    assert (last.note, last.usage.calls, lms["judge"].calls) == ("never asked: nothing to tune", 0, 0)
+
+
+def test_it_compiles_what_it_compiled() -> None:
+    lms = cast()
+    once = compiled(lms, student(lms), specialize(lms))
+    optimizer = specialize(lms)
+    twice = compiled(lms, once, optimizer)
+    assert prompts(twice) == prompts(once) and {s.before for s in optimizer.report.stages} == {1.0, None}
+
+
+def test_an_lm_that_dies_leaves_what_was_tuned_and_the_same_compile_goes_on(tmp_path: Path) -> None:
+    lms = cast(judge=FakeLM("judge", lambda prompt: GONE))
+    moa = student(lms)
+    with pytest.raises(CompileInterrupted, match=r"aggregator failed.*revoked.*ada, bo.*goes on from") as caught:
+        compiled(lms, moa, specialize(lms, checkpoint=tmp_path / "c"))
+    kept, spent = caught.value.program, calls(lms)
+    assert prompts(kept)["proposers.ada.program.predict"] == TIP
+    assert caught.value.report.calls == spent["ada"] + spent["bo"] + spent["judge"] and spent["judge"] <= 8
+    moa.aggregator.lm = lms["judge"] = role("judge")
+    optimizer = specialize(lms, checkpoint=tmp_path / "c")
+    tuned = compiled(lms, moa, optimizer)
+    assert {name: lms[name].calls for name in ("ada", "bo")} == {name: spent[name] for name in ("ada", "bo")}
+    assert [stage.resumed for stage in optimizer.report.stages] == [True, True, True, False]
+    assert set(prompts(tuned).values()) == {TIP} and tuned(question="q3").answer == "a3"
+
+
+def test_one_dead_proposer_does_not_take_the_others_with_it() -> None:
+    lms = cast(bo=FakeLM("bo", lambda prompt: GONE))
+    with pytest.raises(CompileInterrupted, match=r"The stage bo failed: .*revoked") as caught:
+        compiled(lms, student(lms), specialize(lms))
+    report = caught.value.report
+    assert [(stage.name, stage.kept, stage.note) for stage in report.stages] == [
+        ("ada", True, ""),
+        ("bo", False, "failed"),
+    ]
+    assert report.stages[1].usage.failed_calls == lms["bo"].calls and lms["judge"].calls == 0
+
+
+def test_a_dead_reflection_lm_is_not_tried_for_the_whole_budget() -> None:
+    lms = cast(coach=FakeLM("coach", lambda prompt: GONE))
+    with pytest.raises(CompileInterrupted, match="revoked"):
+        compiled(lms, student(lms), specialize(lms, recipe=Recipe("big", "", 2, 500, 2, 1, 1, 1)))
+    assert lms["ada"].calls < 60 and lms["coach"].calls < 30
+
+
+def test_a_checkpoint_is_for_one_compile(tmp_path: Path) -> None:
+    lms = cast()
+    compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path))
+    spent = calls(lms)
+    compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path))
+    assert calls(lms) == spent
+    with pytest.raises(ValueError, match="another compile"):
+        compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path, seed=1))
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        (lambda example, pred, trace=None: "good", "gave 'good', which is no score"),
+        (lambda example, pred, trace=None: example.nothing, "raised AttributeError"),
+    ],
+)
+def test_a_metric_that_gives_no_score_ends_it(metric: Any, message: str) -> None:
+    lms = cast()
+    with pytest.raises(CompileInterrupted, match=message):
+        compiled(lms, student(lms), specialize(lms, metric))
+    assert sum(calls(lms).values()) <= 12
+
+
+def test_bad_input_is_refused_before_anything_is_asked() -> None:
+    lms = cast()
+    moa = student(lms)
+    gepa = dspy.GEPA(metric=lambda g, p, t, n, s: 0, reflection_lm=lms["coach"], max_metric_calls=9)
+    refused: list[tuple[Any, Any, dict[str, Any]]] = [
+        (ValueError, "trainset is empty", {"trainset": []}),
+        (ValueError, "input question is missing", {"trainset": [dspy.Example(q="?").with_inputs("q")]}),
+        (ValueError, "takes no teacher", {"teacher": moa}),
+        (TypeError, "a Outer has none of its own", {"student": Outer(moa)}),
+        (ValueError, "too little for one round of GEPA: .* at least 12", {"optimizer": gepa}),
+        (TypeError, "no optimizer could call it", {"metric": lambda one: 1}),
+        (TypeError, "has none", {"optimizer": dspy.GEPA}),
+        (ValueError, "no credit 'shared'", {"credit": "shared"}),
+        (ValueError, "num_threads=0", {"num_threads": 0}),
+        (ValueError, "no recipe 'huge'", {"recipe": "huge"}),
+    ]
+    for error, message, changed in refused:
+        settings = {name: changed.pop(name) for name in list(changed) if name not in ("student", "trainset", "teacher")}
+        with pytest.raises(error, match=message):
+            specialize(lms, **settings).compile(**{"student": moa, "trainset": TRAIN, **changed})
+    assert sum(calls(lms).values()) == 0
+
+
+def test_without_an_lm_to_propose_prompts_it_says_so() -> None:
+    moa = MoA(Task, [dspy.ChainOfThought(Task)], strategy="voting")
+    with pytest.raises(ValueError, match="no LM that could propose prompts"):
+        Specialize(right).compile(moa, trainset=TRAIN)

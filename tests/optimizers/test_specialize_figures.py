@@ -1,0 +1,43 @@
+"""The gain that tests/bench/specialize.py measures, once and small: SIMULATED models, who need different prompts."""
+
+import random
+from statistics import mean
+from typing import Any
+
+import dspy
+
+from moa_dspy import MoA
+from moa_dspy.optimizers import Scored, Specialize
+from moa_dspy.questions import bundled_questions
+from moa_dspy.simulated import simulated_lm
+
+QUESTIONS = bundled_questions()
+random.Random(0).shuffle(QUESTIONS)
+TRAIN, VAL, HELD = QUESTIONS[:24], QUESTIONS[24:64], QUESTIONS[64:]
+
+
+def mixture() -> MoA:
+    return MoA("question -> answer", [f"simulated/{name}" for name in ("alice", "bob", "carol")], "simulated/judge")
+
+
+def scores(moa: MoA) -> tuple[float, float]:
+    """The share of right answers of the mixture, and of its proposers, on questions that no optimizer saw."""
+    answers = [(example.answer, moa(question=example.question)) for example in HELD]
+    proposals = [proposal.outputs["answer"] == right for right, pred in answers for proposal in pred.proposals]
+    return mean(pred.answer == right for right, pred in answers), mean(proposals)
+
+
+def test_a_prompt_per_model_ends_higher_than_a_shared_one_for_the_same_calls() -> None:
+    optimizer = Specialize("exact", recipe="quick", seed=1)
+    staged = optimizer.compile(mixture(), trainset=TRAIN, valset=VAL)
+    gepa: Any = dspy.GEPA(
+        metric=Scored("exact", staged.signature),
+        max_metric_calls=optimizer.report.calls // 4,
+        reflection_lm=simulated_lm("judge"),
+        num_threads=2,
+        seed=1,
+    )
+    shared = gepa.compile(mixture(), trainset=TRAIN, valset=VAL)
+    start, jointly, by_stages = scores(mixture()), scores(shared), scores(staged)
+    assert start[0] <= jointly[0] < by_stages[0] and start[1] <= jointly[1] < by_stages[1] - 0.05
+    assert 1000 < optimizer.report.calls < 1300 and optimizer.report.joint_calls > 3 * optimizer.report.calls
