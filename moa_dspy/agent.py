@@ -192,8 +192,10 @@ class Agent(Keyless):
 
     def _leaves(self) -> Iterator[tuple[str, Any]]:
         """The program's predictors, without those that belong to agents inside it."""
-        program = () if self.program is None else self.program
-        return ((path, part) for path, part in parts(program, Agent, dspy.Predict) if isinstance(part, dspy.Predict))
+        found = list(parts(() if self.program is None else self.program, Agent, dspy.Predict))
+        inside = [part for _, part in found if isinstance(part, Agent)]
+        theirs = {id(p) for agent in inside for _, p in parts(agent, dspy.Predict)}
+        return ((path, p) for path, p in found if isinstance(p, dspy.Predict) and id(p) not in theirs)
 
     def _inside(self) -> Iterator[Agent]:
         return (agent for _, agent in parts(() if self.program is None else self.program, Agent))

@@ -50,10 +50,10 @@ class MoA(Savable):
 
     Example:
         >>> from moa_dspy import MoA
-        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob", "simulated/carol"], "simulated/judge")
         >>> pred = moa(question="What is the capital of Australia?")
         >>> pred.answer, len(pred.proposals), pred.metadata.usage.calls
-        ('Canberra', 2, 3)
+        ('Canberra', 3, 4)
     """
 
     def __init__(

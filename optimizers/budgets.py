@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import dspy
-
 from moa_dspy.moa import MoA
 
 from .recipes import Recipe
@@ -91,6 +89,6 @@ def mipro_budget(moa: MoA, recipe: Recipe, trainset: int, valset: int) -> Budget
 
 
 def _aggregator_calls(moa: MoA) -> int:
-    if not moa.strategy.needs_aggregator and moa.aggregator.lm is None and dspy.settings.lm is None:
+    if not moa.strategy.needs_aggregator and moa.aggregator.lm is None:
         return 0
     return int(getattr(moa.strategy, "rotations", 1))

@@ -28,9 +28,9 @@ class Candidate:
         weights: Agent -> what its vote counts, where votes are weighted.
         calls: LM calls per question.
         cost_usd: USD per question; None if a price is not known.
-        score: The mean score on questions that it was not chosen on.
+        score: The mean score, on the valset, or on the trainset less what choosing on it flatters.
         interval: Its 95% interval, by the bootstrap.
-        gain: The score minus that of the best single model, which was chosen in the same way.
+        gain: The score minus that of the best single model, corrected in the same way.
         gain_interval: Its 95% interval, by the paired bootstrap.
     """
 
@@ -54,7 +54,13 @@ class Candidate:
         if self.is_single:
             return f"{self.agents[0]} alone"
         names = self.agents[0] if len(self.agents) == 1 else f"{', '.join(self.agents[:-1])} and {self.agents[-1]}"
-        times = "" if self.samples == 1 else f", each {self.samples} times" if len(self.agents) > 1 else f" {self.samples} times"
+        times = (
+            ""
+            if self.samples == 1
+            else f", each {self.samples} times"
+            if len(self.agents) > 1
+            else f" {self.samples} times"
+        )
         return f"{self.strategy} of {names}{times}"
 
 
@@ -97,7 +103,7 @@ class CommitteeReport:
                 f"{candidate.interval.low:.3f}-{candidate.interval.high:.3f}",
                 f"{candidate.gain:+.3f}",
                 f"{candidate.gain_interval.low:+.3f} to {candidate.gain_interval.high:+.3f}",
-                f"{candidate.calls:g}",
+                f"{candidate.calls:.3g}",
                 cost,
             ]
             table.add_row(*(Text(cell, "bold" if candidate is self.chosen else "") for cell in cells))

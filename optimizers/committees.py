@@ -1,4 +1,4 @@
-"""Committees that vote: the best one of every size, and what it scores on questions it was not chosen on."""
+"""Committees that vote: the best one of every size, and what it is worth."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .folds import REPEATS, held_out
+from .optimism import corrected_scores
 from .subsets import Afford, Subsets
 from .vote_counting import vote_scores
 from .vote_matrix import VoteMatrix
@@ -26,8 +26,7 @@ class Committee:
         agents: In declared order.
         samples: Proposals of each.
         weights: Agent -> what its vote counts.
-        scores: Per question, what a committee that was chosen in this way without that question scores on it: the
-            mean over the repeats of the cross-validation.
+        scores: Per question, less what they flatter themselves because it was chosen on these (see `optimism`).
     """
 
     agents: tuple[str, ...]
@@ -48,19 +47,19 @@ def best_committees(
     judged: VoteMatrix | None = None,
     seed: int = 0,
 ) -> list[Committee]:
-    """The committee of each size and number of samples, cross-validated.
+    """The committee of each size and number of samples, and its scores.
 
     Weights are log-odds (`fit_log_odds`). Of a size, the agents with the highest accuracies are taken, unless others
     make the right answers more probable (`log_likelihood`) by more than one standard error: whom to take is the
     choice that overfits, and the strongest are the choice that needs the least evidence. Of up to 8 agents all
-    subsets are tried; of more, those that are left when the least useful one leaves, again and again. All of this is
-    done anew without the questions that a score is for, so that no committee is judged by what it was chosen on.
+    subsets are tried; of more, those that are left when the least useful one leaves, again and again. Scores are less
+    the `optimism` of all that: one model alone, the best of many, is flattered more than all of them together.
 
     Args:
         matrix: The recorded proposals.
         affordable: Whether a committee (its agents, and how often each is asked) may be taken.
-        judged: Other questions to take the scores from, instead of cross-validation.
-        seed: Of the folds.
+        judged: Other questions to take the scores from.
+        seed: Of the bootstrap.
 
     Returns:
         In the order of calls; none of a size that is not affordable.
@@ -69,18 +68,19 @@ def best_committees(
         ValueError: If scores are not between 0 and 1.
     """
     subsets = Subsets(matrix, affordable)
-    whole = subsets.chosen(np.ones(len(matrix), dtype=bool))
-    sizes = list(whole)
-    if not sizes:
+    whole = subsets.chosen(np.arange(len(matrix)))
+    if not whole:
         return []
-    if judged is not None:
-        scores = vote_scores(judged, [whole[s].columns for s in sizes])
+    if judged is None:
+        scores = corrected_scores(
+            matrix, lambda _, drawn: [c.columns for c in subsets.chosen(drawn).values()], seed=seed
+        )
     else:
-        scores = np.zeros((len(sizes), len(matrix)))
-        for part in held_out(len(matrix), seed=seed):
-            chosen = subsets.chosen(~part)
-            scores[:, part] += vote_scores(matrix.rows(part), [chosen[s].columns for s in sizes]) / REPEATS
-    made = [Committee(whole[s].agents, s[0], whole[s].weights, row) for s, row in zip(sizes, scores, strict=True)]
+        scores = vote_scores(judged, [chosen.columns for chosen in whole.values()])
+    made = [
+        Committee(chosen.agents, samples, chosen.weights, row)
+        for ((samples, _), chosen), row in zip(whole.items(), scores, strict=True)
+    ]
     return sorted(made, key=lambda committee: (committee.calls, committee.samples))
 
 

@@ -20,7 +20,6 @@ from .checkpoint import Checkpoint
 from .credit import Marginal
 from .feedback import Scored
 from .interrupted import CompileInterrupted
-from .progress_bars import bear_company
 from .recording import Recording, record
 from .report import SpecializationReport, StageReport
 from .solo import Judge, Solo
@@ -76,7 +75,7 @@ class Compiling:
             train, val = recording.shown(train), recording.shown(val)
             if not (train and val):
                 raise self._interrupted("No example got a proposal, so there is nothing to go on with.")
-        if moa.aggregator.lm is not None or moa.strategy.needs_aggregator or dspy.settings.lm is not None:
+        if moa.aggregator.lm is not None or moa.strategy.needs_aggregator:
             self._tune([self._aggregator(recording, train, val)])
 
     def report(self) -> SpecializationReport:
@@ -104,7 +103,6 @@ class Compiling:
         """Run stages side by side; all that can be finished are, before a failed one is told of."""
         kept = {stage.name: self.checkpoint.load(stage.name, self.moa) for stage in stages}
         pending = [stage for stage in stages if kept[stage.name] is None and stage.program.named_predictors()]
-        bear_company()
         try:
             for stage, done in in_threads(self._run, pending, max(1, len(pending))):
                 kept[stage.name] = done

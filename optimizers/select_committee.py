@@ -15,6 +15,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy, as_strategy
 
 from .budgets import Budget
+from .choosing import choose
 from .collecting import MAX_OUTAGES, collect
 from .committee_report import CommitteeReport
 from .selecting import Selecting
@@ -27,9 +28,9 @@ class SelectCommittee(Teleprompter):
     """Chooses which of a mixture's proposers to ask, how often, and what makes one answer of it, under a budget.
 
     Each proposer is asked once per example and sample; committees that vote are then compared in code, which costs
-    nothing. Their votes are weighted (`fit_log_odds`), and ties are left to code. What is said of a committee's score
-    is measured on examples that it was not chosen on. Of equal scores the one with fewer calls wins, and one model
-    alone, asked once, is always among them: the answer may be not to mix.
+    nothing. Their votes are weighted (`fit_log_odds`), and no aggregator breaks ties. Scores are less what choosing on
+    the same examples flatters them (`optimism`). Of equal scores the one with fewer calls wins, and one model alone,
+    asked once, is always among them: the answer may be not to mix.
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
@@ -41,7 +42,7 @@ class SelectCommittee(Teleprompter):
             one-standard-error rule: see `fewest_calls`. With a few hundred examples it is worth points of accuracy.
         max_outages: The share of an agent's proposals that may be missing because its LM could not be reached.
         concurrency: Examples under way at once; each asks its proposers side by side.
-        seed: Of the cross-validation and the bootstrap.
+        seed: Of the bootstrap.
         on_progress: Called with the number of examples that are finished and of all.
 
     Raises:
@@ -123,8 +124,8 @@ class SelectCommittee(Teleprompter):
         Args:
             student: The mixture to choose from; it stays as it is.
             trainset: Examples with gold outputs.
-            valset: Examples to score committees on that were chosen on the trainset; by default that is done by
-                cross-validation.
+            valset: Examples to score committees on that were chosen on the trainset; by default they are scored on
+                the trainset, less their `optimism`.
             recorded: An earlier comparison, also a part of one, whose proposals are not asked for again.
 
         Returns:
@@ -141,7 +142,17 @@ class SelectCommittee(Teleprompter):
         """
         check_student(student, trainset, valset or [], "SelectCommittee")
         as_metric(self.metric, student.signature)
-        selecting = Selecting(student, self.metric, self._asking, self._votes, self.max_calls, self.max_usd)
+        selecting = Selecting(
+            student,
+            self.metric,
+            self._asking,
+            votes=len(self._asking) < len(self.strategies),
+            max_calls=self.max_calls,
+            max_usd=self.max_usd,
+            concurrency=self.concurrency,
+            seed=self.seed,
+        )
+        selecting.check()
         comparison = collect(
             student,
             [*trainset, *(valset or [])],
@@ -153,16 +164,17 @@ class SelectCommittee(Teleprompter):
             strategies=(),
             aggregator_alone=False,
         )
-        compiled, self.report = selecting.run(
-            comparison, len(trainset), self.standard_errors, concurrency=self.concurrency, seed=self.seed
+        chosen, self.report = choose(
+            selecting.options(comparison, len(trainset)),
+            self.standard_errors,
+            in_usd=self.max_usd is not None,
+            has_valset=bool(valset),
+            recorded=comparison.usage,
+            seed=self.seed,
         )
-        return compiled
+        return chosen.mixture
 
     @property
     def _asking(self) -> list[Strategy]:
         """The strategies that ask the aggregator."""
         return [strategy for strategy in self.strategies if strategy.name != "voting"]
-
-    @property
-    def _votes(self) -> bool:
-        return len(self._asking) < len(self.strategies)

@@ -2,115 +2,163 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.accounting import Usage
 from moa_dspy.comparison import Comparison
-from moa_dspy.evaluation import evaluate
+from moa_dspy.evaluation import EvaluationInterrupted, evaluate
 from moa_dspy.evaluation_records import Record
-from moa_dspy.intervals import difference_interval, mean_interval
-from moa_dspy.metrics import Metric
+from moa_dspy.metrics import Metric, MetricError
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy
 
-from .committee_report import Candidate, CommitteeReport
-from .committees import Committee, best_committees, fewest_calls
+from .committees import Committee, best_committees
 from .prices import BudgetTooSmall, prices_of
 from .replaying import replayed
 from .restricting import restricted, voting_of
 from .vote_matrix import VoteMatrix
 
-__all__ = ["Selecting"]
-
-Floats = npt.NDArray[np.float64]
+__all__ = ["Option", "Selecting"]
 
 
 @dataclass(frozen=True)
-class _Option:
-    """A candidate with its scores, and the mixture that it is."""
+class Option:
+    """A mixture that may be chosen.
+
+    Attributes:
+        mixture: The mixture.
+        weights: Agent -> what its vote counts, where votes are weighted.
+        calls: LM calls per question.
+        cost_usd: USD per question; None if a price is not known.
+        scores: Per question, corrected for having been chosen by.
+        usage: What trying it took.
+    """
 
     mixture: MoA
-    candidate: Mapping[str, Any]
-    scores: Floats
-    usage: Usage | None = None
+    weights: Mapping[str, float]
+    calls: float
+    cost_usd: float | None
+    scores: npt.NDArray[np.float64]
+    usage: Usage
 
 
+@dataclass(frozen=True)
 class Selecting:
-    """One choice.
+    """What there is to choose from, and by what.
 
-    Args:
+    Attributes:
         student: The mixture to choose from.
         metric: Scores answers.
         asking: Strategies that ask the aggregator.
         votes: Whether committees may vote.
         max_calls: LM calls per question.
         max_usd: USD per question.
-
-    Raises:
-        ValueError: If a strategy has no aggregator, or no committee has as few calls.
+        concurrency: Examples under way at once, where the aggregator is asked.
+        seed: Of the bootstrap.
     """
 
-    def __init__(
-        self,
-        student: MoA,
-        metric: str | Metric,
-        asking: Sequence[Strategy],
-        votes: bool,
-        max_calls: int | None,
-        max_usd: float | None,
-    ) -> None:
-        least = student.limits.min_proposals
-        if max_calls is not None and max_calls < least:
+    student: MoA
+    metric: str | Metric
+    asking: Sequence[Strategy]
+    votes: bool
+    max_calls: int | None
+    max_usd: float | None
+    concurrency: int
+    seed: int
+
+    def check(self) -> None:
+        """Refuse what cannot come to a choice.
+
+        Raises:
+            ValueError: If a strategy has no aggregator, or no committee takes as few calls.
+        """
+        least = self.student.limits.min_proposals
+        if self.max_calls is not None and self.max_calls < least:
             raise ValueError(
-                f"max_calls={max_calls} is too little: the mixture's Limits(min_proposals={least}) asks for {least} "
+                f"max_calls={self.max_calls} is too little: the mixture's Limits(min_proposals={least}) want {least} "
                 "proposals at least. Raise the one or lower the other."
             )
-        for strategy in asking:
-            self._with(student, student.panels[0].names, 1, strategy)
-        self.student = student
-        self.metric = metric
-        self.asking = asking
-        self.votes = votes
-        self.max_calls = max_calls
-        self.max_usd = max_usd
+        for strategy in self.asking:
+            self._mixture(self.student.panels[0].names, 1, strategy)
 
-    def run(
-        self, comparison: Comparison, trained: int, standard_errors: float, *, concurrency: int, seed: int
-    ) -> tuple[MoA, CommitteeReport]:
-        """Choose.
+    def options(self, comparison: Comparison, trained: int) -> list[Option]:
+        """All that may be chosen.
 
         Args:
             comparison: The proposals to the trainset, then those to the valset.
             trained: How many examples the trainset has.
-            standard_errors: See `fewest_calls`.
-            concurrency: Examples under way at once, where the aggregator is asked.
-            seed: Of the cross-validation and the bootstrap.
 
         Raises:
-            BudgetTooSmall: If nobody can be asked for that money.
+            BudgetTooSmall: If there are none.
         """
-        records, val = comparison.records, comparison.records[trained:]
-        matrix = VoteMatrix.of(records, self.student)
-        prices = prices_of(comparison) if self.max_usd is None else prices_of(comparison, required=True)
+        prices = prices_of(comparison, required=self.max_usd is not None)
+        matrix = VoteMatrix.of(comparison.records, self.student)
+        val = comparison.records[trained:]
         committees = best_committees(
             matrix.rows(slice(None, trained)),
-            affordable=lambda agents, samples: self._affords(agents, samples, prices),
+            affordable=lambda agents, samples: self._affords(len(agents) * samples, _cost(agents, samples, prices)),
             judged=matrix.rows(slice(trained, None)) if val else None,
-            seed=seed,
+            seed=self.seed,
         )
-        if not committees:
-            raise BudgetTooSmall(self._too_small(prices), comparison)
-        options = [self._voting(committee, prices) for committee in committees if self.votes or committee.calls == 1]
-        for strategy in self.asking:
-            for committee in _of_several(committees):
-                made = self._judged(strategy, committee, val or records, prices, concurrency)
-                options += [made] if made is not None else []
-        if not options:
-            raise BudgetTooSmall("No strategy that was asked for fits into the budget. Add 'voting'.", comparison)
-        spent = Usage.of([*_calls(comparison), *(c for option in options if option.usage for c in ())])
-        return self._report(options, standard_errors, spent, seed)
+        found = [self._vote(made, prices) for made in committees if self.votes or made.calls == 1]
+        try:
+            for strategy in self.asking:
+                found += self._judged(strategy, committees, val or comparison.records)
+        except (EvaluationInterrupted, MetricError) as error:
+            error.comparison = comparison  # with all proposals, and not those of a committee only
+            raise
+        if not found:
+            known = [price for price in prices.values() if price is not None]
+            cheapest = f" The cheapest proposal costs {min(known):.2g} USD." if known else ""
+            raise BudgetTooSmall(f"Nothing that was asked for fits into the budget.{cheapest} Raise it.", comparison)
+        return found
+
+    def _vote(self, committee: Committee, prices: Mapping[str, float | None]) -> Option:
+        weights = committee.weights if len(committee.agents) > 1 else {}
+        voting = voting_of(self.student, weights)
+        mixture = restricted(self.student, committee.agents, samples=committee.samples, strategy=voting)
+        cost = _cost(committee.agents, committee.samples, prices)
+        return Option(mixture, weights, committee.calls, cost, committee.scores, Usage(cost_usd=0.0))
+
+    def _judged(
+        self, strategy: Strategy, committees: Sequence[Committee], records: Sequence[Record]
+    ) -> Iterator[Option]:
+        """The strategy on the best committee of several, and on the largest."""
+        judge = getattr(strategy, "rotations", 1)
+        several = [made for made in committees if made.calls > 1 and self._affords(made.calls + judge, None)]
+        tried = [max(several, key=lambda made: made.scores.mean()), several[-1]] if several else []
+        for committee in {made.agents + (str(made.samples),): made for made in tried}.values():
+            mixture = self._mixture(committee.agents, committee.samples, strategy)
+            comparison = evaluate(
+                replayed(mixture, records),
+                [record.example for record in records],
+                self.metric,
+                strategies=[mixture.strategy.name],
+                aggregator_alone=False,
+                concurrency=self.concurrency,
+            )
+            row = comparison.row(mixture.strategy.name)
+            usage = Usage.of(c for r in comparison.records for c in r.calls if c.agent == mixture.aggregator.name)
+            if self.max_usd is None or (row.cost_usd is not None and row.cost_usd <= self.max_usd):
+                scores = comparison.scores(mixture.strategy.name)
+                yield Option(mixture, {}, row.calls or 0.0, row.cost_usd, scores, usage)
+
+    def _mixture(self, agents: Sequence[str], samples: int, strategy: Strategy) -> MoA:
+        if strategy.name == self.student.strategy.name:
+            return restricted(self.student, agents, samples=samples)  # with its compiled prompts
+        lm = self.student.aggregator.lm
+        return restricted(self.student, agents, samples=samples, strategy=strategy, aggregator=lm)
+
+    def _affords(self, calls: int, cost: float | None) -> bool:
+        if calls < self.student.limits.min_proposals or (self.max_calls is not None and calls > self.max_calls):
+            return False
+        return self.max_usd is None or cost is None or cost <= self.max_usd
+
+
+def _cost(agents: Sequence[str], samples: int, prices: Mapping[str, float | None]) -> float | None:
+    known = [price for agent in agents if (price := prices[agent]) is not None]
+    return samples * sum(known) if len(known) == len(agents) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,14 @@ class Stage:
         return report, found
 
     def _tuned(self) -> dspy.Module:
+        while True:
+            try:
+                return self._compiled()
+            except KeyError as error:
+                if not _is_of_progress_bars(error):
+                    raise
+
+    def _compiled(self) -> dspy.Module:
         optimizer = self.optimizer(self)
         takes = inspect.signature(optimizer.compile).parameters
         given: dict[str, Any] = {"trainset": list(self.trainset)}
@@ -109,6 +118,16 @@ class Stage:
             raise Stop(f"None of {len(scores)} examples of the valset got an answer") from errors[0]
         # Summed in one order, whatever order they came in.
         return sum(sorted(scores)) / len(scores)
+
+
+def _is_of_progress_bars(error: KeyError) -> bool:
+    """Whether two evaluations met at the wrong moment.
+
+    Each evaluation of DSPy's empties tqdm's global set of bars; a hidden bar of another one, which was about to leave
+    that set, then raises. Nothing was wrong with the compile, so it is done again.
+    """
+    innermost = traceback.extract_tb(error.__traceback__)[-2:]
+    return any("tqdm" in Path(place.filename).parts for place in innermost)
 
 
 def own_copy(optimizer: Any, metric: Scored, folder: str) -> Any:

@@ -17,6 +17,7 @@ __all__ = ["Afford", "Chosen", "Subsets"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Indices = npt.NDArray[np.int64]
 Afford = Callable[[Sequence[str], int], bool]
 
 # Agents up to which every subset is tried: 255 of them.
@@ -49,7 +50,7 @@ class Subsets:
     def __init__(self, matrix: VoteMatrix, affordable: Afford) -> None:
         self.matrix = matrix
         self.numbers = np.array([list(matrix.agents[: c + 1]).count(a) for c, a in enumerate(matrix.agents)])
-        # The scale matters to the likelihood, but hardly differs between folds; the weights that vote are a fold's own.
+        # The scale matters to the likelihood, but hardly changes with the questions; the weights that vote are fitted anew.
         fitted = fit_log_odds(matrix)
         self.accuracy = np.array(list(fitted.accuracy.values()))
         self.scaled = matrix.weights(fitted.weights) * fitted.scale
@@ -61,14 +62,14 @@ class Subsets:
                     self.offered.setdefault((samples, int(subset.sum())), []).append(subset)
             self._fit(samples, [s for (m, _), group in self.offered.items() if m == samples for s in group])
 
-    def chosen(self, train: Bools) -> dict[tuple[int, int], Chosen]:
-        """(samples, size) -> the choice on these questions."""
-        fitted = fit_log_odds(self.matrix.rows(train))
+    def chosen(self, questions: Indices) -> dict[tuple[int, int], Chosen]:
+        """(samples, size) -> the choice on these questions, always for the same sizes in the same order."""
+        fitted = fit_log_odds(self.matrix.rows(questions))
         accuracy = np.array(list(fitted.accuracy.values()))
         result = {}
         for (samples, size), group in self.offered.items():
             strongest = max(group, key=lambda subset: float(accuracy[subset].sum()))
-            subset = self._better(samples, strongest, group, train)
+            subset = self._better(samples, strongest, group, questions)
             weights = {name: fitted.weights[name] for name in self._names(subset) if fitted.weights[name]}
             # Who stands alone is the whole vote, whatever it weighs; so are those of whom none weighs anything.
             weights = weights if len(weights) > 1 else dict.fromkeys(list(weights) or self._names(subset), 1.0)
@@ -76,10 +77,10 @@ class Subsets:
             result[samples, size] = Chosen(tuple(weights), weights, np.where(mask, self.matrix.weights(weights), 0.0))
         return result
 
-    def _better(self, samples: int, strongest: Bools, group: Sequence[Bools], train: Bools) -> Bools:
-        fits = np.array([self.fits[samples, subset.tobytes()] for subset in group])[:, train]
+    def _better(self, samples: int, strongest: Bools, group: Sequence[Bools], questions: Indices) -> Bools:
+        fits = np.array([self.fits[samples, subset.tobytes()] for subset in group])[:, questions]
         best = int(fits.sum(axis=1).argmax())
-        gain = fits[best] - self.fits[samples, strongest.tobytes()][train]
+        gain = fits[best] - self.fits[samples, strongest.tobytes()][questions]
         return group[best] if gain.sum() > gain.std() * np.sqrt(len(gain)) + 1e-9 else strongest
 
     def _tried(self, samples: int) -> Iterator[Bools]:

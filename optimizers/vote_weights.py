@@ -32,8 +32,8 @@ class FitVoteWeights(Teleprompter):
     (`dawid_skene`), which needs no gold outputs, and is led astray where agents share their mistakes.
 
     Each proposer is asked once per example and sample; the rest is arithmetic. The weights stand in the compiled
-    copy's `Voting.weights` and are saved with it. With a metric they are kept only if the vote is no worse with them
-    on questions that they were not fitted on.
+    copy's `Voting.weights` and are saved with it. With a metric they are kept only if the vote is no worse with them,
+    less what they flatter themselves on the examples that they were fitted to (`optimism`).
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right); None for examples without labels.
@@ -42,7 +42,7 @@ class FitVoteWeights(Teleprompter):
         prior: How many votes the panel's mean counts for; see `shrunk`.
         max_outages: The share of an agent's proposals that may be missing because its LM could not be reached.
         concurrency: Examples under way at once; each asks its proposers side by side.
-        seed: Of the cross-validation and the bootstrap.
+        seed: Of the bootstrap.
         on_progress: Called with the number of examples that are finished and of all.
 
     Attributes:
@@ -93,8 +93,7 @@ class FitVoteWeights(Teleprompter):
         Args:
             student: A mixture whose strategy is `Voting`; it stays as it is.
             trainset: Examples, with gold outputs if there is a metric.
-            valset: Examples on which the weights are compared with those the student has; by default that is done
-                by cross-validation on the trainset.
+            valset: Examples on which the weights are compared with those the student has; by default the trainset.
             recorded: An earlier comparison, also a part of one, whose proposals are not asked for again.
 
         Returns:

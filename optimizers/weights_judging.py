@@ -1,17 +1,14 @@
-"""Whether fitted weights make a vote better, on questions that they were not fitted on."""
+"""Whether fitted weights make a vote better."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-import numpy.typing as npt
-
 from moa_dspy.accounting import Usage
 from moa_dspy.intervals import difference_interval
 
-from .folds import REPEATS, held_out
 from .log_odds import PRIOR, FittedWeights
+from .optimism import corrected_scores
 from .vote_counting import vote_scores
 from .vote_matrix import VoteMatrix
 from .weights_report import AgentWeight, WeightsReport
@@ -37,10 +34,10 @@ def judged_weights(
         fit: Gives the weights for recorded proposals.
         before: Agent -> the weight to compare with.
         train: The proposals to fit to.
-        val: Those to compare on; if there are none, those to fit to, by cross-validation.
+        val: Those to compare on; if there are none, those to fit to, less the `optimism`.
         has_scores: Whether the proposals have scores to compare by.
         usage: What recording them took.
-        seed: Of the folds and the bootstrap.
+        seed: Of the bootstrap.
     """
     fitted = fit(train)
     report = WeightsReport(
@@ -61,17 +58,12 @@ def judged_weights(
         return report.saying("Without a metric it cannot be said whether the vote is better with them.")
     judged = val if len(val) else train
     old = vote_scores(judged, judged.weights(before))[0]
-    new = vote_scores(val, val.weights(fitted.weights))[0] if len(val) else _cross_validated(fit, train, seed)
-    where = f"On the {len(val)} of the valset" if len(val) else "On questions that they were not fitted on"
+    if len(val):
+        new, where = vote_scores(val, val.weights(fitted.weights))[0], f"On the {len(val)} examples of the valset"
+    else:
+        new = corrected_scores(train, lambda rows, _: [rows.weights(fit(rows).weights)], seed=seed)[0]
+        where = "Less what it flatters itself on the questions it was fitted to,"
     return report.compared(float(old.mean()), float(new.mean()), difference_interval(new, old, seed=seed), where)
-
-
-def _cross_validated(fit: Fit, matrix: VoteMatrix, seed: int) -> npt.NDArray[np.float64]:
-    scores = np.zeros(len(matrix))
-    for part in held_out(len(matrix), seed=seed):
-        rows = matrix.rows(part)
-        scores[part] += vote_scores(rows, rows.weights(fit(matrix.rows(~part)).weights))[0] / REPEATS
-    return scores
 
 
 def _row(name: str, fitted: FittedWeights) -> AgentWeight:

@@ -45,8 +45,8 @@ class WeightsReport:
         agents: In declared order.
         alternatives: Among how many wrong answers errors are taken to spread; see `log_odds`.
         questions: How many examples the weights rest on.
-        before: The score of the vote with the weights it had, on the valset or on the questions of the trainset.
-        after: With weights that were fitted without these questions. Both None without scores.
+        before: The score of the vote with the weights it had, on the valset or on the trainset.
+        after: With the fitted weights; on the trainset less their `optimism`. Both None without scores.
         gain: The 95% interval of the difference, by the paired bootstrap.
         kept: Whether the compiled mixture has these weights; else it has those of the student.
         reason: The same in words.

@@ -519,21 +519,16 @@ class TestPrograms:
         )
         assert ask(moa, module="m", inputs="i", case="c", call="l").metadata.failures == []
 
-    def test_may_refer_to_themselves(self) -> None:
-        program: Any = Ensemble(dspy.Predict(QA))
-        program.parent, program.parts = program, [program]
-        a = FakeLM("a", says("a"))
-        assert MoA(QA, [Agent(a, program)], strategy="voting")(question="?").answer == "a"
-
     def test_may_hold_predictors_in_lists_and_dicts(self) -> None:
         class Several(dspy.Module):
             def __init__(self, own: dspy.BaseLM) -> None:
                 super().__init__()
-                self.steps = [dspy.Predict("question -> draft"), {"last": dspy.Predict("draft -> answer")}]
-                self.steps[1]["last"].set_lm(own)
+                self.steps = [dspy.Predict("question -> draft")]
+                self.named = {"last": dspy.Predict("draft -> answer")}
+                self.named["last"].set_lm(own)
 
             def forward(self, question: str) -> Any:
-                return self.steps[1]["last"](draft=self.steps[0](question=question).draft)
+                return self.named["last"](draft=self.steps[0](question=question).draft)
 
         own, free = FakeLM("own", says("x")), FakeLM("free", lambda prompt: {"draft": "d"})
         moa = MoA(QA, [Agent(free, Several(own))], strategy="voting")

@@ -390,7 +390,12 @@ class TestInterrupts:
 
 
 class TestDeterminism:
-    def test_same_inputs_make_the_same_prompts_in_the_same_order(self) -> None:
+    @pytest.mark.parametrize("side_by_side", [False, True])
+    def test_same_inputs_make_the_same_prompts_in_the_same_order(self, side_by_side: bool) -> None:
+        # What one LM is asked side by side has no order.
+        options: dict[str, Any] = (
+            {"num_proposals_per_model": 2, "strategy": Selection(rotations=2)} if side_by_side else {}
+        )
         seen = []
         for run in range(5):
             for ask in (sync, in_task):
@@ -398,12 +403,9 @@ class TestDeterminism:
                 lms = {
                     name: FakeLM(name, says(name), delay=delays.uniform(0, 0.03)) for name in ("a", "b", "c", "judge")
                 }
-                moa = mixture(lms, layers=2, num_proposals_per_model=2, strategy=Selection(rotations=2))
-                pred = ask(moa, question="?")
-                prompts = {name: sorted(lm.prompts) if name != "judge" else lm.prompts for name, lm in lms.items()}
-                seen.append(
-                    (prompts, pred.metadata.order_shown, [p.id for p in pred.metadata.all_proposals], pred.answer)
-                )
+                pred = ask(mixture(lms, layers=2, **options), question="?")
+                prompts = [sorted(lm.prompts) if side_by_side else lm.prompts for lm in lms.values()]
+                seen.append((prompts, pred.metadata.order_shown, [p.id for p in pred.metadata.all_proposals], pred))
         assert all(again == seen[0] for again in seen)
 
     def test_other_inputs_may_show_another_order(self) -> None:

@@ -163,10 +163,14 @@ class TestTimeout:
         assert all(outcome.finished for outcome in run(once(slow("a", 0), slow("b", 0), timeout=60)))
         assert time.monotonic() - started < 5
 
-    def test_cancels_a_task(self) -> None:
+    def test_cancels_a_task_and_waits_until_it_is(self) -> None:
         lm = FakeLM("a", says("a"), delay=5)
-        in_tasks(once(Call(dspy.Predict(QA), {"question": "?"}, settings={"lm": lm}), timeout=0.1))
-        assert [call.cancelled for call in lm.log] == [True]
+
+        async def main() -> list[bool]:
+            await adrive(once(Call(dspy.Predict(QA), {"question": "?"}, settings={"lm": lm}), timeout=0.5))
+            return [call.cancelled for call in lm.log]
+
+        assert asyncio.run(main()) == [True]
 
     def test_what_an_abandoned_call_does_later_is_not_seen(self) -> None:
         with dspy.context(trace=[]):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dspy
+
 from moa_dspy.accounting import Usage
 from moa_dspy.cli.dataset import read_dataset
 from moa_dspy.intervals import Interval, difference_interval

@@ -6,6 +6,12 @@ The models are SIMULATED: they respond to declared phrases, which help some of t
 no shared prompt can suit all. This shows what the optimizers do with a program of several models, and nothing about
 real ones. All get the same number of agents' LM calls: what `Specialize` took. Each is scored on questions of
 the bundled wordings that are in no trainset, by the mixture's answer and by its proposers' mean.
+
+With the recipe `balanced` (about 3,800 agents' calls), means of five seeds: the mixture .927 as it is, .938 and .930
+after GEPA on the whole of it (one shared prompt, a prompt per model), .965 after GEPA on the proposals with a shared
+prompt, .974 after `Specialize`; its proposers .715, .747, .731, .798, .838. By the declared skills the best shared
+prompt gives them .81, prompts of their own .87. With `quick` (2,500 calls, one seed) a prompt per model is not worth
+it yet: .796 against .800 for the shared one that is tuned on proposals.
 """
 
 from __future__ import annotations

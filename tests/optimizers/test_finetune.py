@@ -21,7 +21,9 @@ class School(Provider):
         self.error = error
         self.taught: list[tuple[str, list[Any], Any]] = []
 
-    def finetune(self, job: Any, model: str, train_data: Any, train_data_format: Any, train_kwargs: Any = None) -> str:
+    def finetune(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's own is static
+        self, job: Any, model: str, train_data: Any, train_data_format: Any, train_kwargs: Any = None
+    ) -> str:
         if self.error is not None:
             raise self.error
         self.taught.append((model, train_data, train_kwargs))

@@ -13,7 +13,7 @@ from moa_dspy.simulated import simulated_lm
 
 QUESTIONS = bundled_questions()
 random.Random(0).shuffle(QUESTIONS)
-TRAIN, VAL, HELD = QUESTIONS[:24], QUESTIONS[24:64], QUESTIONS[64:]
+TRAIN, VAL, HELD = QUESTIONS[:24], QUESTIONS[24:54], QUESTIONS[54:]
 
 
 def mixture() -> MoA:
@@ -40,4 +40,4 @@ def test_a_prompt_per_model_ends_higher_than_a_shared_one_for_the_same_calls() -
     shared = gepa.compile(mixture(), trainset=TRAIN, valset=VAL)
     start, jointly, by_stages = scores(mixture()), scores(shared), scores(staged)
     assert start[0] <= jointly[0] < by_stages[0] and start[1] <= jointly[1] < by_stages[1] - 0.05
-    assert 1000 < optimizer.report.calls < 1300 and optimizer.report.joint_calls > 3 * optimizer.report.calls
+    assert optimizer.report.calls < 1000 and optimizer.report.joint_calls > 3 * optimizer.report.calls
