@@ -203,4 +203,4 @@ def test_half_a_surrogate_pair_does_no_harm() -> None:
     assert pred.answer == "ok"
     assert blocks(told(judge)["proposals"])["P1"].given_by == 2
     assert "\N{REPLACEMENT CHARACTER} x" in told(judge)["proposals"]
-    assert pred.proposals[0].model_dump_json()
+    assert pred.metadata.model_dump_json()
