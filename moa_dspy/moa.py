@@ -179,7 +179,7 @@ class MoA(Savable):
         if self.limits.strict or not isinstance(error, (LMError, AdapterParseError, Unusable)):
             raise failed from error
         try:
-            verdict = fallback(case)
+            verdict = fallback(case, self.strategy)
         except Unusable as nothing:
             raise failed from nothing
         account.fallback_used = True

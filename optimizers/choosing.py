@@ -38,7 +38,9 @@ def choose(
         if option.mixture.strategy.name == "voting" and option.calls == 1
     ]
     reference = options[singles[0]] if singles else options[0]
-    where = f"on {len(scores[0])} examples" + (" of the valset" if has_valset else ", less what choosing on them flatters")
+    where = f"on {len(scores[0])} examples" + (
+        " of the valset" if has_valset else ", less what choosing on them flatters"
+    )
     candidates = [_candidate(option, reference, seed) for option in options]
     report = CommitteeReport(
         candidates=candidates,
@@ -73,7 +75,9 @@ def _reason(candidates: Sequence[Candidate], chosen: Candidate, thrifty: Candida
         best = max((c for c in candidates if c is not chosen), key=lambda candidate: candidate.score, default=None)
         rest = f" The best of the others, {best}, scores {best.score:.3f} with {best.calls:.3g} calls." if best else ""
         return f"Use {chosen}: it scores {chosen.score:.3f} {where}.{rest}"
-    said = f"{str(chosen)[0].upper()}{str(chosen)[1:]}, {chosen.calls:.3g} calls per question: {chosen.score:.3f} {where}"
+    said = (
+        f"{str(chosen)[0].upper()}{str(chosen)[1:]}, {chosen.calls:.3g} calls per question: {chosen.score:.3f} {where}"
+    )
     if single is not None:
         low, high = chosen.gain_interval
         said += f", against {single.score:.3f} of {single} ({chosen.gain:+.3f}, 95% {low:+.3f} to {high:+.3f})"

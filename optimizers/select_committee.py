@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import dspy
 from dspy.teleprompt import Teleprompter
@@ -53,7 +52,7 @@ class SelectCommittee(Teleprompter):
 
     Example:
         >>> from moa_dspy import MoA
-        >>> from moa_dspy.questions import bundled_questions
+        >>> from moa_dspy.simulated.questions import bundled_questions
         >>> names = ["alice", "bob", "carol", "dave"]
         >>> moa = MoA("question -> answer", [f"simulated/{name}" for name in names], "simulated/judge")
         >>> optimizer = SelectCommittee("exact", max_calls=3)

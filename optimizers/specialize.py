@@ -56,7 +56,7 @@ class Specialize(Teleprompter):
 
     Example:
         >>> from moa_dspy import MoA
-        >>> from moa_dspy.questions import bundled_questions
+        >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
         >>> examples = bundled_questions()
         >>> optimizer = Specialize("exact", optimizer=dspy.LabeledFewShot(k=2))

@@ -50,7 +50,7 @@ class FitVoteWeights(Teleprompter):
 
     Example:
         >>> from moa_dspy import MoA
-        >>> from moa_dspy.questions import bundled_questions
+        >>> from moa_dspy.simulated.questions import bundled_questions
         >>> names = ["alice", "bob", "carol"]
         >>> moa = MoA("question -> answer", [f"simulated/{name}" for name in names], strategy="voting")
         >>> optimizer = FitVoteWeights("exact")

@@ -11,11 +11,12 @@ import pytest
 from support.fake_lm import FakeLM, Gate
 from support.mixtures import QA, calls, cast, echo, mixture, question, says
 
-from moa_dspy import Agent, Limits, MoA, Selection, Voting, batch_answers
+from moa_dspy import Agent, Limits, MoA, Selection, Voting
 from moa_dspy.batch import AnswerRow, BatchInterrupted, BatchSummary, answer_all, read_answers
-from moa_dspy.batch_answers import AnswerFile
-from moa_dspy.batch_identity import identity
-from moa_dspy.batch_questions import as_questions, read_questions
+from moa_dspy.batch import answers as batch_answers
+from moa_dspy.batch.answers import AnswerFile
+from moa_dspy.batch.identity import identity
+from moa_dspy.batch.questions import as_questions, read_questions
 from moa_dspy.signatures import task_signature
 
 ROWS = [{"id": f"q{n}", "question": f"question {n}"} for n in range(5)]

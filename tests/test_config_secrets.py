@@ -7,7 +7,7 @@ import yaml
 from pydantic import ValidationError
 
 from moa_dspy.config import MoAConfig
-from moa_dspy.config_secrets import is_secret
+from moa_dspy.secrets import is_secret
 
 SECRET = "hunter2-hunter2-hunter2"
 NAMES = ["api_key", "openai_api_key", "headers", "extra_headers", "aws_secret_access_key", "aws_access_key_id", "token"]

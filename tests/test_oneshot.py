@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from support.fake_lm import FakeLM
 
-import moa_dspy.config_entry
+import moa_dspy.config.entry
 from moa_dspy.config import MoAConfig
 from moa_dspy.oneshot import arun_moa, run_moa
 
@@ -20,7 +20,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     def as_fake(model: str, **options: Any) -> FakeLM:
         return made.setdefault(model, FakeLM(model, lambda prompt: {"reasoning": "so", "answer": model}))
 
-    monkeypatch.setattr(moa_dspy.config_entry, "as_lm", as_fake)
+    monkeypatch.setattr(moa_dspy.config.entry, "as_lm", as_fake)
     return made
 
 

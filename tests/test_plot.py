@@ -9,11 +9,11 @@ from support.comparisons import comparison
 from moa_dspy.comparison import Comparison
 from moa_dspy.evaluation_records import Kind, System
 from moa_dspy.plot import check_plot, save_plot
-from moa_dspy.plot_axis import axis
-from moa_dspy.plot_chart import PLOT, chart
-from moa_dspy.plot_drawing import Box, Dot, Drawing, Label, Line
-from moa_dspy.plot_html import page
-from moa_dspy.plot_labels import place, spread
+from moa_dspy.plot.axis import axis
+from moa_dspy.plot.chart import PLOT, chart
+from moa_dspy.plot.drawing import Box, Dot, Drawing, Label, Line
+from moa_dspy.plot.html import page
+from moa_dspy.plot.labels import place, spread
 
 KINDS: dict[str, Kind] = {"vote": "vote", "synthesis": "strategy", "fusion": "strategy", "oracle": "oracle"}
 SCORES = {
@@ -121,7 +121,7 @@ def test_matplotlib_writes_images(tmp_path: Path, ending: str, magic: bytes) -> 
 
 
 def test_without_matplotlib_it_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "moa_dspy.plot_image", raising=False)
+    monkeypatch.delitem(sys.modules, "moa_dspy.plot.image", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'pip install "moa-dspy\[plot\]"'):

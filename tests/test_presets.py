@@ -5,10 +5,10 @@ from dspy.clients.model_metadata import model_info, rate
 from support.fake_lm import FakeLM
 from support.mixtures import QA, both_ways, says
 
-import moa_dspy.presets
+import moa_dspy.config.presets
 from moa_dspy import MoA
 from moa_dspy.config import MoAConfig
-from moa_dspy.presets import PRESETS, preset
+from moa_dspy.config.presets import PRESETS, preset
 
 CALLS = {"balanced": 4, "max_quality": 9, "budget": 4, "together_moa": 13, "moa_lite": 7, "self_moa": 7}
 every_preset = pytest.mark.parametrize("name", PRESETS)
@@ -30,7 +30,7 @@ def test_a_preset_makes_the_calls_that_it_says(name: str, ask: object) -> None:
 
 
 def test_the_documentation_says_how_many_calls_each_makes() -> None:
-    rows = re.findall(r"^\| `(\w+)` \|.*?(\d+) \|$", str(moa_dspy.presets.__doc__), re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)` \|.*?(\d+) \|$", str(moa_dspy.config.presets.__doc__), re.MULTILINE)
     assert {name: int(calls) for name, calls in rows} == {name: found.calls for name, found in PRESETS.items()} == CALLS
 
 

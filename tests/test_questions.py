@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from moa_dspy.questions import KINDS, bundled_questions, find_questions, recognize, same_answer
+from moa_dspy.simulated.questions import KINDS, bundled_questions, find_questions, recognize, same_answer
 
 
 def test_the_bundled_questions_are_120_of_six_kinds_in_turns() -> None:
@@ -121,7 +121,9 @@ def test_answers_are_compared_as_people_do(one: str, other: str, same: bool) -> 
 
 
 def test_another_process_bundles_the_same_questions() -> None:
-    code = "from moa_dspy.questions import bundled_questions as b; print([(e.question, e.answer) for e in b()])"
+    code = (
+        "from moa_dspy.simulated.questions import bundled_questions as b; print([(e.question, e.answer) for e in b()])"
+    )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
     assert shown == str([(example.question, example.answer) for example in bundled_questions()])
 

@@ -14,7 +14,6 @@ import dspy
 import pytest
 from dspy.lm15 import Config, Message, Request, StreamEndEvent
 
-from moa_dspy.questions import KINDS, bundled_questions
 from moa_dspy.simulated import (
     SIMULATED_MODELS,
     AsyncSimulatedEngine,
@@ -23,6 +22,7 @@ from moa_dspy.simulated import (
     SimulatedModel,
     simulated_lm,
 )
+from moa_dspy.simulated.questions import KINDS, bundled_questions
 
 TURKEY = "What is the capital of Turkey?"
 PROPOSERS = ("alice", "bob", "carol", "dave")
@@ -118,7 +118,7 @@ def test_latency_is_awaited(monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr("moa_dspy.simulated.asyncio.sleep", sleep)
+    monkeypatch.setattr("moa_dspy.simulated.lm.asyncio.sleep", sleep)
     assert asyncio.run(sure(latency=1.5).acall(TURKEY)) == ["Ankara"]
     assert slept == [1.5]
 
@@ -168,7 +168,7 @@ def test_the_same_call_gets_the_same_answer() -> None:
 
 def test_another_process_gets_the_same_answers() -> None:
     code = (
-        "import dspy; from moa_dspy.questions import bundled_questions; from moa_dspy.simulated import simulated_lm\n"
+        "import dspy; from moa_dspy.simulated.questions import bundled_questions; from moa_dspy.simulated.lm import simulated_lm\n"
         "dspy.configure(lm=simulated_lm('alice', rollout_id=5)); predict = dspy.Predict('question -> answer')\n"
         "print([predict(question=e.question).answer for e in bundled_questions()[:24]])"
     )

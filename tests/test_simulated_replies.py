@@ -8,7 +8,6 @@ import dspy
 import pytest
 from pydantic import BaseModel
 
-from moa_dspy.questions import KINDS, bundled_questions
 from moa_dspy.signatures import (
     among,
     fusion_signature,
@@ -18,7 +17,8 @@ from moa_dspy.signatures import (
     voting_signature,
 )
 from moa_dspy.simulated import SIMULATED_MODELS, SimulatedLM, SimulatedModel
-from moa_dspy.simulated_values import fill
+from moa_dspy.simulated.questions import KINDS, bundled_questions
+from moa_dspy.simulated.values import fill
 
 TURKEY = "What is the capital of Turkey?"
 HOURS = "How many minutes are there in 7 hours?"

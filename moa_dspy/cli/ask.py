@@ -91,7 +91,7 @@ def ask(
 
 
 def _inputs(moa: MoA, question: str) -> dict[str, Any]:
-    from moa_dspy.batch_questions import missing_inputs, typed_input
+    from moa_dspy.batch.questions import missing_inputs, typed_input
 
     names = list(moa.signature.input_fields)
     if not names:

@@ -46,7 +46,7 @@ def demo(
     from moa_dspy.cli.comparing import check_files, compare, print_json, save
     from moa_dspy.cli.console import refusing
     from moa_dspy.cli.tables import show_comparison, show_split
-    from moa_dspy.questions import bundled_questions
+    from moa_dspy.simulated.questions import bundled_questions
 
     with refusing():
         check_files(plot)

@@ -7,7 +7,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from moa_dspy.batch_summary import BatchSummary
+from moa_dspy.batch.summary import BatchSummary
 
 __all__ = ["BatchProgress"]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.batch_summary import BatchSummary
+from moa_dspy.batch.summary import BatchSummary
 from moa_dspy.cli.console import clean
 from moa_dspy.cli.show import cost_of, cut
 

@@ -38,9 +38,9 @@ from moa_dspy.accounting import metered
 from moa_dspy.evaluation_threads import in_threads
 from moa_dspy.metrics import as_metric
 from moa_dspy.optimizers import Scored, Specialize, specialized
-from moa_dspy.question_bank import TEMPLATES
-from moa_dspy.questions import bundled_questions
 from moa_dspy.simulated import simulated_lm
+from moa_dspy.simulated.question_bank import TEMPLATES
+from moa_dspy.simulated.questions import bundled_questions
 
 PROPOSERS = ("alice", "bob", "carol", "dave")
 

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moa_dspy.cli import app
-from moa_dspy.questions import bundled_questions
+from moa_dspy.simulated.questions import bundled_questions
 
 TWO = ("-p", "simulated/alice", "-p", "simulated/bob")
 

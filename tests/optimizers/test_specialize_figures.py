@@ -8,8 +8,8 @@ import dspy
 
 from moa_dspy import MoA
 from moa_dspy.optimizers import Scored, Specialize
-from moa_dspy.questions import bundled_questions
 from moa_dspy.simulated import simulated_lm
+from moa_dspy.simulated.questions import bundled_questions
 
 QUESTIONS = bundled_questions()
 random.Random(0).shuffle(QUESTIONS)

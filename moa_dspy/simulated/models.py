@@ -1,0 +1,168 @@
+"""Who the simulated models are: their declared skills, what raises them, and what lowers them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from moa_dspy.simulated.questions import KINDS
+
+JUDGEMENT = "judgement"
+"""What `hints` call the ability to tell a right proposal from a wrong one."""
+
+
+@dataclass(frozen=True)
+class SimulatedModel:
+    """A model made up of numbers, for running programs without a key, a network or a cost.
+
+    It simulates what matters to a mixture of agents and its optimizers: models are good at different kinds of
+    questions, find the same questions hard, make the same popular mistakes, follow instructions differently,
+    learn from demos, and judge answers better than they find them. It simulates no language: it recognizes the
+    questions of `moa_dspy.simulated.questions` and says so about any other.
+
+    Attributes:
+        name: What it is called, without `simulated/`; also the seed of everything it draws.
+        skills: Kind of question -> probability (0 to 1) of answering it correctly.
+        hints: Kind of question (or `"judgement"`) -> phrase -> by how much the phrase, standing in the
+            instructions, changes that probability. A negative number is a phrase that confuses this model.
+        other_skill: The probability for kinds that `skills` leaves out.
+        judgement: Probability of judging proposals on their merits: it then answers what it knows itself, or
+            else recognizes a right proposal. Otherwise it goes with the proposal that most support.
+        demo_gain: By how much each demo of the same kind, with a right answer, raises the probability.
+        demo_limit: How many demos of a kind it learns from.
+        steadiness: Probability that another sample at a temperature above 0 thinks as the first one did.
+
+    Raises:
+        ValueError: If a number is out of its range or a kind is not one of the questions' kinds.
+
+    Example:
+        >>> tutor = SimulatedModel("tutor", {"dates": 0.9}, hints={"dates": {"count month by month": 0.05}})
+        >>> tutor.skill("dates"), tutor.skill("dates", "Please count, month by month."), tutor.skill("units")
+        (0.9, 0.95, 0.6)
+    """
+
+    name: str
+    skills: Mapping[str, float] = field(default_factory=dict)
+    hints: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    other_skill: float = 0.6
+    judgement: float = 0.3
+    demo_gain: float = 0.04
+    demo_limit: int = 3
+    steadiness: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(
+                f"A simulated model's name is made of letters, digits, '.', '_' and '-': not {self.name!r}."
+            )
+        unknown = sorted((set(self.skills) | set(self.hints)) - {*KINDS, JUDGEMENT})
+        if unknown:
+            raise ValueError(f"No question is of the kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}.")
+        probabilities = {
+            **self.skills,
+            "other_skill": self.other_skill,
+            "judgement": self.judgement,
+            "steadiness": self.steadiness,
+        }
+        for name, probability in probabilities.items():
+            if not 0 <= probability <= 1:
+                raise ValueError(f"{name} of the simulated model {self.name!r} is a probability, not {probability!r}.")
+
+    def skill(self, kind: str, instructions: str = "", demos: int = 0) -> float:
+        """Return the probability of answering a question correctly.
+
+        Args:
+            kind: The kind of the question, or `"judgement"`.
+            instructions: The prompt's instructions; phrases count however they are cased and punctuated.
+            demos: How many right demos of this kind the prompt holds.
+        """
+        base = self.judgement if kind == JUDGEMENT else self.skills.get(kind, self.other_skill)
+        effect = sum(change for phrase, change in self.hints.get(kind, {}).items() if mentions(instructions, phrase))
+        skill = base + effect + min(demos, self.demo_limit) * self.demo_gain
+        # No prompt makes a model perfect or hopeless, but numbers declared beyond the bounds stand.
+        return round(min(max(skill, min(base, 0.02)), max(base, 0.98)), 6)
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return its numbers as JSON-able data; `SimulatedModel(**state)` is the same model."""
+        return asdict(self)
+
+
+def mentions(text: str, phrase: str) -> bool:
+    """Whether the text has the words of the phrase, in this order, however they are cased and punctuated.
+
+    Example:
+        >>> mentions("Think step-by-step.", "step by step"), mentions("Go by footstep by step.", "step by step")
+        (True, False)
+    """
+    return _words(phrase) in _words(text)
+
+
+@lru_cache(maxsize=512)
+def _words(text: str) -> str:
+    # Spaces around, so that a phrase matches whole words only.
+    return " ".join(["", *re.findall(r"[^\W_]+", text.casefold()), ""])
+
+
+SIMULATED_MODELS: dict[str, SimulatedModel] = {
+    model.name: model
+    for model in (
+        SimulatedModel(
+            "alice",
+            skills=dict(arithmetic=0.92, ordering=0.55, units=0.88, dates=0.60, strings=0.50, geography=0.72),
+            hints={
+                "arithmetic": {"estimate the result first": -0.15},
+                "ordering": {"draw the order as a list": 0.30, "restate every clue": -0.10},
+                "dates": {"count month by month": 0.30},
+                "strings": {"number the letters": 0.35, "spell the word aloud": -0.10},
+                "geography": {"beware of larger cities": 0.15},
+            },
+        ),
+        SimulatedModel(
+            "bob",
+            skills=dict(arithmetic=0.58, ordering=0.90, units=0.55, dates=0.86, strings=0.70, geography=0.55),
+            hints={
+                "arithmetic": {"step by step": 0.30},
+                "ordering": {"draw the order as a list": -0.15},
+                "units": {"write the unit after every number": 0.30, "convert to the smallest unit": -0.10},
+                "dates": {"count month by month": -0.15},
+                "geography": {"picture the map": 0.30},
+            },
+        ),
+        SimulatedModel(
+            "carol",
+            skills=dict(arithmetic=0.55, ordering=0.68, units=0.62, dates=0.58, strings=0.92, geography=0.90),
+            hints={
+                "arithmetic": {"estimate the result first": 0.30, "step by step": -0.10},
+                "ordering": {"restate every clue": 0.25},
+                "units": {"convert to the smallest unit": 0.30},
+                "dates": {"check for leap years": 0.30},
+                "strings": {"number the letters": -0.15},
+                "geography": {"picture the map": -0.15},
+            },
+        ),
+        SimulatedModel(
+            "dave",
+            skills=dict(arithmetic=0.80, ordering=0.60, units=0.86, dates=0.84, strings=0.58, geography=0.56),
+            hints={
+                "ordering": {"restate every clue": 0.30},
+                "units": {"write the unit after every number": -0.15},
+                "dates": {"check for leap years": -0.15},
+                "strings": {"spell the word aloud": 0.30},
+                "geography": {"beware of larger cities": 0.30},
+            },
+        ),
+        SimulatedModel(
+            "judge",
+            skills=dict(arithmetic=0.78, ordering=0.76, units=0.74, dates=0.72, strings=0.70, geography=0.76),
+            hints={
+                "arithmetic": {"step by step": 0.10},
+                "judgement": {"recompute the answer yourself": 0.30, "prefer the longest proposal": -0.30},
+            },
+            judgement=0.50,
+        ),
+    )
+}
+"""The named profiles: four proposers, each strong where others are weak, and one that judges well."""
