@@ -9,7 +9,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.metrics import Metric
+from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 
 from .bill import Bill, Stop

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from moa_dspy.accounting import Usage
-from moa_dspy.intervals import difference_interval, mean_interval
+from moa_dspy.evaluation.intervals import difference_interval, mean_interval
 
 from .committee_report import Candidate, CommitteeReport
 from .committees import fewest_calls

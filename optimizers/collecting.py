@@ -9,11 +9,11 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
-from moa_dspy.comparison import Comparison
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
-from moa_dspy.evaluation_records import Answer, Record
-from moa_dspy.metrics import Metric, MetricError, as_metric, score
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.metrics import Metric, MetricError, as_metric, score
+from moa_dspy.evaluation.records import Answer, Record
 from moa_dspy.moa import MoA
 from moa_dspy.plain import as_json
 

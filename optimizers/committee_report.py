@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa_dspy.accounting import Usage
-from moa_dspy.intervals import Interval
+from moa_dspy.evaluation.intervals import Interval
 
 __all__ = ["Candidate", "CommitteeReport"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
 from moa_dspy.panel import Panel

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.intervals import Interval, mean_interval, wilson
+from moa_dspy.evaluation.intervals import Interval, mean_interval, wilson
 
 from .vote_matrix import VoteMatrix
 

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 from dspy.teleprompt.gepa.gepa_utils import ScoreWithFeedback
 
-from moa_dspy.metrics import Metric, as_metric, score
+from moa_dspy.evaluation.metrics import Metric, as_metric, score
 
 from .bill import Stop
 

@@ -11,7 +11,7 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.agent import Agent
 from moa_dspy.checks import checked_inputs, refuse_below_one
-from moa_dspy.metrics import Metric
+from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 
 from .feedback import Scored

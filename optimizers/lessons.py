@@ -12,7 +12,7 @@ from dspy.clients.utils_finetune import infer_data_format
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.errors import MoAError
-from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.moa import MoA
 from moa_dspy.proposals import Proposal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from moa_dspy.comparison import Comparison
+from moa_dspy.evaluation.comparison import Comparison
 
 from .vote_matrix import agent_of
 

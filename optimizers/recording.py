@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.metadata import Failure
 from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Panel, Round

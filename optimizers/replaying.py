@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moa_dspy.accounting import LMCall
-from moa_dspy.evaluation_records import Record
+from moa_dspy.evaluation.records import Record
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel, Round
 from moa_dspy.proposals import Proposal, seed_of

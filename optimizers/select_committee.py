@@ -8,8 +8,8 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.checks import refuse_below_one
-from moa_dspy.comparison import Comparison
-from moa_dspy.metrics import Metric, as_metric
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.metrics import Metric, as_metric
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy, as_strategy
 

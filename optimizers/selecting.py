@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.accounting import Usage
-from moa_dspy.comparison import Comparison
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
-from moa_dspy.evaluation_records import Record
-from moa_dspy.metrics import Metric, MetricError
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.metrics import Metric, MetricError
+from moa_dspy.evaluation.records import Record
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy
 

@@ -10,7 +10,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.checks import checked_inputs, refuse_below_one
-from moa_dspy.metrics import Metric
+from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 
 from .checkpoint import Checkpoint, fingerprint

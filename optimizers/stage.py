@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.evaluation.threads import in_threads
 
 from .bill import Stop
 from .feedback import Scored

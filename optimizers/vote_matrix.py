@@ -10,7 +10,7 @@ import dspy
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.evaluation_records import Answer, Record
+from moa_dspy.evaluation.records import Answer, Record
 from moa_dspy.moa import MoA
 from moa_dspy.proposals import Proposal
 from moa_dspy.strategies import Case, Unusable, Voting, as_strategy, fallback

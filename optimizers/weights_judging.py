@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from moa_dspy.accounting import Usage
-from moa_dspy.intervals import difference_interval
+from moa_dspy.evaluation.intervals import difference_interval
 
 from .log_odds import PRIOR, FittedWeights
 from .optimism import corrected_scores

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from moa_dspy.accounting import Usage
-from moa_dspy.intervals import Interval
+from moa_dspy.evaluation.intervals import Interval
 
 __all__ = ["AgentWeight", "WeightsReport"]
 

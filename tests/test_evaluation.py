@@ -7,9 +7,9 @@ import pytest
 from support.fake_lm import FakeLM
 
 from moa_dspy import Agent, MoA, Strategy, TooFewProposals, Verdict, Voting
-from moa_dspy.comparison import Comparison
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
-from moa_dspy.metrics import MetricError
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.metrics import MetricError
 from moa_dspy.simulated.questions import bundled_questions
 from moa_dspy.strategies import STRATEGIES
 

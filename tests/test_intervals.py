@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from moa_dspy.intervals import Interval, bootstrap, difference_interval, mean_interval, wilson
+from moa_dspy.evaluation.intervals import Interval, bootstrap, difference_interval, mean_interval, wilson
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import dspy
 import numpy as np
 import pytest
 
-from moa_dspy.metrics import MetricError, as_metric, score
+from moa_dspy.evaluation.metrics import MetricError, as_metric, score
 from moa_dspy.signatures import task_signature
 
 QA = task_signature("question -> answer")

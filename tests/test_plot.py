@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from support.comparisons import comparison
 
-from moa_dspy.comparison import Comparison
-from moa_dspy.evaluation_records import Kind, System
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.records import Kind, System
 from moa_dspy.plot import check_plot, save_plot
 from moa_dspy.plot.axis import axis
 from moa_dspy.plot.chart import PLOT, chart

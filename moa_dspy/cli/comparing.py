@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from moa_dspy.cli.console import BAD_INPUT, FAILED, INTERRUPTED, complain, note, quiet_stdout
-from moa_dspy.comparison import Comparison
 from moa_dspy.errors import MoAError
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
-from moa_dspy.metrics import Metric, MetricError
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.metrics import Metric, MetricError
 from moa_dspy.moa import MoA
 from moa_dspy.plot import check_plot, save_plot
 

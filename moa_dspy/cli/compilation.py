@@ -14,8 +14,8 @@ import dspy
 
 from moa_dspy.accounting import Usage
 from moa_dspy.cli.dataset import read_dataset
-from moa_dspy.intervals import Interval, difference_interval
-from moa_dspy.metrics import as_metric
+from moa_dspy.evaluation.intervals import Interval, difference_interval
+from moa_dspy.evaluation.metrics import as_metric
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
 from moa_dspy.optimizers import (

@@ -13,7 +13,7 @@ from rich.console import Console
 from moa_dspy.accounting import Usage, metered
 from moa_dspy.cli.compilation import Compilation, prompts
 from moa_dspy.cli.console import note
-from moa_dspy.evaluation_threads import in_threads
+from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.moa import MoA
 from moa_dspy.optimizers import CompileInterrupted, StageReport, Stop
 

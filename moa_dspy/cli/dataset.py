@@ -8,7 +8,7 @@ from pathlib import Path
 import dspy
 
 from moa_dspy.batch.questions import read_questions
-from moa_dspy.metrics import METRICS
+from moa_dspy.evaluation.metrics import METRICS
 from moa_dspy.outputs import IncompleteProposal, typed_outputs
 
 __all__ = ["read_dataset"]

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from moa_dspy.cli.console import clean
 from moa_dspy.cli.show import cost_of
-from moa_dspy.comparison import Comparison
-from moa_dspy.comparison_table import split_table
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.comparison_table import split_table
 
 __all__ = ["show_comparison", "show_split"]
 

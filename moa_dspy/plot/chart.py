@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from moa_dspy.comparison import Comparison
-from moa_dspy.comparison_row import Row
-from moa_dspy.evaluation_records import Kind
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.comparison_row import Row
+from moa_dspy.evaluation.records import Kind
 from moa_dspy.plot.axis import Axis
 from moa_dspy.plot.drawing import Anchor, Box, Dot, Drawing, Label, Line
 from moa_dspy.plot.labels import nearest, place, spread

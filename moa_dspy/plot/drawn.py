@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moa_dspy.comparison import Comparison
+from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.plot.chart import chart
 from moa_dspy.plot.html import page
 

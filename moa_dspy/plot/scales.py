@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moa_dspy.comparison_row import Row
+from moa_dspy.evaluation.comparison_row import Row
 from moa_dspy.plot.axis import Axis, axis
 from moa_dspy.plot.drawing import Box
 

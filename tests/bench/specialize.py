@@ -35,8 +35,8 @@ from rich.table import Table
 
 from moa_dspy import MoA
 from moa_dspy.accounting import metered
-from moa_dspy.evaluation_threads import in_threads
-from moa_dspy.metrics import as_metric
+from moa_dspy.evaluation.metrics import as_metric
+from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.optimizers import Scored, Specialize, specialized
 from moa_dspy.simulated import simulated_lm
 from moa_dspy.simulated.question_bank import TEMPLATES

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import dspy
 
-from moa_dspy.comparison import Comparison
-from moa_dspy.evaluation_records import Answer, Kind, Record, Spent, System
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.records import Answer, Kind, Record, Spent, System
 
 
 def comparison(

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.accounting import Usage
-from moa_dspy.comparison_row import Row, Trouble
-from moa_dspy.evaluation_records import Record, System
-from moa_dspy.intervals import Interval, bootstrap, wilson
+from moa_dspy.evaluation.comparison_row import Row, Trouble
+from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
+from moa_dspy.evaluation.records import Record, System
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -127,7 +127,7 @@ class Comparison:
 
     def table(self, width: int = 80) -> Table:
         """The rows as a rich table for a terminal of this many columns."""
-        from moa_dspy.comparison_table import comparison_table
+        from moa_dspy.evaluation.comparison_table import comparison_table
 
         return comparison_table(self, width)
 

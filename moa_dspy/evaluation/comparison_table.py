@@ -13,10 +13,10 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.comparison import Comparison
-from moa_dspy.comparison_row import Row
-from moa_dspy.evaluation_records import Kind
-from moa_dspy.intervals import Interval
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.comparison_row import Row
+from moa_dspy.evaluation.intervals import Interval
+from moa_dspy.evaluation.records import Kind
 
 __all__ = ["comparison_table", "split_table"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moa_dspy.evaluation_records import Kind
-from moa_dspy.intervals import Interval
+from moa_dspy.evaluation.intervals import Interval
+from moa_dspy.evaluation.records import Kind
 
 __all__ = ["Row", "Trouble"]
 

@@ -14,10 +14,10 @@ import dspy
 from moa_dspy.accounting import LMCall, metered
 from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
-from moa_dspy.evaluation_records import Answer, Record, Spent
-from moa_dspy.evaluation_systems import ORACLE, VOTE, Field
+from moa_dspy.evaluation.metrics import Metric, score
+from moa_dspy.evaluation.records import Answer, Record, Spent
+from moa_dspy.evaluation.systems import ORACLE, VOTE, Field
 from moa_dspy.metadata import Failure, MoAMetadata
-from moa_dspy.metrics import Metric, score
 from moa_dspy.models import redact
 from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Panel, Round, failure

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import dspy
 
 from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.evaluation_records import Kind, System
+from moa_dspy.evaluation.records import Kind, System
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel
 from moa_dspy.roster import aggregator_agent

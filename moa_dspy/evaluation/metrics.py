@@ -16,7 +16,7 @@ from moa_dspy.ballots import ABSTAIN, canonical, equivalent
 from moa_dspy.canonical import fold
 
 if TYPE_CHECKING:
-    from moa_dspy.comparison import Comparison
+    from moa_dspy.evaluation.comparison import Comparison
 
 __all__ = ["METRICS", "Metric", "MetricError", "as_metric", "score"]
 

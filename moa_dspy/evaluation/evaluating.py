@@ -7,13 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 import dspy
 
 from moa_dspy.account import Account
-from moa_dspy.comparison import Comparison
 from moa_dspy.errors import TooFewProposals
-from moa_dspy.evaluation_question import ask_all
-from moa_dspy.evaluation_records import Record
-from moa_dspy.evaluation_systems import Field
-from moa_dspy.evaluation_threads import in_threads
-from moa_dspy.metrics import Metric, MetricError, as_metric, score
+from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.metrics import Metric, MetricError, as_metric, score
+from moa_dspy.evaluation.question import ask_all
+from moa_dspy.evaluation.records import Record
+from moa_dspy.evaluation.systems import Field
+from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.moa import MoA
 from moa_dspy.outputs import IncompleteProposal, typed_outputs
 from moa_dspy.strategies import Strategy
