@@ -65,7 +65,7 @@ def diagnose(
 
     Example:
         >>> from moa_dspy import MoA
-        >>> from moa_dspy.questions import bundled_questions
+        >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob", "simulated/carol"], strategy="voting")
         >>> diagnosis = diagnose(moa, bundled_questions(), strategies=["voting"], self_moa=False)
         >>> diagnosis.recommendation.verdict, round(diagnosis.diversity.oracle, 2)

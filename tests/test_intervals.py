@@ -61,7 +61,7 @@ def test_the_seed_fixes_the_interval() -> None:
 def test_blocks_only_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = np.random.default_rng(4).random(30)
     whole = mean_interval(scores, resamples=200)
-    monkeypatch.setattr("moa_dspy.intervals._BLOCK", 30 * 7)
+    monkeypatch.setattr("moa_dspy.evaluation.intervals._BLOCK", 30 * 7)
     assert mean_interval(scores, resamples=200) == pytest.approx(whole)
 
 
