@@ -260,9 +260,14 @@ def cloned(module: ModuleT, memo: dict[int, Any]) -> ModuleT:
 def _copy_program(program: dspy.Module | None, memo: dict[int, Any]) -> None:
     if program is None or id(program) in memo:
         return
+    # On a memo of its own: after a failure one is full of ids of what is gone, and new objects get those ids.
+    attempt = dict(memo)
     try:
-        memo[id(program)] = copy.deepcopy(program, memo)
+        copy.deepcopy(program, attempt)
     except Exception:
         # It holds what cannot be copied, a connection perhaps. DSPy's own copy shares that; without it
         # DSPy would copy the mixture attribute by attribute, and the agents would share no prompt any more.
         memo[id(program)] = program.deepcopy()
+    else:
+        memo.setdefault(id(memo), []).extend(attempt.pop(id(attempt), []))  # what deepcopy keeps alive
+        memo.update(attempt)

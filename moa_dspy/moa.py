@@ -166,7 +166,10 @@ class MoA(Savable):
         last = account.rounds[-1]
         case = Case(self.signature, inputs, last.proposals, last.asked, has_aggregator)
         verdict = yield from self._decide(case, account)
-        return account.prediction(verdict, case)
+        try:
+            return account.prediction(verdict, case)
+        except Exception as bug:  # in a user's verdict or in the count: what was paid for must not be lost
+            raise self._failed(account, bug) from bug
 
     def _decide(self, case: Case, account: Account) -> Steps[Verdict]:
         meter = Meter(self.aggregator.name)

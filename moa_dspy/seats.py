@@ -51,4 +51,4 @@ def seats_of(agents: Sequence[Agent], samples: int) -> list[Seat]:
 def _models(agent: Agent) -> set[str]:
     """Names of the models that an agent may ask; its own name if that cannot be known."""
     ambient = dspy.settings.lm if agent.asks_ambient_lm else None
-    return {lm.model for lm in [*agent.lms, ambient] if lm is not None} or {agent.name}
+    return {lm.model for lm in [*agent.lms, ambient] if isinstance(lm, dspy.BaseLM)} or {agent.name}

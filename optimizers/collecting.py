@@ -183,7 +183,10 @@ def _subclasses(kind: type) -> set[str]:
     return {kind.__name__}.union(*(_subclasses(sub) for sub in kind.__subclasses__()))
 
 
-_HOW_TO_GO_ON = "What was answered is in error.comparison: once they answer again, pass it as recorded=, and only the rest is asked."
+_HOW_TO_GO_ON = (
+    "What was answered is in error.comparison: once they answer again, pass it as recorded=, and only the rest is "
+    "asked."
+)
 _OUTAGES = _subclasses(LMError) - _subclasses(ContextWindowExceededError)
 
 

@@ -94,7 +94,8 @@ def diagnose(
     has_shares = bool(((matrix.scores >= 0) & (matrix.scores <= 1)).all())
     committees = best_committees(matrix, seed=seed) if has_shares else []
     recommendation = _recommended(control.comparison, committees, seed)
-    return Diagnosis(control.comparison, Diversity.of(matrix, seed), committees, control.note, recommendation)
+    diversity = Diversity.of(matrix, seed)
+    return Diagnosis(control.comparison, diversity, committees, control.names, control.note, recommendation)
 
 
 def diagnosis_budget(

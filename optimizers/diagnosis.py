@@ -11,6 +11,7 @@ import numpy as np
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.intervals import difference_interval
 from moa_dspy.plot import save_plot
 
 from .committees import Committee
@@ -32,6 +33,7 @@ class Diagnosis:
             take.
         diversity: How the proposers fail together.
         committees: The best committee of each size that votes, if scores are between 0 and 1.
+        controls: The rows that are Self-MoA, the best proposer asked as often as the panel is.
         control: What Self-MoA was, or why there is none.
         recommendation: What to use.
     """
@@ -39,6 +41,7 @@ class Diagnosis:
     comparison: Comparison
     diversity: Diversity
     committees: Sequence[Committee]
+    controls: Sequence[str]
     control: str
     recommendation: Recommendation
 
@@ -63,13 +66,19 @@ class Diagnosis:
                 f"The aggregator's model, {judge.name}, is weaker alone ({judge.score:.3f}) than the best proposer, "
                 f"{best.name} ({best.score:.3f})."
             )
-        return [*said, self.control]
+        return [*said, self.control, *self._against_sampling()]
 
     def table(self, width: int = 80) -> RenderableType:
         """The diagnosis for a terminal of this many columns."""
         from .diagnosis_table import diagnosis_table
 
         return diagnosis_table(self, width)
+
+    def findings(self) -> RenderableType:
+        """What there is beside the comparison: shared errors, committees, the recommendation and its reasons."""
+        from .diagnosis_table import findings
+
+        return findings(self)
 
     def plot(self, path: str | Path) -> Path:
         """Plot quality against cost; see `save_plot`."""
@@ -98,6 +107,20 @@ class Diagnosis:
             }
         )
         return plain
+
+    def _against_sampling(self) -> list[str]:
+        """What mixing models gains beyond sampling one of them as often."""
+        rows = self.comparison.rows
+        sampled = max((row for row in rows if row.name in self.controls), key=lambda row: row.score, default=None)
+        mixed = max((row for row in rows if row.kind in ("vote", "strategy")), key=lambda row: row.score, default=None)
+        if sampled is None or mixed is None:
+            return []
+        scores = [self.comparison.scores(row.name) for row in (mixed, sampled)]
+        low, high = difference_interval(*scores, seed=self.comparison.seed)
+        return [
+            f"Against {sampled.name} ({sampled.score:.3f}), the best mixture of several models, {mixed.name} "
+            f"({mixed.score:.3f}), gains {mixed.score - sampled.score:+.3f} (95% {low:+.3f} to {high:+.3f})."
+        ]
 
 
 def _plain(value: Any) -> Any:

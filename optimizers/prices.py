@@ -48,8 +48,8 @@ def prices_of(comparison: Comparison, required: bool = False) -> dict[str, float
     missing = [agent for agent, price in prices.items() if price is None]
     if required and missing:
         raise BudgetTooSmall(
-            f"What {', '.join(missing)} cost is not known (no price, or DSPy's cache answered), so no budget in USD can "
-            "be kept. Give max_calls instead.",
+            f"What {', '.join(missing)} cost is not known (no price, or DSPy's cache answered), so no budget in "
+            "USD can be kept. Give max_calls instead.",
             comparison,
         )
     return prices

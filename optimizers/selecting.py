@@ -131,7 +131,7 @@ class Selecting:
         judge = getattr(strategy, "rotations", 1)
         several = [made for made in committees if made.calls > 1 and self._affords(made.calls + judge, None)]
         tried = [max(several, key=lambda made: made.scores.mean()), several[-1]] if several else []
-        for committee in {made.agents + (str(made.samples),): made for made in tried}.values():
+        for committee in {(made.agents, made.samples): made for made in tried}.values():
             mixture = self._mixture(committee.agents, committee.samples, strategy)
             comparison = evaluate(
                 replayed(mixture, records),

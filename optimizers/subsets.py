@@ -50,7 +50,7 @@ class Subsets:
     def __init__(self, matrix: VoteMatrix, affordable: Afford) -> None:
         self.matrix = matrix
         self.numbers = np.array([list(matrix.agents[: c + 1]).count(a) for c, a in enumerate(matrix.agents)])
-        # The scale matters to the likelihood, but hardly changes with the questions; the weights that vote are fitted anew.
+        # The likelihood takes the weights of all questions, which hardly change; those that vote are fitted anew.
         fitted = fit_log_odds(matrix)
         self.accuracy = np.array(list(fitted.accuracy.values()))
         self.scaled = matrix.weights(fitted.weights) * fitted.scale

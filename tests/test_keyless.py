@@ -73,6 +73,13 @@ def test_a_mixture() -> None:
     assert back.proposers.ownlms.program.lms["big"][0] is back.proposers.ownlms.program.answer.predict.lm
 
 
+def test_a_history_holds_the_headers_of_its_calls() -> None:
+    lm = dspy.LM("openai/a")
+    lm.history.append({"kwargs": {"headers": {"X": SECRET}}})
+    moa = MoA(QA, [lm], strategy="voting")
+    assert (pickled(moa).agents[0].lm.history, len(lm.history)) == ([], 1)
+
+
 def test_the_original_keeps_its_keys() -> None:
     lm = telling()
     moa: Any = MoA(QA, [lm, OwnLMs(lm)], lm)

@@ -36,6 +36,9 @@ def judged_by(*answers: Any, strategy: str | Strategy = "synthesis", **limits: A
     return mixture(lms, strategy=strategy, limits=Limits(**limits)), lms
 
 
+ANYTHING: Any = object()
+
+
 class Person(pydantic.BaseModel):
     name: str
     age: int
@@ -288,12 +291,13 @@ class TestUsersStrategy:
                 TypeError,
                 "TypeError: The strategy's verdict lacks answer, which the task asks for",
             ),
+            (Verdict({"answer": "x"}, selected=ANYTHING), ValueError, "ValidationError: .*selected"),
         ],
     )
     def test_with_a_bug_raises_from_it_and_keeps_the_proposals(
         self, ask: Ask, bug: Any, error: Any, message: str
     ) -> None:
-        with pytest.raises(AggregationFailed, match=message) as caught:
+        with pytest.raises(AggregationFailed, match=f"(?s){message}") as caught:
             ask(mixture(cast("a", "b", "judge"), strategy=Buggy(bug)), question="?")
         assert isinstance(caught.value.__cause__, error)
         assert [p.agent for p in caught.value.proposals] == ["a", "b"] and not caught.value.metadata.fallback_used

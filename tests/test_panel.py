@@ -146,6 +146,11 @@ class TestFailure:
         assert (failure.agent, failure.model, failure.error) == ("gives", None, error)
         assert failure.message.startswith(message) and [p.agent for p in round.proposals] == ["b"]
 
+    @pytest.mark.parametrize(("ambient", "message"), [(None, "No LM is loaded"), ("openai/gpt-5", "not a string")])
+    def test_of_the_settings_is_reported_in_dspys_words(self, ambient: Any, message: str) -> None:
+        with dspy.context(lm=ambient), pytest.raises(TooFewProposals, match=rf"predict: ValueError: .*{message}"):
+            MoA(QA, [dspy.Predict(QA)], strategy="voting")(question="?")
+
     def test_message_is_cut_to_a_readable_length(self) -> None:
         [failure] = Panel(task_signature(QA), [Agent(program=Gives(ValueError("x" * 5000)))])(question="?").failures
         assert failure.message == "x" * 500 + " [...]"

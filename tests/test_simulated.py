@@ -168,7 +168,9 @@ def test_the_same_call_gets_the_same_answer() -> None:
 
 def test_another_process_gets_the_same_answers() -> None:
     code = (
-        "import dspy; from moa_dspy.simulated.questions import bundled_questions; from moa_dspy.simulated.lm import simulated_lm\n"
+        "import dspy\n"
+        "from moa_dspy.simulated import simulated_lm\n"
+        "from moa_dspy.simulated.questions import bundled_questions\n"
         "dspy.configure(lm=simulated_lm('alice', rollout_id=5)); predict = dspy.Predict('question -> answer')\n"
         "print([predict(question=e.question).answer for e in bundled_questions()[:24]])"
     )

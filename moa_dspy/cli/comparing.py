@@ -22,7 +22,7 @@ from moa_dspy.evaluation.metrics import Metric, MetricError
 from moa_dspy.moa import MoA
 from moa_dspy.plot import check_plot, save_plot
 
-__all__ = ["check_files", "compare", "print_json", "save"]
+__all__ = ["check_files", "compare", "print_json", "progress", "save"]
 
 
 def check_files(plot: Path | None, record: Path | None = None) -> None:
@@ -53,7 +53,7 @@ def compare(
         typer.Exit: If there is nothing to compare.
     """
     try:
-        with quiet_stdout(), _progress(what) as on_progress:
+        with quiet_stdout(), progress(what) as on_progress:
             return evaluate(moa, dataset, metric, on_progress=on_progress, **settings), 0
     except EvaluationInterrupted as stop:
         return _part(stop.comparison, INTERRUPTED)
@@ -98,7 +98,7 @@ def _part(comparison: Comparison, status: int) -> tuple[Comparison, int]:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], None]]:
+def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, where that is a terminal; gives what to call with the questions done and all."""
     console = Console(stderr=True)
     bar = Progress(

@@ -77,7 +77,7 @@ def run(task: str, rows: Sequence[dict[str, Any]], column: Any, type_: str, engi
         _is_right(pred.answer if pred else None, row["gold_key"], type_)
         for pred, row in zip(answers, rows, strict=True)
     ]
-    singles = {agent.name: 0 for agent in moa.proposers.agents}
+    singles = {agent.name: 0 for agent in moa.panels[0].agents}
     oracle = unread = 0
     for pred, row in zip(answers, rows, strict=True):
         proposals = pred.proposals if pred else []

@@ -77,18 +77,18 @@ def test_a_specialized_copy_carries_over_what_was_shared() -> None:
     assert [agent.lm for agent in copy.agents] == [agent.lm for agent in moa.agents]
 
 
-class Crossing(dspy.LabeledFewShot):  # type: ignore[misc]
+class Crossing(dspy.LabeledFewShot):
     """Meets another evaluation at the wrong moment, once."""
 
     met: ClassVar[list[str]] = []
 
-    def compile(self, student: Any, *, trainset: Any) -> Any:
+    def compile(self, student: Any, *, trainset: Any, sample: bool = True) -> Any:
         if not self.met:
             self.met.append("once")
             bar: Any = tqdm.tqdm.__new__(tqdm.tqdm)
-            tqdm.tqdm._instances.clear()  # type: ignore[attr-defined]
+            bar._instances.clear()
             bar.__init__(total=1, disable=True)
-        return super().compile(student, trainset=trainset)
+        return super().compile(student, trainset=trainset, sample=sample)
 
 
 def test_a_compile_that_another_ones_progress_bar_ended_is_done_again() -> None:
