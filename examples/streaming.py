@@ -4,6 +4,7 @@ python examples/streaming.py
 """
 
 import asyncio
+from typing import Any
 
 import dspy
 from models import AGGREGATOR, PROPOSERS
@@ -16,7 +17,7 @@ async def main() -> None:
     moa = MoA("question -> answer", PROPOSERS, AGGREGATOR)
     writes = dict(moa.named_predictors())["aggregator.program.synthesize"]
     listener = dspy.streaming.StreamListener("answer", predict=writes)
-    stream = dspy.streamify(moa, stream_listeners=[listener])
+    stream: Any = dspy.streamify(moa, stream_listeners=[listener])
     async for item in stream(question="What is the capital of Scotland?"):
         if isinstance(item, dspy.streaming.StreamResponse):
             print(item.chunk, end="", flush=True)

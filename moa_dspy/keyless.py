@@ -112,6 +112,8 @@ def _swap(module: dspy.Module, others: Mapping[int, dspy.BaseLM], originals: Col
 _NO_PARTS = frozenset({"history", "callbacks", "demos", "traces", "train"})
 _SECRET = re.compile(r"key|token|secret|passw|credential|(^|_)auth($|_)|authorization|bearer|cookie|headers?$", re.I)
 _ADDRESS_WITH_LOGIN = re.compile(r"://[^/?#\s]+@|[?&][\w-]*(key|token|sig|secret|passw)[\w-]*=", re.I)
+# The name of the variable that holds it, as the deployments of a router say.
+_REFERENCE = re.compile(r"os\.environ/[A-Za-z_]\w*")
 _OPEN = frozenset({"model", "model_type", "finetuning_model", "prompt_cache_key", "_dspy_lm_class"})
 
 
@@ -119,6 +121,8 @@ def _is_secret(path: tuple[str, ...], value: Any, lm: dspy.BaseLM | None) -> boo
     """Whether a setting is a secret; a number is none, whatever it is called (`max_tokens`)."""
     name = path[-1] if path else ""
     if value is None or isinstance(value, (bool, int, float)) or name in _OPEN:
+        return False
+    if isinstance(value, str) and _REFERENCE.fullmatch(value):
         return False
     if _SECRET.search(name):
         return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,7 @@ from moa_dspy.plain import as_json
 
 from .vote_matrix import agent_of
 
-__all__ = ["MAX_OUTAGES", "ProposersUnreachable", "collect"]
+__all__ = ["MAX_OUTAGES", "ProposersUnreachable", "collect", "keeping"]
 
 Progress = Callable[[int, int], None]
 
@@ -78,9 +79,11 @@ def collect(
 
     Raises:
         ProposersUnreachable: If a proposer failed more often than that; it is noticed before the rest is asked.
-        ValueError: If `recorded` is of another panel; as `evaluate`.
+        ValueError: If there are no examples, or `recorded` is of another panel; as `evaluate`.
         MetricError: As `evaluate`, EvaluationInterrupted: as `evaluate`; what is recorded is on both.
     """
+    if not examples:
+        raise ValueError("There are no examples, so there is nothing to ask.")
     known = _known(moa, examples, metric, recorded)
     done = {number: record for number, record in enumerate(known, start=1) if record is not None}
     missing = [number for number in range(1, len(examples) + 1) if number not in done]
@@ -113,6 +116,16 @@ def collect(
         enter(part, numbers)
         _refuse_outages(so_far(), max_outages)
     return so_far()
+
+
+@contextmanager
+def keeping(comparison: Comparison) -> Iterator[None]:
+    """Let what ends the work inside carry what was recorded before it, which `collect` takes, and not its own part."""
+    try:
+        yield
+    except (EvaluationInterrupted, MetricError) as error:
+        error.comparison = comparison
+        raise
 
 
 def _counted(on_progress: Progress, before: int, all: int) -> Progress:
@@ -164,7 +177,7 @@ def _refuse_outages(comparison: Comparison, most: float) -> None:
         if len(lost) > max(_FEW, most * len(answers)):
             causes.append(
                 f"{agent} could not be reached for {len(lost)} of {len(answers)} proposals "
-                f"({lost[-1].error}: {lost[-1].message})"
+                f"({lost[-1].error}: {_first_line(lost[-1].message)})"
             )
     if causes:
         raise ProposersUnreachable(
@@ -179,8 +192,12 @@ def _is_outage(answer: Answer) -> bool:
     return answer.failure is not None and answer.failure.error in _OUTAGES
 
 
-def _subclasses(kind: type) -> set[str]:
-    return {kind.__name__}.union(*(_subclasses(sub) for sub in kind.__subclasses__()))
+def _first_line(text: str) -> str:
+    return next(iter(text.splitlines()), "")
+
+
+def _subclasses(kind: type[Exception]) -> set[str]:
+    return {kind.__name__}.union(*[_subclasses(sub) for sub in kind.__subclasses__()])
 
 
 _HOW_TO_GO_ON = (

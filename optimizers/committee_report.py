@@ -74,7 +74,7 @@ class CommitteeReport:
         thrifty: The cheapest one within one standard error of the best.
         questions: How many examples they were compared on.
         reason: In words.
-        usage: What that took.
+        usage: What that took, proposals recorded earlier included.
     """
 
     candidates: Sequence[Candidate]

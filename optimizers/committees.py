@@ -65,7 +65,7 @@ def best_committees(
         In the order of calls; none of a size that is not affordable.
 
     Raises:
-        ValueError: If scores are not between 0 and 1.
+        MetricError: If scores are not between 0 and 1.
     """
     subsets = Subsets(matrix, affordable)
     whole = subsets.chosen(np.arange(len(matrix)))

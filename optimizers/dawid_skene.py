@@ -12,7 +12,7 @@ from moa_dspy.ballots import fields_to_vote_on
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Voting
 
-from .log_odds import PRIOR, FittedWeights, log_odds, shrunk
+from .log_odds import PRIOR, FittedWeights, check_settings, log_odds, shrunk
 from .vote_matrix import VoteMatrix
 
 __all__ = ["dawid_skene", "wrong_answers"]
@@ -48,8 +48,7 @@ def dawid_skene(matrix: VoteMatrix, *, alternatives: float = ALTERNATIVES, prior
     Raises:
         ValueError: If nobody votes, or a setting is out of range.
     """
-    if not (1 <= alternatives < np.inf and 0 <= prior < np.inf):
-        raise ValueError(f"alternatives={alternatives}, prior={prior}: give numbers from 1 and from 0.")
+    check_settings(alternatives, prior)
     cast = (matrix.answers >= 0).astype(float)
     if not cast.any():
         raise ValueError("All proposals abstain or failed, so there is no agreement to learn from.")
@@ -79,7 +78,7 @@ def wrong_answers(moa: MoA) -> float:
     """How many wrong answers there are to a question, as far as the type of what is voted on says it; else 9."""
     types: dict[str, Any] = {name: field.annotation for name, field in moa.signature.output_fields.items()}
     fields = (moa.strategy.fields if isinstance(moa.strategy, Voting) else None) or fields_to_vote_on(types)
-    kind = types[fields[0]] if len(fields) == 1 else Any
+    kind: Any = types[fields[0]] if len(fields) == 1 else Any
     if kind is bool:
         return 1.0
     if get_origin(kind) is Literal:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from moa_dspy.evaluation.metrics import MetricError
+
 from .vote_counting import log_likelihood
 from .vote_matrix import VoteMatrix
 
-__all__ = ["FittedWeights", "fit_log_odds", "log_odds", "shrunk"]
+__all__ = ["FittedWeights", "check_settings", "fit_log_odds", "log_odds", "shrunk"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -97,9 +99,11 @@ def fit_log_odds(matrix: VoteMatrix, *, alternatives: float | None = None, prior
         prior: See `shrunk`.
 
     Raises:
-        ValueError: If scores are not between 0 and 1, or a setting is out of range.
+        MetricError: If scores are not between 0 and 1.
+        ValueError: If a setting is out of range.
     """
-    _check(matrix, alternatives, prior)
+    check_settings(alternatives, prior)
+    _check_scores(matrix.scores)
     cast = matrix.answers >= 0
     votes = matrix.owners @ cast.sum(axis=0)
     right = matrix.owners @ np.where(cast, matrix.scores, 0.0).sum(axis=0)
@@ -137,13 +141,21 @@ def _named(matrix: VoteMatrix, values: Floats) -> dict[str, float]:
     return dict(zip(matrix.names, values.tolist(), strict=True))
 
 
-def _check(matrix: VoteMatrix, alternatives: float | None, prior: float) -> None:
-    if ((matrix.scores < 0) | (matrix.scores > 1)).any():
-        raise ValueError(
-            f"The metric gave scores from {matrix.scores.min():g} to {matrix.scores.max():g}, which cannot be read as "
-            "right and wrong. Give a metric between 0 (wrong) and 1 (right)."
-        )
+def check_settings(alternatives: float | None, prior: float) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ValueError: If there are to be no wrong answers, or less than no votes.
+    """
     if alternatives is not None and not 1 <= alternatives < np.inf:
         raise ValueError(f"alternatives={alternatives}: there is at least one wrong answer. Give a number from 1.")
     if not 0 <= prior < np.inf:
         raise ValueError(f"prior={prior} is no number of votes. Give 0 or more.")
+
+
+def _check_scores(scores: Floats) -> None:
+    if ((scores < 0) | (scores > 1)).any():
+        raise MetricError(
+            f"The metric gave scores from {scores.min():g} to {scores.max():g}, which cannot be read as right and "
+            "wrong. Give a metric between 0 (wrong) and 1 (right)."
+        )

@@ -15,7 +15,7 @@ from moa_dspy.strategies import Strategy, as_strategy
 
 from .budgets import Budget
 from .choosing import choose
-from .collecting import MAX_OUTAGES, collect
+from .collecting import MAX_OUTAGES, collect, keeping
 from .committee_report import CommitteeReport
 from .selecting import Selecting
 from .students import check_student
@@ -102,7 +102,7 @@ class SelectCommittee(Teleprompter):
             trainset: How many examples it has.
             valset: How many examples it has.
         """
-        [panel] = student.panels
+        panel = student.panels[0]
         proposals, judges = len(panel.names) * panel.samples, 2 * len(self._asking)
         examples = trainset + valset
         formula = f"{examples} examples x {proposals} proposals"
@@ -110,9 +110,9 @@ class SelectCommittee(Teleprompter):
         formula += f" + {judged} examples x {judges} verdicts" if judges else ""
         return Budget(examples * proposals + judged * judges, 0, formula)
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self,
-        student: MoA,
+        student: dspy.Module,
         *,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None = None,
@@ -139,10 +139,10 @@ class SelectCommittee(Teleprompter):
             ProposersUnreachable: If a proposer does not answer; what was recorded is on it.
             MetricError: If the metric gives no score; what was recorded is on it.
         """
-        check_student(student, trainset, valset or [], "SelectCommittee")
-        as_metric(self.metric, student.signature)
+        moa = check_student(student, trainset, valset or [], "SelectCommittee")
+        as_metric(self.metric, moa.signature)
         selecting = Selecting(
-            student,
+            moa,
             self.metric,
             self._asking,
             votes=len(self._asking) < len(self.strategies),
@@ -153,7 +153,7 @@ class SelectCommittee(Teleprompter):
         )
         selecting.check()
         comparison = collect(
-            student,
+            moa,
             [*trainset, *(valset or [])],
             self.metric,
             recorded=recorded,
@@ -163,8 +163,10 @@ class SelectCommittee(Teleprompter):
             strategies=(),
             aggregator_alone=False,
         )
+        with keeping(comparison):
+            options = selecting.options(comparison, len(trainset))
         chosen, self.report = choose(
-            selecting.options(comparison, len(trainset)),
+            options,
             self.standard_errors,
             in_usd=self.max_usd is not None,
             has_valset=bool(valset),

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.accounting import Usage
-from moa_dspy.evaluation import EvaluationInterrupted, evaluate
+from moa_dspy.evaluation import evaluate
 from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.metrics import Metric, MetricError
+from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.evaluation.records import Record
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy
@@ -105,12 +105,8 @@ class Selecting:
             seed=self.seed,
         )
         found = [self._vote(made, prices) for made in committees if self.votes or made.calls == 1]
-        try:
-            for strategy in self.asking:
-                found += self._judged(strategy, committees, val or comparison.records)
-        except (EvaluationInterrupted, MetricError) as error:
-            error.comparison = comparison  # with all proposals, and not those of a committee only
-            raise
+        for strategy in self.asking:
+            found += self._judged(strategy, committees, val or comparison.records)
         if not found:
             known = [price for price in prices.values() if price is not None]
             cheapest = f" The cheapest proposal costs {min(known):.2g} USD." if known else ""

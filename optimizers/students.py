@@ -15,8 +15,8 @@ __all__ = ["check_student"]
 
 def check_student(
     student: Any, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example], optimizer: str
-) -> None:
-    """Refuse what no proposals can be recorded of.
+) -> MoA:
+    """The student, refused if no proposals can be recorded of it.
 
     Args:
         student: What is to be compiled.
@@ -43,3 +43,4 @@ def check_student(
     inputs = student.signature.input_fields
     for example in [*trainset, *valset]:
         checked_inputs(student.signature, {name: example[name] for name in inputs if name in example})
+    return student

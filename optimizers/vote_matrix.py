@@ -35,7 +35,7 @@ class VoteMatrix:
 
     Example:
         >>> matrix = VoteMatrix(["a", "b"], np.array([[0, 0], [0, 1]]), np.array([[1.0, 1.0], [0.0, 1.0]]))
-        >>> matrix.names, matrix.samples, matrix.of_agents(["b"]).scores.mean()
+        >>> matrix.names, matrix.samples, float(matrix.of_agents(["b"]).scores.mean())
         (['a', 'b'], 1, 1.0)
     """
 
@@ -88,7 +88,7 @@ class VoteMatrix:
         """Of shape (questions, agents): the score of each agent alone, the mean of its samples."""
         return self.scores @ self.owners.T / self.samples
 
-    def rows(self, chosen: slice | npt.NDArray[np.generic]) -> VoteMatrix:
+    def rows(self, chosen: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> VoteMatrix:
         """These questions: a slice, a mask, or indices."""
         return replace(self, answers=self.answers[chosen], scores=self.scores[chosen])
 

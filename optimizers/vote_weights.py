@@ -13,9 +13,9 @@ from moa_dspy.evaluation.metrics import Metric, as_metric
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Voting
 
-from .collecting import MAX_OUTAGES, collect
+from .collecting import MAX_OUTAGES, collect, keeping
 from .dawid_skene import dawid_skene, wrong_answers
-from .log_odds import PRIOR, FittedWeights, fit_log_odds
+from .log_odds import PRIOR, FittedWeights, check_settings, fit_log_odds
 from .students import check_student
 from .vote_matrix import VoteMatrix
 from .weights_judging import judged_weights
@@ -45,6 +45,9 @@ class FitVoteWeights(Teleprompter):
         seed: Of the bootstrap.
         on_progress: Called with the number of examples that are finished and of all.
 
+    Raises:
+        ValueError: If a setting makes no sense.
+
     Attributes:
         report: Of the last compile; see `WeightsReport`.
 
@@ -56,7 +59,7 @@ class FitVoteWeights(Teleprompter):
         >>> optimizer = FitVoteWeights("exact")
         >>> weighted = optimizer.compile(moa, trainset=bundled_questions())
         >>> [(row.agent, row.right, row.votes) for row in optimizer.report.agents]
-        [('alice', 84.0, 120), ('bob', 83.0, 120), ('carol', 82.0, 120)]
+        [('alice', 85.0, 120), ('bob', 81.0, 120), ('carol', 84.0, 120)]
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class FitVoteWeights(Teleprompter):
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
+        check_settings(alternatives, prior)
         self.metric = metric
         self.alternatives = alternatives
         self.prior = prior
@@ -80,9 +84,9 @@ class FitVoteWeights(Teleprompter):
         self.on_progress = on_progress
         self.report: WeightsReport | None = None
 
-    def compile(
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self,
-        student: MoA,
+        student: dspy.Module,
         *,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None = None,
@@ -105,12 +109,12 @@ class FitVoteWeights(Teleprompter):
             ProposersUnreachable: If a proposer does not answer; what was recorded is on it.
             MetricError: If the metric gives no score; what was recorded is on it.
         """
-        check_student(student, trainset, valset or [], "FitVoteWeights")
-        voting = _voting(student)
+        moa = check_student(student, trainset, valset or [], "FitVoteWeights")
+        voting = _voting(moa)
         metric = _unscored if self.metric is None else self.metric
-        as_metric(metric, student.signature)
+        as_metric(metric, moa.signature)
         comparison = collect(
-            student,
+            moa,
             [*trainset, *(valset or [])],
             metric,
             recorded=recorded,
@@ -120,25 +124,26 @@ class FitVoteWeights(Teleprompter):
             strategies=(),
             aggregator_alone=False,
         )
-        matrix = VoteMatrix.of(comparison.records, student)
-        self.report = judged_weights(
-            lambda rows: self._fitted(student, rows),
-            {name: voting.weights.get(name, 1.0) for name in matrix.names},
-            matrix.rows(slice(None, len(trainset))),
-            matrix.rows(slice(len(trainset), None)),
-            has_scores=self.metric is not None,
-            usage=comparison.usage,
-            seed=self.seed,
-        )
-        compiled = student.deepcopy()
+        matrix = VoteMatrix.of(comparison.records, moa)
+        with keeping(comparison):
+            self.report = judged_weights(
+                lambda rows: self._fitted(moa, rows),
+                {name: voting.weights.get(name, 1.0) for name in matrix.names},
+                matrix.rows(slice(None, len(trainset))),
+                matrix.rows(slice(len(trainset), None)),
+                has_scores=self.metric is not None,
+                usage=comparison.usage,
+                seed=self.seed,
+            )
+        compiled = moa.deepcopy()
         if self.report.kept:
             _voting(compiled).weights = {row.agent: row.weight for row in self.report.agents}
         return compiled
 
-    def _fitted(self, student: MoA, matrix: VoteMatrix) -> FittedWeights:
+    def _fitted(self, moa: MoA, matrix: VoteMatrix) -> FittedWeights:
         if self.metric is not None:
             return fit_log_odds(matrix, alternatives=self.alternatives, prior=self.prior)
-        return dawid_skene(matrix, alternatives=self.alternatives or wrong_answers(student), prior=self.prior)
+        return dawid_skene(matrix, alternatives=self.alternatives or wrong_answers(moa), prior=self.prior)
 
 
 def _voting(moa: MoA) -> Voting:

@@ -50,7 +50,7 @@ class WeightsReport:
         gain: The 95% interval of the difference, by the paired bootstrap.
         kept: Whether the compiled mixture has these weights; else it has those of the student.
         reason: The same in words.
-        usage: What recording the proposals took.
+        usage: What the proposals took, those recorded earlier included.
     """
 
     method: Literal["log-odds", "dawid-skene"]

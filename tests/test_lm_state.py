@@ -11,6 +11,7 @@ from support.saved import in_new_process, real, rewritten, state_in
 
 from moa_dspy import Agent, MoA
 from moa_dspy.keyless import without_secrets
+from moa_dspy.router import Deployment, RouterConfig, router_lm
 from moa_dspy.simulated import SimulatedLM, SimulatedModel
 
 SECRET = "planted-" + "s3cret"
@@ -243,6 +244,14 @@ class TestEnginesOfOnesOwn:
         MoA(QA, [dspy.LM("mine/a", engine=NoState())], strategy="voting").save(file)
         with pytest.raises(ValueError, match=r"agent 'a' \(mine/a\) is not in the file: .*NoState.*use load\(\)"):
             MoA.from_file(file, allow_unsafe_lm_state=True)
+
+
+def test_a_routers_deployments_keep_the_names_of_their_keys(file: Path) -> None:
+    params = {"model": "openai/a", "api_key": "os.environ/FAST_KEY"}
+    router = RouterConfig(model_list=[Deployment(model_name="fast", litellm_params=params)])
+    MoA(QA, [router_lm("fast", router)], strategy="voting").save(file)
+    back: Any = MoA.from_file(file, allow_unsafe_lm_state=True)
+    assert back.proposers.fast.lm.engine.config == router
 
 
 def test_mail_that_has_not_been_taken_is_saved_as_what_it_is(file: Path) -> None:

@@ -7,7 +7,7 @@ import dspy
 import pydantic
 import pytest
 from support.fake_lm import FakeLM
-from support.mixtures import QA, Ask, both_ways, cast, mixture, says
+from support.mixtures import Ask, both_ways, cast, mixture, says
 
 from moa_dspy import Element, Failure, LMCall, MoA, MoAMetadata, Proposal, Selection, Usage, Vote
 
@@ -169,4 +169,3 @@ def test_small_records_have_plain_defaults() -> None:
     }
     assert Failure(agent="a", error="E", message="m").model_dump(exclude_none=True)["seconds"] == 0.0
     assert LMCall(agent="a", model="m").cost_usd is None
-    assert QA in "question -> answer"

@@ -4,7 +4,7 @@ from typing import Any
 import dspy
 import pytest
 from support.fake_lm import FakeLM
-from support.mixtures import EXAMPLES, QA, cast, mixture, says
+from support.mixtures import EXAMPLES, cast, mixture, says
 
 from moa_dspy import MoA, MoAMetadata, MoAPrediction
 
@@ -103,4 +103,3 @@ def test_demo_of_a_mixture_inside_a_program_holds_its_outputs_only() -> None:
             Outer(), trainset=EXAMPLES
         )
     assert tuned.last.demos[0].toDict() == {"augmented": True, "draft": "judge", "answer": "x"}
-    assert QA in "question -> answer"

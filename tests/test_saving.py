@@ -375,6 +375,16 @@ class TestLoad:
             moa.load(file)
         assert moa.dump_state() == before
 
+    def test_weights_of_nobody_are_refused(self, file: Path) -> None:
+        moa: Any = real("a", strategy="voting")
+        moa.save(file)
+        block = state_in(file)["moa_dspy"]
+        block["strategy"]["options"]["weights"] = {"nobody": 1.0}
+        rewritten(file, {"moa_dspy": block})
+        with pytest.raises(ValueError, match=r"moa\.json: .*agent 'nobody'"):
+            moa.load(file)
+        assert moa.strategy.weights == {}
+
     def test_programs_of_ones_own(self, file: Path) -> None:
         def moa(docs: str) -> Any:
             program = react(docs)

@@ -90,6 +90,7 @@ class TestServer:
         assert len(chunks) > 3
         check_usage(prediction)
 
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # litellm's own, when it is first imported here
     def test_serves_litellm_too(self) -> None:
         with OpenAIServer(lambda request: FOX) as server:
             lm = lm_of(server, engine="litellm")

@@ -18,6 +18,7 @@ class Even(dspy.Signature):
     why: str = dspy.OutputField()
 
 
+SHARED = "proposers.shared.predict"
 TRAIN = [dspy.Example(question=f"q{n}", even=n % 2 == 0).with_inputs("question") for n in range(6)]
 
 
@@ -38,8 +39,8 @@ def right(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None)
 
 @pytest.mark.parametrize(
     ("strategy", "fitted"),
-    [("synthesis", "aggregator.program.synthesize"), ("selection", "proposers.shared.predict"),
-     ("voting", "proposers.shared.predict"), ("fusion", "proposers.shared.predict")],
+    [("synthesis", "aggregator.program.synthesize"), pytest.param("selection", SHARED, marks=pytest.mark.slow),
+     pytest.param("voting", SHARED, marks=pytest.mark.slow), ("fusion", SHARED)],
 )  # fmt: skip
 def test_reanchor_fits_the_predictor_that_decides(strategy: str, fitted: str, cached: None) -> None:
     lms = {name: timid(name) for name in ("ada", "bo", "judge")}

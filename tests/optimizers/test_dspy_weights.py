@@ -129,6 +129,7 @@ class TestBetterTogether:
         candidates = [tuned, *(candidate["program"] for candidate in tuned.candidate_programs)]
         assert {type(predictor) for program in candidates for predictor in program.predictors()} == {dspy.Predict}
         assert {predictor.lm for program in candidates for predictor in program.predictors()} == {None}
+        assert not any("forward" in vars(program) for program in candidates)
 
     def test_prompt_optimizers_resample_meanwhile(self) -> None:
         lms, program = _program(Setting())

@@ -1,0 +1,248 @@
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+from support.fake_engine import current_rollout
+from support.fake_lm import FakeLM
+from support.mixtures import calls, question
+from support.voters import examples, matrix, planted, voters
+
+from moa_dspy import Agent, MoA, Selection
+from moa_dspy.evaluation import EvaluationInterrupted, evaluate
+from moa_dspy.evaluation.intervals import wilson
+from moa_dspy.optimizers import (
+    Diversity,
+    ProposersUnreachable,
+    diagnose,
+    diagnosis_budget,
+    effective_voters,
+    error_correlation,
+    recommend,
+    shared_errors,
+)
+
+GOLD = ["0"] * 60
+TRIO = {name: [str(n) if n % 3 == at else "0" for n in range(1, 61)] for at, name in enumerate(["ada", "bo", "cy"])}
+
+
+@pytest.mark.parametrize(
+    ("voters", "correlation", "worth"),
+    [(9, 1.0, 1.0), (9, 0.0, 9.0), (9, 0.4375, 2.0), (1, 0.5, 1.0), (4, -0.2, 4.0)],
+)
+def test_voters_are_worth_so_many_independent_ones(voters: int, correlation: float, worth: float) -> None:
+    assert effective_voters(voters, correlation) == worth
+
+
+def test_the_correlation_of_errors_is_the_phi_coefficient() -> None:
+    # Both right 4 times, only one 1 and 2 times, neither 3 times.
+    one, other = [1] * 5 + [0] * 5, [1] * 4 + [0] + [1] * 2 + [0] * 3
+    phi = (4 * 3 - 1 * 2) / math.sqrt(5 * 5 * 6 * 4)
+    found = error_correlation(np.array([one, other, [1] * 10]).T)
+    assert found[0, 1] == found[1, 0] == pytest.approx(phi) and found[0, 0] == pytest.approx(1.0)
+    assert np.isnan(found[2]).all() and np.isnan(found[:, 2]).all()
+
+
+def test_identical_voters_are_one_and_independent_ones_are_many() -> None:
+    alone = planted({"ada": 0.6}, 4000).answers[:, 0].tolist()
+    assert Diversity.of(matrix({"ada": alone, "bo": alone, "cy": alone})).effective == pytest.approx(1.0)
+    apart = Diversity.of(planted({"ada": 0.6, "bo": 0.7, "cy": 0.8}, 4000))
+    assert apart.effective == pytest.approx(3.0, abs=0.15)
+
+
+def test_what_proposals_share() -> None:
+    found = Diversity.of(matrix({"ada": [0, 1, 1, 1, 0], "bo": [0, 1, 2, -2, 1], "cy": [0, 2, 2, -3, 0]}))
+    assert (found.oracle, found.all_fail) == (0.4, 0.6)
+    assert (found.oracle_interval, found.all_fail_interval) == (wilson(2, 5), wilson(3, 5))
+    assert found.same_error[0, 1] == 0.5 and found.same_error[1, 2] == 0.5 and found.same_error[0, 2] == 0.0
+    assert np.isnan(shared_errors(matrix({"ada": [0], "bo": [1]}))[0, 1])
+
+
+def test_a_mixture_has_to_prove_its_gain() -> None:
+    single = [1.0, 0.0] * 100
+    shown = recommend({"a": single, "b": [0.0] * 200}, {"vote": [1.0, 0.0, 1.0, 1.0] * 50}, {"a": 1, "b": 1, "vote": 3})
+    assert (shown.verdict, shown.system, shown.calls, shown.gain) == ("mix", "vote", 3, pytest.approx(0.25))
+    assert shown.interval.low > 0 and shown.reason.startswith("Use vote: +0.250")
+
+    none = recommend({"a": single}, {"vote": single}, {"a": 1, "vote": 3})
+    assert (none.verdict, none.system, none.calls) == ("single", "a", 1)
+    assert none.reason.startswith("Do not use a mixture here, ask a: the best one, vote, gains nothing, +0.000")
+
+    maybe = recommend({"a": single}, {"vote": [1.0, *single[1:-1], 1.0]}, {"a": 1, "vote": 3})
+    assert (maybe.verdict, maybe.system, maybe.gain) == ("unclear", "a", pytest.approx(0.005))
+    assert "may be chance, and it takes 3 calls" in maybe.reason
+    needed = re.search(r"about ([\d,]+) questions", maybe.reason)
+    assert needed is not None and 600 < int(needed.group(1).replace(",", "")) < 1000  # 200 * 1.96**2 = 768
+
+
+def test_who_was_picked_from_many_is_taken_at_less() -> None:
+    noise = np.random.default_rng(0).integers(0, 2, size=(30, 100)).astype(float)
+    mixtures = {f"m{n}": row for n, row in enumerate(noise[1:])}
+    luck = recommend({"a": noise[0]}, mixtures, {"a": 1.0, **dict.fromkeys(mixtures, 3.0)})
+    raw = noise[1:].mean(axis=1).max() - noise[0].mean()
+    assert luck.gain < raw - 0.05
+
+
+def test_of_equal_systems_the_cheaper_one_is_meant() -> None:
+    better = [1.0] * 50
+    found = recommend({"a": [0.0] * 50}, {"dear": better, "cheap": better}, {"a": 1, "dear": 9, "cheap": 2})
+    assert found.system == "cheap"
+
+
+def test_nothing_to_mix_and_nobody_to_ask() -> None:
+    assert recommend({"a": [1.0]}, {}, {"a": 1}).reason == "Ask a alone: there is no mixture to compare it with."
+    with pytest.raises(ValueError, match="no single model"):
+        recommend({}, {"vote": [1.0]}, {"vote": 3})
+
+
+def sampled(name: str, says: Any) -> FakeLM:
+    """A model whose further samples differ."""
+
+    def answer(prompt: str) -> Any:
+        return {"reasoning": "so", "answer": says(int(question(prompt)[1:]), current_rollout.get())}
+
+    return FakeLM(name, answer)
+
+
+def test_a_diagnosis() -> None:
+    moa, lms = voters(TRIO)
+    found = diagnose(moa, examples(GOLD), strategies=["voting"])
+    assert [row.name for row in found.comparison.rows] == ["ada", "bo", "cy", "plain vote", "voting", "oracle"]
+    assert (found.recommendation.verdict, found.recommendation.system) == ("mix", "plain vote")
+    assert found.diversity.mean_correlation == pytest.approx(-0.5) and found.diversity.effective == 3.0
+    assert [(made.calls, made.agents) for made in found.committees][2] == (3, ("ada", "bo", "cy"))
+    assert found.control.startswith("No Self-MoA: all 3 samples of ada were the same answer, on every question")
+    assert calls(lms) == {"ada": 60 + 180, "bo": 60, "cy": 60} and found.comparison.usage.calls == 180
+
+
+def test_self_moa_is_the_control() -> None:
+    ada = sampled("ada", lambda n, rollout: "0" if rollout or n % 2 else "1")
+    bo = sampled("bo", lambda n, rollout: "0" if n % 3 == 1 else "2")
+    proposers = [Agent(ada, name="ada"), Agent(bo, name="bo")]
+    moa = MoA("question -> answer", proposers, strategy="voting", num_proposals_per_model=2)
+    settings: Any = {"strategies": ["voting"], "self_moa": True}
+    found = diagnose(moa, examples(GOLD[:20]), **settings)
+    assert found.controls == ["Self-MoA of ada"] and found.comparison.row("Self-MoA of ada").score == 1.0
+    assert found.comparison.row("Self-MoA of ada").calls == 4
+    assert found.recommendation.system == "Self-MoA of ada"
+    assert "Against Self-MoA of ada (1.000), the best mixture of several models" in found.reasons[-1]
+    assert ada.calls + bo.calls == found.comparison.usage.calls == diagnosis_budget(moa, 20, **settings).calls == 160
+
+
+def test_the_control_is_asked_by_the_mixtures_own_strategy_too() -> None:
+    ada = sampled("ada", lambda n, rollout: str(rollout or 0))
+    judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "answer": "0", "choice": "P1"})
+    moa = MoA("question -> answer", [Agent(ada, name="ada"), Agent(sampled("bo", lambda n, r: "9"), name="bo")], judge)
+    found = diagnose(moa, examples(GOLD[:4]), strategies=["synthesis"])
+    assert found.controls == ["Self-MoA of ada", "Self-MoA of ada, synthesis"]
+    assert found.comparison.row("Self-MoA of ada, synthesis").calls == 3
+
+
+@pytest.mark.parametrize(
+    ("build", "why"),
+    [
+        (lambda lm: MoA("question -> answer", [Agent(lm, name="ada")], strategy="voting"), "asks one model only"),
+        (lambda lm: voters({"ada": GOLD, "bo": GOLD}, layers=2, strategy="voting")[0], "several layers"),
+    ],
+)
+def test_where_there_is_no_control_it_says_so(build: Any, why: str) -> None:
+    moa = build(FakeLM("ada", lambda prompt: {"reasoning": "so", "answer": "0"}))
+    found = diagnose(moa, examples(GOLD[:3]), strategies=["voting"])
+    assert found.controls == [] and found.control.startswith("No Self-MoA: ") and why in found.control
+
+
+def test_at_temperature_zero_nothing_is_sampled() -> None:
+    zero = {"reasoning": "so", "answer": "0"}
+    cold = {name: FakeLM(name, lambda prompt: zero, temperature=0.0) for name in ("ada", "bo")}
+    moa = MoA("question -> answer", [Agent(lm, name=name) for name, lm in cold.items()], strategy="voting")
+    found = diagnose(moa, examples(GOLD[:3]), strategies=["voting"])
+    assert "ada, the best proposer, answers at temperature 0" in found.control and calls(cold) == {"ada": 3, "bo": 3}
+
+
+def test_what_is_shown(tmp_path: Path) -> None:
+    moa, _ = voters(TRIO)
+    found = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(found.table(80))
+    text = " ".join(console.export_text().split())
+    assert "1 ada -0.50 -0.50" in text and "ada, bo, cy 3 1.000" in text
+    assert "Use plain vote: +0.3" in text and "worth 3.0 independent ones" in text
+    plain = json.loads(json.dumps(found.to_dict()))
+    assert plain["diversity"]["correlation"][0][1] == pytest.approx(-0.5)
+    assert plain["diversity"]["same_error"][0] == [1.0, None, None]
+    assert plain["recommendation"]["system"] == "plain vote" and plain["committees"][2]["calls"] == 3
+    assert found.plot(tmp_path / "plot.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_weak_aggregator_is_named() -> None:
+    judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "answer": "7"})
+    moa, _ = voters(TRIO, aggregator=judge, strategy="synthesis")
+    found = diagnose(moa, examples(GOLD[:6]), strategies=["synthesis"], self_moa=False)
+    assert found.reasons[2].startswith(
+        "The aggregator's model, judge, is weaker alone (0.000) than the best proposer, ada"
+    )
+
+
+def test_an_earlier_comparison_is_not_paid_for_again() -> None:
+    moa, lms = voters(TRIO)
+    whole = evaluate(moa, examples(GOLD), strategies=["voting"])
+    part = evaluate(moa, examples(GOLD)[:20], strategies=["voting"])
+    before = calls(lms)
+    found = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False, recorded=whole)
+    assert calls(lms) == before and len(found.comparison.records) == 60
+    diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False, recorded=part)
+    assert {name: count - before[name] for name, count in calls(lms).items()} == dict.fromkeys(lms, 40)
+    with pytest.raises(ValueError, match=r"compares ada, bo, cy, plain vote, voting, oracle by exact.*by contains"):
+        diagnose(moa, examples(GOLD), "contains", strategies=["voting"], recorded=whole)
+
+
+def test_a_metric_without_bounds_gives_no_committees() -> None:
+    moa, _ = voters(TRIO)
+    found = diagnose(moa, examples(GOLD), lambda e, p, t=None: 5.0 * (p.answer == "0"), strategies=[], self_moa=False)
+    assert found.committees == [] and found.recommendation.system == "plain vote"
+
+
+def test_bad_input() -> None:
+    moa, lms = voters({"ada": ["0"] * 9, "bo": ["0"] * 3 + [dspy_down()] * 6})
+    with pytest.raises(ValueError, match="no examples, so there is nothing to ask"):
+        diagnose(moa, [])
+    with pytest.raises(ValueError, match="no strategy 'nope'"):
+        diagnose(moa, examples(GOLD[:9]), strategies=["nope"])
+    assert calls(lms) == {"ada": 0, "bo": 0}
+    with pytest.raises(ProposersUnreachable, match="bo could not be reached for 6 of 9") as caught:
+        diagnose(moa, examples(GOLD[:9]), strategies=["voting"])
+    assert len(caught.value.comparison.records) == 9
+
+
+def dspy_down() -> Exception:
+    import dspy
+
+    return dspy.lm15.ServerError("down")
+
+
+def test_what_was_asked_before_the_control_is_kept() -> None:
+    seen: list[str] = []
+
+    def metric(example: Any, prediction: Any, trace: Any = None) -> Any:
+        seen.append(example.question)
+        if seen.count("q1") > 5:
+            raise KeyboardInterrupt
+        return True
+
+    moa, _ = voters({"ada": ["0"] * 3, "bo": ["1"] * 3})
+    with pytest.raises(EvaluationInterrupted) as caught:
+        diagnose(moa, examples(GOLD[:3]), metric, strategies=["voting"], concurrency=1)
+    kept: Any = caught.value
+    assert [record.number for record in kept.comparison.records] == [1, 2, 3]
+    assert [system.name for system in kept.comparison.systems] == ["ada", "bo", "plain vote", "voting", "oracle"]
+
+
+def test_the_budget_is_known_beforehand() -> None:
+    moa, _ = voters(TRIO, aggregator=FakeLM("judge", []), strategy=Selection(rotations=2))
+    assert diagnosis_budget(moa, 10).calls == 10 * (3 + (1 + 2 + 1 + 1 + 1) + (3 + 2))
+    assert diagnosis_budget(moa, 10, strategies=["selection"], self_moa=False).calls == 10 * (3 + 2 + 1)
