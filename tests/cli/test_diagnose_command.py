@@ -3,8 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from moa_dspy.cli import app
 from moa_dspy.simulated.questions import bundled_questions
