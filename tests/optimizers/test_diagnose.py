@@ -110,7 +110,7 @@ def sampled(name: str, says: Any) -> FakeLM:
 
 def test_a_diagnosis() -> None:
     moa, lms = voters(TRIO)
-    found = diagnose(moa, examples(GOLD), strategies=["voting"])
+    found: Any = diagnose(moa, examples(GOLD), strategies=["voting"])
     assert [row.name for row in found.comparison.rows] == ["ada", "bo", "cy", "plain vote", "voting", "oracle"]
     assert (found.recommendation.verdict, found.recommendation.system) == ("mix", "plain vote")
     assert found.diversity.mean_correlation == pytest.approx(-0.5) and found.diversity.effective == 3.0
@@ -125,7 +125,7 @@ def test_self_moa_is_the_control() -> None:
     proposers = [Agent(ada, name="ada"), Agent(bo, name="bo")]
     moa = MoA("question -> answer", proposers, strategy="voting", num_proposals_per_model=2)
     settings: Any = {"strategies": ["voting"], "self_moa": True}
-    found = diagnose(moa, examples(GOLD[:20]), **settings)
+    found: Any = diagnose(moa, examples(GOLD[:20]), **settings)
     assert found.controls == ["Self-MoA of ada"] and found.comparison.row("Self-MoA of ada").score == 1.0
     assert found.comparison.row("Self-MoA of ada").calls == 4
     assert found.recommendation.system == "Self-MoA of ada"
@@ -137,7 +137,7 @@ def test_the_control_is_asked_by_the_mixtures_own_strategy_too() -> None:
     ada = sampled("ada", lambda n, rollout: str(rollout or 0))
     judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "answer": "0", "choice": "P1"})
     moa = MoA("question -> answer", [Agent(ada, name="ada"), Agent(sampled("bo", lambda n, r: "9"), name="bo")], judge)
-    found = diagnose(moa, examples(GOLD[:4]), strategies=["synthesis"])
+    found: Any = diagnose(moa, examples(GOLD[:4]), strategies=["synthesis"])
     assert found.controls == ["Self-MoA of ada", "Self-MoA of ada, synthesis"]
     assert found.comparison.row("Self-MoA of ada, synthesis").calls == 3
 
@@ -151,7 +151,7 @@ def test_the_control_is_asked_by_the_mixtures_own_strategy_too() -> None:
 )
 def test_where_there_is_no_control_it_says_so(build: Any, why: str) -> None:
     moa = build(FakeLM("ada", lambda prompt: {"reasoning": "so", "answer": "0"}))
-    found = diagnose(moa, examples(GOLD[:3]), strategies=["voting"])
+    found: Any = diagnose(moa, examples(GOLD[:3]), strategies=["voting"])
     assert found.controls == [] and found.control.startswith("No Self-MoA: ") and why in found.control
 
 
@@ -159,13 +159,13 @@ def test_at_temperature_zero_nothing_is_sampled() -> None:
     zero = {"reasoning": "so", "answer": "0"}
     cold = {name: FakeLM(name, lambda prompt: zero, temperature=0.0) for name in ("ada", "bo")}
     moa = MoA("question -> answer", [Agent(lm, name=name) for name, lm in cold.items()], strategy="voting")
-    found = diagnose(moa, examples(GOLD[:3]), strategies=["voting"])
+    found: Any = diagnose(moa, examples(GOLD[:3]), strategies=["voting"])
     assert "ada, the best proposer, answers at temperature 0" in found.control and calls(cold) == {"ada": 3, "bo": 3}
 
 
 def test_what_is_shown(tmp_path: Path) -> None:
     moa, _ = voters(TRIO)
-    found = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False)
+    found: Any = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False)
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(found.table(80))
     text = " ".join(console.export_text().split())
@@ -181,7 +181,7 @@ def test_what_is_shown(tmp_path: Path) -> None:
 def test_a_weak_aggregator_is_named() -> None:
     judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "answer": "7"})
     moa, _ = voters(TRIO, aggregator=judge, strategy="synthesis")
-    found = diagnose(moa, examples(GOLD[:6]), strategies=["synthesis"], self_moa=False)
+    found: Any = diagnose(moa, examples(GOLD[:6]), strategies=["synthesis"], self_moa=False)
     assert found.reasons[2].startswith(
         "The aggregator's model, judge, is weaker alone (0.000) than the best proposer, ada"
     )
@@ -192,7 +192,7 @@ def test_an_earlier_comparison_is_not_paid_for_again() -> None:
     whole = evaluate(moa, examples(GOLD), strategies=["voting"])
     part = evaluate(moa, examples(GOLD)[:20], strategies=["voting"])
     before = calls(lms)
-    found = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False, recorded=whole)
+    found: Any = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False, recorded=whole)
     assert calls(lms) == before and len(found.comparison.records) == 60
     diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False, recorded=part)
     assert {name: count - before[name] for name, count in calls(lms).items()} == dict.fromkeys(lms, 40)
@@ -202,7 +202,7 @@ def test_an_earlier_comparison_is_not_paid_for_again() -> None:
 
 def test_a_metric_without_bounds_gives_no_committees() -> None:
     moa, _ = voters(TRIO)
-    found = diagnose(moa, examples(GOLD), lambda e, p, t=None: 5.0 * (p.answer == "0"), strategies=[], self_moa=False)
+    found: Any = diagnose(moa, examples(GOLD), lambda e, p, t=None: 5.0 * (p.answer == "0"), strategies=[], self_moa=False)
     assert found.committees == [] and found.recommendation.system == "plain vote"
 
 
