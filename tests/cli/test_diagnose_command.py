@@ -29,7 +29,7 @@ def test_it_says_what_to_use_and_why(data: Path) -> None:
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0 and max(map(len, result.stdout.splitlines())) <= 80
     assert "Weighted votes, their scores less what" in text and "Self-MoA: " in text
-    assert "against judge alone" in text and Path("plot.html").exists()
+    assert "less what picking both flatters" in text and Path("plot.html").exists()
     assert "At most 168 LM calls: 12 questions x (4 proposals + 5 of the aggregator + 5 Self-MoA)." in " ".join(
         result.stderr.split()
     )
@@ -73,14 +73,15 @@ def test_what_was_answered_is_shown_when_a_proposer_dies(data: Path, monkeypatch
     assert "dead could not be reached for 12 of 12 proposals" in text and "plain vote" in text
 
 
-def test_an_interrupt_and_a_bad_metric_show_what_is_there(data: Path) -> None:
-    body = (
-        "def {name}(example, pred, trace=None):\n    if example.kind == 'geography':\n        {end}\n    return True\n"
-    )
-    Path("cut_metric.py").write_text(
-        body.format(name="stop", end="raise KeyboardInterrupt") + body.format(name="late", end="return None")
-    )
-    for metric, status, message in [("stop", 130, "Interrupted."), ("late", 1, "The metric late gave None")]:
-        result = diagnosed("-d", data, *TWO, "-s", "voting", "--metric", f"cut_metric:{metric}", "--concurrency", 1)
-        assert result.exit_code == status and message in result.stderr
-        assert "Stopped after 5 of 12 questions." in result.stderr
+@pytest.mark.parametrize(
+    ("name", "end", "status", "message"),
+    [("stop", "raise KeyboardInterrupt", 130, "Interrupted."), ("late", "return None", 1, "The metric late gave None")],
+)
+def test_what_was_answered_is_shown_when_it_is_cut_short(
+    data: Path, name: str, end: str, status: int, message: str
+) -> None:
+    lines = [f"def {name}(example, pred, trace=None):", f"    if example.kind == 'geography': {end}", "    return True"]
+    Path(f"cut_{name}.py").write_text("\n".join(lines))
+    result = diagnosed("-d", data, *TWO, "-s", "voting", "--metric", f"cut_{name}:{name}", "--concurrency", 1)
+    assert result.exit_code == status and message in result.stderr
+    assert "Stopped after 5 of 12 questions." in result.stderr

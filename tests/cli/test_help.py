@@ -9,7 +9,7 @@ from moa_dspy.cli import app
 from moa_dspy.config.presets import PRESETS
 from moa_dspy.strategies import STRATEGIES
 
-COMMANDS = ["demo", "ask", "run", "eval", "compile", "show"]
+COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show"]
 
 _HELP = """
 import sys
@@ -29,7 +29,7 @@ def help_of(*command: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", ['"--help"', '"--version"', '"ask", "--help"', '"run", "--help"', '"compile", "--help"']
+    "arguments", ['"--help"', '"--version"', '"ask", "--help"', '"run", "--help"', '"compile", "--help"', '"diagnose", "--help"']
 )
 def test_help_does_not_wait_for_dspy(arguments: str) -> None:
     code = _HELP.format(arguments=arguments)

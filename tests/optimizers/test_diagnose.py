@@ -65,7 +65,7 @@ def test_what_proposals_share() -> None:
 def test_a_mixture_has_to_prove_its_gain() -> None:
     single = [1.0, 0.0] * 100
     shown = recommend({"a": single, "b": [0.0] * 200}, {"vote": [1.0, 0.0, 1.0, 1.0] * 50}, {"a": 1, "b": 1, "vote": 3})
-    assert (shown.verdict, shown.system, shown.calls, shown.gain) == ("mix", "vote", 3, pytest.approx(0.25))
+    assert (shown.verdict, shown.system, shown.calls, round(shown.gain, 9)) == ("mix", "vote", 3, 0.25)
     assert shown.interval.low > 0 and shown.reason.startswith("Use vote: +0.250")
 
     none = recommend({"a": single}, {"vote": single}, {"a": 1, "vote": 3})
@@ -73,7 +73,7 @@ def test_a_mixture_has_to_prove_its_gain() -> None:
     assert none.reason.startswith("Do not use a mixture here, ask a: the best one, vote, gains nothing, +0.000")
 
     maybe = recommend({"a": single}, {"vote": [1.0, *single[1:-1], 1.0]}, {"a": 1, "vote": 3})
-    assert (maybe.verdict, maybe.system, maybe.gain) == ("unclear", "a", pytest.approx(0.005))
+    assert (maybe.verdict, maybe.system, round(maybe.gain, 9)) == ("unclear", "a", 0.005)
     assert "may be chance, and it takes 3 calls" in maybe.reason
     # One question of 200 is won: a 95% interval of 0 to 3 of them, which 9/4 as many questions halve to the gain.
     assert maybe.interval == pytest.approx((0.0, 0.015)) and "about 450 questions in all would show it" in maybe.reason
@@ -202,7 +202,9 @@ def test_an_earlier_comparison_is_not_paid_for_again() -> None:
 
 def test_a_metric_without_bounds_gives_no_committees() -> None:
     moa, _ = voters(TRIO)
-    found: Any = diagnose(moa, examples(GOLD), lambda e, p, t=None: 5.0 * (p.answer == "0"), strategies=[], self_moa=False)
+    found: Any = diagnose(
+        moa, examples(GOLD), lambda e, p, t=None: 5.0 * (p.answer == "0"), strategies=[], self_moa=False
+    )
     assert found.committees == [] and found.recommendation.system == "plain vote"
 
 
