@@ -126,7 +126,7 @@ def _recommended(comparison: Comparison, committees: Sequence[Committee], seed: 
 def _refuse_others(
     moa: MoA, strategies: Sequence[str | Strategy] | None, metric: str | Metric, recorded: Comparison | None
 ) -> None:
-    if recorded is None:
+    if recorded is None or not recorded.records:
         return
     wanted = [system.name for system in Field(moa, strategies).systems]
     there = [system.name for system in recorded.systems]

@@ -50,9 +50,9 @@ def restricted(
     return copy
 
 
-def voting_of(moa: MoA, weights: Mapping[str, float]) -> Voting:
-    """A vote with these weights that counts as the mixture's does, if it votes."""
-    own = as_strategy(moa.strategy)
-    voting = own if isinstance(own, Voting) else Voting()
+def voting_of(strategy: Strategy, weights: Mapping[str, float]) -> Voting:
+    """A vote with these weights that counts as the strategy does, if that is a vote."""
+    copy = as_strategy(strategy)
+    voting = copy if isinstance(copy, Voting) else Voting()
     voting.weights = dict(weights)
     return voting

@@ -11,7 +11,7 @@ from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import Metric, as_metric
 from moa_dspy.moa import MoA
-from moa_dspy.strategies import Strategy, as_strategy
+from moa_dspy.strategies import Strategy, Voting, as_strategy
 
 from .budgets import Budget
 from .choosing import choose
@@ -34,7 +34,8 @@ class SelectCommittee(Teleprompter):
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
         strategies: What may make the answer. Others than `"voting"` ask the aggregator: one call per example (or what
-            the strategy takes) for the best committee of several and for the largest one.
+            the strategy takes) for the best committee of several and for the largest one. The student's own strategy
+            is taken as it is, with its settings and prompts.
         max_calls: LM calls per question that may be spent, those of the aggregator included.
         max_usd: USD per question, by what the examples cost.
         standard_errors: How many standard errors of score fewer calls (or USD, with `max_usd`) are worth; with 1, the
@@ -145,6 +146,7 @@ class SelectCommittee(Teleprompter):
             moa,
             self.metric,
             self._asking,
+            voting=self._voting(moa),
             votes=len(self._asking) < len(self.strategies),
             max_calls=self.max_calls,
             max_usd=self.max_usd,
@@ -179,3 +181,8 @@ class SelectCommittee(Teleprompter):
     def _asking(self) -> list[Strategy]:
         """The strategies that ask the aggregator."""
         return [strategy for strategy in self.strategies if strategy.name != "voting"]
+
+    def _voting(self, moa: MoA) -> Voting:
+        """The mixture's own vote, if it votes, else the one that was given."""
+        offered = (moa.strategy, *self.strategies)
+        return next((strategy for strategy in offered if isinstance(strategy, Voting)), Voting())

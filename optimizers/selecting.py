@@ -14,7 +14,7 @@ from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.evaluation.records import Record
 from moa_dspy.moa import MoA
-from moa_dspy.strategies import Strategy
+from moa_dspy.strategies import Strategy, Voting
 
 from .committees import Committee, best_committees
 from .prices import BudgetTooSmall, prices_of
@@ -54,6 +54,7 @@ class Selecting:
         student: The mixture to choose from.
         metric: Scores answers.
         asking: Strategies that ask the aggregator.
+        voting: How votes are counted.
         votes: Whether committees may vote.
         max_calls: LM calls per question.
         max_usd: USD per question.
@@ -64,6 +65,7 @@ class Selecting:
     student: MoA
     metric: str | Metric
     asking: Sequence[Strategy]
+    voting: Voting
     votes: bool
     max_calls: int | None
     max_usd: float | None
@@ -96,7 +98,7 @@ class Selecting:
             BudgetTooSmall: If there are none.
         """
         prices = prices_of(comparison, required=self.max_usd is not None)
-        matrix = VoteMatrix.of(comparison.records, self.student)
+        matrix = VoteMatrix.of(comparison.records, self.student, self.voting)
         val = comparison.records[trained:]
         committees = best_committees(
             matrix.rows(slice(None, trained)),
@@ -115,7 +117,7 @@ class Selecting:
 
     def _vote(self, committee: Committee, prices: Mapping[str, float | None]) -> Option:
         weights = committee.weights if len(committee.agents) > 1 else {}
-        voting = voting_of(self.student, weights)
+        voting = voting_of(self.voting, weights)
         mixture = restricted(self.student, committee.agents, samples=committee.samples, strategy=voting)
         cost = _cost(committee.agents, committee.samples, prices)
         return Option(mixture, weights, committee.calls, cost, committee.scores, Usage(cost_usd=0.0))

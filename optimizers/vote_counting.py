@@ -57,12 +57,14 @@ def log_likelihood(matrix: VoteMatrix, weights: npt.ArrayLike) -> Floats:
     table, classes = np.atleast_2d(np.asarray(weights, dtype=float)), matrix.classes
     voters = classes.sum(axis=1)
     gold = np.einsum("qvc,qv->qc", classes, matrix.scores) / np.maximum(voters, 1)
-    telling = (gold.max(axis=1) > 0) & ((voters > 0).sum(axis=1) > 1)
+    telling = (gold.max(axis=1, initial=0) > 0) & ((voters > 0).sum(axis=1) > 1)
+    given, gold, classes = voters[telling] > 0, gold[telling], classes[telling]
     result = np.zeros((len(table), len(matrix)))
-    if telling.any():
-        support = np.einsum("qvc,sv->sqc", classes[telling], table, optimize=True)
-        odds = np.exp(support - support.max(axis=2, keepdims=True)) * (voters[telling] > 0)
-        result[:, telling] = np.log((odds * gold[telling]).sum(axis=2) / odds.sum(axis=2))
+    step = max(1, _BLOCK // max(1, gold.size))
+    for at in range(0, len(table) if telling.any() else 0, step):
+        support = np.einsum("qvc,sv->sqc", classes, table[at : at + step], optimize=True)
+        odds = np.exp(support - support.max(axis=2, keepdims=True)) * given
+        result[at : at + step, telling] = np.log((odds * gold).sum(axis=2) / odds.sum(axis=2))
     return result
 
 

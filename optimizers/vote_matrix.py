@@ -13,7 +13,7 @@ import numpy.typing as npt
 from moa_dspy.evaluation.records import Answer, Record
 from moa_dspy.moa import MoA
 from moa_dspy.proposals import Proposal
-from moa_dspy.strategies import Case, Unusable, Voting, as_strategy, fallback
+from moa_dspy.strategies import Case, Strategy, Unusable, Voting, as_strategy, fallback
 
 __all__ = ["MISSING", "REFUSED", "SAYS_NONE", "VoteMatrix"]
 
@@ -44,21 +44,22 @@ class VoteMatrix:
     scores: Floats
 
     @classmethod
-    def of(cls, records: Sequence[Record], moa: MoA) -> VoteMatrix:
-        """The proposals of an evaluation, told apart as the mixture's vote tells them apart.
+    def of(cls, records: Sequence[Record], moa: MoA, voting: Voting | None = None) -> VoteMatrix:
+        """The proposals of an evaluation, told apart as a vote tells them apart.
 
         Args:
             records: With the proposals of the mixture's first layer.
-            moa: The mixture. If its strategy is `Voting`, its fields, tolerance and `exact_text` decide which
-                answers say the same, else those of a plain `Voting`.
+            moa: The mixture.
+            voting: Its fields, tolerance and `exact_text` decide which answers say the same; by default those of the
+                mixture's own strategy, if that is a vote, else those of a plain one.
 
         Raises:
             ValueError: If there are no records.
         """
         if not records:
             raise ValueError("There are no recorded proposals, so there is nothing to count.")
-        voting = _plain(moa)
-        rows = [list(_answers(record, moa.signature, voting)) for record in records]
+        plain = _plain(voting or moa.strategy)
+        rows = [list(_answers(record, moa.signature, plain)) for record in records]
         scores = [[answer.score for answer in record.proposals.values()] for record in records]
         agents = [agent_of(id) for id in records[0].proposals]
         return cls(agents, np.array(rows, dtype=np.int64), np.array(scores, dtype=float))
@@ -115,9 +116,9 @@ def agent_of(id: str) -> str:
     return id.partition("#")[0]
 
 
-def _plain(moa: MoA) -> Voting:
-    voting = as_strategy(moa.strategy) if isinstance(moa.strategy, Voting) else Voting()
-    assert isinstance(voting, Voting)
+def _plain(strategy: Strategy) -> Voting:
+    copy = as_strategy(strategy)
+    voting = copy if isinstance(copy, Voting) else Voting()
     voting.weights = {}
     return voting
 

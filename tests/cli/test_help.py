@@ -29,7 +29,7 @@ def help_of(*command: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", ['"--help"', '"--version"', '"ask", "--help"', '"run", "--help"', '"compile", "--help"', '"diagnose", "--help"']
+    "arguments", ['"--help"', '"--version"', *(f'"{name}", "--help"' for name in ("ask", "run", "compile", "diagnose"))]
 )
 def test_help_does_not_wait_for_dspy(arguments: str) -> None:
     code = _HELP.format(arguments=arguments)

@@ -311,3 +311,12 @@ def test_one_example_is_enough_to_run() -> None:
 def test_scores_beyond_one_are_refused() -> None:
     with pytest.raises(MetricError, match="scores from 0 to 5"):
         best_committees(type(m := matrix({"ada": [0, 1]}))(m.agents, m.answers, m.scores * 5))
+
+
+def test_a_vote_is_counted_as_it_was_asked_for() -> None:
+    shouting = {"ada": ["YES"], "bo": ["yes"], "cy": ["no"]}
+    moa, _ = voters(
+        {name: said * 9 for name, said in shouting.items()}, aggregator=FakeLM("judge", []), strategy="fusion"
+    )
+    chosen: Any = SelectCommittee(strategies=[Voting(exact_text=True)]).compile(moa, trainset=examples(["YES"] * 9))
+    assert (chosen.panels[0].names, chosen.strategy.exact_text) == (["ada"], True)

@@ -92,9 +92,10 @@ def test_it_counts_as_voting_does(seed: int) -> None:
 def test_blocks_only_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = drawn(1)
     weights = np.random.default_rng(0).random((50, len(found.agents)))
-    whole = vote_scores(found, weights)
+    whole, fits = vote_scores(found, weights), log_likelihood(found, weights)
     monkeypatch.setattr("moa_dspy.optimizers.vote_counting._BLOCK", 1000)
     assert (vote_scores(found, weights) == whole).all()
+    assert log_likelihood(found, weights) == pytest.approx(fits)
 
 
 def test_the_likelihood_is_the_share_of_the_right_answer() -> None:
