@@ -11,15 +11,16 @@ from moa_dspy.cli.options import SIMULATED_NOTE, Aggregator, Config, Preset, Pro
 
 __all__ = ["HELP", "diagnose"]
 
-HELP = """Find out on your data whether a mixture pays, why or why not, and what to use instead.
+HELP = """Find out on your data whether a mixture pays, why, and what to use instead.
 
-DATA holds one JSON object a line: the signature's inputs and gold outputs. Each
-model is asked once per question; its proposals serve each model alone, the vote,
-the strategies, committees of some of the models, and how far models fail together.
+DATA holds one JSON object a line: the signature's inputs and gold outputs.
+Each model is asked once per question; its proposals serve each model alone,
+the vote, the strategies, committees of some of the models, and how far models
+fail together.
 
 The control, Self-MoA, asks the best model as often as the whole panel, which
-doubles the calls: --no-self-moa does without. What all will take is printed
-before it is spent.
+doubles the calls: --no-self-moa does without. What all of it will take is
+printed before it is spent.
 
 [bold]Examples[/bold]
 
@@ -28,11 +29,11 @@ moa-dspy diagnose --data data.jsonl --config moa.yaml
 moa-dspy diagnose -d data.jsonl -c moa.yaml --dry-run
 moa-dspy diagnose -d data.jsonl -c moa.yaml -s voting --no-self-moa \\
     --plot quality.html
-moa-dspy diagnose -d rows.jsonl -c moa.yaml --signature "text -> label: bool" \\
-    --metric metrics:score --json > diagnosis.json
+moa-dspy diagnose -d rows.jsonl -c moa.yaml --json --metric metrics:score \\
+    --signature "text -> label: bool" > diagnosis.json
 
-[bold]Next[/bold]: in Python, SelectCommittee and FitVoteWeights of moa_dspy.optimizers make
-the mixture that is recommended; moa-dspy compile tunes its prompts.
+[bold]Next[/bold]: in Python, SelectCommittee and FitVoteWeights of
+moa_dspy.optimizers make what is recommended; moa-dspy compile tunes prompts.
 
 Exit status: 0 diagnosed, 1 stopped by a failure, 2 bad input, 130 interrupted.
 """
