@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 
 import dspy
 
-from moa_dspy.bound_lm import BoundLM
 from moa_dspy.calls import acall
-from moa_dspy.keyless import Keyless
 from moa_dspy.models import as_lm, missing_key
 from moa_dspy.names import checked_name, name_of
 from moa_dspy.parts import parts
 from moa_dspy.sampling import Rollout, ambient, compose, resampled, rollout_of, sampling
-from moa_dspy.saved_format import BOUND
+from moa_dspy.saving.bound_lm import BoundLM
+from moa_dspy.saving.keyless import Keyless
+from moa_dspy.saving.saved_format import BOUND
 from moa_dspy.signatures import duplicate
 
 __all__ = ["Agent", "cloned", "deliver_mail"]

@@ -19,7 +19,7 @@ from moa_dspy.prediction import MoAPrediction
 from moa_dspy.proposals import Proposal, exhibit, seed_of
 from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents, refuse_no_aggregator
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
-from moa_dspy.saving import Savable
+from moa_dspy.saving.savable import Savable
 from moa_dspy.signatures import PROPOSALS, task_signature, tell_apart
 from moa_dspy.strategies import Case, Strategy, Unusable, Verdict, as_strategy, fallback
 

@@ -11,13 +11,13 @@ import dspy
 
 from moa_dspy.accounting import LMCall
 from moa_dspy.agent import Agent, cloned, deliver_mail
-from moa_dspy.keyless import Keyless
 from moa_dspy.limits import Limits
 from moa_dspy.metadata import Failure
 from moa_dspy.models import redact
 from moa_dspy.outputs import typed_outputs
 from moa_dspy.proposals import Proposal
 from moa_dspy.running import Batch, Call, Outcome, Steps, adrive, drive
+from moa_dspy.saving.keyless import Keyless
 from moa_dspy.seats import Seat, seats_of
 from moa_dspy.signatures import REASONING, for_role, proposal_signature
 from moa_dspy.strengths import starting_instructions

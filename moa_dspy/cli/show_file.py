@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from moa_dspy.saved_moa import SavedMoA
+    from moa_dspy.saving.saved_moa import SavedMoA
 
 __all__ = ["HELP", "show_file"]
 
@@ -39,7 +39,7 @@ def show_file(
     from rich.console import Console
 
     from moa_dspy.cli.console import refusing
-    from moa_dspy.saved_moa import describe
+    from moa_dspy.saving.saved_moa import describe
 
     with refusing():
         saved = describe(path)

@@ -9,10 +9,10 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.field_state import json_or_none
-from moa_dspy.keyless import without_secrets
 from moa_dspy.models import redact
-from moa_dspy.saved_format import SavedLM
+from moa_dspy.saving.field_state import json_or_none
+from moa_dspy.saving.keyless import without_secrets
+from moa_dspy.saving.saved_format import SavedLM
 
 __all__ = ["is_same_lm", "is_same_state", "lm_state", "read_lm"]
 

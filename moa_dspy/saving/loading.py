@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.keyless import without_secrets
-from moa_dspy.lm_state import is_same_state
-from moa_dspy.mixture_state import MixtureState
 from moa_dspy.outputs import validated
-from moa_dspy.saved_files import no_mixture
-from moa_dspy.saved_format import MIXTURE
+from moa_dspy.saving.keyless import without_secrets
+from moa_dspy.saving.lm_state import is_same_state
+from moa_dspy.saving.mixture_state import MixtureState
+from moa_dspy.saving.saved_files import no_mixture
+from moa_dspy.saving.saved_format import MIXTURE
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA

@@ -17,10 +17,10 @@ from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel, StringConstraints, field_validator
 from typing_extensions import TypedDict
 
-from moa_dspy.saved_format import SavedSignature, SavedType
-from moa_dspy.signature_state import read_signature, signature_state
-from moa_dspy.type_reading import TypeReader
-from moa_dspy.type_writing import TypeWriter
+from moa_dspy.saving.saved_format import SavedSignature, SavedType
+from moa_dspy.saving.signature_state import read_signature, signature_state
+from moa_dspy.saving.type_reading import TypeReader
+from moa_dspy.saving.type_writing import TypeWriter
 
 
 class Color(enum.Enum):

@@ -9,7 +9,7 @@ from support.mixtures import QA
 from support.saved import real
 
 from moa_dspy import Agent, MoA
-from moa_dspy.saved_moa import SavedAgent, describe
+from moa_dspy.saving.saved_moa import SavedAgent, describe
 
 
 class NoState:
@@ -19,7 +19,7 @@ class NoState:
         raise NotImplementedError
 
 
-FILE = Path(__file__).parent / "data" / "moa_format_1.json"
+FILE = Path(__file__).parents[1] / "data" / "moa_format_1.json"
 
 
 def test_the_mixture() -> None:

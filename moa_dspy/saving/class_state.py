@@ -10,8 +10,8 @@ from typing import Any
 import dspy
 from pydantic import BaseModel, RootModel
 
-from moa_dspy.field_state import WriteType, field_state, json_or_none
-from moa_dspy.saved_format import SavedField, SavedType
+from moa_dspy.saving.field_state import WriteType, field_state, json_or_none
+from moa_dspy.saving.saved_format import SavedField, SavedType
 
 __all__ = ["class_state"]
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any, ForwardRef, Literal, Union
 import dspy
 from pydantic import ConfigDict, RootModel, create_model
 
-from moa_dspy.field_state import read_field
-from moa_dspy.saved_format import SavedType
-from moa_dspy.type_names import CONSTRAINTS, GENERIC, MARKS, PLAIN
+from moa_dspy.saving.field_state import read_field
+from moa_dspy.saving.saved_format import SavedType
+from moa_dspy.saving.type_names import CONSTRAINTS, GENERIC, MARKS, PLAIN
 
 __all__ = ["TypeReader"]
 

@@ -10,8 +10,8 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from moa_dspy.saved_format import SavedField
-from moa_dspy.type_names import TEXT_CONSTRAINTS, constraints_of
+from moa_dspy.saving.saved_format import SavedField
+from moa_dspy.saving.type_names import TEXT_CONSTRAINTS, constraints_of
 
 __all__ = ["constrained", "field_state", "json_or_none", "read_field"]
 

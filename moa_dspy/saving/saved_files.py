@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from moa_dspy.saved_format import MIXTURE, SavedMixture
+from moa_dspy.saving.saved_format import MIXTURE, SavedMixture
 
 __all__ = ["about", "no_mixture", "read"]
 

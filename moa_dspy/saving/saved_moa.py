@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from moa_dspy.saved_files import about, read
-from moa_dspy.saved_format import BOUND, SavedField, SavedLM, SavedMixture, checked
+from moa_dspy.saving.saved_files import about, read
+from moa_dspy.saving.saved_format import BOUND, SavedField, SavedLM, SavedMixture, checked
 
 __all__ = ["SavedAgent", "SavedMoA", "SavedPrompt", "describe"]
 

@@ -14,14 +14,14 @@ import dspy
 from typing_extensions import Self
 
 from moa_dspy.agent import Agent
-from moa_dspy.keyless import Keyless
 from moa_dspy.limits import Limits
-from moa_dspy.lm_state import read_lm
-from moa_dspy.loading import load_into, plain_state
-from moa_dspy.mixture_state import MixtureState
-from moa_dspy.saved_files import about, read
-from moa_dspy.saved_format import BOUND, MIXTURE, SavedLM, SavedMixture, checked
-from moa_dspy.signature_state import read_signature
+from moa_dspy.saving.keyless import Keyless
+from moa_dspy.saving.lm_state import read_lm
+from moa_dspy.saving.loading import load_into, plain_state
+from moa_dspy.saving.mixture_state import MixtureState
+from moa_dspy.saving.saved_files import about, read
+from moa_dspy.saving.saved_format import BOUND, MIXTURE, SavedLM, SavedMixture, checked
+from moa_dspy.saving.signature_state import read_signature
 from moa_dspy.strategies import STRATEGIES
 
 if TYPE_CHECKING:

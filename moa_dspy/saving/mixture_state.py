@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from dspy.predict.parameter import Parameter
 
 from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.field_state import json_or_none
 from moa_dspy.limits import Limits
-from moa_dspy.saved_format import FORMAT, SavedMixture, SavedProposer, SavedStrategy
-from moa_dspy.signature_state import signature_state, type_texts
+from moa_dspy.saving.field_state import json_or_none
+from moa_dspy.saving.saved_format import FORMAT, SavedMixture, SavedProposer, SavedStrategy
+from moa_dspy.saving.signature_state import signature_state, type_texts
 from moa_dspy.strategies import STRATEGIES, Strategy
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from moa_dspy.field_state import field_state, json_or_none, read_field
-from moa_dspy.saved_format import SavedField, SavedSignature
-from moa_dspy.type_reading import TypeReader
-from moa_dspy.type_writing import TypeWriter
+from moa_dspy.saving.field_state import field_state, json_or_none, read_field
+from moa_dspy.saving.saved_format import SavedField, SavedSignature
+from moa_dspy.saving.type_reading import TypeReader
+from moa_dspy.saving.type_writing import TypeWriter
 
 __all__ = ["lacking", "read_signature", "signature_state", "type_texts"]
 

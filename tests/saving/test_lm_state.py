@@ -10,8 +10,8 @@ from support.mixtures import QA, cast, mixture, says
 from support.saved import in_new_process, real, rewritten, state_in
 
 from moa_dspy import Agent, MoA
-from moa_dspy.keyless import without_secrets
 from moa_dspy.router import Deployment, RouterConfig, router_lm
+from moa_dspy.saving.keyless import without_secrets
 from moa_dspy.simulated import SimulatedLM, SimulatedModel
 
 SECRET = "planted-" + "s3cret"

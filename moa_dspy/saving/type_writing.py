@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dspy
 
-from moa_dspy.class_state import class_state
-from moa_dspy.saved_format import SavedType
-from moa_dspy.type_names import GENERIC, MARKS, PLAIN, mark_of
+from moa_dspy.saving.class_state import class_state
+from moa_dspy.saving.saved_format import SavedType
+from moa_dspy.saving.type_names import GENERIC, MARKS, PLAIN, mark_of
 
 __all__ = ["TypeWriter"]
 
