@@ -8,7 +8,7 @@ from .budgets import Budget, calls_per_answer, specialize_budget
 from .by_name import OPTIMIZERS, Job
 from .collecting import ProposersUnreachable
 from .committee_report import Candidate, CommitteeReport
-from .committees import Committee, best_committees, fewest_calls
+from .committees import Committee, best_committees, pick
 from .dawid_skene import dawid_skene
 from .diagnosing import diagnose, diagnosis_budget
 from .diagnosis import Diagnosis
@@ -69,11 +69,11 @@ __all__ = [
     "diagnosis_budget",
     "effective_voters",
     "error_correlation",
-    "fewest_calls",
     "fit_log_odds",
     "log_likelihood",
     "log_odds",
     "optimism",
+    "pick",
     "recipe",
     "recommend",
     "shared_errors",

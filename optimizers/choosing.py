@@ -9,7 +9,7 @@ from moa_dspy.accounting import Usage
 from moa_dspy.evaluation.intervals import difference_interval, mean_interval
 
 from .committee_report import Candidate, CommitteeReport
-from .committees import fewest_calls
+from .committees import pick
 from .report import added
 from .selecting import Option
 
@@ -17,13 +17,19 @@ __all__ = ["choose"]
 
 
 def choose(
-    options: Sequence[Option], standard_errors: float, *, in_usd: bool, has_valset: bool, recorded: Usage, seed: int
+    options: Sequence[Option],
+    standard_errors: float | None,
+    *,
+    in_usd: bool,
+    has_valset: bool,
+    recorded: Usage,
+    seed: int,
 ) -> tuple[Option, CommitteeReport]:
     """Choose.
 
     Args:
         options: At least one.
-        standard_errors: See `fewest_calls`.
+        standard_errors: See `pick`.
         in_usd: Whether the cheapest is the one with the least USD, not calls.
         has_valset: Whether scores are of a valset; else they are corrected for having been chosen by.
         recorded: What recording the proposals took.
@@ -31,7 +37,7 @@ def choose(
     """
     costs: list[Any] = [option.cost_usd if in_usd else option.calls for option in options]
     scores = [option.scores for option in options]
-    chosen, thrifty = fewest_calls(scores, costs, standard_errors), fewest_calls(scores, costs, 1.0)
+    chosen, thrifty = pick(scores, costs, standard_errors), pick(scores, costs, 1.0)
     singles = [
         number
         for number, option in enumerate(options)

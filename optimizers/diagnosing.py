@@ -14,7 +14,7 @@ from moa_dspy.strategies import Strategy
 
 from .budgets import Budget
 from .collecting import MAX_OUTAGES, collect, keeping
-from .committees import Committee, best_committees
+from .committees import Committee, best_committees, pick
 from .diagnosis import Diagnosis
 from .diversity import Diversity
 from .recommending import Recommendation, recommend
@@ -115,12 +115,20 @@ def _recommended(comparison: Comparison, committees: Sequence[Committee], seed: 
     scores = {name: comparison.scores(name) for name in rows}
     calls = {name: 1.0 if is_single[name] else row.calls or 0.0 for name, row in rows.items()}
     mixtures = {name: scores[name] for name in rows if not is_single[name]}
-    for made in committees:
+    for made in _worth_considering(committees):
         if made.calls > 1:
             times = f", each {made.samples} times" if made.samples > 1 else ""
             name = f"the weighted vote of {', '.join(made.agents)}{times}"
             mixtures[name], calls[name] = made.scores, float(made.calls)
     return recommend({name: scores[name] for name in rows if is_single[name]}, mixtures, calls, seed=seed)
+
+
+def _worth_considering(committees: Sequence[Committee]) -> Sequence[Committee]:
+    """All agents together, and the committee that `SelectCommittee` would choose: the best of many is chance."""
+    if not committees:
+        return []
+    chosen = pick([made.scores for made in committees], [made.calls for made in committees])
+    return list({made.agents: made for made in (committees[-1], committees[chosen])}.values())
 
 
 def _refuse_others(

@@ -29,8 +29,8 @@ class SelectCommittee(Teleprompter):
     Each proposer is asked once per example and sample; committees that vote are then compared in code, which costs
     nothing. Their votes are weighted (`fit_log_odds`), and no aggregator breaks ties. Scores are less what choosing on
     the same examples flatters them (`optimism`). Of equal scores the one with fewer calls wins, and one model alone,
-    asked once, is always among them: the answer may be not to mix. To leave out proposers saves calls; on a few hundred
-    examples it seldom adds quality. Where calls do not matter, ask all and weigh them: `FitVoteWeights`.
+    asked once, is always among them: the answer may be not to mix. To leave out some proposers saves calls; on a few
+    hundred examples it seldom adds quality, so without a budget it is done on evidence only (`pick`).
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
@@ -39,8 +39,8 @@ class SelectCommittee(Teleprompter):
             is taken as it is, with its settings and prompts.
         max_calls: LM calls per question that may be spent, those of the aggregator included.
         max_usd: USD per question, by what the examples cost.
-        standard_errors: How many standard errors of score fewer calls (or USD, with `max_usd`) are worth; with 1, the
-            one-standard-error rule: see `fewest_calls`. With a few hundred examples it is worth points of accuracy.
+        standard_errors: How many standard errors of score fewer calls (or USD, with `max_usd`) are worth: 1 for the
+            one-standard-error rule, 0 for the best score. None leaves proposers out on evidence only: see `pick`.
         max_outages: The share of an agent's proposals that may be missing because its LM could not be reached.
         concurrency: Examples under way at once; each asks its proposers side by side.
         seed: Of the bootstrap.
@@ -70,7 +70,7 @@ class SelectCommittee(Teleprompter):
         strategies: Sequence[str | Strategy] = ("voting",),
         max_calls: int | None = None,
         max_usd: float | None = None,
-        standard_errors: float = 0.0,
+        standard_errors: float | None = None,
         max_outages: float = MAX_OUTAGES,
         concurrency: int = 8,
         seed: int = 0,
@@ -81,8 +81,10 @@ class SelectCommittee(Teleprompter):
             refuse_below_one(max_calls=max_calls)
         if max_usd is not None and not max_usd > 0:
             raise ValueError(f"max_usd={max_usd} pays for no call. Give USD per question, for example 0.002.")
-        if not standard_errors >= 0:
-            raise ValueError(f"standard_errors={standard_errors}: give 0 for the best score, 1 for fewer calls.")
+        if standard_errors is not None and not standard_errors >= 0:
+            raise ValueError(
+                f"standard_errors={standard_errors}: give 0 for the best score, 1 for fewer calls, or None."
+            )
         if isinstance(strategies, str) or not strategies:
             raise ValueError(f"strategies={strategies!r} names none. Give a list, for example ['voting', 'synthesis'].")
         self.metric = metric

@@ -20,8 +20,8 @@ from moa_dspy.optimizers import (
     BudgetTooSmall,
     SelectCommittee,
     best_committees,
-    fewest_calls,
     optimism,
+    pick,
     vote_scores,
 )
 
@@ -98,10 +98,22 @@ def test_optimism_is_what_a_choice_gains_on_its_own_questions() -> None:
 def test_the_one_standard_error_rule() -> None:
     better = [1.0] * 60 + [0.0] * 40
     worse = [1.0] * 58 + [0.0] * 41 + [1.0]  # 2 lost, 1 won: 0.01 less, with a standard error of 0.0171
-    assert fewest_calls([worse, better], [1, 5]) == 1
-    assert fewest_calls([worse, better], [1, 5], 0.5) == 1
-    assert fewest_calls([worse, better], [1, 5], 1.0) == 0
-    assert fewest_calls([better, better, worse], [5, 3, 1]) == 1
+    assert pick([worse, better], [1, 5], 0.0) == 1
+    assert pick([worse, better], [1, 5], 0.5) == 1
+    assert pick([worse, better], [1, 5], 1.0) == 0
+    assert pick([better, better, worse], [5, 3, 1], 0.0) == 1
+
+
+def test_between_one_and_all_only_evidence_counts() -> None:
+    one, all_of_them = [1.0] * 50 + [0.0] * 50, [1.0] * 52 + [0.0] * 48
+    lucky = [0.0] * 2 + [1.0] * 50 + [0.0] * 45 + [1.0] * 3  # 0.01 more than all, with a standard error of 0.022
+    better = [1.0] * 60 + [0.0] * 40
+    assert pick([one, lucky, all_of_them], [1, 3, 5]) == 2
+    assert pick([one, lucky, all_of_them], [1, 3, 5], 0.0) == 1
+    assert pick([one, better, all_of_them], [1, 3, 5]) == 1
+    assert pick([one, one, one], [1, 3, 5]) == 0
+    assert pick([all_of_them, lucky, one], [1, 3, 5]) == 0
+    assert pick([one, all_of_them, all_of_them], [1, 3, 5]) == 1
 
 
 def test_a_committee_is_chosen_where_it_pays() -> None:

@@ -17,7 +17,7 @@ from moa_dspy.optimizers import (
     VoteMatrix,
     best_committees,
     dawid_skene,
-    fewest_calls,
+    pick,
     fit_log_odds,
     recommend,
     vote_scores,
@@ -65,7 +65,7 @@ def test_weights_spare_open_answers_where_plain_log_odds_do_not() -> None:
 def test_a_committee_beats_the_best_model_where_many_are_nearly_as_good() -> None:
     learn, judge = halves(recorded("math-l5"), 144)
     committees = best_committees(learn)
-    chosen = committees[fewest_calls([made.scores for made in committees], [made.calls for made in committees])]
+    chosen = committees[pick([made.scores for made in committees], [made.calls for made in committees])]
     single = judge.solo[:, learn.solo.mean(axis=0).argmax()].mean()
     assert chosen.calls >= 4 and score(judge, chosen.weights) > single + 0.05
 
@@ -73,7 +73,7 @@ def test_a_committee_beats_the_best_model_where_many_are_nearly_as_good() -> Non
 def test_one_model_is_taken_where_the_others_are_weak() -> None:
     learn, _ = halves(recorded("crux", "gpt-4o-mini", "Qwen2", "gemini", "gemma"), 400)
     committees = best_committees(learn)
-    chosen = committees[fewest_calls([made.scores for made in committees], [made.calls for made in committees], 1.0)]
+    chosen = committees[pick([made.scores for made in committees], [made.calls for made in committees], 1.0)]
     assert chosen.agents == ("gpt-4o-mini-2024-07-18",)
     mixtures = {"vote": vote_scores(learn, np.ones(4))[0]}
     advice = recommend(
