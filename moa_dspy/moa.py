@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.account import Account
 from moa_dspy.accounting import Meter
@@ -21,7 +20,7 @@ from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents, refuse_
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
 from moa_dspy.saving.savable import Savable
 from moa_dspy.signatures import PROPOSALS, task_signature, tell_apart
-from moa_dspy.strategies import Case, Strategy, Unusable, Verdict, as_strategy, fallback
+from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, fallback
 
 if TYPE_CHECKING:
     from moa_dspy.config import MoAConfig
@@ -177,9 +176,10 @@ class MoA(Savable):
         account.calls += meter.calls()
         error = outcome.error or unfit(outcome.value, case.task)
         if error is None:
+            account.failures += [failure(self.aggregator, told, outcome.seconds) for told in outcome.value.errors]
             return outcome.value
         failed = self._failed(account, error, outcome.seconds)
-        if self.limits.strict or not isinstance(error, (LMError, AdapterParseError, Unusable)):
+        if self.limits.strict or not isinstance(error, FAILED):
             raise failed from error
         try:
             verdict = fallback(case, self.strategy)

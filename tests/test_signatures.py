@@ -209,6 +209,13 @@ def test_names_that_are_taken_are_refused_with_what_to_rename(text: str, field: 
         task_signature(text)
 
 
+@pytest.mark.filterwarnings("ignore:Field name:UserWarning")
+@pytest.mark.parametrize("name", ["signature", "instructions", "fields"])
+def test_names_of_which_dspy_can_make_no_field_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"field `{name}` collides .* for example to `task_{name}`\.$"):
+        task_signature(f"q, {name}: str -> a")
+
+
 @pytest.mark.parametrize(
     ("strategy", "text", "refused"),
     [

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 
-from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
+from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Unusable, Verdict
 from moa_dspy.strategies.fusion import Fusion
 from moa_dspy.strategies.selection import Selection
 from moa_dspy.strategies.synthesis import Synthesis
 from moa_dspy.strategies.voting import Voting, count_votes, fallback
 
 __all__ = [
+    "FAILED",
     "STRATEGIES",
     "Case",
     "Fusion",

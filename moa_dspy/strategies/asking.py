@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import AdapterParseError, is_retryable_lm_error
+from dspy.utils.exceptions import AdapterParseError, LMError, is_retryable_lm_error
 
 from moa_dspy.models import context_window
 from moa_dspy.outputs import IncompleteProposal, typed_outputs
@@ -16,7 +16,7 @@ from moa_dspy.plain import as_text
 from moa_dspy.proposals import Proposal
 from moa_dspy.sampling import Rollout, compose, resampled, rollout_of
 
-__all__ = ["SHORTEST", "Repair", "Unusable", "fields_of", "inputs_for", "is_refining", "misfit", "room"]
+__all__ = ["FAILED", "SHORTEST", "Repair", "Unusable", "fields_of", "inputs_for", "is_refining", "misfit", "room"]
 
 SHORTEST = 400
 """Characters of proposals below which shortening them further is of no use."""
@@ -24,6 +24,10 @@ SHORTEST = 400
 
 class Unusable(Exception):
     """The aggregator gave no usable answer, also when it was asked again."""
+
+
+FAILED = (LMError, AdapterParseError, Unusable)
+"""How the aggregator fails; anything else is a bug in a strategy."""
 
 
 class Repair(BaseCallback):

@@ -14,9 +14,19 @@ from moa_dspy.metadata import Element
 from moa_dspy.proposals import Exhibit, Proposal, exhibit, seed_of
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
 from moa_dspy.signatures import PROPOSALS
-from moa_dspy.strategies.asking import SHORTEST, Repair, Unusable, fields_of, inputs_for, is_refining, misfit, room
+from moa_dspy.strategies.asking import (
+    FAILED,
+    SHORTEST,
+    Repair,
+    Unusable,
+    fields_of,
+    inputs_for,
+    is_refining,
+    misfit,
+    room,
+)
 
-__all__ = ["Case", "Reply", "Strategy", "Unusable", "Verdict"]
+__all__ = ["FAILED", "Case", "Reply", "Strategy", "Unusable", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Verdict:
     Attributes:
         outputs: The answer: the task's output fields, typed.
         tally: The count, where the strategy counted.
+        errors: What failed on the way; they are told in `MoAMetadata.failures`.
     """
 
     outputs: Mapping[str, Any]
@@ -59,6 +70,7 @@ class Verdict:
     elements: Sequence[Element] = ()
     flip_rate: float | None = None
     repaired: bool = False
+    errors: Sequence[Exception] = ()
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import dspy
 from moa_dspy.proposals import identical
 from moa_dspy.running import Steps, together
 from moa_dspy.signatures import CHOICE, among, selection_signature
-from moa_dspy.strategies.base import Case, Reply, Strategy, Verdict
+from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Verdict
 
 __all__ = ["Selection"]
 
@@ -21,7 +21,8 @@ class Selection(Strategy):
 
     `rotations` aggregator calls, none if all proposals are identical. Judges favour places in the list
     (Wang et al., "Large Language Models are not Fair Evaluators", 2023), so each rotation shows the
-    proposals in turned order; the verdicts are tallied by proposal.
+    proposals in turned order; the verdicts are tallied by proposal. A rotation that fails is told in
+    `metadata.failures`, and the others decide.
 
     Args:
         rotations: How often to ask. `metadata.flip_rate` is the share of verdicts against the winner.
@@ -45,7 +46,11 @@ class Selection(Strategy):
     def decide(self, case: Case) -> Steps[Verdict]:
         if len(identical(case.proposals)) == 1:
             return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
-        replies = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
+        attempts = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
+        errors = [attempt for attempt in attempts if isinstance(attempt, Exception)]
+        replies = [attempt for attempt in attempts if isinstance(attempt, Reply)]
+        if not replies:
+            raise errors[0]
         chosen = [reply.shown.labels[reply.prediction[CHOICE]] for reply in replies]
         verdicts = Counter(group[0].id for group in chosen)
         support = {group[0].id: len(group) for group in chosen}
@@ -58,13 +63,19 @@ class Selection(Strategy):
             shortened=replies[0].shown.shortened,
             flip_rate=1 - verdicts[winner] / len(replies),
             repaired=any(reply.repaired for reply in replies),
+            errors=errors,
         )
 
-    def _verdict(self, case: Case, rotation: int) -> Steps[Reply]:
+    def _verdict(self, case: Case, rotation: int) -> Steps[Reply | Exception]:
+        """One rotation; one that fails leaves the verdict to the others."""
         signature: Any = self.select.signature
-        return self.ask(
-            self.select,
-            case,
-            narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)),
-            rotation=rotation,
-        )
+        try:
+            reply = yield from self.ask(
+                self.select,
+                case,
+                narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)),
+                rotation=rotation,
+            )
+        except FAILED as error:
+            return error
+        return reply

@@ -1,5 +1,6 @@
 from typing import Any
 
+import dspy
 import pytest
 from support.cases import answers, blocks, case_of, choosing, decide, mixture_of, request, told
 from support.fake_lm import FakeLM
@@ -128,6 +129,28 @@ def test_identical_proposals_share_a_label_and_the_first_is_selected() -> None:
     judge = FakeLM("judge", choosing("x"))
     verdict = decide(Selection(), case_of(QA, *answers("y", "x", "x")), judge)
     assert (verdict.outputs, verdict.selected, len(verdict.order_shown)) == ({"answer": "x"}, "b", 2)
+
+
+def down_for(places: set[int], chosen: str) -> Any:
+    """A judge that is down for the prompts that come in these places."""
+    asked = iter(range(99))
+    choose = choosing(chosen)
+    return lambda prompt: dspy.lm15.AuthError("refused") if next(asked) in places else choose(prompt)
+
+
+@both_ways
+def test_a_rotation_that_fails_leaves_the_verdict_to_the_others(ask: Ask) -> None:
+    judge = FakeLM("judge", down_for({1}, "y"))
+    pred = ask(mixture_of(QA, answers("x", "y"), judge, strategy=Selection(3)), question="why?")
+    assert (pred.answer, pred.metadata.answered_by, pred.metadata.flip_rate, judge.calls) == ("y", "selection", 0, 3)
+    [told_of] = pred.metadata.failures
+    assert (told_of.agent, told_of.error, pred.metadata.degraded) == ("aggregator", "LMAuthError", True)
+
+
+def test_when_all_rotations_fail_the_vote_decides() -> None:
+    judge = FakeLM("judge", down_for({0, 1}, "y"))
+    pred = mixture_of(QA, answers("x", "x", "y"), judge, strategy=Selection(2))(question="why?")
+    assert (pred.answer, pred.metadata.answered_by, len(pred.metadata.failures)) == ("x", "voting", 1)
 
 
 @pytest.mark.parametrize("rotations", [0, -1, 1.5, "2", None])
