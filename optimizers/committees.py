@@ -89,7 +89,7 @@ def pick(scores: npt.ArrayLike, costs: Sequence[float], standard_errors: float |
 
     The best score of many is a matter of chance on a few hundred questions, so two candidates need no evidence: the
     cheapest (one model alone) and the dearest (all of them). The better one of these is taken, unless another is
-    better by more than one standard error. Picking the best score instead loses up to 0.6 points on real answers to
+    proven better, by a paired 95% interval. Picking the best score instead loses up to 0.7 points on real answers to
     264 questions or fewer, see `tests/bench/committees.py`.
 
     Args:
@@ -115,9 +115,12 @@ def pick(scores: npt.ArrayLike, costs: Sequence[float], standard_errors: float |
         return order[int(np.argmax(lost.mean(axis=1) <= standard_errors * _standard_error(lost) + 1e-9))]
     anchor = 0 if means[0] >= means[-1] else len(table) - 1
     gained = table - table[anchor]
-    evident = gained.mean(axis=1) > _standard_error(gained) + 1e-9
+    evident = gained.mean(axis=1) > _PROVEN * _standard_error(gained) + 1e-9
     best = int(np.where(evident, means, -np.inf).argmax()) if evident.any() else anchor
     return order[int(np.argmax(means == means[best]))]
+
+
+_PROVEN = 1.96  # standard errors: two-sided, at 95%
 
 
 def _standard_error(differences: Floats) -> Floats:
