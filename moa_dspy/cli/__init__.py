@@ -1,4 +1,4 @@
-"""The command line: `moa-dspy demo`, `ask`, `run`, `eval`, `diagnose`, `compile` and `show`.
+"""The command line: `moa-dspy demo`, `ask`, `run`, `eval`, `diagnose`, `compile`, `show` and `ui`.
 
 DSPy takes seconds to import, so the commands import what they need when they are called: help is there at once.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, compile, demo, diagnose, evaluate, run, show_file
+from moa_dspy.cli import ask, compile, demo, diagnose, evaluate, run, show_file, ui
 
 __all__ = ["app", "main"]
 
@@ -32,6 +32,7 @@ app.command("eval", help=evaluate.HELP, no_args_is_help=True)(evaluate.evaluate)
 app.command("diagnose", help=diagnose.HELP, no_args_is_help=True)(diagnose.diagnose)
 app.command("compile", help=compile.HELP, no_args_is_help=True)(compile.compile_)
 app.command("show", help=show_file.HELP, no_args_is_help=True)(show_file.show_file)
+app.command("ui", help=ui.HELP)(ui.ui)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moa_dspy.cli.options import mixture
+from moa_dspy.cli.tracking import Mlflow, tracking
 
 __all__ = ["HELP", "demo"]
 
@@ -39,6 +40,7 @@ def demo(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Plot quality against cost into FILE.html or FILE.png.")
     ] = None,
+    mlflow: Mlflow = False,
 ) -> None:
     """Compare simulated models, alone and mixed."""
     from rich.console import Console
@@ -50,9 +52,12 @@ def demo(
 
     with refusing():
         check_files(plot)
-        moa = mixture("question -> answer", None, None, None, None, None)
-        # One question at a time: simulated models do not wait, so threads would only lengthen the times.
-        comparison, status = compare("simulating", moa, bundled_questions(), "exact", concurrency=1)
+        moa, questions = mixture("question -> answer", None, None, None, None, None), bundled_questions()
+        with tracking(mlflow, moa, "demo", questions) as tracked:
+            # One question at a time: simulated models do not wait, so threads would only lengthen the times.
+            comparison, status = compare("simulating", moa, questions, "exact", concurrency=1)
+            if tracked is not None:
+                tracked.log_comparison(comparison)
     if as_json:
         print_json(comparison)
     else:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moa_dspy.cli.options import Aggregator, Config, Preset, Proposers, Signature, is_simulated, mixture
+from moa_dspy.cli.tracking import Mlflow, tracking
 
 __all__ = ["HELP", "evaluate"]
 
@@ -70,6 +71,7 @@ def evaluate(
         int, typer.Option(min=1, help="Questions under way at once; each asks all its proposers at once.")
     ] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Of the sample and of the bootstrap.")] = 0,
+    mlflow: Mlflow = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
     ] = False,
@@ -91,9 +93,12 @@ def evaluate(
             raise ValueError(f"No row of {data} has the field {by!r}, so the scores cannot be shown by it.")
         if is_simulated(config, preset, proposer):
             note("Simulated models answer: no key, no network, no cost. Name real ones with --config or --proposer.")
-        comparison, status = compare(
-            "asking", moa, dataset, metric, strategies=strategy, concurrency=concurrency, seed=seed
-        )
+        with tracking(mlflow, moa, f"eval {data.name}", dataset) as tracked:
+            comparison, status = compare(
+                "asking", moa, dataset, metric, strategies=strategy, concurrency=concurrency, seed=seed
+            )
+            if tracked is not None:
+                tracked.log_comparison(comparison)
     if as_json:
         print_json(comparison)
     else:

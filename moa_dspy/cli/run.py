@@ -18,6 +18,7 @@ from moa_dspy.cli.options import (
     is_simulated,
     mixture,
 )
+from moa_dspy.cli.tracking import Mlflow, tracking
 
 __all__ = ["HELP", "run"]
 
@@ -62,6 +63,7 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Keep ANSWERS of another mixture and ask the rest with this one.")
     ] = False,
+    mlflow: Mlflow = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the summary as JSON, and nothing else, on stdout.")
     ] = False,
@@ -78,7 +80,7 @@ def run(
         moa = mixture(signature, config, preset, proposer, aggregator, strategy)
     status, progress = 0, BatchProgress()
     try:
-        with quiet_stdout(), progress:
+        with tracking(mlflow, moa, f"run {questions.name}"), quiet_stdout(), progress:
             summary = answer_all(moa, questions, out, concurrency=concurrency, force=force, on_progress=progress.update)
         status = FAILED if summary.failed else 0
     except (ValueError, OSError) as error:

@@ -39,30 +39,38 @@ def ask_all(field: Field, metric: Metric, number: int, example: dspy.Example) ->
     Raises:
         MetricError: If the metric gives no score.
     """
-    question = _Question(field, metric, example)
-    proposals = question.scored(question.round)
-    answers = dict(question.answers(proposals))
-    return Record(number, example, proposals, answers, [*question.panel_calls(), *question.calls])
+    inputs = {name: example[name] for name in field.moa.signature.input_fields if name in example}
+    systems = AllSystems(field, metric, example)
+    systems(**inputs)
+    return Record(number, example, systems.proposals, systems.answers, [*systems.panel_calls(), *systems.calls])
 
 
-class _Question:
-    """A question under way, its proposals in hand."""
+class AllSystems(dspy.Module):
+    """All systems on one question. A module, so that a trace shows them as one call."""
 
     def __init__(self, field: Field, metric: Metric, example: dspy.Example) -> None:
+        super().__init__()
         self.field = field
         self.metric = metric
         self.example = example
-        self.inputs = {name: example[name] for name in field.moa.signature.input_fields if name in example}
         self.panels = [_AskedOnce(panel) for panel in field.moa.panels]
-        self.round = drive(self.panels[0].ask(self.inputs))
+        self.proposals: dict[str, Answer] = {}
+        self.answers: dict[str, Answer] = {}
         self.calls: list[LMCall] = []
+
+    def forward(self, **inputs: Any) -> dspy.Prediction:
+        self.inputs = inputs
+        self.round = drive(self.panels[0].ask(inputs))
+        self.proposals = self.scored(self.round)
+        self.answers = dict(self._answers())
+        return dspy.Prediction(**{name: answer.outputs for name, answer in self.answers.items()})
 
     def panel_calls(self) -> list[LMCall]:
         """The calls that all mixtures share, in the layers that were asked so far."""
         return [call for panel in self.panels if panel.round is not None for call in panel.round.calls]
 
-    def answers(self, proposals: Mapping[str, Answer]) -> Iterator[tuple[str, Answer]]:
-        field = self.field
+    def _answers(self) -> Iterator[tuple[str, Answer]]:
+        field, proposals = self.field, self.proposals
         for name in field.moa.panels[0].names:
             yield name, _mean([proposals[id] for id, agent in self.round.asked.items() if agent == name])
         if field.judge is not None and field.judge_name is not None:

@@ -9,7 +9,7 @@ from moa_dspy.cli import app
 from moa_dspy.config.presets import PRESETS
 from moa_dspy.strategies import STRATEGIES
 
-COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show"]
+COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show", "ui"]
 
 _HELP = """
 import sys
