@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from dspy.clients.engines.lm15_engine import LM15Engine
 from dspy.clients.model_metadata import model_info
 from dspy.lm15 import LM15Error, RouterConfig
 
-__all__ = ["as_lm", "context_window", "missing_key", "redact"]
+__all__ = ["as_lm", "context_window", "mask", "missing_key", "redact", "secret_values"]
 
 _SIMULATED = "simulated/"
 _ROUTED = "router/"
@@ -84,9 +84,19 @@ def context_window(model: str) -> int | None:
 
 def redact(text: str, *lms: dspy.BaseLM | None) -> str:
     """The text with the LMs' secrets, those of the environment, and whatever looks like one, masked."""
+    return mask(text, secret_values(*lms))
+
+
+def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
+    """The secrets in the LMs' settings and in the environment, the longest first."""
     secrets = [value for lm in lms for value in _secrets(getattr(lm, "kwargs", {}))]
     secrets += [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
-    for secret in sorted({value for value in secrets if len(value) >= 8}, key=len, reverse=True):
+    return sorted({value for value in secrets if len(value) >= 8}, key=len, reverse=True)
+
+
+def mask(text: str, secrets: Iterable[str]) -> str:
+    """The text with these, and whatever looks like a secret, masked."""
+    for secret in secrets:
         text = text.replace(secret, "***")
     return _SECRET_VALUE.sub("***", text)
 

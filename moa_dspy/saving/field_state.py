@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any
@@ -69,7 +71,9 @@ def constrained(annotation: Any, constraints: Mapping[str, Any]) -> Any:
 def json_or_none(value: Any) -> Any:
     """The value as JSON-able data; None if it has no such form."""
     with suppress(ValueError, TypeError):
-        return to_jsonable_python(value, inf_nan_mode="strings")
+        data = to_jsonable_python(value)
+        json.dumps(data, allow_nan=False)
+        return data
     return None
 
 
@@ -82,7 +86,8 @@ def _default(state: dict[str, Any], info: FieldInfo) -> list[str]:
         return ["default_factory"]
     if info.default is PydanticUndefined:
         return []
-    default = json_or_none(info.default)
+    is_infinite = isinstance(info.default, float) and not math.isfinite(info.default)
+    default = str(info.default) if is_infinite else json_or_none(info.default)
     if default is None and info.default is not None:
         return ["default"]
     state["default"] = default

@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 
 from moa_dspy.models import redact
 
-__all__ = ["Keyless", "lms_in", "without_secrets"]
+__all__ = ["Keyless", "keyless", "keyless_lm", "lms_in", "without_secrets"]
+
+ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
 
 def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -54,12 +56,7 @@ class Keyless(dspy.Module):
     """
 
     def __getstate__(self) -> dict[str, Any]:
-        # Only where there is something to leave out: a copied part no longer shares predictors with the others.
-        if not any(map(_tells, lms_in(self))):
-            return dspy.Module.__getstate__(self)
-        clone = copy.deepcopy(self)
-        _swap(clone, {id(lm): _untold(lm) for lm in lms_in(clone) if _tells(lm)}, {id(part) for part in _parts(self)})
-        return dspy.Module.__getstate__(clone)
+        return dspy.Module.__getstate__(keyless(self))
 
     def __copy__(self) -> Any:
         clone: Any = object.__new__(type(self))
@@ -71,6 +68,28 @@ class Keyless(dspy.Module):
         memo[id(self)] = clone
         clone.__setstate__(copy.deepcopy(dspy.Module.__getstate__(self), memo))
         return clone
+
+
+def keyless(module: ModuleT) -> ModuleT:
+    """A copy of the module whose LMs hold no secret; the module itself where there is none.
+
+    Raises:
+        TypeError: If an LM with a secret is held by what cannot be copied.
+    """
+    # Only where there is something to leave out: a copied part no longer shares predictors with the others.
+    if not any(map(_tells, lms_in(module))):
+        return module
+    clone = copy.deepcopy(module, {id(lm): lm for lm in lms_in(module)})
+    _swap(clone, {id(lm): keyless_lm(lm) for lm in lms_in(clone) if _tells(lm)}, {id(part) for part in _parts(module)})
+    return clone
+
+
+def keyless_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
+    """A copy of the LM without its secrets and its history."""
+    clean, left_out = _told(lm)
+    copied = lm.copy()
+    vars(copied).update(clean | dict.fromkeys(name for name in left_out if "." not in name))
+    return copied
 
 
 def lms_in(module: dspy.Module) -> list[dspy.BaseLM]:
@@ -110,7 +129,11 @@ def _swap(module: dspy.Module, others: Mapping[int, dspy.BaseLM], originals: Col
 
 
 _NO_PARTS = frozenset({"history", "callbacks", "demos", "traces", "train"})
-_SECRET = re.compile(r"key|token|secret|passw|credential|(^|_)auth($|_)|authorization|bearer|cookie|headers?$", re.I)
+_SECRET = re.compile(
+    r"key|token|secret|passw|passphrase|pwd|credential|authorization|bearer|cookie|jwt|connection_?string|headers?$"
+    r"|(^|_)(auth|sas|sig)($|_)",
+    re.IGNORECASE,
+)
 _ADDRESS_WITH_LOGIN = re.compile(r"://[^/?#\s]+@|[?&][\w-]*(key|token|sig|secret|passw)[\w-]*=", re.I)
 # The name of the variable that holds it, as the deployments of a router say.
 _REFERENCE = re.compile(r"os\.environ/[A-Za-z_]\w*")
@@ -118,9 +141,10 @@ _OPEN = frozenset({"model", "model_type", "finetuning_model", "prompt_cache_key"
 
 
 def _is_secret(path: tuple[str, ...], value: Any, lm: dspy.BaseLM | None) -> bool:
-    """Whether a setting is a secret; a number is none, whatever it is called (`max_tokens`)."""
+    """Whether a setting is a secret; numbers are none, whatever they are called (`max_tokens`, `stop_token_ids`)."""
     name = path[-1] if path else ""
-    if value is None or isinstance(value, (bool, int, float)) or name in _OPEN:
+    numbers = value if isinstance(value, (list, tuple)) and value else [value]
+    if name in _OPEN or all(number is None or isinstance(number, (bool, int, float)) for number in numbers):
         return False
     if isinstance(value, str) and _REFERENCE.fullmatch(value):
         return False
@@ -136,10 +160,3 @@ def _tells(lm: dspy.BaseLM) -> bool:
 
 def _told(lm: dspy.BaseLM) -> tuple[dict[str, Any], list[str]]:
     return without_secrets({name: value for name, value in vars(lm).items() if isinstance(value, (str, dict))}, lm)
-
-
-def _untold(lm: dspy.BaseLM) -> dspy.BaseLM:
-    clean, left_out = _told(lm)
-    copied = lm.copy()
-    vars(copied).update(clean | dict.fromkeys(name for name in left_out if "." not in name))
-    return copied

@@ -75,7 +75,7 @@ def read_lm(saved: SavedLM, agent: str, *, allow_unsafe: bool = False) -> dspy.B
     Args:
         saved: The LM in the file.
         agent: Whose LM it is, for what is said.
-        allow_unsafe: Whether the file's address and its classes are trusted.
+        allow_unsafe: Whether the file's addresses, keys and classes are trusted.
 
     Raises:
         ValueError: If it cannot be made.
@@ -87,7 +87,9 @@ def read_lm(saved: SavedLM, agent: str, *, allow_unsafe: bool = False) -> dspy.B
             f"The LM of agent {agent!r} ({saved.lm.get('model')}) is not in the file: {saved.unsaveable} "
             "Build the mixture in code, with this LM, and use load()."
         )
-    dropped = [] if allow_unsafe else sorted(filter(_ADDRESS.search, saved.lm))
+    # A file of ours holds no key: one that somebody put there would bring your data to somebody's account.
+    secrets = {name.partition(".")[0] for name in without_secrets(saved.lm)[1]}
+    dropped = [] if allow_unsafe else sorted({*secrets, *_addresses(saved.lm)})
     state = {name: value for name, value in saved.lm.items() if name not in dropped}
     try:
         lm = _of_simulated(state) or dspy.BaseLM.load_state(state, allow_custom_lm_class=allow_unsafe)
@@ -148,4 +150,16 @@ def _compared(state: Mapping[str, Any] | None, trusted: bool, left_out: Collecti
     if trusted:
         return given
     engines = {name: given[name]["class"] for name in ("engine", "async_engine") if isinstance(given.get(name), dict)}
-    return {name: value for name, value in {**given, **engines}.items() if not _ADDRESS.search(name)}
+    compared = {**given, **engines}
+    return {name: value for name, value in compared.items() if name not in _addresses(compared)}
+
+
+def _addresses(settings: Mapping[str, Any]) -> list[str]:
+    """The settings that say where requests go, or hold what does (`fallbacks`)."""
+    return [name for name, value in settings.items() if _ADDRESS.search(name) or _leads(value)]
+
+
+def _leads(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_ADDRESS.search(str(name)) or _leads(item) for name, item in value.items())
+    return isinstance(value, (list, tuple)) and any(map(_leads, value))

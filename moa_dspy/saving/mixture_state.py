@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dspy.predict.parameter import Parameter
 
 from moa_dspy.agent import Agent, deliver_mail
 from moa_dspy.limits import Limits
+from moa_dspy.saving.bound_lm import BoundLM
+from moa_dspy.saving.differences import differences
 from moa_dspy.saving.field_state import json_or_none
+from moa_dspy.saving.keyless import without_secrets
 from moa_dspy.saving.saved_format import FORMAT, SavedMixture, SavedProposer, SavedStrategy
-from moa_dspy.saving.signature_state import signature_state, type_texts
+from moa_dspy.saving.signature_state import signature_state
 from moa_dspy.strategies import STRATEGIES, Strategy
 
 if TYPE_CHECKING:
@@ -37,6 +40,24 @@ class MixtureState(Parameter):
         """Nothing, as DSPy does not reset instructions either."""
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """The state, as a program around the mixture asks for it.
+
+        Raises:
+            ValueError: If DSPy would go on to write secrets.
+        """
+        state = self.written()
+        for name, part in self.moa.named_parameters():
+            lm = None if isinstance(part, BoundLM) else getattr(part, "lm", None)
+            if lm is not None and (found := without_secrets(lm.dump_state(), lm)[1]):
+                raise ValueError(
+                    f"Saved with the program around it, the mixture would tell secrets: DSPy writes the LM of {name} "
+                    f"as it is, with {', '.join(found)}. Give the LM to the agent, as in Agent(lm, program), or save "
+                    "the mixture by its own save()."
+                )
+        return state
+
+    def written(self) -> dict[str, Any]:
+        """The state, from which nothing is missing: what was put into the predictors is taken over first."""
         deliver_mail(self.moa.agents)
         return self.saved().state()
 
@@ -71,7 +92,7 @@ class MixtureState(Parameter):
     def check(self, state: Any) -> SavedMixture:
         """What the file holds, refused if it is a mixture of another shape."""
         saved = SavedMixture.read(state)
-        different = list(_differences(saved, self.saved()))
+        different = list(differences(saved, self.saved()))
         if different:
             raise ValueError(
                 f"The file holds another mixture than this program, and nothing was loaded: {'; '.join(different)}. "
@@ -103,14 +124,23 @@ def _strategy(strategy: Strategy) -> SavedStrategy:
 
 
 def _options(strategy: Strategy) -> dict[str, Any]:
-    """What the strategy was made with, as far as it keeps it under the names of its constructor's parameters."""
-    parameters = inspect.signature(type(strategy).__init__).parameters
-    names = [name for name in parameters if name != "callbacks" and hasattr(strategy, name)]
-    values = {name: json_or_none(getattr(strategy, name)) for name in names}
+    """What the strategy was made with, as far as it keeps it under the names of its constructor's parameters.
+
+    Secrets, and what is no JSON, are not in the file: in the program that it is loaded into, they stay as they are.
+    """
+    kept, _ = without_secrets({name: getattr(strategy, name) for name in _option_names(strategy)})
+    values = {name: json_or_none(value) for name, value in kept.items()}
     return {name: value for name, value in values.items() if value is not None or getattr(strategy, name) is None}
 
 
+def _option_names(strategy: Strategy) -> list[str]:
+    parameters = inspect.signature(type(strategy).__init__).parameters
+    return [name for name in parameters if name != "callbacks" and hasattr(strategy, name)]
+
+
 def _take_options(strategy: Strategy, options: Mapping[str, Any], moa: MoA) -> None:
+    if unknown := sorted(options.keys() - {*_option_names(strategy)}):
+        raise ValueError(f"The file has options that {strategy.name} does not know: {', '.join(unknown)}.")
     if type(strategy) in STRATEGIES.values():
         try:
             # One that is made of them and bound refuses what makes no sense.
@@ -125,32 +155,3 @@ def _take_options(strategy: Strategy, options: Mapping[str, Any], moa: MoA) -> N
 
 def _path(part: Any) -> str:
     return f"{type(part).__module__}:{type(part).__qualname__}"
-
-
-def _differences(saved: SavedMixture, here: SavedMixture) -> Iterator[str]:
-    """In what the file's mixture is another one than that of the program, in words."""
-    yield from _apart("field", type_texts(saved.signature), type_texts(here.signature))
-    yield from _apart("proposer", {p.name: p.name for p in saved.proposers}, {p.name: p.name for p in here.proposers})
-    programs = {proposer.name: proposer.program for proposer in here.proposers}
-    for proposer in saved.proposers:
-        if proposer.name in programs and bool(proposer.program) != bool(programs[proposer.name]):
-            own = proposer.program or programs[proposer.name]
-            where = "the file" if proposer.program else "this program"
-            yield f"only in {where} does {proposer.name} run a program of its own ({own})"
-    for name in ("layers", "use_specialized_prompts"):
-        if getattr(saved, name) != getattr(here, name):
-            yield f"{name} is {getattr(saved, name)} in the file and {getattr(here, name)} here"
-    if saved.strategy.name != here.strategy.name:
-        yield f"the strategy is {saved.strategy.name} in the file and {here.strategy.name} here"
-
-
-def _apart(what: str, saved: Mapping[str, str], here: Mapping[str, str]) -> Iterator[str]:
-    only_saved = [text for name, text in saved.items() if name not in here]
-    only_here = [text for name, text in here.items() if name not in saved]
-    if only_saved:
-        yield f"only the file has the {what}{'s' * (len(only_saved) > 1)} {', '.join(only_saved)}"
-    if only_here:
-        yield f"only this program has the {what}{'s' * (len(only_here) > 1)} {', '.join(only_here)}"
-    for name in saved.keys() & here.keys():
-        if saved[name] != here[name]:
-            yield f"the file has {saved[name]}, this program {here[name]}"

@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
+from dspy.predict.parameter import Parameter
 from typing_extensions import Self
 
 from moa_dspy.agent import Agent
@@ -47,8 +48,8 @@ class Savable(Keyless):
 
         Args:
             path: A `.json` file that `save` wrote.
-            allow_unsafe_lm_state: Whether to trust the file's addresses (`api_base`) and import the classes that
-                it names, of engines and of the signature.
+            allow_unsafe_lm_state: Whether to trust the file: to send requests to its addresses (`api_base`) and
+                import the classes that it names, of engines and of the signature. Importing runs code.
             custom_types: Your own classes for types of the signature, by name, instead of rebuilt ones.
 
         Raises:
@@ -79,14 +80,28 @@ class Savable(Keyless):
     def save(
         self, path: str | Path, save_program: bool = False, modules_to_serialize: list[ModuleType] | None = None
     ) -> None:
-        """Save the mixture; see `dspy.Module.save`. No secret is written, and `from_file` needs no code to read it.
+        """Save the mixture; see `dspy.Module.save`. No secret is written, and no code.
 
-        A file that is there already stays as it is if saving fails.
+        `from_file` reads a JSON file without the code that built the mixture, unless agents run programs or the
+        strategy is one of your own: then build it and use `load`. A file that is there already stays as it is if
+        saving fails.
+
+        Raises:
+            FileNotFoundError: If there is no such folder.
+            RuntimeError: If something in it has no place in such a file.
         """
         target = Path(path).resolve()
-        if save_program or target.suffix != ".json":
+        if save_program or target.suffix not in (".json", ".pkl"):
             super().save(path, save_program=save_program, modules_to_serialize=modules_to_serialize)
             return
+        if not target.parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in. Make it first.")
+        if frozen := _frozen(self):
+            warnings.warn(
+                f"{path} lacks the prompts and demos of {', '.join(frozen)}: DSPy freezes what was compiled before it "
+                "became a part, and does not save it. Set its `_compiled` to False, or use save_program=True.",
+                stacklevel=2,
+            )
         with tempfile.TemporaryDirectory(prefix=".moa-", dir=target.parent) as folder:
             super().save(Path(folder, target.name))
             os.replace(Path(folder, target.name), target)
@@ -106,7 +121,7 @@ class Savable(Keyless):
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """DSPy's state without secrets, its demos as plain JSON."""
-        return plain_state(super().dump_state(json_mode=json_mode), dict(self.named_predictors()), json_mode)
+        return plain_state(cast("MoA", self), json_mode)
 
     def load_state(self, state: Mapping[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
         """Load what `dump_state` gave of a mixture of the same shape."""
@@ -124,6 +139,7 @@ def _built(
         part: SavedLM = checked(SavedLM, state.get(f"{agent}.{BOUND}"), f"{agent}.{BOUND}")
         return read_lm(part, agent.rpartition(".")[2], allow_unsafe=allow_unsafe)
 
+    _check_layers(saved, state)
     return cls(
         signature,
         [Agent(lm(f"proposers.{p.name}"), name=p.name, instructions=p.instructions) for p in saved.proposers],
@@ -134,6 +150,23 @@ def _built(
         layers=saved.layers,
         limits=Limits(**saved.limits),
     )
+
+
+def _check_layers(saved: SavedMixture, state: Mapping[str, Any]) -> None:
+    # Before they are built: a broken number might be a very large one.
+    last = f"layer_{saved.layers}.{saved.proposers[0].name}.{BOUND}"
+    if saved.layers > 1 and last not in state:
+        raise ValueError(f"This is no saved mixture: it has {saved.layers} layers, but no {last}.")
+
+
+def _frozen(program: dspy.Module) -> list[str]:
+    """The parts that DSPy leaves out of a program's state."""
+    parts: Any = program.named_sub_modules(dspy.Module)
+    return [
+        name.removeprefix("self.")
+        for name, part in parts
+        if part is not program and part._compiled and not isinstance(part, Parameter) and part.predictors()
+    ]
 
 
 def _refuse_own_code(saved: SavedMixture) -> None:

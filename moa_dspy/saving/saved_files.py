@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dspy.utils.saving import get_dependency_versions
+
 from moa_dspy.saving.saved_format import MIXTURE, SavedMixture
 
 __all__ = ["about", "no_mixture", "read"]
@@ -33,9 +35,20 @@ def read(path: str | Path) -> tuple[SavedMixture, dict[str, Any]]:
         if not isinstance(state, dict) or MIXTURE not in state:
             raise ValueError(no_mixture(state))
         saved = SavedMixture.read(state[MIXTURE])
-        if not isinstance(state.get("metadata"), dict) or "dependency_versions" not in state["metadata"]:
-            raise ValueError("This is not all of a saved mixture: its metadata is missing.")
+        _check_versions(state.get("metadata"))
     return saved, state
+
+
+def _check_versions(metadata: Any) -> None:
+    """Refuse what DSPy, which compares the versions, would fail on."""
+    versions = metadata.get("dependency_versions") if isinstance(metadata, dict) else None
+    if not isinstance(versions, dict):
+        raise ValueError("This is not all of a saved mixture: its metadata is missing.")
+    if unknown := sorted(versions.keys() - get_dependency_versions().keys()):
+        raise ValueError(
+            f"It was saved by another version of DSPy, which told the version of {', '.join(unknown)} too; this one "
+            "cannot read that. Install the version that saved it, or save it again with this one."
+        )
 
 
 @contextmanager

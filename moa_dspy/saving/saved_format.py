@@ -3,7 +3,8 @@
 A saved mixture is a JSON file of DSPy's: one entry per parameter, under its name. Three kinds of entries are
 ours: `moa_dspy` (a `SavedMixture`: the shape and the settings, enough to build it again), `*.bound` (a `SavedLM`
 per agent), and DSPy's own entry of each predictor, its demos written as plain JSON. Types are written as Python
-writes them (`list[Item] | None`) and read through a table, never evaluated.
+writes them (`list[Item] | None`) and read through a table, never evaluated. Nothing that a file names is imported,
+and no address or key in it is used, unless the caller says that he trusts it (`allow_unsafe_lm_state`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import dspy
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "SavedField",
     "SavedLM",
     "SavedMixture",
+    "SavedPredictor",
     "SavedProposer",
     "SavedSignature",
     "SavedStrategy",
@@ -161,6 +164,26 @@ class SavedLM(_Part):
     left_out: list[str] = []
     unsaveable: str | None = None
     rollout: tuple[int, float | None] | None = None
+
+
+class _Told(BaseModel):
+    prefix: str
+    description: str
+
+
+class _Prompt(BaseModel):
+    instructions: str
+    fields: list[_Told]
+
+
+class SavedPredictor(BaseModel):
+    """DSPy's own entry of a predictor, as far as it is read here; the demos of a pickled one are `dspy.Example`s."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    signature: _Prompt
+    demos: list[dict[str, Any] | dspy.Example]
+    lm: dict[str, Any] | None = None
 
 
 def checked(cls: Any, state: Any, where: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from moa_dspy.saving.saved_files import about, read
-from moa_dspy.saving.saved_format import BOUND, SavedField, SavedLM, SavedMixture, checked
+from moa_dspy.saving.saved_format import BOUND, SavedField, SavedLM, SavedMixture, SavedPredictor, checked
 
 __all__ = ["SavedAgent", "SavedMoA", "SavedPrompt", "describe"]
 
@@ -144,4 +144,5 @@ def _lm(state: Mapping[str, Any], agent: str) -> dict[str, Any]:
 
 
 def _prompt(name: str, state: Mapping[str, Any]) -> SavedPrompt:
-    return SavedPrompt(name=name, instructions=state["signature"]["instructions"], demos=state["demos"])
+    saved: SavedPredictor = checked(SavedPredictor, state, name)
+    return SavedPrompt(name=name, instructions=saved.signature.instructions, demos=state["demos"])

@@ -11,14 +11,16 @@ from dspy.signatures.field import PYDANTIC_CONSTRAINT_MAP
 from dspy.signatures.signature import infer_prefix
 from dspy.utils.constants import IS_TYPE_UNDEFINED
 from pydantic import TypeAdapter
+from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.fields import FieldInfo
+from pydantic_core import SchemaError
 
 from moa_dspy.saving.field_state import field_state, json_or_none, read_field
 from moa_dspy.saving.saved_format import SavedField, SavedSignature
 from moa_dspy.saving.type_reading import TypeReader
 from moa_dspy.saving.type_writing import TypeWriter
 
-__all__ = ["lacking", "read_signature", "signature_state", "type_texts"]
+__all__ = ["read_signature", "signature_state"]
 
 
 def signature_state(signature: type[dspy.Signature]) -> SavedSignature:
@@ -60,6 +62,19 @@ def read_signature(
             f"It names: {', '.join(saved.types) or 'none of your own'}."
         )
     reader = TypeReader(saved.types, custom_types, allow_import)
+    try:
+        signature = _made(saved, reader)
+    except (
+        TypeError,
+        SchemaError,
+        PydanticUserError,
+        PydanticUndefinedAnnotation,
+    ) as error:  # constraints that do not fit
+        raise ValueError(f"The signature cannot be made from the file: {error}") from None
+    return signature, list(_lacking(saved, reader.rebuilt))
+
+
+def _made(saved: SavedSignature, reader: TypeReader) -> type[dspy.Signature]:
     fields = {
         field.name: read_field(field, reader.annotation(field.type), _extra(field, kind))
         for kind, given in (("input", saved.inputs), ("output", saved.outputs))
@@ -67,10 +82,11 @@ def read_signature(
     }
     name = saved.name if saved.name.isidentifier() else "Task"
     make: Any = dspy.Signature  # which makes classes, and not what a type checker expects of a class
-    return make(fields, saved.instructions, signature_name=name), list(lacking(saved, reader.rebuilt))
+    signature: type[dspy.Signature] = make(fields, saved.instructions, signature_name=name)
+    return signature
 
 
-def lacking(saved: SavedSignature, rebuilt: list[str]) -> Iterator[str]:
+def _lacking(saved: SavedSignature, rebuilt: list[str]) -> Iterator[str]:
     """What the file lacks of the signature's fields, and of these classes."""
     for field in [*saved.inputs, *saved.outputs]:
         yield from (f"{field.name}: {lost}" for lost in field.lacks)
@@ -78,14 +94,6 @@ def lacking(saved: SavedSignature, rebuilt: list[str]) -> Iterator[str]:
         cls = saved.types[name]
         yield from (f"{name}: {lost}" for lost in cls.lacks)
         yield from (f"{name}.{field.name}: {lost}" for field in cls.fields or [] for lost in field.lacks)
-
-
-def type_texts(saved: SavedSignature) -> dict[str, str]:
-    """Each field's type, as text: what must be the same in two mixtures that share prompts."""
-    return {
-        **{field.name: f"input {field.name}: {field.type}" for field in saved.inputs},
-        **{field.name: f"output {field.name}: {field.type}" for field in saved.outputs},
-    }
 
 
 def _field(name: str, info: FieldInfo, writer: TypeWriter) -> SavedField:

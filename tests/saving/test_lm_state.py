@@ -95,6 +95,14 @@ class TestSecrets:
             ["user"],
         )
 
+    @pytest.mark.parametrize("name", ["passphrase", "db_pwd", "jwt", "sas", "sig", "connection_string", "x-api-key"])
+    def test_what_is_named_as_one_is_left_out(self, name: str) -> None:
+        assert without_secrets({"extra_body": {name: "plain"}}) == ({"extra_body": {}}, [f"extra_body.{name}"])
+
+    def test_numbers_are_none(self) -> None:
+        settings = {"max_tokens": 9, "stop_token_ids": [1, 2], "design": "x", "signal": "y"}
+        assert without_secrets(settings) == (settings, [])
+
     def test_what_the_environment_holds_is_left_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SHOP_PASSWORD", SECRET)
         assert without_secrets({"user": SECRET, "top_k": 3}) == ({"top_k": 3}, ["user"])
@@ -181,6 +189,29 @@ class TestAddresses:
         trusting: Any = MoA.from_file(file, allow_unsafe_lm_state=True)
         unset = {"temperature": None, "max_tokens": None, "user": "me"}
         assert [m.proposers.a.lm.kwargs for m in (wary, trusting)] == [unset, unset | addresses]
+
+    def test_are_found_where_they_are_nested(self, file: Path) -> None:
+        fallbacks = [{"model": "openai/b", "api_base": "http://localhost:1"}]
+        MoA(QA, [dspy.LM("openai/a", fallbacks=fallbacks, user="me")], strategy="voting").save(file)
+        with pytest.warns(UserWarning, match="made without fallbacks: a file could send"):
+            moa: Any = MoA.from_file(file)
+        assert moa.proposers.a.lm.kwargs == {"temperature": None, "max_tokens": None, "user": "me"}
+        live: Any = MoA(
+            QA, [dspy.LM("openai/a", fallbacks=[{"api_base": "http://localhost:2"}], user="me")], strategy="voting"
+        )
+        lm = live.proposers.a.lm
+        live.load(file)
+        assert live.proposers.a.lm is lm
+
+    def test_nor_are_keys_that_somebody_wrote_into_the_file(self, file: Path) -> None:
+        MoA(QA, [dspy.LM("openai/a", user="me")], strategy="voting").save(file)
+        saved = lm_of(file, "proposers.a")
+        rewritten(
+            file, {"proposers.a.bound": {"lm": {**saved["lm"], "api_key": SECRET, "extra_body": {"key": SECRET}}}}
+        )
+        with pytest.warns(UserWarning, match="made without api_key, extra_body: a file could send your key and your"):
+            moa: Any = MoA.from_file(file)
+        assert moa.proposers.a.lm.kwargs == {"temperature": None, "max_tokens": None, "user": "me"}
 
 
 class TestSimulatedModels:

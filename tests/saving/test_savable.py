@@ -220,6 +220,57 @@ class TestFile:
         assert file.read_bytes() == before
         assert [path.name for path in file.parent.iterdir()] == ["moa.json"]
 
+    def test_is_replaced_at_once_and_never_written_into(self, file: Path) -> None:
+        real("a").save(file)
+        before, same = file.read_bytes(), file.with_name("same.json")
+        same.hardlink_to(file)
+        real("b").save(file)
+        assert same.read_bytes() == before != file.read_bytes()
+
+    def test_stays_if_pickling_fails(self, file: Path) -> None:
+        class Unpicklable:
+            def __reduce__(self) -> Any:
+                raise TypeError("open")
+
+        moa, path = real("a"), file.with_suffix(".pkl")
+        moa.save(path)
+        before = path.read_bytes()
+        moa.predictors()[0].demos = [dspy.Example(question="q", answer=Unpicklable())]
+        with pytest.raises(TypeError, match="open"):
+            moa.save(path)
+        assert path.read_bytes() == before and [*file.parent.iterdir()] == [path]
+
+    def test_changes_where_the_prompt_does(self, file: Path) -> None:
+        moa: Any = real("a")
+        moa.save(file)
+        before = file.read_text().splitlines()
+        predictor = moa.predictors()[0]
+        predictor.signature = predictor.signature.with_instructions("New.")
+        moa.save(file)
+        after = file.read_text().splitlines()
+        assert [line.strip() for old, line in zip(before, after, strict=True) if old != line] == [
+            '"instructions": "New.",'
+        ]
+
+    def test_can_be_named_as_one_likes(self, tmp_path: Path) -> None:
+        moa = MoA(
+            QA, [Agent("openai/a", instructions="Sé brève 漢字 😀\u2028")], "openai/j", use_specialized_prompts=True
+        )
+        moa.save(str(tmp_path / "ü 漢.json"))
+        assert MoA.from_file(str(tmp_path / "ü 漢.json")).dump_state() == moa.dump_state()
+
+    def test_needs_a_folder(self, file: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"no folder .*missing to save moa\.json in"):
+            real("a").save(file.parent / "missing" / "moa.json")
+
+    @pytest.mark.parametrize("name", ["moa.json", "moa.pkl"])
+    def test_that_lacks_what_dspy_freezes_says_so(self, tmp_path: Path, name: str) -> None:
+        compiled = react()
+        compiled._compiled = True  # as optimizers do
+        moa = MoA(QA, [Agent("openai/a", compiled, name="doer")], "openai/j")
+        with pytest.warns(UserWarning, match=rf"{name} lacks the prompts and demos of proposers\.doer\.program: "):
+            moa.save(tmp_path / name)
+
     def test_of_a_newer_format_is_refused(self, file: Path) -> None:
         real("a").save(file)
         rewritten(file, {"moa_dspy": {"format": 2, "version": "9.9"}})
@@ -248,9 +299,26 @@ class TestFile:
                 load(file)
 
     @pytest.mark.parametrize(
+        ("metadata", "words"),
+        [
+            (None, "metadata is missing"),
+            ({"dependency_versions": 5}, "metadata is missing"),
+            ({"dependency_versions": {"dspy": "9", "rust": "2"}}, "another version of DSPy, .* of rust too"),
+        ],
+        ids=str,
+    )
+    def test_of_which_dspy_cannot_compare_the_versions_is_refused(self, file: Path, metadata: Any, words: str) -> None:
+        real("a").save(file)
+        rewritten(file, {"metadata": metadata})
+        for load in (MoA.from_file, real("a").load):
+            with pytest.raises(ValueError, match=rf"moa\.json: .*{words}"):
+                load(file)
+
+    @pytest.mark.parametrize(
         ("key", "value", "words"),
         [
             ("layers", 0, r"moa_dspy\.layers"),
+            ("layers", 10**12, r"it has 1000000000000 layers, but no layer_1000000000000\.a\.bound"),
             ("proposers", [], r"moa_dspy\.proposers"),
             ("limits", {"min_proposals": 0}, "min_proposals"),
             ("strategy", {"name": "voting", "options": {"weights": {"nobody": 1}}}, "agent 'nobody'"),
@@ -264,6 +332,20 @@ class TestFile:
         rewritten(file, {"moa_dspy": {**state_in(file)["moa_dspy"], key: value}})
         with pytest.raises(ValueError, match=rf"moa\.json: [\s\S]*{words}"):
             MoA.from_file(file)
+
+    def test_imports_nothing_that_it_names(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file.with_name("evil_module.py").write_text("raise SystemExit('imported')")
+        monkeypatch.syspath_prepend(file.parent)
+        tuned().save(file)
+        file.write_text(re.sub(r'("class": )"[^"]*"', r'\1"evil_module:Evil"', file.read_text()))
+        assert MoA.from_file(file).signature.fields.keys() == Task.fields.keys()
+        with pytest.raises(SystemExit, match="imported"):
+            MoA.from_file(file, allow_unsafe_lm_state=True)
+        real("a").save(file)
+        for path in ("evil_module.Evil", "evil_module:Evil"):
+            rewritten(file, {"proposers.a.bound": {"lm": {"_dspy_lm_class": path, "model": "openai/a"}}})
+            with pytest.raises(ValueError, match=r"moa\.json: .*Refusing to import custom serialized LM class"):
+                MoA.from_file(file)
 
     def test_that_is_missing(self, file: Path) -> None:
         with pytest.raises(FileNotFoundError, match=r"moa\.json"):

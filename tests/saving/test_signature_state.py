@@ -210,10 +210,13 @@ def test_defaults_are_typed_again() -> None:
         item=(Item, dspy.OutputField(default=Item(name="tea"))),
         day=(datetime.date, dspy.OutputField(default=datetime.date(2024, 2, 29))),
         tags=(list[str], dspy.OutputField(default_factory=list)),
+        most=(float, dspy.OutputField(default=float("inf"))),
     )
     back: Any = again(signature, custom_types={"Color": Color, "Item": Item})[0]
     given = {name: field.get_default(call_default_factory=True) for name, field in back.output_fields.items()}
-    assert given == {"color": Color.BLUE, "item": Item(name="tea"), "day": datetime.date(2024, 2, 29), "tags": []}
+    assert given == {"color": Color.BLUE, "item": Item(name="tea"), "day": datetime.date(2024, 2, 29), "tags": []} | {
+        "most": float("inf")
+    }
 
 
 def test_the_class_comes_back() -> None:
@@ -357,6 +360,14 @@ def types_of(cls: type) -> dict[str, SavedType]:
     writer = TypeWriter()
     writer.text(cls)
     return writer.types
+
+
+@pytest.mark.parametrize("constraints", [{"gt": "x"}, {"multiple_of": "x"}, {"discriminator": "x"}], ids=str)
+def test_constraints_that_do_not_fit_are_refused(constraints: dict[str, Any]) -> None:
+    saved = signature_state(task(answer=(int, dspy.OutputField())))
+    field = saved.outputs[0].model_copy(update={"constraints": constraints})
+    with pytest.raises(ValueError, match="cannot be made from the file"):
+        read_signature(saved.model_copy(update={"outputs": [field]}))
 
 
 @pytest.mark.parametrize("name", ["__base__", "_private", "no name"])
