@@ -14,6 +14,7 @@ import dspy
 import pytest
 from dspy.lm15 import Config, Message, Request, StreamEndEvent
 
+from moa_dspy import MoA
 from moa_dspy.simulated import (
     SIMULATED_MODELS,
     AsyncSimulatedEngine,
@@ -74,6 +75,7 @@ def test_a_negative_latency_is_refused() -> None:
         ({"judgement": -0.1}, "judgement of the simulated model 'x' is a probability"),
         ({"skills": {"poetry": 0.5}}, "No question is of the kind poetry; the kinds are arithmetic, ordering"),
         ({"hints": {"poems": {}}}, "No question is of the kind poems"),
+        ({"price": (1.0, -2.0)}, "The price of the simulated model .x. is USD per million prompt tokens"),
     ],
 )
 def test_a_profile_that_cannot_be_is_refused(numbers: dict[str, Any], message: str) -> None:
@@ -93,6 +95,16 @@ def test_usage_counts_four_characters_a_token() -> None:
         "prompt_tokens": 8,
         "completion_tokens": 2,
     }
+
+
+def test_a_price_is_charged_and_without_one_the_cost_is_unknown() -> None:
+    profile = SimulatedModel("dear", {"arithmetic": 1.0}, price=(2.0, 10.0))
+    for price, cost in ((profile.price, True), (None, False)):
+        lm = SimulatedLM("dear", replace(profile, price=price))
+        usage = MoA("question -> answer", [lm], strategy="voting")(question="What is 2 + 2?").metadata.usage
+        assert usage.cost_usd == ((2 * usage.prompt_tokens + 10 * usage.completion_tokens) / 1e6 if cost else None)
+        assert usage.unpriced_calls == (0 if cost else 1)
+    assert SimulatedModel(**profile.dump_state()).dump_state()["price"] == [2.0, 10.0]
 
 
 def test_calls_are_not_cached_unless_asked() -> None:

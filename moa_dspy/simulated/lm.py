@@ -150,7 +150,14 @@ class _Engine:
         if limit is not None and _tokens(text) > limit:
             text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
         usage = Usage(input_tokens=_tokens(prompt_text(request)), output_tokens=_tokens(text))
-        return Response(None, request.model, Message.assistant(text), finish, usage)
+        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=self._cost(usage))
+
+    def _cost(self, usage: Usage) -> dict[str, Any]:
+        """What the answer cost, where an engine says so: DSPy prices those of known providers only."""
+        if self.profile.price is None:
+            return {}
+        of_prompt, of_completion = self.profile.price
+        return {"response_cost": (of_prompt * usage.input_tokens + of_completion * usage.output_tokens) / 1e6}
 
 
 class SimulatedEngine(_Engine):

@@ -34,6 +34,7 @@ class SimulatedModel:
         demo_gain: By how much each demo of the same kind, with a right answer, raises the probability.
         demo_limit: How many demos of a kind it learns from.
         steadiness: Probability that another sample at a temperature above 0 thinks as the first one did.
+        price: What it pretends to cost, in USD per million prompt tokens and completion tokens; None: no price.
 
     Raises:
         ValueError: If a number is out of its range or a kind is not one of the questions' kinds.
@@ -52,6 +53,7 @@ class SimulatedModel:
     demo_gain: float = 0.04
     demo_limit: int = 3
     steadiness: float = 0.5
+    price: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -70,6 +72,11 @@ class SimulatedModel:
         for name, probability in probabilities.items():
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name} of the simulated model {self.name!r} is a probability, not {probability!r}.")
+        if self.price is not None and not (len(self.price) == 2 and min(self.price) >= 0):
+            raise ValueError(
+                f"The price of the simulated model {self.name!r} is USD per million prompt tokens and completion "
+                f"tokens, such as (0.25, 2.0), not {self.price!r}."
+            )
 
     def skill(self, kind: str, instructions: str = "", demos: int = 0) -> float:
         """Return the probability of answering a question correctly.
@@ -87,7 +94,8 @@ class SimulatedModel:
 
     def dump_state(self) -> dict[str, Any]:
         """Return its numbers as JSON-able data; `SimulatedModel(**state)` is the same model."""
-        return asdict(self)
+        price = None if self.price is None else list(self.price)
+        return {**asdict(self), "price": price}
 
 
 def mentions(text: str, phrase: str) -> bool:
