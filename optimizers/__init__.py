@@ -21,7 +21,7 @@ from .optimism import optimism
 from .prices import BudgetTooSmall
 from .recipes import RECIPES, Recipe, recipe
 from .recommending import Recommendation, recommend
-from .report import SpecializationReport, StageReport
+from .report import Joint, SpecializationReport, StageReport
 from .select_committee import SelectCommittee
 from .specialize import Specialize
 from .specialized import specialized
@@ -50,6 +50,7 @@ __all__ = [
     "FitVoteWeights",
     "FittedWeights",
     "Job",
+    "Joint",
     "ProposersUnreachable",
     "Recipe",
     "Recommendation",

@@ -22,7 +22,7 @@ OPTIMIZER = "optimizer"
 """Who asked, where it was no agent: reflection, proposals of prompts."""
 
 PATIENCE = 5
-"""Failed calls in a row after which whoever asks is taken for dead."""
+"""Failed calls in a row after which a model is taken for dead."""
 
 
 class Stop(BaseException):
@@ -40,7 +40,7 @@ class Bill(Meter):
         super().__init__(OPTIMIZER)
         self.runs = 0
         self._started = time.perf_counter()
-        self._in_a_row: Counter[str] = Counter()
+        self._in_a_row: Counter[tuple[str, str]] = Counter()
         self._stopped: BaseException | None = None
         self._lock = threading.Lock()
 
@@ -83,7 +83,8 @@ class Bill(Meter):
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         super().on_lm_end(call_id, outputs, exception)
-        who = self._rows[call_id].agent
+        # A mixture answers without one of its models: not only who asks counts, but also whom.
+        who = self._rows[call_id].agent, self._rows[call_id].model
         with self._lock:
             if exception is None:
                 self._in_a_row[who] = 0

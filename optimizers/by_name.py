@@ -11,14 +11,17 @@ import dspy
 
 from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
+from moa_dspy.models import redact
 
 from .bill import Bill, Stop
 from .budgets import Budget, bootstrap_budget, gepa_budget, mipro_budget, specialize_budget
-from .feedback import Scored
+from .checkpoint import Checkpoint, begun, fingerprint, finished
+from .feedback import Scored, metric_name
 from .interrupted import CompileInterrupted
 from .recipes import Recipe
 from .report import SpecializationReport, StageReport
 from .specialize import Specialize
+from .stage import RESUMED
 
 __all__ = ["OPTIMIZERS", "Job"]
 
@@ -54,6 +57,12 @@ class Job:
     def budget(self, optimizer: str) -> Budget:
         """What it will take at most."""
         return OPTIMIZERS[optimizer].budget(self.student, self.recipe, len(self.trainset), len(self.valset))
+
+    @property
+    def kept(self) -> dict[str, list[str]]:
+        """What the checkpoint holds: `finished` and `begun` stages, by name."""
+        folder = self.checkpoint
+        return {} if folder is None else {"finished": finished(folder), "begun": begun(folder)}
 
     def scored(self) -> Scored:
         """The metric, as an optimizer of the whole mixture calls it."""
@@ -104,10 +113,18 @@ def _specialize(job: Job) -> tuple[MoA, SpecializationReport]:
 def _gepa(job: Job) -> tuple[MoA, SpecializationReport]:
     prompts = len(job.student.named_predictors())
     valset = list(job.valset)
+    room = _room(job, "gepa")
     gepa = job.recipe.gepa(
-        job.scored(), job.reflection_lm, len(valset), prompts=prompts, threads=job.threads, seed=job.seed
+        job.scored(),
+        job.reflection_lm,
+        len(valset),
+        prompts=prompts,
+        threads=job.threads,
+        seed=job.seed,
+        log_dir=room,
     )
-    return _jointly(job, lambda program: gepa.compile(program, trainset=list(job.trainset), valset=valset))
+    note = RESUMED if room is not None and room.name in begun(room.parent) else ""
+    return _jointly(job, lambda program: gepa.compile(program, trainset=list(job.trainset), valset=valset), note)
 
 
 def _bootstrap(job: Job) -> tuple[MoA, SpecializationReport]:
@@ -145,7 +162,18 @@ def _mipro(job: Job) -> tuple[MoA, SpecializationReport]:
     )
 
 
-def _jointly(job: Job, tune: Callable[[dspy.Module], Any]) -> tuple[MoA, SpecializationReport]:
+def _room(job: Job, optimizer: str) -> Path | None:
+    settings = {
+        "optimizer": optimizer,
+        "metric": metric_name(job.metric),
+        "recipe": vars(job.recipe),
+        "reflection": job.reflection_lm.model,
+        "seed": job.seed,
+    }
+    return Checkpoint(job.checkpoint, fingerprint(job.student, [job.trainset, job.valset], settings)).room(optimizer)
+
+
+def _jointly(job: Job, tune: Callable[[dspy.Module], Any], note: str = "") -> tuple[MoA, SpecializationReport]:
     moa, bill = job.student.deepcopy(), Bill()
     try:
         with dspy.context(**bill.settings()):
@@ -153,20 +181,19 @@ def _jointly(job: Job, tune: Callable[[dspy.Module], Any]) -> tuple[MoA, Special
     except (Exception, Stop) as error:
         done = bill.report("mixture", note="failed")
         why = error.__cause__ if isinstance(error, Stop) and error.__cause__ else error
-        raise CompileInterrupted(
-            f"The compile failed: {why}", moa, SpecializationReport([done], 0, done.seconds)
-        ) from why
+        reason = redact(f"The compile failed: {why}", *(agent.lm for agent in moa.agents))
+        raise CompileInterrupted(reason, moa, SpecializationReport([done], 0, done.seconds)) from why
     tuned._compiled = False
     found = {name.removeprefix("moa."): predictor for name, predictor in tuned.named_predictors()}
     for name, predictor in moa.named_predictors():
         predictor.signature, predictor.demos = found[name].signature, found[name].demos
-    done = bill.report("mixture", kept=True)
+    done = bill.report("mixture", kept=True, note=note)
     return moa, SpecializationReport([done], 0, done.seconds)
 
 
 OPTIMIZERS = {
     "specialize": _Named(specialize_budget, _specialize, resumes=True),
-    "gepa": _Named(gepa_budget, _gepa),
+    "gepa": _Named(gepa_budget, _gepa, resumes=True),
     "bootstrap": _Named(bootstrap_budget, _bootstrap),
     "mipro": _Named(mipro_budget, _mipro),
 }

@@ -1,4 +1,4 @@
-"""Finished stages on disk, so that a compile goes on where it ended."""
+"""Stages on disk, finished and begun, so that a compile goes on where it ended."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from moa_dspy.plain import as_json
 from .recording import Recording
 from .report import StageReport
 
-__all__ = ["Checkpoint", "fingerprint"]
+__all__ = ["Checkpoint", "begun", "fingerprint", "finished"]
 
 
 class Checkpoint:
-    """One JSON file per finished stage, in a folder that belongs to one compile.
+    """One JSON file per finished stage, in a folder that belongs to one compile; GEPA's own state while it runs.
 
     Args:
         folder: Where; None keeps nothing.
@@ -37,16 +38,20 @@ class Checkpoint:
         self.folder = None if folder is None else Path(folder)
         if self.folder is None:
             return
-        mark = self.folder / "compile.json"
-        if mark.exists():
-            if json.loads(mark.read_text(encoding="utf-8")).get("fingerprint") != of:
-                raise ValueError(
-                    f"{self.folder} holds the stages of another compile: of another program, other examples or other "
-                    "settings. Give another folder, or delete this one to begin anew."
-                )
+        mark = self.folder / _MARK
+        if mark.exists() and json.loads(mark.read_text(encoding="utf-8")).get("fingerprint") == of:
             return
+        if kept := [*finished(self.folder), *begun(self.folder)]:
+            raise ValueError(
+                f"{self.folder} holds stages of another compile ({', '.join(kept)}): of another program, other "
+                "examples or other settings. Give another folder, or delete this one to begin anew."
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(mark, {"fingerprint": of})
+
+    def room(self, stage: str) -> Path | None:
+        """Where the optimizer of a stage may keep its own state; it is gone when the stage is saved."""
+        return self.folder and self.folder / _slug(stage)
 
     def load(self, stage: str, moa: MoA) -> StageReport | None:
         """Put a finished stage's prompts into the mixture; None if it was not finished."""
@@ -64,6 +69,7 @@ class Checkpoint:
         if path is not None:
             state = moa.dump_state()
             _write(path, {"report": report.model_dump(mode="json"), "prompts": {name: state[name] for name in prompts}})
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
 
     def load_recording(self, stage: str, moa: MoA) -> tuple[StageReport, Recording] | None:
         """What was recorded; None if it was not, or cannot be read back."""
@@ -84,7 +90,17 @@ class Checkpoint:
             _write(path, {"report": report.model_dump(mode="json"), "recording": recording.state()})
 
     def _path(self, stage: str) -> Path | None:
-        return self.folder and self.folder / f"{re.sub(r'[^a-z0-9]+', '-', stage.lower())}.json"
+        return self.folder and self.folder / f"{_slug(stage)}.json"
+
+
+def finished(folder: Path) -> list[str]:
+    """The stages that a folder holds."""
+    return sorted(path.stem for path in folder.glob("*.json") if path.name != _MARK)
+
+
+def begun(folder: Path) -> list[str]:
+    """The stages that were cut short in it, whose GEPA goes on where it was."""
+    return sorted(path.parent.name for path in folder.glob("*/gepa_state.bin"))
 
 
 def fingerprint(moa: MoA, examples: Sequence[Sequence[dspy.Example]], settings: Mapping[str, Any]) -> str:
@@ -103,6 +119,13 @@ def fingerprint(moa: MoA, examples: Sequence[Sequence[dspy.Example]], settings: 
         "settings": dict(settings),
     }
     return hashlib.sha256(as_json(data).encode()).hexdigest()
+
+
+def _slug(stage: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", stage.lower())
+
+
+_MARK = "compile.json"
 
 
 def _write(path: Path, data: Any) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
+from moa_dspy.checks import refuse_below_one
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
 from moa_dspy.evaluation.comparison import Comparison
@@ -18,9 +19,10 @@ from moa_dspy.evaluation.records import Answer, Record
 from moa_dspy.moa import MoA
 from moa_dspy.plain import as_json
 
+from .feedback import metric_name
 from .vote_matrix import agent_of
 
-__all__ = ["MAX_OUTAGES", "ProposersUnreachable", "collect", "keeping"]
+__all__ = ["MAX_OUTAGES", "ProposersUnreachable", "check_recording", "collect", "keeping"]
 
 Progress = Callable[[int, int], None]
 
@@ -34,6 +36,7 @@ class ProposersUnreachable(RuntimeError):
 
     Attributes:
         comparison: Of the examples that were finished by then.
+        reason: What happened, without how to go on.
 
     Example:
         ```python
@@ -45,8 +48,9 @@ class ProposersUnreachable(RuntimeError):
         ```
     """
 
-    def __init__(self, message: str, comparison: Comparison) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, comparison: Comparison, how_to_go_on: str) -> None:
+        super().__init__(f"{reason} {how_to_go_on}")
+        self.reason = reason
         self.comparison = comparison
 
 
@@ -92,7 +96,7 @@ def collect(
     def so_far() -> Comparison:
         records = [done[number] for number in sorted(done)]
         common = [system for system in systems if all(system.name in record.answers for record in records)]
-        return Comparison(common, records, len(examples), _name(metric), settings.get("seed", 0))
+        return Comparison(common, records, len(examples), metric_name(metric), settings.get("seed", 0))
 
     def enter(part: Comparison, numbers: Sequence[int]) -> None:
         systems[:] = part.systems
@@ -112,10 +116,21 @@ def collect(
         except TooFewProposals as error:
             if not done:
                 raise
-            raise ProposersUnreachable(f"{error} {_HOW_TO_GO_ON}", so_far()) from error
+            raise ProposersUnreachable(str(error), so_far(), _HOW_TO_GO_ON) from error
         enter(part, numbers)
         _refuse_outages(so_far(), max_outages)
     return so_far()
+
+
+def check_recording(max_outages: float, concurrency: int) -> None:
+    """Refuse settings with which nothing could be recorded.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    refuse_below_one(concurrency=concurrency)
+    if not 0 <= max_outages <= 1:
+        raise ValueError(f"max_outages={max_outages} is no share of an agent's proposals. Give 0 to 1.")
 
 
 @contextmanager
@@ -150,7 +165,7 @@ def _known(
         if not any(_is_outage(answer) for answer in record.proposals.values()):
             kept.setdefault(_key(record.example), []).append(record)
     found = [kept[key].pop(0) if kept.get(key := _key(example)) else None for example in examples]
-    if recorded.metric != _name(metric):
+    if recorded.metric != metric_name(metric):
         scorer = as_metric(metric, moa.signature)
         found = [record and _rescored(record, scorer) for record in found]
     return [record and replace(record, number=number) for number, record in enumerate(found, start=1)]
@@ -181,9 +196,9 @@ def _refuse_outages(comparison: Comparison, most: float) -> None:
             )
     if causes:
         raise ProposersUnreachable(
-            f"{'; '.join(causes)}. What is chosen on that would be about the outage. {_HOW_TO_GO_ON} If they are like "
-            "that, raise max_outages.",
+            f"{'; '.join(causes)}. What is chosen on that would be about the outage.",
             comparison,
+            f"{_HOW_TO_GO_ON} If they are like that, raise max_outages.",
         )
 
 
@@ -209,7 +224,3 @@ _OUTAGES = _subclasses(LMError) - _subclasses(ContextWindowExceededError)
 
 def _key(example: dspy.Example) -> str:
     return as_json(dict(example.items()))
-
-
-def _name(metric: str | Metric) -> str:
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)

@@ -92,12 +92,14 @@ class Compiling:
         view = None if first is None else Marginal(name, first)
         metric = Scored(self.metric, self.moa.signature, view)
         threads = max(1, self.threads // len(panel.names))
-        return Stage(f"{name}{_of(panel)}", program, metric, train, val, self.optimizer, threads)
+        title = f"{name}{_of(panel)}"
+        return Stage(title, program, metric, train, val, self.optimizer, threads, self.checkpoint.room(title))
 
     def _aggregator(self, recording: Recording, train: Examples, val: Examples) -> Stage:
         program = Judge(self.moa, recording, Bill())
         metric = Scored(self.metric, self.moa.signature)
-        return Stage("aggregator", program, metric, train, val, self.optimizer, self.threads)
+        room = self.checkpoint.room("aggregator")
+        return Stage("aggregator", program, metric, train, val, self.optimizer, self.threads, room)
 
     def _tune(self, stages: Sequence[Stage]) -> None:
         """Run stages side by side; all that can be finished are, before a failed one is told of."""
@@ -114,7 +116,7 @@ class Compiling:
             # In declared order, whatever order they were finished in.
             self.stages += [report for stage in stages if (report := kept[stage.name]) is not None]
         if self.failed:
-            raise self._interrupted(" ".join(f"The stage {name} failed: {_why(error)}" for name, error in self.failed))
+            raise self._interrupted(_told(self.failed))
 
     def _run(self, stage: Stage) -> tuple[Stage, StageReport]:
         try:
@@ -143,7 +145,7 @@ class Compiling:
             self.stages.append(bill.report(name, note="failed"))
             raise self._interrupted(f"The stage {name} failed: {_why(error)}") from error
         # No program of a stage was run: that would have cost a joint optimizer something.
-        report = bill.report(name).model_copy(update={"runs": 0})
+        report = bill.report(name).model_copy(update={"runs": 0, "recorded": bill.runs})
         self.stages.append(report)
         self.checkpoint.save_recording(report, recording)
         self.on_stage(report)
@@ -154,14 +156,27 @@ class Compiling:
         where = self.checkpoint.folder
         again = f"The same compile goes on from {where}." if where else "With checkpoint= a second compile goes on."
         kept = [stage.name for stage in self.stages if stage.kept]
-        text = f"{what} What was tuned until then ({', '.join(kept) or 'nothing'}) is in error.program, and what it "
-        error = CompileInterrupted(redact(f"{text}cost in error.report. {again}", *lms), self.moa, self.report())
+        left = f"What was tuned until then ({', '.join(kept) or 'nothing'}) is in error.program, and what it cost in "
+        error = CompileInterrupted(redact(what, *lms), self.moa, self.report(), f"{left}error.report. {again}")
         error.__cause__ = self.failed[0][1] if self.failed else None
         return error
 
 
 def _of(panel: Panel) -> str:
     return "" if panel.layer == 1 else f", layer {panel.layer}"
+
+
+def _told(failed: Sequence[tuple[str, BaseException]]) -> str:
+    """What failed; once, where the same happened to several stages, on other examples perhaps."""
+    names: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for name, error in failed:
+        why = _why(error)
+        alike = why.partition(" It was given the example ")[0]
+        reasons.setdefault(alike, why)
+        names.setdefault(alike, []).append(name)
+    said = [(f"The stage{'s' * (len(names[a]) > 1)} {', '.join(sorted(names[a]))}", why) for a, why in reasons.items()]
+    return " ".join(f"{stages} failed: {why}" for stages, why in said)
 
 
 def _why(error: BaseException) -> str:

@@ -13,12 +13,14 @@ from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy
 
 from .budgets import Budget
-from .collecting import MAX_OUTAGES, collect, keeping
+from .collecting import MAX_OUTAGES, check_recording, collect, keeping
 from .committees import Committee, best_committees, pick
 from .diagnosis import Diagnosis
 from .diversity import Diversity
+from .feedback import metric_name, plain_metric
 from .recommending import Recommendation, recommend
 from .self_moa import Control, control_calls, with_self_moa
+from .students import check_mixture, checked_examples
 from .vote_matrix import VoteMatrix
 
 __all__ = ["diagnose", "diagnosis_budget"]
@@ -70,6 +72,10 @@ def diagnose(
         >>> diagnosis.recommendation.verdict, round(diagnosis.diversity.oracle, 2)
         ('mix', 0.97)
     """
+    check_mixture(moa, "diagnose")
+    check_recording(max_outages, concurrency)
+    devset = checked_examples(moa, devset, metric, name="devset")
+    metric = plain_metric(metric, moa.signature)
     _refuse_others(moa, strategies, metric, recorded)
     comparison = collect(
         moa,
@@ -138,7 +144,7 @@ def _refuse_others(
         return
     wanted = [system.name for system in Field(moa, strategies).systems]
     there = [system.name for system in recorded.systems]
-    name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+    name = metric_name(metric)
     if wanted != there or recorded.metric != name:
         raise ValueError(
             f"What is recorded compares {', '.join(there)} by {recorded.metric}, and this diagnosis wants "

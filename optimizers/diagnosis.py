@@ -56,7 +56,7 @@ class Diagnosis:
         ]
         if count > 1 and found.effective is not None and found.mean_correlation is not None:
             said.append(
-                f"{count} proposers err together (mean correlation {found.mean_correlation:.2f}): they are worth "
+                f"The errors of {count} proposers correlate by {found.mean_correlation:.2f} on average: they are worth "
                 f"{found.effective:.1f} independent ones."
             )
         judge = next((row for row in rows if row.kind == "aggregator"), None)

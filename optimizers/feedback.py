@@ -1,4 +1,4 @@
-"""A metric as any of DSPy's optimizers takes it: checked, with five arguments, with feedback."""
+"""A metric as optimizers take it: checked, with five arguments and feedback for GEPA, with two for a score."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from moa_dspy.evaluation.metrics import Metric, as_metric, score
 
 from .bill import Stop
 
-__all__ = ["Scored"]
+__all__ = ["Scored", "metric_name", "plain_metric"]
 
 View = Callable[[dspy.Example, dspy.Prediction], dspy.Prediction]
 
@@ -42,7 +42,7 @@ class Scored:
         self.task = task
         self.view = view
         self.inside = inside
-        self.__name__ = getattr(self.metric, "__name__", type(self.metric).__name__)
+        self.__name__ = metric_name(self.metric)
         self._takes = _arguments(self.metric)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Scored:
@@ -83,6 +83,28 @@ class Scored:
         return f"Score {number:g}." + (f" Right would be {right}. Given was {given}." if names else "")
 
 
+def plain_metric(metric: str | Metric, task: type[dspy.Signature]) -> Metric:
+    """The metric with two arguments, also one that takes GEPA's five.
+
+    Raises:
+        TypeError: If it takes neither; before anything is paid for.
+    """
+    found = as_metric(metric, task)
+    if _arguments(found) < 5:
+        return found
+
+    def scored(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Any:
+        return found(example, prediction, trace, None, None)
+
+    scored.__name__ = metric_name(metric)
+    return scored
+
+
+def metric_name(metric: str | Metric) -> str:
+    """What a metric is called."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+
+
 def _arguments(metric: Metric) -> int:
     """How many arguments a metric can be given: 5, 3 or 2."""
     try:
@@ -96,6 +118,6 @@ def _arguments(metric: Metric) -> int:
             continue
         return number
     raise TypeError(
-        f"The metric {getattr(metric, '__name__', metric)!r} takes {signature}, and no optimizer could call it. Write "
+        f"The metric {metric_name(metric)!r} takes {signature}, and no optimizer could call it. Write "
         "metric(example, prediction, trace=None), or GEPA's metric(gold, pred, trace, pred_name, pred_trace)."
     )

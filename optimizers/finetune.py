@@ -10,13 +10,14 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.agent import Agent
-from moa_dspy.checks import checked_inputs, refuse_below_one
+from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 
 from .feedback import Scored
 from .interrupted import FinetuneInterrupted
 from .lessons import Lessons, collect
+from .students import check_mixture, checked_examples
 from .trainable import check_trainable, refuse_nothing
 
 __all__ = ["Finetune", "Training"]
@@ -89,7 +90,7 @@ class Finetune(Teleprompter):
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self,
-        student: dspy.Module,
+        student: MoA,
         *,
         trainset: Sequence[dspy.Example],
         teacher: MoA | None = None,
@@ -106,19 +107,15 @@ class Finetune(Teleprompter):
             ValueError: If it could not be right: an agent cannot be trained, or has nothing to learn from.
             FinetuneInterrupted: If a job failed; it carries the mixture with the LMs that were trained.
         """
-        if not isinstance(student, MoA):
-            raise TypeError(f"Finetune trains the agents of a MoA, and a {type(student).__name__} has none of its own.")
-        if not trainset:
-            raise ValueError("The trainset is empty, so there is nothing to learn from.")
-        for example in trainset:
-            checked_inputs(student.signature, example.inputs().toDict())
+        check_mixture(student, "Finetune")
+        trainset = checked_examples(student, trainset, self.metric)
+        metric = None if self.metric is None else Scored(self.metric, student.signature)
         names = self._names(student)
         for name in names:
             check_trainable(name, _agents(student, name)[0])
-        metric = None if self.metric is None else Scored(self.metric, student.signature)
         lessons = collect(student, teacher or student, trainset, metric, self.threshold, self.num_threads)
         prompts = {name: lessons.of(name, self.exclude_demos) for name in names}
-        refuse_nothing(prompts, lessons.examples)
+        refuse_nothing(prompts, lessons.examples, lessons.failures)
         return self._trained(student, lessons, prompts)
 
     def _trained(self, student: MoA, lessons: Lessons, prompts: Mapping[str, list[Any]]) -> MoA:

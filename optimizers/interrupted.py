@@ -18,6 +18,7 @@ class CompileInterrupted(RuntimeError):
     Attributes:
         program: The mixture with the stages that were finished.
         report: What they did, and what all stages cost, the failed ones too.
+        reason: What failed, without how to go on.
 
     Example:
         ```python
@@ -28,10 +29,11 @@ class CompileInterrupted(RuntimeError):
         ```
     """
 
-    def __init__(self, message: str, program: MoA, report: SpecializationReport) -> None:
-        super().__init__(message)
+    def __init__(self, reason: str, program: MoA, report: SpecializationReport, how_to_go_on: str = "") -> None:
+        super().__init__(f"{reason} {how_to_go_on}".strip())
         self.program = program
         self.report = report
+        self.reason = reason
 
 
 class FinetuneInterrupted(RuntimeError):

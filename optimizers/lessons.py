@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
@@ -13,6 +13,7 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.errors import MoAError
 from moa_dspy.evaluation.threads import in_threads
+from moa_dspy.metadata import Failure
 from moa_dspy.moa import MoA
 from moa_dspy.proposals import Proposal
 
@@ -32,11 +33,13 @@ class Lessons:
         student: With a prompt per agent, so that a step's predictor tells whose it is.
         steps: Agent -> its steps: the predictor's name, its inputs, its outputs.
         examples: How many examples were asked.
+        failures: Agent -> why it did not answer, one for each time.
     """
 
     student: MoA
     steps: Mapping[str, list[tuple[str, dict[str, Any], Any]]]
     examples: int
+    failures: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def adapter(self) -> Any:
@@ -84,22 +87,27 @@ def collect(
     infer_data_format(dspy.settings.adapter or dspy.ChatAdapter())  # before anything is paid for
     name_of = {id(part): name for name, part in theirs.named_predictors()}
 
-    def ask(numbered: tuple[int, dspy.Example]) -> tuple[int, list[tuple[str, str, Step]]]:
+    def ask(numbered: tuple[int, dspy.Example]) -> tuple[int, list[tuple[str, str, Step]], list[Failure]]:
         number, example = numbered
         with dspy.context(trace=[]):
             try:
                 prediction: Any = theirs(**example.inputs())
-            except (MoAError, LMError, AdapterParseError):
-                return number, []
+            except MoAError as error:
+                return number, [], error.metadata.failures
+            except (LMError, AdapterParseError):
+                return number, [], []
             steps = list(dspy.settings.trace)
-        return number, list(_good(example, prediction, steps, name_of, metric, threshold))
+        return number, list(_good(example, prediction, steps, name_of, metric, threshold)), prediction.metadata.failures
 
     found: dict[str, list[tuple[str, dict[str, Any], Any]]] = defaultdict(list)
+    failures: dict[str, list[str]] = defaultdict(list)
     # In the order of the trainset, whatever order they were answered in.
-    for _, good in sorted(in_threads(ask, list(enumerate(trainset)), threads), key=lambda pair: pair[0]):
+    for _, good, failed in sorted(in_threads(ask, list(enumerate(trainset)), threads), key=lambda one: one[0]):
         for agent, name, (_, inputs, outputs) in good:
             found[agent].append((name, inputs, outputs))
-    return Lessons(mine, found, len(trainset))
+        for failure in failed:
+            failures[failure.agent].append(f"{failure.error}: {failure.message.partition(chr(10))[0]}")
+    return Lessons(mine, found, len(trainset), failures)
 
 
 def _good(

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -61,7 +62,15 @@ class Recipe:
         return math.ceil((self.metric_calls(valset, prompts) - valset) / (2 * self.minibatch))
 
     def gepa(
-        self, metric: Any, reflection_lm: Any, valset: int, *, prompts: int = 1, threads: int = 8, seed: int = 0
+        self,
+        metric: Any,
+        reflection_lm: Any,
+        valset: int,
+        *,
+        prompts: int = 1,
+        threads: int = 8,
+        seed: int = 0,
+        log_dir: Path | None = None,
     ) -> Any:
         """GEPA with this budget.
 
@@ -72,6 +81,7 @@ class Recipe:
             prompts: How many prompts the program has.
             threads: Examples under way at once.
             seed: Of the minibatches and the choice of candidates.
+            log_dir: Where it keeps its state, and goes on from.
         """
         return dspy.GEPA(
             metric=metric,
@@ -82,6 +92,7 @@ class Recipe:
             num_threads=threads,
             seed=seed,
             warn_on_score_mismatch=False,
+            log_dir=log_dir and str(log_dir),
         )
 
 

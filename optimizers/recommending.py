@@ -93,7 +93,8 @@ def recommend(
     low, high = (bound - excess for bound in difference_interval(ours, theirs, seed=seed, resamples=resamples))
     verdict: Literal["mix", "single", "unclear"] = "mix" if low > 0 else "single" if gain <= 0 else "unclear"
     system = alone.best if verdict == "single" else mixed.best
-    said = f"{gain:+.3f} (95% {low:+.3f} to {high:+.3f}) against {alone.best} alone, less what picking both flatters"
+    measured = "" if abs(excess) < 0.0005 else f", after correcting {gain + excess:+.3f} for having picked both here"
+    said = f"{gain:+.3f} (95% {low:+.3f} to {high:+.3f}) against {alone.best} alone{measured}"
     price = f"{calls[mixed.best]:.3g} calls per question instead of {calls[alone.best]:.3g}"
     if verdict == "mix":
         reason = f"Use {mixed.best}: {said}, for {price}."

@@ -9,16 +9,17 @@ from dspy.teleprompt import Teleprompter
 
 from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.metrics import Metric, as_metric
+from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy, Voting, as_strategy
 
 from .budgets import Budget
 from .choosing import choose
-from .collecting import MAX_OUTAGES, collect, keeping
+from .collecting import MAX_OUTAGES, check_recording, collect, keeping
 from .committee_report import CommitteeReport
+from .feedback import plain_metric
 from .selecting import Selecting
-from .students import check_student
+from .students import check_student, checked_sets
 
 __all__ = ["SelectCommittee"]
 
@@ -87,6 +88,7 @@ class SelectCommittee(Teleprompter):
             )
         if isinstance(strategies, str) or not strategies:
             raise ValueError(f"strategies={strategies!r} names none. Give a list, for example ['voting', 'synthesis'].")
+        check_recording(max_outages, concurrency)
         self.metric = metric
         self.strategies = [as_strategy(strategy) for strategy in strategies]
         self.max_calls = max_calls
@@ -143,11 +145,12 @@ class SelectCommittee(Teleprompter):
             ProposersUnreachable: If a proposer does not answer; what was recorded is on it.
             MetricError: If the metric gives no score; what was recorded is on it.
         """
-        moa = check_student(student, trainset, valset or [], "SelectCommittee")
-        as_metric(self.metric, moa.signature)
+        moa = check_student(student, "SelectCommittee")
+        train, val = checked_sets(moa, trainset, valset, self.metric)
+        metric = plain_metric(self.metric, moa.signature)
         selecting = Selecting(
             moa,
-            self.metric,
+            metric,
             self._asking,
             voting=self._voting(moa),
             votes=len(self._asking) < len(self.strategies),
@@ -159,8 +162,8 @@ class SelectCommittee(Teleprompter):
         selecting.check()
         comparison = collect(
             moa,
-            [*trainset, *(valset or [])],
-            self.metric,
+            [*train, *val],
+            metric,
             recorded=recorded,
             max_outages=self.max_outages,
             concurrency=self.concurrency,
@@ -169,12 +172,12 @@ class SelectCommittee(Teleprompter):
             aggregator_alone=False,
         )
         with keeping(comparison):
-            options = selecting.options(comparison, len(trainset))
+            options = selecting.options(comparison, len(train))
         chosen, self.report = choose(
             options,
             self.standard_errors,
             in_usd=self.max_usd is not None,
-            has_valset=bool(valset),
+            has_valset=bool(val),
             recorded=comparison.usage,
             seed=self.seed,
         )

@@ -7,15 +7,19 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 
+from moa_dspy.account import Account
 from moa_dspy.agent import Agent
 from moa_dspy.moa import MoA
 from moa_dspy.outputs import typed_outputs
+from moa_dspy.panel import Round
+from moa_dspy.prediction import MoAPrediction
+from moa_dspy.proposals import Proposal
 from moa_dspy.strategies import Case, Unusable, Verdict, fallback
 
 from .bill import Bill
 from .recording import Recording
 
-__all__ = ["Judge", "Solo"]
+__all__ = ["Judge", "Solo", "accounted"]
 
 
 class Solo(dspy.Module):
@@ -33,8 +37,11 @@ class Solo(dspy.Module):
     def forward(self, **inputs: Any) -> dspy.Prediction:
         panel, _, name = self.place.partition(".")
         with self.bill.asking(name):
-            prediction = getattr(getattr(self, panel), name)(**inputs)
-        return dspy.Prediction(**typed_outputs(prediction, self.task))
+            agent = getattr(getattr(self, panel), name)
+            outputs = typed_outputs(agent(**inputs), self.task)
+        mine = Proposal(id=name, agent=name, model=agent.model, outputs=outputs)
+        case = Case(self.task, inputs, [mine], {name: name}, has_aggregator=False)
+        return accounted("voting", Verdict(outputs, selected=name), case, Round([mine], [], [], {name: name}, []))
 
 
 class Judge(dspy.Module):
@@ -44,6 +51,7 @@ class Judge(dspy.Module):
         super().__init__()
         self.aggregator = moa.aggregator.deepcopy()
         self.place = "aggregator"
+        self.strategy = moa.strategy.name
         self.task = moa.signature
         self.has_aggregator = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
         self.recording = recording
@@ -54,11 +62,28 @@ class Judge(dspy.Module):
         given = {name: inputs[name] for name in self.task.input_fields if name in inputs}
         case = Case(self.task, given, round.proposals, round.asked, self.has_aggregator)
         with self.bill.asking(self.place):
-            return dspy.Prediction(**self._decide(case).outputs)
+            verdict, failed = self._decide(case)
+        return accounted(self.strategy, verdict, case, round, fallback_used=failed)
 
-    def _decide(self, case: Case) -> Verdict:
+    def _decide(self, case: Case) -> tuple[Verdict, bool]:
         try:
             verdict: Any = self.aggregator(case=case)
         except (AdapterParseError, Unusable):
-            return fallback(case)  # as the mixture would answer
-        return verdict
+            return fallback(case), True  # as the mixture would answer
+        return verdict, False
+
+
+def accounted(strategy: str, verdict: Verdict, case: Case, round: Round, fallback_used: bool = False) -> MoAPrediction:
+    """The answer, with what a metric may look at in that of a mixture: proposals, failures, votes.
+
+    Args:
+        strategy: Its name.
+        verdict: What it decided.
+        case: On what.
+        round: What the panel gave; calls are on the bill and not told here.
+        fallback_used: Whether the aggregator gave no verdict.
+    """
+    account = Account(strategy, len(set(round.asked.values())))
+    account.add(Round(round.proposals, round.failures, [], round.asked, round.abandoned))
+    account.fallback_used = fallback_used
+    return account.prediction(verdict, case)

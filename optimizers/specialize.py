@@ -9,17 +9,18 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.checks import checked_inputs, refuse_below_one
+from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 
 from .checkpoint import Checkpoint, fingerprint
 from .compiling import Compiling
-from .feedback import Scored
+from .feedback import Scored, metric_name
 from .recipes import Recipe, recipe
 from .report import SpecializationReport, StageReport
 from .specialized import specialized
 from .stage import Stage, own_copy
+from .students import check_mixture, checked_sets
 
 __all__ = ["Specialize"]
 
@@ -44,7 +45,8 @@ class Specialize(Teleprompter):
             with it, the others' answers recorded beforehand.
         num_threads: Examples under way at once, over all stages side by side.
         seed: Of the default optimizer.
-        checkpoint: A folder where finished stages are kept, so that the same compile goes on from there.
+        checkpoint: A folder where finished stages are kept, and GEPA's state of those under way, so that the same
+            compile goes on from there.
         on_stage: Called with the report of each finished stage, from the thread that ran it.
 
     Raises:
@@ -97,7 +99,7 @@ class Specialize(Teleprompter):
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self,
-        student: dspy.Module,
+        student: MoA,
         *,
         trainset: Sequence[dspy.Example],
         teacher: dspy.Module | None = None,
@@ -116,18 +118,14 @@ class Specialize(Teleprompter):
 
         Raises:
             ValueError: If the examples, the budget or the checkpoint do not fit.
-            TypeError: If the student is no mixture, or the metric cannot be called.
+            TypeError: If the student is no mixture, what is to be learned no examples, or the metric cannot be called.
             CompileInterrupted: If a stage failed; it carries what was tuned until then.
         """
-        if not isinstance(student, MoA):
-            raise TypeError(
-                f"Specialize tunes the agents of a MoA, and a {type(student).__name__} has none of its own. Compile "
-                "the mixture inside it."
-            )
+        check_mixture(student, "Specialize")
         if teacher is not None:
             raise ValueError("Specialize takes no teacher: its stages are single agents, not the program it would be.")
+        trainset, valset = checked_sets(student, trainset, valset, self.metric)
         valset = valset or trainset
-        trainset, valset = _checked(student, trainset), _checked(student, valset)
         Scored(self.metric, student.signature)
         self._check_optimizer(student, len(valset))
         moa = specialized(student)
@@ -150,11 +148,17 @@ class Specialize(Teleprompter):
 
     def _optimizer(self, student: MoA, stage: Stage) -> Any:
         if self.optimizer is not None:
-            return own_copy(self.optimizer, stage.metric, stage.program.place)
+            return own_copy(self.optimizer, stage.metric, stage.program.place, stage.room)
         prompts = len(stage.program.named_predictors())
         lm: Any = self.reflection_lm or student.get_lm() or dspy.settings.lm
         return self.recipe.gepa(
-            stage.metric, lm, len(stage.valset), prompts=prompts, threads=stage.threads, seed=self.seed
+            stage.metric,
+            lm,
+            len(stage.valset),
+            prompts=prompts,
+            threads=stage.threads,
+            seed=self.seed,
+            log_dir=stage.room,
         )
 
     def _check_optimizer(self, student: MoA, valset: int) -> None:
@@ -181,7 +185,8 @@ class Specialize(Teleprompter):
         return {
             "optimizer": type(self.optimizer).__name__,
             **inner,
-            "recipe": self.recipe.name,
+            "metric": metric_name(self.metric),
+            "recipe": vars(self.recipe),
             "credit": self.credit,
             "seed": self.seed,
         }
@@ -189,10 +194,3 @@ class Specialize(Teleprompter):
 
 def _recipe(name: str | Recipe) -> Recipe:
     return recipe(name)
-
-
-def _checked(student: MoA, examples: Sequence[dspy.Example]) -> list[dspy.Example]:
-    if not examples:
-        raise ValueError("The trainset is empty, so there is nothing to learn from. Give at least a few examples.")
-    # With the inputs that the mixture would take; a dataset may have others.
-    return [e.with_inputs(*checked_inputs(student.signature, e.inputs().toDict())) for e in examples]

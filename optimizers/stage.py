@@ -19,9 +19,12 @@ from .feedback import Scored
 from .report import StageReport
 from .solo import Judge, Solo
 
-__all__ = ["Stage", "own_copy"]
+__all__ = ["RESUMED", "Stage", "own_copy"]
+
+RESUMED = "resumed, earlier calls not counted"
 
 Prompts = dict[str, dspy.Predict]
+_GEPA: Any = dspy.GEPA  # a class that a decorator hides from type checkers
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Stage:
         valset: Examples by which the result is kept or not.
         optimizer: Gives the optimizer.
         threads: Examples under way at once.
+        room: Where GEPA keeps its state, and goes on from; None keeps nothing.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Stage:
     valset: Sequence[dspy.Example]
     optimizer: Callable[[Stage], Any]
     threads: int
+    room: Path | None = None
 
     def run(self) -> tuple[StageReport, Prompts]:
         """Tune the program.
@@ -56,7 +61,7 @@ class Stage:
         Raises:
             Stop: If an LM or the metric is of no use.
         """
-        bill = self.program.bill
+        bill, resumed = self.program.bill, self.room is not None and (self.room / "gepa_state.bin").exists()
         with dspy.context(**bill.settings()):
             before = self._evaluate(self.program)
             note, after, found = "", before, {}
@@ -70,6 +75,8 @@ class Stage:
                     after = self._evaluate(tuned)
                     found = dict(tuned.named_predictors()) if after >= before else {}
                     note = "" if found else "not kept: worse on the valset"
+        if resumed:
+            note = "; ".join([*([note] if note else []), RESUMED])
         report = bill.report(self.name, before=before, after=after, kept=bool(found), note=note)
         return report, found
 
@@ -130,13 +137,14 @@ def _is_of_progress_bars(error: KeyError) -> bool:
     return any("tqdm" in Path(place.filename).parts for place in innermost)
 
 
-def own_copy(optimizer: Any, metric: Scored, folder: str) -> Any:
+def own_copy(optimizer: Any, metric: Scored, folder: str, room: Path | None = None) -> Any:
     """A copy of an optimizer for one stage, which scores by this metric and keeps its logs apart.
 
     Args:
         optimizer: The user's; it stays as it is.
         metric: Of the stage.
         folder: Where in its log folder the stage's logs go: GEPA would take another stage's for its own, and resume.
+        room: The log folder, if it has none.
     """
     own = copy.copy(optimizer)
     for name, value in vars(own).items():
@@ -147,6 +155,8 @@ def own_copy(optimizer: Any, metric: Scored, folder: str) -> Any:
             setattr(own, name, metric)
     if getattr(own, "log_dir", None):
         own.log_dir = str(Path(own.log_dir) / folder)
+    elif room is not None and isinstance(own, _GEPA):
+        own.log_dir = str(room)
     return own
 
 

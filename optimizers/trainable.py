@@ -30,7 +30,7 @@ def check_trainable(name: str, agent: Agent) -> None:
         )
 
 
-def refuse_nothing(prompts: Mapping[str, Sequence[Any]], examples: int) -> None:
+def refuse_nothing(prompts: Mapping[str, Sequence[Any]], examples: int, failures: Mapping[str, Sequence[str]]) -> None:
     """Refuse to train agents on nothing.
 
     Raises:
@@ -38,8 +38,10 @@ def refuse_nothing(prompts: Mapping[str, Sequence[Any]], examples: int) -> None:
     """
     empty = [name for name, data in prompts.items() if not data]
     if empty:
+        failed = "".join(f" {n} failed {len(failures[n])} times: {failures[n][-1]}." for n in empty if failures.get(n))
         counts = ", ".join(f"{name} {len(data)}" for name, data in prompts.items())
         raise ValueError(
             f"There is nothing to train {', '.join(empty)} on: of {examples} examples, so many answers are "
-            f"good enough: {counts}. No job was started. Give more examples, a teacher, or agents=[...] without them."
+            f"good enough: {counts}.{failed} No job was started. Give more examples, a teacher, or agents=[...] "
+            "without them."
         )

@@ -9,14 +9,15 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.metrics import Metric, as_metric
+from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Voting
 
-from .collecting import MAX_OUTAGES, collect, keeping
+from .collecting import MAX_OUTAGES, check_recording, collect, keeping
 from .dawid_skene import dawid_skene, wrong_answers
+from .feedback import plain_metric
 from .log_odds import PRIOR, FittedWeights, check_settings, fit_log_odds
-from .students import check_student
+from .students import check_student, checked_sets
 from .vote_matrix import VoteMatrix
 from .weights_judging import judged_weights
 from .weights_report import WeightsReport
@@ -75,6 +76,7 @@ class FitVoteWeights(Teleprompter):
     ) -> None:
         super().__init__()
         check_settings(alternatives, prior)
+        check_recording(max_outages, concurrency)
         self.metric = metric
         self.alternatives = alternatives
         self.prior = prior
@@ -109,13 +111,13 @@ class FitVoteWeights(Teleprompter):
             ProposersUnreachable: If a proposer does not answer; what was recorded is on it.
             MetricError: If the metric gives no score; what was recorded is on it.
         """
-        moa = check_student(student, trainset, valset or [], "FitVoteWeights")
+        moa = check_student(student, "FitVoteWeights")
         voting = _voting(moa)
-        metric = _unscored if self.metric is None else self.metric
-        as_metric(metric, moa.signature)
+        train, val = checked_sets(moa, trainset, valset, self.metric)
+        metric = _unscored if self.metric is None else plain_metric(self.metric, moa.signature)
         comparison = collect(
             moa,
-            [*trainset, *(valset or [])],
+            [*train, *val],
             metric,
             recorded=recorded,
             max_outages=self.max_outages,
@@ -129,8 +131,8 @@ class FitVoteWeights(Teleprompter):
             self.report = judged_weights(
                 lambda rows: self._fitted(moa, rows),
                 {name: voting.weights.get(name, 1.0) for name in matrix.names},
-                matrix.rows(slice(None, len(trainset))),
-                matrix.rows(slice(len(trainset), None)),
+                matrix.rows(slice(None, len(train))),
+                matrix.rows(slice(len(train), None)),
                 has_scores=self.metric is not None,
                 usage=comparison.usage,
                 seed=self.seed,

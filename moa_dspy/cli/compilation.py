@@ -14,7 +14,7 @@ import dspy
 
 from moa_dspy.accounting import Usage
 from moa_dspy.cli.dataset import read_dataset
-from moa_dspy.evaluation.intervals import Interval, difference_interval
+from moa_dspy.evaluation.intervals import Interval, difference_interval, mean_interval, wilson
 from moa_dspy.evaluation.metrics import as_metric
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
@@ -94,6 +94,7 @@ class Compilation:
         if optimizer not in OPTIMIZERS:
             raise ValueError(f"There is no optimizer {optimizer!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
         chosen = recipe(recipe_name)
+        checkpoint = out.with_suffix(".checkpoint") if OPTIMIZERS[optimizer].resumes else None
         _check_out(out, force)
         examples = read_dataset(data, moa.signature, metric, limit, seed)
         train, val, held = _split(examples, heldout, seed)
@@ -112,7 +113,7 @@ class Compilation:
             reflection_lm=reflection_lm,
             threads=concurrency,
             seed=seed,
-            checkpoint=out.with_suffix(".checkpoint") if OPTIMIZERS[optimizer].resumes else None,
+            checkpoint=checkpoint,
         )
         return cls(job, optimizer, out, held, prompts(specialized(moa) if optimizer == "specialize" else moa))
 
@@ -129,9 +130,21 @@ class Compilation:
     @property
     def how_to_go_on(self) -> str:
         """What to do after an interrupt."""
-        if self.job.checkpoint is None:
-            return f"{self.optimizer} cannot go on where it stopped: the same command begins anew."
-        return f"The same command goes on from the stages in {self.job.checkpoint}."
+        folder = self.job.checkpoint
+        if folder is None:
+            return (
+                f"{self.optimizer} cannot go on where it stopped: the same command begins anew, and pays for no call "
+                "that DSPy's cache holds."
+            )
+        kept = [f"{what}: {', '.join(names)}" for what, names in self.job.kept.items() if names]
+        if not kept:
+            return "Nothing was kept so far: the same command begins anew."
+        return f"The same command goes on from {folder} ({'; '.join(kept)})."
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nothing better was found."""
+        return self.before == self.after
 
     @property
     def gain(self) -> tuple[float, Interval] | None:
@@ -143,6 +156,12 @@ class Compilation:
             _mean(self.scores_after) - _mean(self.scores_before),
             difference_interval(self.scores_after, self.scores_before, seed=seed),
         )
+
+    def interval(self, scores: Sequence[float]) -> Interval:
+        """The 95% interval of a mean score."""
+        if set(scores) <= {0.0, 1.0}:
+            return wilson(int(sum(scores)), len(scores))
+        return mean_interval(scores, seed=self.job.seed)
 
     def to_json(self) -> str:
         """All of it."""
@@ -161,7 +180,9 @@ class Compilation:
         if self.after:
             plain |= {
                 "before": _mean(self.scores_before) if gain else None,
+                "before_interval": gain and list(self.interval(self.scores_before)),
                 "after": _mean(self.scores_after) if gain else None,
+                "after_interval": gain and list(self.interval(self.scores_after)),
                 "gain": gain and gain[0],
                 "interval": gain and list(gain[1]),
                 "report": self.report.to_dict(),
@@ -183,8 +204,8 @@ def _split(
     rest = shuffled[held:]
     if len(rest) < 2:
         raise ValueError(
-            f"{len(shuffled)} rows are too few: {held} are held back, and the optimizer needs one to learn from and "
-            "one to compare by. Give more data, or a smaller --heldout."
+            f"{len(shuffled)} rows are too few: with {held} held back, the optimizer needs one to learn from and one "
+            "to compare by. Give more data, or a smaller --heldout."
         )
     half = len(rest) // 2
     return rest[:half], rest[half:], shuffled[:held]
@@ -202,9 +223,11 @@ def _check_out(out: Path, force: bool) -> None:
 
 
 def prompts(moa: MoA) -> list[Prompt]:
-    """The prompts of a mixture."""
+    """The prompts of a mixture; not those of an aggregator that nobody is."""
     parts: list[tuple[str, Any]] = moa.named_predictors()
-    return [Prompt(name, part.signature.instructions, len(part.demos)) for name, part in parts]
+    judged = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
+    asked = [(name, part) for name, part in parts if judged or not name.startswith("aggregator.")]
+    return [Prompt(name, part.signature.instructions, len(part.demos)) for name, part in asked]
 
 
 def _mean(scores: Sequence[float]) -> float:

@@ -41,8 +41,9 @@ moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml \\
 moa-dspy compile -d rows.jsonl -o moa.json -c moa.yaml \\
     --signature "text -> label: bool" --metric metrics:score --optimizer gepa
 
-[bold]Resume[/bold]: specialize keeps finished stages beside OUT until it is done. The \
-same command goes on from there, also after Ctrl-C.
+[bold]Resume[/bold]: specialize and gepa keep what they have found in a folder beside OUT, \
+moa.checkpoint, until they are done. The same command goes on from there, also \
+after Ctrl-C, a crash or a dead model.
 
 [bold]Next[/bold]: moa-dspy show moa.json; in Python MoA.from_file("moa.json").
 
@@ -117,11 +118,12 @@ def compile_(
             with refusing():
                 run(compilation)
         except CompileInterrupted as error:
-            complain(str(error))
+            complain(error.reason)
             stopped(compilation, error)
             raise typer.Exit(FAILED) from None
         except KeyboardInterrupt:
-            complain(f"Interrupted. {compilation.how_to_go_on}")
+            saved = f"{out} is saved, but not measured on the held-back data." if compilation.after else None
+            complain(f"Interrupted. {saved or compilation.how_to_go_on}")
             raise typer.Exit(INTERRUPTED) from None
     if as_json:
         typer.echo(compilation.to_json())

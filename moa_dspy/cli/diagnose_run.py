@@ -35,7 +35,11 @@ def run(moa: MoA, dataset: Sequence[dspy.Example], metric: str | Metric, **setti
         _show(stop.comparison)
         complain("Interrupted. The same command again takes from DSPy's cache what was answered.")
         raise typer.Exit(INTERRUPTED) from None
-    except (MetricError, ProposersUnreachable) as error:
+    except ProposersUnreachable as error:
+        _show(error.comparison)
+        complain(f"{error.reason} Once they answer again, the same command takes from DSPy's cache what was answered.")
+        raise typer.Exit(FAILED) from None
+    except MetricError as error:
         _show(error.comparison)
         complain(str(error))
         raise typer.Exit(FAILED if error.comparison is not None else BAD_INPUT) from None

@@ -21,7 +21,7 @@ def show_plan(console: Console, compilation: Compilation) -> None:
     job, budget = compilation.job, compilation.budget
     console.print(
         Text(
-            f"{compilation.optimizer}, recipe {job.recipe.name}: {len(job.trainset)} examples to learn from, "
+            f"{compilation.optimizer}, recipe {job.recipe.name}. Examples: {len(job.trainset)} to learn from, "
             f"{len(job.valset)} to compare by, {len(compilation.heldout)} held back."
         ),
         soft_wrap=True,
@@ -50,6 +50,9 @@ def show_compilation(console: Console, compilation: Compilation) -> None:
         console.print(Text(f"\nunchanged: {', '.join(same)}", "dim"))
     console.print()
     console.print(compilation.report.table())
+    if said := compilation.report.comparison():
+        console.print(Text(said, "dim"))
+    console.print()
     _show_scores(console, compilation)
     console.print(Text(f"Saved: {compilation.out}. Next: moa-dspy show {compilation.out}"), soft_wrap=True)
 
@@ -59,19 +62,19 @@ def _show_scores(console: Console, compilation: Compilation) -> None:
     if gain is None:
         console.print(Text("Nothing was held back, so whether this helped is not known.", "yellow"))
         return
-    count, (difference, interval) = len(compilation.scores_after), gain
-    before, after = sum(compilation.scores_before) / count, sum(compilation.scores_after) / count
-    style = "green" if interval.low > 0 else "red" if interval.high < 0 else "yellow"
-    console.print(
-        Text.assemble(
-            f"On {count} held-back examples: {before:.3f} -> {after:.3f}, gain ",
-            (f"{difference:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]", style),
-            " (95%, paired bootstrap).",
-        ),
-        soft_wrap=True,
-    )
-    if interval.low <= 0 <= interval.high:
-        console.print(Text("The interval includes 0: this may be chance. More held-back data would tell.", "dim"))
+    count = len(compilation.scores_after)
+    console.print(Text(f"On {count} held-back example{'s' * (count > 1)}, with 95% intervals:"))
+    for name, scores in (("before", compilation.scores_before), ("after", compilation.scores_after)):
+        low, high = compilation.interval(scores)
+        console.print(f"  {name:<6}  {sum(scores) / count:.3f}  {low:.3f} to {high:.3f}", highlight=False)
+    if compilation.is_unchanged:
+        console.print(Text("Nothing better was found: the prompts are as they were, and so is the score.", "yellow"))
+        return
+    difference, (low, high) = gain
+    style = "green" if low > 0 else "red" if high < 0 else "yellow"
+    console.print(Text(f"  gain   {difference:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
+    if low <= 0 <= high:
+        console.print(Text("The gain's interval includes 0: it may be chance. More held-back data would tell.", "dim"))
 
 
 def _changes(before: Prompt, after: Prompt) -> Iterator[str]:

@@ -59,11 +59,14 @@ def _show(console: Console, saved: SavedMoA, demos: bool) -> None:
     kind = "a prompt per agent" if saved.use_specialized_prompts else "one prompt for all proposers"
     console.print(Text(f"{saved.path}: {saved.signature}", "bold"), soft_wrap=True)
     console.print(Text(f"{saved.strategy}{layers}{samples}, {kind}", "dim"), soft_wrap=True)
-    if options := {name: value for name, value in saved.options.items() if value}:
-        console.print(Text(f"options: {', '.join(f'{n}={v}' for n, v in options.items())}", "dim"), soft_wrap=True)
+    told = {n: value for n, value in saved.options.items() if value and n != "weights" and value != _DEFAULTS.get(n)}
+    if told:
+        console.print(Text(f"options: {', '.join(f'{n}={v}' for n, v in told.items())}", "dim"), soft_wrap=True)
     console.print()
     console.print(_agents(saved))
     for prompt in saved.prompts:
+        if _is_counted(saved) and prompt.name.startswith("aggregator."):
+            continue
         count = f" ({len(prompt.demos)} demos)" if prompt.demos else ""
         console.print(Text(f"\n{prompt.name}{count}", "bold"), soft_wrap=True)
         console.print(Text(clean(prompt.instructions)), soft_wrap=True)
@@ -86,10 +89,18 @@ def _agents(saved: SavedMoA) -> Table:
         settings = ", ".join(f"{n}={value}" for n, value in agent.settings.items() if value != _DEFAULTS.get(n))
         row = [agent.name]
         row += [str(agent.layer or "-")] if saved.layers > 1 else []
-        row += [agent.program or agent.model or "DSPy's own (settings.lm)"]
-        row += ["-" if agent.weight is None else f"{agent.weight:g}"] if weighted else []
+        nobody = _is_counted(saved) and agent.name == _JUDGE
+        row += ["none: votes are counted" if nobody else agent.program or agent.model or "DSPy's own (settings.lm)"]
+        row += ["-" if agent.weight is None else f"{agent.weight:.3g}"] if weighted else []
         table.add_row(*row, settings)
     return table
 
 
-_DEFAULTS = {"model_type": "chat", "num_retries": 3, "cache": True, "latency": 0.0}
+def _is_counted(saved: SavedMoA) -> bool:
+    """Whether it votes without an aggregator, whose prompts are then never used."""
+    return saved.strategy == "voting" and all(agent.model is None for agent in saved.agents if agent.name == _JUDGE)
+
+
+_JUDGE = "aggregator"
+# What every LM and every strategy has is not told.
+_DEFAULTS = {"model_type": "chat", "num_retries": 3, "cache": True, "latency": 0.0, "tolerance": 1e-6}

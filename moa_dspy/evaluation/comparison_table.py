@@ -26,7 +26,7 @@ HEADINGS: Mapping[Kind, str] = {
     "aggregator": "alone",
     "vote": "mixed",
     "strategy": "mixed",
-    "other": "given",
+    "other": "others",
     "oracle": "bound",
 }
 

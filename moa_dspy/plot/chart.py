@@ -30,7 +30,7 @@ LEGEND: Mapping[Kind, str] = {
     "proposer": "one model alone",
     "vote": "vote, no aggregator",
     "strategy": "mixture",
-    "other": "given",
+    "other": "others",
     "oracle": "oracle: some proposer is right",
 }
 GRID, INK, PALE = "#e6e6e6", "#222222", "#666666"

@@ -29,7 +29,7 @@ def test_it_says_what_to_use_and_why(data: Path) -> None:
     text = " ".join(result.stdout.split())
     assert result.exit_code == 0 and max(map(len, result.stdout.splitlines())) <= 80
     assert "Weighted votes, their scores less what" in text and "Self-MoA: " in text
-    assert "less what picking both flatters" in text and Path("plot.html").exists()
+    assert " alone, after correcting " in text and Path("plot.html").exists()
     assert "At most 168 LM calls: 12 questions x (4 proposals + 5 of the aggregator + 5 Self-MoA)." in " ".join(
         result.stderr.split()
     )
@@ -71,6 +71,7 @@ def test_what_was_answered_is_shown_when_a_proposer_dies(data: Path, monkeypatch
     text = " ".join(result.stderr.split())
     assert (result.exit_code, result.stdout) == (1, "")
     assert "dead could not be reached for 12 of 12 proposals" in text and "plain vote" in text
+    assert "Once they answer again, the same command" in text and "recorded=" not in text
 
 
 @pytest.mark.parametrize(

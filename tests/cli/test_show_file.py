@@ -34,6 +34,12 @@ def test_it_shows_agents_prompts_demos_and_weights(path: Path) -> None:
     assert "  question: How many?\n  n: 3\n" in result.stdout
 
 
+def test_an_aggregator_that_nobody_is_is_not_shown_as_one(path: Path) -> None:
+    text = show(path).stdout
+    assert "none: votes are counted" in text and "settings.lm" not in text and "aggregator.program" not in text
+    assert "weights=" not in text and "tolerance" not in text
+
+
 def test_demos_are_counted_unless_asked_for(path: Path) -> None:
     assert "How many?" not in show(path).stdout and "(1 demos)" in show(path).stdout
 

@@ -291,7 +291,7 @@ def test_bad_input_is_refused_before_anything_is_asked() -> None:
         SelectCommittee(max_calls=1).compile(moa, trainset=examples(GOLD))
     with pytest.raises(ValueError, match="needs an aggregator"):
         SelectCommittee(strategies=["synthesis"]).compile(moa, trainset=examples(GOLD))
-    with pytest.raises(TypeError, match="a Predict has no proposers"):
+    with pytest.raises(TypeError, match="a Predict has none of its own"):
         SelectCommittee().compile(dspy.Predict("question -> answer"), trainset=examples(GOLD))
     assert calls(lms) == dict.fromkeys(lms, 0)
 

@@ -210,7 +210,7 @@ def test_a_metric_without_bounds_gives_no_committees() -> None:
 
 def test_bad_input() -> None:
     moa, lms = voters({"ada": ["0"] * 9, "bo": ["0"] * 3 + [dspy_down()] * 6})
-    with pytest.raises(ValueError, match="no examples, so there is nothing to ask"):
+    with pytest.raises(ValueError, match="The devset is empty, so there is nothing to go by"):
         diagnose(moa, [])
     with pytest.raises(ValueError, match="no strategy 'nope'"):
         diagnose(moa, examples(GOLD[:9]), strategies=["nope"])

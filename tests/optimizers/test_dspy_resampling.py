@@ -40,8 +40,8 @@ class TestBestOfN:
         def compile(program: Any, _: Any) -> Any:
             return dspy.BestOfN(program, N=3, reward_fn=never, threshold=1.0)
 
-        run = compiled(setting, compile, ordered=False, num_proposals_per_model=2)
-        assert rollouts(run.lms) == calls(run.lms) == {"ada": 6, "bo": 6, "judge": 3}
+        run = compiled(setting, compile, ordered=False, num_proposals_per_model=3)
+        assert rollouts(run.lms) == calls(run.lms) == {"ada": 9, "bo": 9, "judge": 3}
 
     def test_layers_are_resampled_too(self) -> None:
         lms = {name: role(name) for name in ("ada", "bo", "judge")}

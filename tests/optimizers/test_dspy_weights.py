@@ -139,6 +139,17 @@ class TestBetterTogether:
             tune_weights(program, optimizer, trainset=TRAIN[:1], valset_ratio=0, strategy="p")
         assert {name: lm.rollouts for name, lm in lms.items()} == {name: [None, 1, 2] for name in ROLES}
 
+    def test_candidates_that_are_reset_meanwhile_stay_on_their_lms(self) -> None:
+        lms, program = _program(Setting())
+        search = dspy.BootstrapFewShotWithRandomSearch(
+            metric=right, num_candidate_programs=1, num_threads=1, max_bootstrapped_demos=1, max_labeled_demos=0
+        )
+        with dspy.context(lm=FakeLM("stray", [])):
+            optimizer = dspy.BetterTogether(metric=right, p=search)
+            tuned: Any = tune_weights(program, optimizer, trainset=TRAIN, valset_ratio=0, strategy="p")
+        assert not tuned.flag_compilation_error_occurred and models(tuned) == [*ROLES]
+        assert len({lm.calls for lm in lms.values()}) == 1 and next(iter(lms.values())).calls > 6
+
 
 class TestRefusals:
     @multitask

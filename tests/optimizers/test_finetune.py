@@ -69,6 +69,15 @@ def test_each_model_learns_its_own_right_answers(specialized: bool) -> None:
     assert tuned.use_specialized_prompts == specialized and tuned(question="q2").answer == "a2"
 
 
+def test_an_lm_that_is_dead_is_named_as_the_cause() -> None:
+    school = School()
+    gone = FakeLM("ada", lambda prompt: dspy.lm15.AuthError("the key was revoked"), provider=school)
+    lms = classroom(school) | {"ada": gone}
+    with pytest.raises(ValueError, match=r"ada on: .*ada 0, bo 3.* ada failed 6 times: \w+: .*revoked\. No job"):
+        Finetune(right, agents=["ada", "bo"]).compile(student(lms), trainset=TRAIN)
+    assert school.taught == []
+
+
 def test_a_right_answer_of_the_panel_does_not_make_a_wrong_proposal_a_lesson() -> None:
     school = School()
     lms = classroom(school) | {"judge": FakeLM("judge", lambda p: {"reasoning": "judge wrote this", "answer": "a1"})}

@@ -1,4 +1,6 @@
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -11,6 +13,7 @@ from moa_dspy import MoA, Selection
 from moa_dspy.optimizers import (
     OPTIMIZERS,
     RECIPES,
+    CompileInterrupted,
     Job,
     Recipe,
     Specialize,
@@ -103,6 +106,27 @@ def test_the_others_stay_within_what_they_say(optimizer: str) -> None:
     assert agents <= budget.agents and report.optimizer_calls <= budget.optimizer
     assert report.stages[0].runs * calls_per_answer(moa) == agents
     assert tuned(question="q3").answer == "a3" and [part.demos for part in moa.predictors()] == [[], []]
+
+
+def test_gepa_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
+    whole, lms = cast(), cast()
+    good: Any = lms["judge"]._fake.answers
+    left, gone = iter(range(9)), dspy.lm15.AuthError("sk-abcdefghijklmnop was revoked")
+    lms["judge"] = FakeLM("judge", lambda prompt: good(prompt) if next(left, None) is not None else gone)
+    job = Job(student(whole), right, TINY, TRAIN, TRAIN[:4], whole["coach"], threads=1)
+    job.run("gepa")
+    moa = student(lms)
+    with pytest.raises(CompileInterrupted, match=r"^The compile failed: (?!.*sk-abc).*revoked"):
+        replace(job, student=moa, reflection_lm=lms["coach"], checkpoint=tmp_path / "c").run("gepa")
+    moa.aggregator.lm = role("judge")
+    again = replace(job, student=moa, reflection_lm=lms["coach"], checkpoint=tmp_path / "c")
+    assert again.kept == {"finished": [], "begun": ["gepa"]}
+    asked = lms["ada"].calls
+    tuned, report = again.run("gepa")
+    assert report.stages[0].note == "resumed, earlier calls not counted" and tuned(question="q3").answer == "a3"
+    assert lms["ada"].calls - asked < whole["ada"].calls
+    with pytest.raises(ValueError, match="stages of another compile"):
+        replace(again, seed=1).run("gepa")
 
 
 def test_marginal_credit_is_budgeted_for_its_own_recording() -> None:

@@ -17,8 +17,8 @@ from moa_dspy.optimizers import (
     VoteMatrix,
     best_committees,
     dawid_skene,
-    pick,
     fit_log_odds,
+    pick,
     recommend,
     vote_scores,
 )

@@ -169,7 +169,7 @@ def test_a_mixture_that_does_not_vote_is_refused() -> None:
     moa, lms = voters({"ada": ["0"]}, aggregator="simulated/judge", strategy="fusion")
     with pytest.raises(ValueError, match=r"strategy is fusion, which counts no votes.*strategy=Voting"):
         FitVoteWeights().compile(moa, trainset=examples(["0"]))
-    with pytest.raises(TypeError, match="a Predict has no proposers"):
+    with pytest.raises(TypeError, match="a Predict has none of its own"):
         FitVoteWeights().compile(dspy.Predict("question -> answer"), trainset=examples(["0"]))
     assert calls(lms) == {"ada": 0}
 

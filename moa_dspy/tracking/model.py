@@ -1,0 +1,157 @@
+"""Mixtures as MLflow models: logged without pickles and without secrets, loaded, served, run over tables."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import dspy
+import mlflow
+from mlflow.artifacts import download_artifacts
+from mlflow.models import Model, get_model_info, validate_schema
+from mlflow.models.model import ModelInfo
+
+from moa_dspy.moa import MoA
+from moa_dspy.tracking import flavor
+from moa_dspy.tracking.columns import Columns
+from moa_dspy.tracking.flavor import FLAVOR, PROGRAM_PATH
+from moa_dspy.tracking.guard import bounded, masked, reach, told
+
+__all__ = ["load_model", "log_model"]
+
+Row: TypeAlias = Mapping[str, Any] | dspy.Example
+
+
+def log_model(
+    moa: MoA,
+    name: str,
+    *,
+    input_example: Row | Sequence[Row] | None = None,
+    registered_model_name: str | None = None,
+    pip_requirements: Sequence[str] | None = None,
+    code_paths: Sequence[str] | None = None,
+) -> ModelInfo:
+    """Log a mixture as an MLflow model: its JSON state and a few lines of code, no pickle and no secret.
+
+    It is logged into the active run, or into the experiment if none is active; no model is asked. Served
+    (`mlflow models serve`) or run in Spark (`mlflow.pyfunc.spark_udf`), it takes its keys from the environment
+    there, and answers many rows side by side: see `moa_dspy.tracking.program.MixtureProgram` for what comes back.
+
+    Args:
+        moa: The mixture.
+        name: The model's name.
+        input_example: Inputs of the task, one row or several; stored and shown with the model.
+        registered_model_name: Register it under this name too.
+        pip_requirements: What to install where it is served, instead of the versions of moa-dspy, DSPy and LiteLLM
+            that are installed here.
+        code_paths: Files and folders with the modules of your own that the mixture's LMs and types come from.
+
+    Returns:
+        What MLflow knows of the model: `model_uri`, `signature`, ...
+
+    Raises:
+        ValueError: If it could not answer elsewhere: it has programs or a strategy of your own, LMs that no file
+            holds, or agents that ask `dspy.settings.lm`; or if the example lacks inputs or has them of other types.
+        ConnectionError: If the tracking server does not answer.
+
+    Example:
+        ```python
+        info = moa_dspy.log_model(moa, "capitals", input_example={"question": "What is the capital of Peru?"})
+        moa = moa_dspy.load_model(info.model_uri)
+        ```
+    """
+    if not isinstance(moa, MoA):
+        raise TypeError(f"log_model takes a MoA, not {type(moa).__name__}. MLflow logs other programs: mlflow.dspy.")
+    _refuse_ambient(moa)
+    # Whatever is wrong is found before MLflow is told: a model that failed half way stays in its lists.
+    columns = Columns(moa.signature)
+    example = None if input_example is None else _example(input_example, columns)
+    with tempfile.TemporaryDirectory() as folder, bounded():
+        program = Path(folder, Path(PROGRAM_PATH).name)
+        _write(moa, program)
+        _reach()
+        return Model.log(
+            None,
+            flavor,
+            name=name,
+            flavor_name=FLAVOR,
+            registered_model_name=registered_model_name,
+            program=program,
+            signature=columns.signature,
+            input_example=example,
+            # MLflow would ask the models the example, which costs money and needs keys.
+            validate_serving_input=False,
+            pip_requirements=flavor.requirements() if pip_requirements is None else list(pip_requirements),
+            code_paths=None if code_paths is None else list(code_paths),
+        )
+
+
+def load_model(
+    uri: str | Path, *, allow_unsafe_lm_state: bool = False, custom_types: Mapping[str, type] | None = None
+) -> MoA:
+    """The mixture that `log_model` logged. Keys come from the environment, and `dspy.settings` stays as it is.
+
+    Args:
+        uri: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/ID`, `runs:/RUN/NAME`, or a model's folder.
+        allow_unsafe_lm_state: Whether to trust the model's addresses (`api_base`) and import the classes that it
+            names; see `MoA.from_file`.
+        custom_types: Your own classes for types of the signature, by name.
+
+    Raises:
+        ValueError: If the model is no mixture.
+        mlflow.exceptions.MlflowException: If there is no such model.
+    """
+    with tempfile.TemporaryDirectory() as folder, bounded():
+        kinds = get_model_info(str(uri)).flavors
+        if FLAVOR not in kinds:
+            raise ValueError(
+                f"The model {masked(str(uri))} is no mixture but of another kind ({', '.join(sorted(kinds))}). "
+                "load_model loads what moa_dspy.log_model logged; load this one with mlflow.pyfunc.load_model."
+            )
+        path = download_artifacts(artifact_uri=str(uri), dst_path=folder)
+        program = Path(path, PROGRAM_PATH)
+        return MoA.from_file(program, allow_unsafe_lm_state=allow_unsafe_lm_state, custom_types=custom_types)
+
+
+def _refuse_ambient(moa: MoA) -> None:
+    asked = [agent for agent in moa.agents if agent is not moa.aggregator or moa.strategy.needs_aggregator]
+    ambient = [agent.name for agent in asked if agent.asks_ambient_lm]
+    if ambient:
+        raise ValueError(
+            f"{', '.join(ambient)}: without an LM of its own, an agent asks dspy.settings.lm, and where a model is "
+            "served there is none. Give it one, then log the mixture."
+        )
+
+
+def _example(given: Row | Sequence[Row], columns: Columns) -> list[dict[str, Any]]:
+    rows = [given] if isinstance(given, (Mapping, dspy.Example)) else given
+    example = [columns.cells(dict(row.items())) for row in rows]
+    if not example:
+        raise ValueError("The input example holds no row. Give inputs of the task, or leave it out.")
+    try:
+        for row in example:
+            validate_schema([row], columns.signature.inputs)
+    except mlflow.MlflowException as error:
+        raise ValueError(f"The input example does not fit the task: {error.message}") from error
+    return example
+
+
+def _write(moa: MoA, program: Path) -> None:
+    moa.save(program)
+    try:
+        MoA.from_file(program, allow_unsafe_lm_state=True)
+    except ValueError as error:
+        reason = str(error).removeprefix(f"{program}: ")
+        raise ValueError(f"This mixture cannot be logged as a model. {reason}") from error
+
+
+def _reach() -> None:
+    try:
+        reach()
+    except Exception as error:
+        raise ConnectionError(
+            f"MLflow at {masked(mlflow.get_tracking_uri())} does not answer, so the model was not logged: "
+            f"{told(str(error))} Start the server, or name another with mlflow.set_tracking_uri()."
+        ) from error

@@ -1,0 +1,103 @@
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+from support.compiling import TRAIN, Task, right, role
+from support.mixtures import calls
+
+from moa_dspy import MoA
+from moa_dspy.optimizers import Finetune, FitVoteWeights, SelectCommittee, Specialize, diagnose
+
+Compile = Callable[[MoA, Any, Any], Any]
+
+
+def specialize(moa: MoA, metric: Any, examples: Any) -> MoA:
+    inner = dspy.BootstrapFewShot(max_bootstrapped_demos=1, max_labeled_demos=0)
+    return Specialize(metric, optimizer=inner).compile(moa, trainset=examples)
+
+
+EVERY: dict[str, Compile] = {
+    "Specialize": specialize,
+    "FitVoteWeights": lambda moa, metric, examples: FitVoteWeights(metric).compile(moa, trainset=examples),
+    "SelectCommittee": lambda moa, metric, examples: SelectCommittee(metric).compile(moa, trainset=examples),
+    "diagnose": lambda moa, metric, examples: diagnose(moa, examples, metric),
+    "Finetune": lambda moa, metric, examples: Finetune(metric).compile(moa, trainset=examples),
+}
+TRAINS = list(EVERY)[:-1]
+
+
+def voters() -> tuple[MoA, dict[str, Any]]:
+    lms = {name: role(name) for name in ("ada", "bo")}
+    return MoA(Task, list(lms.values()), strategy="voting"), lms
+
+
+def gepas(gold: Any, pred: Any, trace: Any, pred_name: Any, pred_trace: Any) -> Any:
+    return dspy.Prediction(score=right(gold, pred), feedback="So it is.")
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize(
+    ("metric", "examples", "error", "message"),
+    [
+        ("exact", [], ValueError, r"set is empty"),
+        ("exact", "train.jsonl", TypeError, r"set is no list of dspy.Example, but str"),
+        ("exact", [TRAIN[0], {"question": "q1"}], TypeError, r"set\[1\] is no dspy.Example but dict.*'question'"),
+        ("exact", [dspy.Example(q="?", answer="!")], ValueError, r"set\[0\] holds q, answer\. The input question is"),
+        ("exact", [TRAIN[0].without("answer")], ValueError, r"set\[0\] holds question, and no gold value for answer"),
+        (lambda one: 1, TRAIN, TypeError, "no optimizer could call it"),
+        ("nearly", TRAIN, ValueError, "no metric 'nearly'"),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_anything_is_asked(
+    name: str, metric: Any, examples: Any, error: Any, message: str
+) -> None:
+    moa, lms = voters()
+    with pytest.raises(error, match=message):
+        EVERY[name](moa, metric, examples)
+    assert calls(lms) == {"ada": 0, "bo": 0}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"concurrency": 0}, "concurrency=0 leaves nobody to ask"),
+        ({"max_outages": 2.0}, r"max_outages=2\.0 is no share"),
+    ],
+)
+def test_settings_with_which_nothing_could_be_recorded(setting: dict[str, Any], message: str) -> None:
+    for build in (FitVoteWeights, SelectCommittee, lambda **own: diagnose(voters()[0], TRAIN, **own)):
+        with pytest.raises(ValueError, match=message):
+            build(**setting)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_is_no_mixture_is_refused(name: str) -> None:
+    for student, kind in ((dspy.Predict(Task), "a Predict"), (MoA, "the class MoA"), (None, "a NoneType")):
+        with pytest.raises(TypeError, match=f"{name} works on the agents of a MoA, and {kind} has none"):
+            EVERY[name](student, right, TRAIN)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_inputs_need_not_be_named_and_any_iterable_serves(name: str) -> None:
+    moa, lms = voters()
+    EVERY[name](moa, "exact", (dspy.Example(question=f"q{n}", answer=f"a{n}", kind="?") for n in range(4)))
+    assert all(lm.calls >= 4 for lm in lms.values())
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_a_metric_that_gepa_takes_serves_all(name: str) -> None:
+    moa, _ = voters()
+    assert EVERY[name](moa, gepas, TRAIN) is not None
+
+
+@pytest.mark.parametrize("optimizer", [FitVoteWeights(right), SelectCommittee(right)], ids=["weights", "committee"])
+def test_a_valset_that_was_learned_from_is_told(optimizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="moa_dspy"):
+        optimizer.compile(voters()[0], trainset=TRAIN[:4], valset=TRAIN[4:])
+        assert not caplog.messages
+        optimizer.compile(voters()[0], trainset=TRAIN[:4], valset=TRAIN[2:])
+    assert [message.partition(":")[0] for message in caplog.messages] == [
+        "2 of 4 examples of the valset stand in the trainset too"
+    ]

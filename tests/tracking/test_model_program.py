@@ -1,0 +1,142 @@
+"""Tables through a logged mixture: each row its own answer, its own account, its own error."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+from support.openai_server import ChatRequest, OpenAIServer, Reply
+from support.rendering import asked
+
+import moa_dspy
+from moa_dspy import Agent, Limits, MoA, MoAMetadata
+
+SIGNATURE = "question, tags: list[str] -> answer: int, words: list[str]"
+
+
+def reply(request: ChatRequest) -> str | Reply:
+    """The number in the question; q-1 is one that nobody can answer."""
+    prompt = asked(request.prompt)
+    assert prompt is not None
+    number = prompt.inputs["question"].removeprefix("q")
+    if number == "-1":
+        return Reply("no", status=400)
+    return prompt.render({"reasoning": "so", "answer": number, "words": prompt.inputs["tags"]})
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    with OpenAIServer(reply) as server:
+        yield server
+
+
+def agent(name: str, provider: OpenAIServer) -> Agent:
+    return Agent(f"openai/{name}", api_base=provider.url, cache=False, num_retries=0)
+
+
+@pytest.fixture
+def model(store: Path, provider: OpenAIServer) -> Any:
+    """A vote of three on the loopback provider, logged and loaded."""
+    moa = MoA(SIGNATURE, [agent(n, provider) for n in "abc"], strategy="voting", limits=Limits(min_proposals=2))
+    return mlflow.pyfunc.load_model(moa_dspy.log_model(moa, "votes").model_uri)
+
+
+def rows(*questions: Any) -> pd.DataFrame:
+    return pd.DataFrame({"question": questions, "tags": [["x", "y"] for _ in questions]})
+
+
+def answers(table: pd.DataFrame) -> list[Any]:
+    return [row["answer"] for row in table["outputs"]]
+
+
+class TestRows:
+    def test_keep_their_order_and_their_index(self, model: Any) -> None:
+        table = rows(*(f"q{n}" for n in range(20))).set_axis(range(100, 120))
+        answered = model.predict(table)
+        assert answers(answered) == list(range(20))
+        assert list(answered.index) == list(range(100, 120))
+        assert answered["outputs"][100] == {"answer": 0, "words": ["x", "y"]}
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            pytest.param(lambda table: table, id="DataFrame"),
+            pytest.param(lambda table: table.to_dict("records"), id="dicts"),
+            pytest.param(lambda table: table.to_dict("records")[0], id="dict"),
+        ],
+    )
+    def test_come_in_every_form(self, model: Any, given: Callable[[Any], Any]) -> None:
+        assert answers(model.predict(given(rows("q7")))) == [7]
+
+    def test_none_give_none(self, model: Any, provider: OpenAIServer) -> None:
+        assert (len(model.predict(rows().astype({"question": object}))), provider.requests) == (0, [])
+
+    def test_are_asked_side_by_side(self, model: Any, provider: OpenAIServer) -> None:
+        provider.latency = 0.3
+        model.predict(rows(*(f"q{n}" for n in range(4))), params={"concurrency": 4})
+        assert provider.peak == 12
+
+    def test_are_asked_one_by_one_if_told_so(self, model: Any, provider: OpenAIServer) -> None:
+        provider.latency = 0.1
+        model.predict(rows(*(f"q{n}" for n in range(3))), params={"concurrency": 1})
+        assert provider.peak == 3
+
+    def test_no_concurrency_is_refused(self, model: Any) -> None:
+        with pytest.raises(ValueError, match="concurrency=0 leaves nobody to ask"):
+            model.predict(rows("q1"), params={"concurrency": 0})
+
+
+class TestAccount:
+    def test_says_how_the_row_was_answered(self, model: Any) -> None:
+        account = model.predict(rows("q7"))["account"][0]
+        metadata = MoAMetadata.model_validate_json(account["metadata"])
+        assert [proposal.agent for proposal in metadata.all_proposals] == ["a", "b", "c"]
+        assert account == {
+            "error": None,
+            "agreement": 1.0,
+            "degraded": False,
+            "cost_usd": metadata.usage.cost_usd,
+            "unpriced_calls": metadata.usage.unpriced_calls,
+            "seconds": metadata.seconds,
+            "metadata": account["metadata"],
+        }
+
+    def test_says_what_was_missing(self, store: Path, provider: OpenAIServer) -> None:
+        moa = MoA(SIGNATURE, [agent("a", provider), agent("b", provider)], strategy="voting")
+        uri = moa_dspy.log_model(moa, "votes").model_uri
+        provider.answer = lambda request: Reply("no", status=400) if request.model == "b" else reply(request)
+        row = mlflow.pyfunc.load_model(uri).predict(rows("q7")).iloc[0]
+        assert (row["outputs"]["answer"], row["account"]["degraded"], row["account"]["error"]) == (7, True, None)
+
+
+class TestFailure:
+    def test_does_not_touch_the_other_rows(self, model: Any) -> None:
+        answered = model.predict(rows("q1", "q-1", None, "q2"))
+        assert answers(answered) == [1, None, None, 2]
+        failed, malformed = answered["account"][1], answered["account"][2]
+        assert answered["outputs"][1] == {"answer": None, "words": None}
+        assert failed["error"].startswith("TooFewProposals: ")
+        assert len(json.loads(failed["metadata"])["failures"]) == 3
+        assert malformed == {**dict.fromkeys(failed), "error": "ValueError: The input question is missing."}
+        assert [row["error"] for row in answered["account"][[0, 3]]] == [None, None]
+
+    def test_tells_no_secret(self, model: Any, provider: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "planted-key-4f1c9a")
+        provider.answer = lambda request: Reply("wrong key: planted-key-4f1c9a", status=401)
+        answered = model.predict(rows("q1"))
+        assert provider.requests[0].headers["Authorization"] == "Bearer planted-key-4f1c9a"
+        assert "AuthError" in str(answered["account"][0]) and "planted" not in str(answered["account"][0])
+
+    def test_a_number_that_no_table_holds(self, model: Any) -> None:
+        row = model.predict(rows(f"q{2**70}")).iloc[0]
+        assert row["outputs"]["answer"] is None and "more than 64 bits" in row["account"]["error"]
+        assert str(2**70) in row["account"]["metadata"]
+
+    def test_a_missing_key_is_told_before_anything_is_asked(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        uri = moa_dspy.log_model(MoA("question -> answer", ["openai/gpt-5-mini"], strategy="voting"), "real").model_uri
+        with pytest.raises(ValueError, match="environment variable OPENAI_API_KEY is not set"):
+            mlflow.pyfunc.load_model(uri).predict([{"question": "?"}])
