@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from moa_dspy.prediction import MoAPrediction
     from moa_dspy.proposals import Proposal
     from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
+    from moa_dspy.tracking.autolog import autolog
+    from moa_dspy.tracking.model import load_model, log_model
+    from moa_dspy.tracking.prompts import register_prompts
+    from moa_dspy.tracking.track import track
 
 __all__ = [
     "Agent",
@@ -43,7 +47,12 @@ __all__ = [
     "Vote",
     "Voting",
     "arun_moa",
+    "autolog",
+    "load_model",
+    "log_model",
+    "register_prompts",
     "run_moa",
+    "track",
 ]
 
 _MODULES = {
@@ -59,6 +68,10 @@ _MODULES = {
     "prediction": ("MoAPrediction",),
     "proposals": ("Proposal",),
     "strategies": ("Case", "Fusion", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
+    "tracking.autolog": ("autolog",),
+    "tracking.model": ("load_model", "log_model"),
+    "tracking.prompts": ("register_prompts",),
+    "tracking.track": ("track",),
 }
 
 

@@ -14,7 +14,7 @@ from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy.usage import LMCall, Usage
 
-__all__ = ["LMCall", "Meter", "Usage", "metered"]
+__all__ = ["LMCall", "Meter", "Usage", "call_of", "metered"]
 
 
 class Meter(BaseCallback, UsageTracker):
@@ -52,6 +52,10 @@ class Meter(BaseCallback, UsageTracker):
         """The calls so far, in the order in which they were started."""
         return [self._so_far(call_id, row) for call_id, row in list(self._rows.items())]
 
+    def call(self, call_id: str) -> LMCall | None:
+        """What is known so far of the call with this id; None for one that this meter has not seen."""
+        return self._rows.get(call_id)
+
     def _so_far(self, call_id: str, row: LMCall) -> LMCall:
         under_way = self._open.get(call_id)
         if under_way is None:
@@ -83,12 +87,17 @@ class Meter(BaseCallback, UsageTracker):
         call_id = ACTIVE_CALL_ID.get() or ""
         row = self._rows.get(call_id)
         if row is not None:
-            row.cost_usd = entry["cost"] if entry.get("cost") is not None else _stated_cost(entry.get("response"))
+            row.cost_usd = _cost(entry)
             if entry.get("usage"):
                 self._bill(call_id, entry["usage"])
 
     def _overheard(self, model: str) -> Sequence[Mapping[str, Any]]:
-        """What a tracker of the program's own was told in our place: all there is if history is off too."""
+        """What a tracker of the program's own was told in our place, if history is off: it is all there is then.
+
+        Shared by calls side by side, it does not tell them apart.
+        """
+        if not dspy.settings.disable_history and dspy.settings.max_history_size > 0:
+            return ()
         tracker = dspy.settings.usage_tracker
         while isinstance(tracker, Meter) and tracker is not self:
             tracker = tracker._parent
@@ -116,6 +125,13 @@ def metered(agent: str) -> Iterator[Meter]:
         yield meter
 
 
+def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
+    """The row of a call that DSPy wrote into a history; without tokens, it was a hit in DSPy's cache."""
+    row = LMCall(agent=agent, model=entry["model"], cost_usd=_cost(entry))
+    _add_tokens(row, entry.get("usage") or {})
+    return row
+
+
 class _Costs(list[Any]):
     """Stands where DSPy keeps a module's history: takes the cost and keeps no prompt."""
 
@@ -125,6 +141,10 @@ class _Costs(list[Any]):
 
     def append(self, entry: Any) -> None:
         self._meter.recorded(entry)
+
+
+def _cost(entry: Mapping[str, Any]) -> float | None:
+    return entry["cost"] if entry.get("cost") is not None else _stated_cost(entry.get("response"))
 
 
 def _stated_cost(response: Any) -> float | None:

@@ -157,6 +157,15 @@ class Compilation:
             difference_interval(self.scores_after, self.scores_before, seed=seed),
         )
 
+    def metrics(self) -> dict[str, float]:
+        """What was measured on the held-back data, as MLflow's metrics; nothing if nothing was."""
+        if self.gain is None:
+            return {}
+        gain, (low, high) = self.gain
+        scores = {"before": _mean(self.scores_before), "after": _mean(self.scores_after)}
+        found = {**scores, "gain": gain, "gain_low": low, "gain_high": high}
+        return {f"heldout/{name}": value for name, value in found.items()}
+
     def interval(self, scores: Sequence[float]) -> Interval:
         """The 95% interval of a mean score."""
         if set(scores) <= {0.0, 1.0}:

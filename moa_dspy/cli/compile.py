@@ -18,6 +18,7 @@ from moa_dspy.cli.options import (
     is_simulated,
     mixture,
 )
+from moa_dspy.cli.tracking import Mlflow, tracking
 
 __all__ = ["HELP", "compile_"]
 
@@ -36,6 +37,7 @@ Recipes: quick, balanced, thorough.
 \b
 moa-dspy compile --data train.jsonl --out moa.json
 moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml --dry-run
+moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml --mlflow && moa-dspy ui
 moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml \\
     --recipe balanced --reflection-model openai/gpt-5
 moa-dspy compile -d rows.jsonl -o moa.json -c moa.yaml \\
@@ -76,6 +78,7 @@ def compile_(
     seed: Annotated[int, typer.Option(min=0, help="Of the split, the optimizer and the bootstrap.")] = 0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
+    mlflow: Mlflow = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
     ] = False,
@@ -115,8 +118,10 @@ def compile_(
     show_plan(Console(stderr=True), compilation)
     if not dry_run:
         try:
-            with refusing():
+            with refusing(), tracking(mlflow, moa, out.stem, compilation.job.trainset) as tracked:
                 run(compilation)
+                if tracked is not None:
+                    tracked.log_metrics(compilation.metrics())
         except CompileInterrupted as error:
             complain(error.reason)
             stopped(compilation, error)

@@ -93,7 +93,7 @@ def evaluate(
             raise ValueError(f"No row of {data} has the field {by!r}, so the scores cannot be shown by it.")
         if is_simulated(config, preset, proposer):
             note("Simulated models answer: no key, no network, no cost. Name real ones with --config or --proposer.")
-        with tracking(mlflow, moa, f"eval {data.name}", dataset) as tracked:
+        with tracking(mlflow, moa, "eval", dataset) as tracked:
             comparison, status = compare(
                 "asking", moa, dataset, metric, strategies=strategy, concurrency=concurrency, seed=seed
             )

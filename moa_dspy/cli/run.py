@@ -80,7 +80,7 @@ def run(
         moa = mixture(signature, config, preset, proposer, aggregator, strategy)
     status, progress = 0, BatchProgress()
     try:
-        with tracking(mlflow, moa, f"run {questions.name}"), quiet_stdout(), progress:
+        with tracking(mlflow, moa, "run"), quiet_stdout(), progress:
             summary = answer_all(moa, questions, out, concurrency=concurrency, force=force, on_progress=progress.update)
         status = FAILED if summary.failed else 0
     except (ValueError, OSError) as error:

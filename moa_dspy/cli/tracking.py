@@ -23,7 +23,6 @@ Mlflow = Annotated[
 ]
 
 _EXPERIMENT = "moa-dspy"
-_OPENING = 60.0  # seconds: a new database gets its tables first
 
 
 @contextmanager
@@ -56,7 +55,7 @@ def tracking(wanted: bool, moa: MoA, name: str, dataset: Sequence[Any] | None = 
     from moa_dspy.tracking.guard import Guard, bounded, masked
     from moa_dspy.tracking.track import track
 
-    tracked, guard = None, Guard(_OPENING)
+    tracked, guard = None, Guard()
     if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys():
         with bounded():
             guard.run("open the experiment", lambda: mlflow.set_experiment(_EXPERIMENT))

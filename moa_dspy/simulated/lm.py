@@ -149,15 +149,16 @@ class _Engine:
         limit = request.config.max_tokens
         if limit is not None and _tokens(text) > limit:
             text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
-        usage = Usage(input_tokens=_tokens(prompt_text(request)), output_tokens=_tokens(text))
-        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=self._cost(usage))
+        tokens = _tokens(prompt_text(request)), _tokens(text)
+        usage = Usage(input_tokens=tokens[0], output_tokens=tokens[1])
+        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=self._bill(*tokens))
 
-    def _cost(self, usage: Usage) -> dict[str, Any]:
+    def _bill(self, prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
         """What the answer cost, where an engine says so: DSPy prices those of known providers only."""
         if self.profile.price is None:
             return {}
-        of_prompt, of_completion = self.profile.price
-        return {"response_cost": (of_prompt * usage.input_tokens + of_completion * usage.output_tokens) / 1e6}
+        prompt, completion = self.profile.price
+        return {"response_cost": (prompt * prompt_tokens + completion * completion_tokens) / 1e6}
 
 
 class SimulatedEngine(_Engine):

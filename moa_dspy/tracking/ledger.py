@@ -82,8 +82,3 @@ class Ledger(Meter):
             elif not isinstance(meter, Ledger) and (known := meter.call(call_id)) is not None:
                 bills.append(known.agent)  # which a bill knows once the call has begun
         return ".".join(agents) or (bills[-1] if bills else row.agent)
-
-    def _overheard(self, model: str) -> Any:
-        # A tracker shared by calls side by side does not tell them apart: only where there is no history.
-        has_history = not dspy.settings.disable_history and dspy.settings.max_history_size > 0
-        return () if has_history else super()._overheard(model)

@@ -18,7 +18,7 @@ from moa_dspy.models import redact
 from .active import activate, deactivate
 from .comparing import comparison_metrics, systems
 from .facts import Facts, is_like
-from .guard import LIMIT, Guard
+from .guard import LOCAL_LIMIT, Guard, is_remote
 from .ledger import Ledger
 from .metrics import call_metrics
 from .naming import metric_names, prompt_names
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison
 
 __all__ = ["Tracked"]
-
-LOCAL_LIMIT = 60.0
-"""Seconds for a store on this machine: the first use of a database builds its tables."""
 
 
 class Tracked:
@@ -52,9 +49,8 @@ class Tracked:
         self._compiles = 0
         self._prompted = 0
         self._given: dict[str, float] = {}
-        is_remote = mlflow.get_tracking_uri().startswith(("http", "databricks"))
-        self._guard = Guard(LIMIT if is_remote else LOCAL_LIMIT)
-        self._registry = Guard(SECONDS if is_remote else LOCAL_LIMIT)
+        self._guard = Guard()
+        self._registry = Guard(SECONDS if is_remote(mlflow.get_tracking_uri()) else LOCAL_LIMIT)
 
     @property
     def calls(self) -> list[LMCall]:

@@ -20,7 +20,7 @@ from support.openai_server import OpenAIServer, Reply
 from support.rendering import render
 
 from moa_dspy import MoA, track
-from moa_dspy.tracking import guard, tracked
+from moa_dspy.tracking import guard
 from moa_dspy.tracking.tracked import Tracked
 
 
@@ -46,7 +46,7 @@ def test_a_bad_server_costs_one_warning(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracked, "LIMIT", 3.0)
+    monkeypatch.setattr(guard, "LIMIT", 3.0)
     with server() as url:
         mlflow.set_tracking_uri(url)
         found, seconds = worked_with()
