@@ -66,7 +66,7 @@ def main() -> None:
 
 def take_pictures(folder: Path, experiment: str, parent: str | None) -> None:
     """MLflow's pages on all this, as a browser shows them."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports]
 
     folder.mkdir(parents=True, exist_ok=True)
     runs = mlflow.MlflowClient().search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
@@ -92,7 +92,7 @@ def take_pictures(folder: Path, experiment: str, parent: str | None) -> None:
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=quiet
         )
-        page = browser.new_page(viewport={"width": 1440, "height": 810})
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
         for name, path in pages.items():
             page.goto(f"{address}/#/{path}")
             page.wait_for_timeout(8000)

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moa_dspy.accounting import LMCall, Usage
     from moa_dspy.agent import Agent
+    from moa_dspy.batch import answer_all
     from moa_dspy.config import MoAConfig, ModelConfig
     from moa_dspy.errors import AggregationFailed, MoAError, TooFewProposals
+    from moa_dspy.evaluation import evaluate
     from moa_dspy.limits import Limits
     from moa_dspy.metadata import Element, Failure, MoAMetadata, Vote
     from moa_dspy.moa import MoA
@@ -46,8 +48,10 @@ __all__ = [
     "Verdict",
     "Vote",
     "Voting",
+    "answer_all",
     "arun_moa",
     "autolog",
+    "evaluate",
     "load_model",
     "log_model",
     "register_prompts",
@@ -58,8 +62,10 @@ __all__ = [
 _MODULES = {
     "accounting": ("LMCall", "Usage"),
     "agent": ("Agent",),
+    "batch": ("answer_all",),
     "config": ("MoAConfig", "ModelConfig"),
     "errors": ("AggregationFailed", "MoAError", "TooFewProposals"),
+    "evaluation": ("evaluate",),
     "limits": ("Limits",),
     "metadata": ("Element", "Failure", "MoAMetadata", "Vote"),
     "moa": ("MoA",),

@@ -83,7 +83,7 @@ class Agent(Keyless):
         self.instructions = instructions
         self._rollout: Rollout | None = None
         self._key_checked: dspy.BaseLM | None = None
-        self._shows_lm = False  # to weight optimizers, see binding.py
+        self._shows_lm = False  # to weight optimizers, see optimizers/tuning_weights.py
         self._adopt_program()
 
     @property

@@ -25,6 +25,7 @@ from .report import Joint, SpecializationReport, StageReport
 from .select_committee import SelectCommittee
 from .specialize import Specialize
 from .specialized import specialized
+from .tuning_weights import tune_weights
 from .vote_counting import log_likelihood, vote_scores
 from .vote_matrix import MISSING, REFUSED, SAYS_NONE, VoteMatrix
 from .vote_weights import FitVoteWeights
@@ -81,5 +82,6 @@ __all__ = [
     "shrunk",
     "specialize_budget",
     "specialized",
+    "tune_weights",
     "vote_scores",
 ]

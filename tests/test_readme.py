@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import moa_dspy
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -17,9 +19,15 @@ def test_the_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.Monk
         if language == "yaml":
             Path("moa.yaml").write_text(text, encoding="utf-8")
     names: dict[str, object] = {}
-    for language, text in BLOCKS:
-        if language == "python":
-            exec(compile(text, "README.md", "exec"), names)
+    try:
+        for language, text in BLOCKS:
+            if language == "python":
+                exec(compile(text, "README.md", "exec"), names)
+    finally:
+        import mlflow
+
+        moa_dspy.autolog(disable=True)
+        mlflow.set_tracking_uri("")
     assert {"moa", "pred", "solution", "metadata"} <= names.keys()
 
 

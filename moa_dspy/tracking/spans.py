@@ -14,6 +14,7 @@ from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey
 
 from moa_dspy.accounting import LMCall, Meter
 from moa_dspy.agent import Agent
+from moa_dspy.evaluation.question import AllSystems
 from moa_dspy.moa import MoA
 from moa_dspy.tracking.billing import billed
 from moa_dspy.tracking.guard import Guard
@@ -200,7 +201,8 @@ def _place(agent: Agent | None = None) -> Place | None:
     if last is None:
         return None
     found = callers[last]
-    moa = next((caller for caller in reversed(callers[:last]) if isinstance(caller, MoA)), None)
+    around = [caller.field.moa if isinstance(caller, AllSystems) else caller for caller in callers[:last]]
+    moa = next((caller for caller in reversed(around) if isinstance(caller, MoA)), None)
     meter = next((caller for caller in reversed(callers[:last]) if isinstance(caller, Meter)), None)
     name = found.name if meter is None else meter.agent
     if moa is not None and found is moa.aggregator:

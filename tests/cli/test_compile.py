@@ -132,8 +132,9 @@ def test_an_interrupt_while_it_measures_loses_nothing() -> None:
 
 
 def test_an_interrupt_leaves_no_tracebacks_and_the_same_command_goes_on() -> None:
-    text = "def slow(example, pred, trace=None):\n    time.sleep(0.05)\n    return pred.answer == example.answer\n"
-    Path("slow_metric.py").write_text(f"import time\n{text}")
+    text = "import time\nfrom pathlib import Path\ndef slow(example, pred, trace=None):\n"
+    text += "    time.sleep(0 if Path('hurry').exists() else 0.05)\n    return pred.answer == example.answer\n"
+    Path("slow_metric.py").write_text(text)
     command = [sys.executable, "-c", "from moa_dspy.cli import main; main()", "compile", "-d", "data.jsonl", *TWO]
     command += ["-o", "moa.json", "-m", "slow_metric:slow", "--optimizer", "gepa"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -144,6 +145,7 @@ def test_an_interrupt_leaves_no_tracebacks_and_the_same_command_goes_on() -> Non
     told = words(process.communicate()[1])
     assert process.returncode == 130 and "Traceback" not in told
     assert "Interrupted. The same command goes on from moa.checkpoint (begun: gepa)." in told
+    Path("hurry").touch()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "resumed, earlier calls not counted" in words(again.stdout) and Path("moa.json").exists()
 

@@ -10,7 +10,7 @@ from support.mixtures import calls, question
 from support.trainable import TrainableLM, trainees
 
 from moa_dspy import Agent, MoA
-from moa_dspy.binding import tune_weights
+from moa_dspy.optimizers import tune_weights
 
 ROLES = ("ada", "bo", "judge")
 nested = pytest.mark.parametrize("nested", [False, True], ids=["moa", "outer"])

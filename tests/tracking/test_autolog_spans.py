@@ -81,6 +81,21 @@ def test_spans_are_named_by_role_and_model(ask: Any) -> None:
     assert seen == {"moa.role": "proposer", "moa.agent": "bob", "moa.model": "simulated/bob", "moa.layer": 2}
 
 
+def test_a_comparison_is_one_trace_per_question() -> None:
+    moa = MoA(QA, ["simulated/alice", "simulated/bob"], "simulated/judge")
+    example = dspy.Example(question="What is 17 * 23?", answer="391").with_inputs("question")
+    moa_dspy.evaluate(moa, [example], strategies=["synthesis"], concurrency=1)
+    found = trace()
+    names = [span.name for span in found.data.spans if "moa.role" in span.attributes and span.span_type == "CHAIN"]
+    assert sorted(names) == [
+        "agent judge (simulated/judge)",
+        "aggregator (simulated/judge)",
+        "proposer alice (simulated/alice)",
+        "proposer bob (simulated/bob)",
+    ]
+    assert set(found.data.spans[0].outputs) == {"alice", "bob", "judge", "plain vote", "synthesis", "oracle"}
+
+
 @both_ways
 def test_tokens_and_cost_are_on_each_call_and_add_up(ask: Any) -> None:
     ask(MoA(QA, [Priced("a", 0.5, (10, 5)), Priced("b", 0.25, (20, 7))], Priced("judge", 2.0, (40, 9))), question="?")

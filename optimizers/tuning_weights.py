@@ -10,8 +10,9 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.lining_up import forward_lined_up, is_never_asked, lined_up, refuse_repetition, trains_per_predictor
 from moa_dspy.parts import parts
+
+from .lining_up import forward_lined_up, is_never_asked, lined_up, refuse_repetition, trains_per_predictor
 
 __all__ = ["tune_weights"]
 
