@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,11 @@ Next
   real models        moa-dspy ask "Why is the sky blue?" --preset balanced
                      with OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY
   this table, yours  moa-dspy eval DATA.jsonl --config moa.yaml"""
+_LOOK = """\
+In MLflow: moa-dspy ui, experiment moa-dspy
+  Training runs      'demo' holds a run per system: mark some, press Compare
+  Traces             one per question: who was asked what, and its tokens
+  Prompts            'demo.*': what each role is told"""
 
 
 def demo(
@@ -50,6 +56,8 @@ def demo(
     from moa_dspy.cli.tables import show_comparison, show_split
     from moa_dspy.simulated.questions import bundled_questions
 
+    if mlflow:
+        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network, prices included
     with refusing():
         check_files(plot)
         moa, questions = mixture("question -> answer", None, None, None, None, None), bundled_questions()
@@ -66,6 +74,8 @@ def demo(
         show_comparison(console, comparison)
         console.print(f"\n{_WHY}")
         show_split(console, comparison, "kind")
+        if mlflow:
+            console.print(f"\n{_LOOK}", markup=False, soft_wrap=True)
         console.print(f"\n{_NEXT}", markup=False, soft_wrap=True)
     save(comparison, plot)
     raise typer.Exit(status)
