@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from moa_dspy.prediction import MoAPrediction
     from moa_dspy.proposals import Proposal
     from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
-    from moa_dspy.tracking.autolog import autolog
-    from moa_dspy.tracking.model import load_model, log_model
-    from moa_dspy.tracking.prompts import register_prompts
-    from moa_dspy.tracking.track import track
+    from moa_dspy.tracking.autolog import autolog as autolog
+    from moa_dspy.tracking.model import load_model as load_model
+    from moa_dspy.tracking.model import log_model as log_model
+    from moa_dspy.tracking.prompts import register_prompts as register_prompts
+    from moa_dspy.tracking.track import track as track
 
 __all__ = [
     "Agent",
@@ -50,13 +51,8 @@ __all__ = [
     "Voting",
     "answer_all",
     "arun_moa",
-    "autolog",
     "evaluate",
-    "load_model",
-    "log_model",
-    "register_prompts",
     "run_moa",
-    "track",
 ]
 
 _MODULES = {
@@ -74,6 +70,11 @@ _MODULES = {
     "prediction": ("MoAPrediction",),
     "proposals": ("Proposal",),
     "strategies": ("Case", "Fusion", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
+}
+
+
+# Not in `__all__`: `from moa_dspy import *` must not need MLflow.
+_TRACKING = {
     "tracking.autolog": ("autolog",),
     "tracking.model": ("load_model", "log_model"),
     "tracking.prompts": ("register_prompts",),
@@ -83,11 +84,11 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     # Names are looked up when first used: DSPy takes two seconds to import, and the command line's help waits for none.
-    for module, names in _MODULES.items():
+    for module, names in {**_MODULES, **_TRACKING}.items():
         if name in names:
             return getattr(import_module(f"moa_dspy.{module}"), name)
     raise AttributeError(f"module 'moa_dspy' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return [*globals(), *__all__, *(name for names in _TRACKING.values() for name in names)]

@@ -26,6 +26,13 @@ def test_lazy_names_are_the_public_ones() -> None:
     assert sorted(name for names in moa_dspy._MODULES.values() for name in names) == sorted(moa_dspy.__all__)
 
 
+def test_tracking_is_there_by_name_and_not_by_a_star() -> None:
+    names = {name for names in moa_dspy._TRACKING.values() for name in names}
+    assert names == {"autolog", "load_model", "log_model", "register_prompts", "track"}
+    assert [name for name in names if not callable(getattr(moa_dspy, name))] == []
+    assert not names & set(moa_dspy.__all__) and names <= set(dir(moa_dspy))
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'MoaA'"):
         moa_dspy.MoaA  # noqa: B018

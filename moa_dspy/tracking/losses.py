@@ -97,6 +97,9 @@ class Losses(logging.Filter):
         if self.guard.broken:
             abandon()
             return
+        with self._lock:
+            if not self._made and not self._later:
+                return  # MLflow's own flush takes a second and more, also with nothing to store
         done = threading.Thread(target=self._catch_up, name="moa-mlflow-flush", daemon=True)
         try:
             done.start()

@@ -135,8 +135,11 @@ def test_an_interrupt_leaves_no_tracebacks_and_the_same_command_goes_on() -> Non
     text = "import time\nfrom pathlib import Path\ndef slow(example, pred, trace=None):\n"
     text += "    time.sleep(0 if Path('hurry').exists() else 0.05)\n    return pred.answer == example.answer\n"
     Path("slow_metric.py").write_text(text)
-    command = [sys.executable, "-c", "from moa_dspy.cli import main; main()", "compile", "-d", "data.jsonl", *TWO]
-    command += ["-o", "moa.json", "-m", "slow_metric:slow", "--optimizer", "gepa"]
+    # Started in the background, a shell's children ignore interrupts.
+    heeding = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeding}; from moa_dspy.cli import main; main()"
+    command = [sys.executable, "-c", code, "compile", "-d", "data.jsonl", *TWO, "-o", "moa.json"]
+    command += ["-m", "slow_metric:slow", "--optimizer", "gepa"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     state = Path("moa.checkpoint/gepa/gepa_state.bin")
     while not state.exists() and process.poll() is None:

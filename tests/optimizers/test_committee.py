@@ -216,8 +216,9 @@ def test_fewer_calls_within_one_standard_error() -> None:
     nearly = {"ada": ["0"] * 50 + ["1"] * 10, "bo": ["0"] * 49 + ["1"] * 11, "cy": ["0"] * 49 + ["2"] * 2 + ["0"] * 9}
     moa, _ = voters(nearly)
     best, thrifty = SelectCommittee(), SelectCommittee(standard_errors=5.0)
-    best.compile(moa, trainset=examples(GOLD))
-    thrifty.compile(moa, trainset=examples(GOLD))
+    recorded = evaluate(moa, examples(GOLD), strategies=(), aggregator_alone=False)
+    best.compile(moa, trainset=examples(GOLD), recorded=recorded)
+    thrifty.compile(moa, trainset=examples(GOLD), recorded=recorded)
     assert thrifty.report is not None and thrifty.report.chosen.is_single
     assert best.report is not None and best.report.chosen.score >= thrifty.report.chosen.score
 
