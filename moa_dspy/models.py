@@ -90,6 +90,8 @@ def redact(text: str, *lms: dspy.BaseLM | None) -> str:
 def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
     """The secrets in the LMs' settings and in the environment, the longest first."""
     secrets = [value for lm in lms for value in _secrets(getattr(lm, "kwargs", {}))]
+    engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
+    secrets += [value for engine in engines if hasattr(engine, "secrets") for value in engine.secrets()]
     secrets += [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
     return sorted({value for value in secrets if len(value) >= 8}, key=len, reverse=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,9 +56,8 @@ def tracking(wanted: bool, moa: MoA, name: str, dataset: Sequence[Any] | None = 
     from moa_dspy.tracking.track import track
 
     tracked, guard = None, Guard()
-    if not {"MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"} & os.environ.keys():
-        with bounded():
-            guard.run("open the experiment", lambda: mlflow.set_experiment(_EXPERIMENT))
+    with bounded():
+        guard.run("open the experiment", lambda: mlflow.set_experiment(**_experiment(os.environ)))
     if guard.broken:
         yield None
         return
@@ -70,3 +69,9 @@ def tracking(wanted: bool, moa: MoA, name: str, dataset: Sequence[Any] | None = 
         flush()
         if tracked is not None and tracked.run_id is not None:
             note(f"MLflow run {tracked.run_id} in {masked(mlflow.get_tracking_uri())}. To look at it: moa-dspy ui")
+
+
+def _experiment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The environment's experiment, else ours: opened here, a deleted one costs one warning alone."""
+    name, number = environment.get("MLFLOW_EXPERIMENT_NAME"), environment.get("MLFLOW_EXPERIMENT_ID")
+    return {"experiment_id": number} if number and not name else {"experiment_name": name or _EXPERIMENT}

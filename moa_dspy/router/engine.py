@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
@@ -64,6 +65,15 @@ class RouterEngine:
     def missing_key(self) -> str | None:
         """The environment variable that a deployment names and that is not set."""
         return self.config.missing_variable() if self.config and self._router is None else None
+
+    def secrets(self) -> list[str]:
+        """The keys of its deployments, also those whose environment variables have harmless names."""
+        if self.config:
+            rows = [row.litellm_params for row in self.config.model_list]
+        else:
+            rows = [row["litellm_params"] for row in self._router.get_model_list() or []]
+        values = [str(value) for row in rows for name, value in row.items() if is_secret(name) and value]
+        return [os.environ.get(value.removeprefix("os.environ/"), value) for value in values]
 
     def fingerprint(self, group: str) -> str:
         """A short hash of what the group's deployments are, their secrets left out."""

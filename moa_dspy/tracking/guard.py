@@ -134,7 +134,8 @@ class Guard:
             self._broken.set()
         logger.warning(
             "MLflow at %s is of no use: could not %s (%s: %s). The program goes on, and nothing more of it is logged "
-            "there. Mend the server or name another with mlflow.set_tracking_uri(), then turn tracking on again.",
+            "there. Mend that or name another place (MLFLOW_TRACKING_URI, or mlflow.set_tracking_uri() in code), then "
+            "turn tracking on again.",
             masked(self.uri),
             what,
             type(error).__name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -148,7 +149,7 @@ class Runs(Spans):
 
     def _compiled(self, compile: Compile, program: Any) -> None:
         if isinstance(program, dspy.Module):
-            save_dspy_module_state(self._without_keys(program), "best_model.json")
+            save_dspy_module_state(_best_alone(self._without_keys(program)), "best_model.json")
         for name in ("trainset", "valset"):
             if compile.inputs.get(name):
                 log_dspy_dataset(compile.inputs[name], f"{name}.json")
@@ -177,6 +178,14 @@ class Runs(Spans):
         except Exception as error:
             logger.warning("The program is not logged, as it cannot be copied without its secrets: %s", error)
             return None
+
+
+def _best_alone(program: Any) -> Any:
+    """The program without the candidates that DSPy hangs on the best one, of which a state holds nothing."""
+    if "candidate_programs" in vars(program or object):
+        program = copy.copy(program)
+        del program.candidate_programs
+    return program
 
 
 def _log_scores(metric: str, scores: Sequence[tuple[str, Any]]) -> None:

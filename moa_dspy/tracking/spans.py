@@ -80,6 +80,7 @@ class Spans(MlflowCallback):
                 self._names[call_id] = place.name(model)
             elif isinstance(instance, MoA):
                 self._names[call_id] = f"{type(instance).__name__} ({instance.strategy.name})"
+                self.mask.learn(*(lm for agent in instance.agents for lm in agent.lms))
             super(Spans, self).on_module_start(call_id, instance, self.mask.data(inputs))
             if place is not None:
                 _describe(place.attributes(model))
@@ -87,7 +88,8 @@ class Spans(MlflowCallback):
         self._start(call_id, start)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        self._end(call_id, lambda: super(Spans, self).on_module_end(call_id, outputs, self.mask.error(exception)))
+        shown = super().on_module_end
+        self._end(call_id, lambda: shown(call_id, self.mask.data(outputs), self.mask.error(exception)))
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         def start() -> None:

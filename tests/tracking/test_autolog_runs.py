@@ -69,6 +69,12 @@ def test_an_optimizer_is_a_run_with_its_settings_and_its_candidates_under_it() -
     assert mlflow.active_run() is None
 
 
+def test_the_best_program_is_logged_without_a_word_about_the_candidates(caplog: pytest.LogCaptureFixture) -> None:
+    tuned = random_search().compile(mixture(cast("a", "b", "judge")), trainset=EXAMPLES)
+    assert len(tuned.candidate_programs) == 4
+    assert [record.getMessage() for record in caplog.records if "candidate_programs" in record.getMessage()] == []
+
+
 def test_candidates_evaluated_in_threads_are_under_their_optimizer_too() -> None:
     def judge(prompt: str) -> dict[str, str]:
         return {"reasoning": "so", "answer": "better" if "Tip" in prompt else "worse"}

@@ -92,6 +92,19 @@ def test_a_server_that_is_down_costs_a_warning(store: Path, caplog: pytest.LogCa
     assert len([record for record in caplog.records if "is of no use" in record.getMessage()]) == 1
 
 
+def test_a_deleted_experiment_of_the_environment_costs_one_warning(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment: Any = mlflow.get_experiment_by_name("mixtures")
+    mlflow.delete_experiment(experiment.experiment_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mixtures")
+    done = invoke("run", str(rows(store, 1)), "-o", str(store / "a.jsonl"), "-s", "voting", "--mlflow", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["answered"] == 1
+    [warning] = [record.getMessage() for record in caplog.records if record.name.startswith("moa_dspy")]
+    assert "could not open the experiment" in warning and "deleted experiment 'mixtures'" in warning
+    assert "MLFLOW_TRACKING_URI" in warning
+
+
 def test_ui_serves_a_store_until_it_is_closed(store: Path) -> None:
     port = free_port()
     with serving(f"sqlite:///{store / 'mlflow.db'}", port) as (address, wait):

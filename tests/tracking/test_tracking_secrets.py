@@ -17,6 +17,7 @@ from support.openai_server import ChatRequest, OpenAIServer, Reply
 
 import moa_dspy
 from moa_dspy import Agent, MoA
+from moa_dspy.router import Deployment, RouterConfig, router_lm
 from moa_dspy.tracking.autolog import flush
 
 CONNECTION: dict[str, Any] = {
@@ -112,6 +113,26 @@ def test_no_key_is_written_anywhere(
     assert {"model.json", "best_model.json"} <= set(saved)
     names = [span.name for trace in mlflow.search_traces(return_type="list") for span in trace.data.spans]
     assert {"openai/a", "b", "openai/refused", "locked", "judge", "openai/direct"} <= set(names)
+
+
+def test_a_routers_key_is_known_whatever_its_variable_is_called(
+    store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HARMLESS", "planted-14-router")
+    refusal = Reply("Incorrect key planted-14-router", status=401)
+    moa_dspy.autolog()
+    with OpenAIServer(lambda request: refusal) as server:
+        params = {"model": "openai/a", "api_base": server.url, "api_key": "os.environ/HARMLESS"}
+        router = RouterConfig(model_list=[Deployment(model_name="a", litellm_params=params)])
+        moa = MoA(QA, [router_lm("a", router)], cloud("judge"))
+        with pytest.raises(RuntimeError, match="planted-14"), moa_dspy.track(moa):
+            with pytest.raises(moa_dspy.TooFewProposals):
+                moa(question="Is it planted-14-router?")
+            raise RuntimeError("It was planted-14-router.")
+    flush()
+    assert leaks(store, caplog.text) == {}
+    [run] = mlflow.search_runs(output_format="list")
+    assert run.data.tags["error"] == "RuntimeError: It was ***."
 
 
 def test_the_search_finds_what_mlflow_itself_writes(store: Path, remote: Callable[[str], dspy.LM]) -> None:
