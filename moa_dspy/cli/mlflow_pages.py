@@ -36,6 +36,11 @@ def address_of(store: str | None) -> str:
     kind, _, place = uri.partition("://")
     if kind in ("http", "https"):
         return uri
+    if place and kind.partition("+")[0] not in ("sqlite", "postgresql", "mysql", "mssql", "file"):
+        raise ValueError(
+            f"{masked(uri)} is no store that MLflow's server knows: its address begins with sqlite, postgresql, mysql, "
+            "mssql, http or https."
+        )
     if kind == "sqlite" and not Path(place.removeprefix("/")).is_file():
         raise FileNotFoundError(
             f"There is no store {masked(uri)}: nothing was tracked here. Track something first, for example with "

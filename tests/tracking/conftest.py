@@ -38,8 +38,9 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def store(untracked: None, template: Path, tmp_path: Path) -> Path:
+def store(untracked: None, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a SQLite store, `mlflow.db`, and `artifacts`; MLflow tracks into its experiment "mixtures"."""
+    monkeypatch.chdir(tmp_path)  # where the artifacts of other experiments go
     database = Path(shutil.copy(template, tmp_path / "mlflow.db"))
     mlflow.set_tracking_uri(f"sqlite:///{database}")
     mlflow.MlflowClient().create_experiment("mixtures", artifact_location=str(tmp_path / "artifacts"))

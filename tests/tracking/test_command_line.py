@@ -28,7 +28,6 @@ def invoke(*arguments: str) -> Any:
 @pytest.fixture(autouse=True)
 def no_experiment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")  # which set_experiment() leaves
-    monkeypatch.chdir(store)  # where artifacts of new experiments go
 
 
 def runs() -> dict[str, Any]:
@@ -119,6 +118,11 @@ def test_ui_serves_a_store_until_it_is_closed(store: Path) -> None:
 def test_ui_of_no_store_is_refused(store: Path) -> None:
     done = invoke("ui", f"sqlite:///{store / 'none.db'}", "--no-browser")
     assert done.exit_code == 2 and "nothing was tracked here" in done.stderr
+
+
+def test_ui_of_something_else_is_refused_with_what_it_can_be(store: Path) -> None:
+    done = invoke("ui", "nonsense://x", "--no-browser")
+    assert done.exit_code == 2 and "sqlite, postgresql, mysql, mssql, http or https" in done.stderr
 
 
 def test_ui_of_a_server_is_its_address(store: Path) -> None:
