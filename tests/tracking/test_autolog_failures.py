@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import subprocess
 import sys
 import time
@@ -171,10 +172,12 @@ def test_traces_that_the_queue_has_no_room_for_are_counted(
     for number in range(30):
         mixture(lms)(question=str(number))
     flush()
-    stored = len(mlflow.search_traces(return_type="list"))
-    assert stored < 30
+    stored = len(mlflow.search_traces(return_type="list", include_spans=False))  # some of them may lack their spans
+    complete = len(mlflow.search_traces(return_type="list"))
+    assert complete < 30
     [warning] = warnings(caplog)
-    assert warning.startswith(f"{30 - stored} of 30 traces are not in MLflow at sqlite:")
+    told = re.match(r"(\d+) of 30 traces are not in MLflow at sqlite:.*, and others may lack spans", warning)
+    assert told is not None and 30 - stored <= int(told[1]) <= 30  # MLflow may have stored more since it was counted
 
 
 def test_no_trace_is_lost_with_the_settings_that_are_applied(store: Path, caplog: pytest.LogCaptureFixture) -> None:
