@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import fmean
 
 from moa_dspy.evaluation.comparison import Comparison
@@ -10,8 +9,6 @@ from moa_dspy.evaluation.comparison import Comparison
 from .vote_matrix import agent_of
 
 __all__ = ["BudgetTooSmall", "prices_of"]
-
-Prices = Mapping[str, float | None]
 
 
 class BudgetTooSmall(ValueError):

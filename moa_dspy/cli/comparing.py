@@ -11,10 +11,9 @@ from typing import Any
 
 import dspy
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from moa_dspy.cli.console import BAD_INPUT, FAILED, INTERRUPTED, complain, note, quiet_stdout
+from moa_dspy.cli.progress import bar_on_stderr
 from moa_dspy.errors import MoAError
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
 from moa_dspy.evaluation.comparison import Comparison
@@ -100,18 +99,7 @@ def _part(comparison: Comparison, status: int) -> tuple[Comparison, int]:
 @contextmanager
 def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, where that is a terminal; gives what to call with the questions done and all."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(compact=True),
-        console=console,
-        expand=True,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    bar = bar_on_stderr()
     with bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

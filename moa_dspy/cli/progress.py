@@ -1,4 +1,4 @@
-"""The progress of a batch, on stderr."""
+"""Progress on stderr."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from moa_dspy.batch.summary import BatchSummary
 
-__all__ = ["BatchProgress"]
+__all__ = ["BatchProgress", "bar_on_stderr"]
+
+
+def bar_on_stderr() -> Progress:
+    """A bar with what is done, of how much, and the time; nothing where stderr is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(compact=True),
+        console=console,
+        expand=True,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 class BatchProgress:
-    """A bar, from the first question on; nothing where stderr is no terminal."""
+    """The bar of a batch, from the first question on."""
 
     def __init__(self) -> None:
-        console = Console(stderr=True)
         self.started = False
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
-            console=console,
-            expand=True,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+        self._bar = bar_on_stderr()
         self._task = self._bar.add_task("reading", total=None)
 
     def __enter__(self) -> BatchProgress:

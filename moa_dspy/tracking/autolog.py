@@ -14,7 +14,7 @@ from mlflow.dspy import autolog as mlflow_autolog
 from mlflow.dspy.callback import MlflowCallback
 from mlflow.utils.autologging_utils import get_autologging_config
 
-from moa_dspy.tracking.guard import bounded, reach, shared_guard
+from moa_dspy.tracking.guard import Guard, bounded, reach
 from moa_dspy.tracking.losses import Losses
 from moa_dspy.tracking.runs import Runs
 from moa_dspy.tracking.spans import logger
@@ -29,7 +29,8 @@ def autolog(disable: bool = False, *, log_traces_from_compile: bool = False) -> 
     `dspy.Evaluate` and every optimizer gives a run. Secrets are left out. Built on `mlflow.dspy.autolog`, which need
     not be called. Calling it twice is as good as once, and calls it again after something changed.
 
-    A tracking server that is down or hangs costs one warning and `LIMIT` seconds, 10, never an answer.
+    A tracking server that is down or hangs costs one warning and `LIMIT` seconds, 10, never an answer; a store on this
+    machine has `LOCAL_LIMIT`, 60, as its first use builds its tables.
 
     Args:
         disable: Turn it off again: callbacks, settings and environment are as they were before.
@@ -73,7 +74,7 @@ class _Session:
     """Autolog as it is on: what it put in, and what was there before."""
 
     def __init__(self, log_traces_from_compile: bool) -> None:
-        self.guard = shared_guard(afresh=True)
+        self.guard = Guard()
         self.losses = Losses(self.guard)
         self.log_traces_from_compile = log_traces_from_compile
         self.callbacks = list(dspy.settings.callbacks)

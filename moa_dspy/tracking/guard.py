@@ -24,7 +24,6 @@ __all__ = [
     "is_remote",
     "masked",
     "reach",
-    "shared_guard",
     "told",
 ]
 
@@ -143,15 +142,6 @@ class Guard:
         )
 
 
-def shared_guard(*, afresh: bool = False) -> Guard:
-    """The process's guard for the present tracking URI; `afresh` forgets what failed before."""
-    global _shared
-    with _shared_lock:
-        if _shared is None or afresh or _shared.uri != mlflow.get_tracking_uri():
-            _shared = Guard(LIMIT)
-        return _shared
-
-
 @contextmanager
 def bounded() -> Iterator[None]:
     """MLflow's settings are `SETTINGS`, so far as the environment has none, until the last one here leaves."""
@@ -211,8 +201,6 @@ _urllib3 = logging.getLogger("urllib3.connectionpool")
 _LONGEST = 300
 _LOGIN = re.compile(r"://[^/?#\s]+@")
 _IN_QUERY = re.compile(r"([?&][\w-]*(?:key|token|sig|secret|password)[\w-]*=)[^&#\s]*", re.IGNORECASE)
-_shared: Guard | None = None
-_shared_lock = threading.Lock()
 _settings_lock = threading.Lock()
 _holders: list[int] = []
 _ours: dict[str, str] = {}

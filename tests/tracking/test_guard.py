@@ -7,9 +7,9 @@ from contextvars import ContextVar
 
 import mlflow
 import pytest
-from support.mlflow_server import broken_server, free_port, hanging_server
+from support.mlflow_server import broken_server, hanging_server
 
-from moa_dspy.tracking.guard import SETTINGS, Guard, bounded, reach, shared_guard
+from moa_dspy.tracking.guard import LIMIT, LOCAL_LIMIT, SETTINGS, Guard, bounded, reach
 
 _here: ContextVar[str] = ContextVar("here", default="lost")
 
@@ -73,13 +73,11 @@ def test_an_error_of_the_work_here_is_taken(store: object, caplog: pytest.LogCap
     assert len(caplog.records) == 1
 
 
-def test_the_process_shares_a_guard_until_something_changes(untracked: None) -> None:
-    guard = shared_guard(afresh=True)
-    assert shared_guard() is guard
-    assert shared_guard(afresh=True) is not guard
-    guard = shared_guard()
-    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
-    assert shared_guard() is not guard
+def test_a_store_on_this_machine_may_build_its_tables_and_a_server_may_not_keep_us(store: object) -> None:
+    assert Guard().seconds == LOCAL_LIMIT == 60.0
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    assert Guard().seconds == LIMIT == 10.0
+    assert Guard(2.5).seconds == 2.5
 
 
 def test_settings_hold_until_the_last_one_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
