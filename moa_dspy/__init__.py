@@ -56,19 +56,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "accounting": ("LMCall", "Usage"),
+    "usage": ("LMCall", "Usage"),
     "agent": ("Agent",),
     "batch": ("answer_all",),
     "config": ("MoAConfig", "ModelConfig"),
     "errors": ("AggregationFailed", "MoAError", "TooFewProposals"),
     "evaluation": ("evaluate",),
     "limits": ("Limits",),
-    "metadata": ("Element", "Failure", "MoAMetadata", "Vote"),
+    "results": ("Element", "Failure", "MoAMetadata", "MoAPrediction", "Proposal", "Vote"),
     "moa": ("MoA",),
     "oneshot": ("arun_moa", "run_moa"),
     "panel": ("Panel",),
-    "prediction": ("MoAPrediction",),
-    "proposals": ("Proposal",),
     "strategies": ("Case", "Fusion", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
 }
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import difflib
+import inspect
+import logging
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,30 +14,33 @@ from typing import Any, TypeVar
 
 import dspy
 
-from moa_dspy.calls import acall
+from moa_dspy.concurrency import acall
 from moa_dspy.models import as_lm, missing_key
-from moa_dspy.names import checked_name, name_of
-from moa_dspy.parts import parts
-from moa_dspy.sampling import Rollout, ambient, compose, resampled, rollout_of, sampling
+from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose, resample, rollout_of
 from moa_dspy.saving.bound_lm import BoundLM
 from moa_dspy.saving.keyless import Keyless
 from moa_dspy.saving.saved_format import BOUND
 from moa_dspy.signatures import duplicate
+from moa_dspy.usage import METER, Meter
 
-__all__ = ["Agent", "cloned", "deliver_mail"]
+__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone"]
 
+logger = logging.getLogger(__name__)
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
-_mail_lock = threading.Lock()
+# Modules and adapters of DSPy's that ask no other LM than the one in the context.
+_ASK_ONE_LM: tuple[Any, ...] = (dspy.Predict, dspy.ChainOfThought)
+_ADAPTERS: tuple[Any, ...] = (type(None), dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
+_adopting = threading.Lock()
 
 
 class Agent(Keyless):
     """A program bound to its own LM.
 
-    The LM lives here and not on the program's predictors, where DSPy's optimizers wipe it. A
-    predictor's `.lm` is a mailbox: what somebody puts there (`set_lm`, SIMBA, BestOfN, Refine) is
-    taken over at the next call. An LM with a `rollout_id` asks the agent to sample its own LM
-    again; any other replaces it. A program that brings LMs of its own keeps them.
+    The LM lives here and not on the program's predictors, where DSPy's optimizers wipe it. What somebody
+    puts into a predictor's `.lm` (`set_lm`, SIMBA, BestOfN, Refine) is adopted at the next call: an LM with
+    a `rollout_id` asks the agent to sample its own LM again; any other replaces it. A program that brings
+    LMs of its own keeps them.
 
     Args:
         lm: A model's name or an LM; None leaves the program its own LMs, or DSPy's ambient one.
@@ -76,15 +83,17 @@ class Agent(Keyless):
             raise ValueError(
                 "`instructions` would have no effect: the program has its own prompts. Write them into its signature."
             )
+        _refuse_misspelt(options)
         self.lm = None if lm is None else as_lm(lm, **options)
         self.program = program
-        self.name = checked_name(name) if name is not None else name_of(self.lm, program)
+        label = type(program).__name__ if self.lm is None else self.lm.model.rsplit("/", 1)[-1]
+        self.name = as_identifier(label) if name is None else check_name(name)
         self.is_named = name is not None
         self.instructions = instructions
         self._rollout: Rollout | None = None
         self._key_checked: dspy.BaseLM | None = None
         self._shows_lm = False  # to weight optimizers, see optimizers/tuning_weights.py
-        self._adopt_program()
+        self._take_program()
 
     @property
     def model(self) -> str | None:
@@ -94,40 +103,36 @@ class Agent(Keyless):
     @property
     def lms(self) -> list[dspy.BaseLM]:
         """The agent's LM, those that its program brings, and those of the agents inside it."""
-        inside = [lm for agent in self._inside() for lm in agent.lms]
+        inside = [lm for agent in self._agents() for lm in agent.lms] if self.has_agents else []
         return [lm for lm in [self.lm, *self._own_lms.values(), *inside] if lm is not None]
 
     @property
     def asks_ambient_lm(self) -> bool:
-        """Whether a part of the program has no other LM than `dspy.settings.lm`."""
+        """Whether some of the program has no other LM than `dspy.settings.lm`."""
         if self.lm is not None:
             return False
-        bare = (path not in self._own_lms for path, _ in self._leaves())
-        return any(bare) or any(agent.asks_ambient_lm for agent in self._inside())
+        bare = (path not in self._own_lms for path, _ in self._predictors())
+        return any(bare) or any(agent.asks_ambient_lm for agent in self._agents())
 
     @property
     def is_fixed(self) -> bool:
         """Whether all of the program brings its LMs: they answer no rollouts, so it cannot be sampled again."""
-        return bool(self._own_lms) and not self._has_agents and all(path in self._own_lms for path, _ in self._leaves())
+        return bool(self._own_lms) and not self.has_agents and len(self._own_lms) == len(self._predictors())
 
-    @property
-    def has_agents(self) -> bool:
-        """Whether there are agents inside the program."""
-        return self._has_agents
+    def meter(self) -> Meter:
+        """A meter for one call: of the agent's LM alone, where its program can ask no other."""
+        program: Any = self.program
+        asks_one_lm = type(program) in _ASK_ONE_LM or vars(type(program)).get("asks_one_lm", False)
+        everywhere = not asks_one_lm or bool(self._own_lms) or type(dspy.settings.adapter) not in _ADAPTERS
+        return Meter(self.name, everywhere)
 
-    def renamed(self, name: str) -> Agent:
+    def rename(self, name: str) -> Agent:
         """The same agent under another name: another object, on the same LM, with the same program."""
         return self if name == self.name else self._copy(self.program, name)
 
-    def running(self, program: dspy.Module) -> Agent:
+    def with_program(self, program: dspy.Module) -> Agent:
         """The same agent, on the same LM, with this program."""
         return self._copy(program, self.name)
-
-    def _copy(self, program: dspy.Module | None, name: str) -> Agent:
-        agent = copy.copy(self)
-        agent.program, agent.name = program, name
-        agent._adopt_program()
-        return agent
 
     def forward(self, **inputs: Any) -> Any:
         with self._bound():
@@ -148,23 +153,22 @@ class Agent(Keyless):
         lm: Any = super().get_lm()
         return lm
 
-    def check_key(self) -> None:
-        """Find out before anything is paid for that the key of the LM's provider is missing.
-
-        Raises:
-            ValueError: Naming the environment variable.
-        """
-        lm = dspy.settings.lm if self.asks_ambient_lm else self.lm
+    def missing_key(self) -> tuple[str, str] | None:
+        """The model whose provider's key is missing, and the environment variable that should hold it."""
+        lm = dspy.settings.lm if self.lm is None and self.asks_ambient_lm else self.lm
         if lm is None or lm is self._key_checked:
-            return
+            return None
         variable = missing_key(lm)
-        if variable is not None:
-            raise ValueError(
-                f"No API key for the model {lm.model!r} of agent {self.name!r}: the environment variable "
-                f"{variable} is not set, so the provider would refuse every call. Set it, pass api_key= to "
-                "dspy.LM, or use a simulated model such as 'simulated/alice'."
-            )
-        self._key_checked = lm
+        if variable is None:
+            self._key_checked = lm
+            return None
+        return lm.model, variable
+
+    def _copy(self, program: dspy.Module | None, name: str) -> Agent:
+        agent = copy.copy(self)
+        agent.program, agent.name = program, name
+        agent._take_program()
+        return agent
 
     def _runnable(self) -> dspy.Module:
         if self.program is None:
@@ -173,38 +177,45 @@ class Agent(Keyless):
 
     @contextmanager
     def _bound(self) -> Iterator[None]:
-        deliver_mail([self])
-        rollout = compose(ambient(), self._rollout)
+        adopt_lms([self])
+        rollout = compose(ambient_rollout(), self._rollout)
         lm = self.lm
         if lm is not None:
-            lm = resampled(lm, rollout and compose(rollout_of(lm), rollout))
-        elif dspy.settings.lm is not None:
-            lm = resampled(dspy.settings.lm, rollout)
-        with sampling(rollout), dspy.context(lm=lm):
+            asked = rollout and compose(rollout_of(lm), rollout)
+        else:
+            lm, asked = dspy.settings.lm, rollout
+        if lm is not None:
+            meter = dspy.settings.get(METER)
+            lm = resample(lm, asked) if meter is None else meter.watch(lm, asked)
+        with dspy.context(lm=lm, **{AMBIENT: rollout}):
             yield
 
-    # The mailbox.
+    # Adoption of what others put into the predictors.
 
-    def _adopt_program(self) -> None:
-        self._has_agents = any(True for _ in self._inside())
-        self._own_lms = {path: p.lm for path, p in self._leaves() if p.lm is not None}
-        self._seated = dict(self._own_lms)
+    def _take_program(self) -> None:
+        self.has_agents = any(True for _ in self._agents())
+        self._own_lms = {path: p.lm for path, p in self._predictors() if p.lm is not None}
+        self._held = dict(self._own_lms)
 
-    def _leaves(self) -> Iterator[tuple[str, Any]]:
+    def _predictors(self) -> list[tuple[str, Any]]:
         """The program's predictors, without those that belong to agents inside it."""
-        found = list(parts(() if self.program is None else self.program, Agent, dspy.Predict))
-        inside = [part for _, part in found if isinstance(part, Agent)]
-        theirs = {id(p) for agent in inside for _, p in parts(agent, dspy.Predict)}
-        return ((path, p) for path, p in found if isinstance(p, dspy.Predict) and id(p) not in theirs)
+        program: Any = self.program
+        if type(program) is dspy.Predict:
+            return [("", program)]
+        found = list(_find(() if program is None else program, Agent, dspy.Predict))
+        inside = [item for _, item in found if isinstance(item, Agent)]
+        theirs = {id(p) for agent in inside for _, p in _find(agent, dspy.Predict)}
+        return [(path, p) for path, p in found if isinstance(p, dspy.Predict) and id(p) not in theirs]
 
-    def _inside(self) -> Iterator[Agent]:
-        return (agent for _, agent in parts(() if self.program is None else self.program, Agent))
+    def _agents(self) -> Iterator[Agent]:
+        return (agent for _, agent in _find(() if self.program is None else self.program, Agent))
 
-    def _mail(self) -> list[tuple[str, Any, dspy.BaseLM | None]]:
-        return [(path, p, p.lm) for path, p in self._leaves() if p.lm is not self._seated.get(path)]
+    def _put_in(self) -> list[tuple[str, Any, dspy.BaseLM | None]]:
+        """What somebody put into the predictors since the last call."""
+        return [(path, p, p.lm) for path, p in self._predictors() if p.lm is not self._held.get(path)]
 
-    def _take(self, path: str, lm: dspy.BaseLM | None) -> dspy.BaseLM | None:
-        """Take an LM out of the mail; gives the one that the predictor shall hold instead."""
+    def _adopt(self, path: str, lm: dspy.BaseLM | None) -> dspy.BaseLM | None:
+        """Adopt an LM; gives the one that the predictor shall hold instead."""
         own = self._own_lms.get(path)
         rollout = rollout_of(lm)
         if own is None:
@@ -216,45 +227,144 @@ class Agent(Keyless):
         if lm is None:  # reset_copy() emptied it: the program's own LM comes back
             return own
         if rollout is not None:
-            return resampled(own, compose(rollout_of(own), rollout))
+            return resample(own, compose(rollout_of(own), rollout))
         self._own_lms[path] = lm
         return lm
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         # Copies share LM objects: connections, history and the user's own handle on the LM.
-        held = [self.lm, self._key_checked, *self._own_lms.values(), *self._seated.values()]
-        memo.update({id(lm): lm for lm in [*held, *(p.lm for _, p in self._leaves())] if lm is not None})
+        held = [self.lm, self._key_checked, *self._own_lms.values(), *self._held.values()]
+        memo.update({id(lm): lm for lm in [*held, *(p.lm for _, p in self._predictors())] if lm is not None})
         _copy_program(self.program, memo)
-        clone = cloned(self, memo)
-        mine = dict(self._leaves())
-        for path, predictor in clone._leaves():
+        copied = clone(self, memo)
+        mine = dict(self._predictors())
+        for path, predictor in copied._predictors():
             predictor.lm = mine[path].lm
             if predictor.signature is mine[path].signature:  # InferRules writes into the class itself
                 predictor.signature = duplicate(predictor.signature)
-        return clone
+        return copied
 
 
-def deliver_mail(agents: Sequence[Agent]) -> None:
-    """Take over what was put into the agents' predictors; mail on a shared predictor is for all who share it."""
-    if not any(agent._mail() for agent in agents):
+def adopt_lms(agents: Sequence[Agent]) -> None:
+    """Adopt what was put into the agents' predictors; what a shared predictor got is for all who share it."""
+    if not any(agent._put_in() for agent in agents):
         return
-    with _mail_lock:
-        mail = [(agent, *letter) for agent in agents for letter in agent._mail()]
-        seats: dict[int, dspy.BaseLM | None] = {}
-        for agent, path, predictor, lm in mail:
-            seat = agent._take(path, lm)
-            agent._seated[path] = seats.setdefault(id(predictor), seat)
-        # Last: who calls meanwhile and finds no mail must find it taken by all.
-        for _, _, predictor, _ in mail:
-            predictor.lm = seats[id(predictor)]
+    with _adopting:
+        put_in = [(agent, *one) for agent in agents for one in agent._put_in()]
+        models = {agent.model: None for agent, *_ in put_in if agent.model is not None}
+        holds: dict[int, dspy.BaseLM | None] = {}
+        for agent, path, predictor, lm in put_in:
+            hold = agent._adopt(path, lm)
+            agent._held[path] = holds.setdefault(id(predictor), hold)
+        # Last: who calls meanwhile and finds nothing put in must find it adopted by all.
+        for _, _, predictor, _ in put_in:
+            predictor.lm = holds[id(predictor)]
+    now = {agent.model for agent, *_ in put_in}
+    if len(models) > 1 and len(now) == 1:
+        logger.warning(
+            "set_lm put one model, %s, in the place of %s: all agents ask it now. To change one agent's model, set its "
+            "`.lm`.",
+            now.pop(),
+            ", ".join(models),
+        )
 
 
-def cloned(module: ModuleT, memo: dict[int, Any]) -> ModuleT:
+def check_keys(agents: Sequence[Agent]) -> None:
+    """Find out before anything is paid for which providers' keys are missing.
+
+    Raises:
+        ValueError: Naming every model and environment variable.
+    """
+    missing = {agent.name: found for agent in agents if (found := agent.missing_key()) is not None}
+    if missing:
+        who = "; ".join(f"{name!r} ({model}) needs {variable}" for name, (model, variable) in missing.items())
+        raise ValueError(
+            f"No API key for {'an agent' if len(missing) == 1 else 'some agents'}: agent {who}, which is not set, so "
+            "the provider would refuse every call. Set the environment variable, pass api_key= to dspy.LM, or use a "
+            "simulated model such as 'simulated/alice'."
+        )
+
+
+def check_name(name: str) -> str:
+    """The name, unchanged.
+
+    Raises:
+        ValueError: If it cannot be an attribute of a mixture.
+    """
+    if not name.isidentifier() or _is_taken(name):
+        raise ValueError(
+            f"{name!r} cannot name an agent: names become attributes of the mixture. Use a Python identifier that "
+            f"is no attribute of a DSPy module, for example {as_identifier(name)!r}."
+        )
+    return name
+
+
+def as_identifier(label: str) -> str:
+    """The label as an agent's name: `gpt-5-mini` -> `gpt_5_mini`, `ReAct` -> `react`."""
+    name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_").lower() or "agent"
+    name = f"m_{name}" if name[0].isdigit() else name
+    return f"{name}_agent" if _is_taken(name) else name
+
+
+def clone(module: ModuleT, memo: dict[int, Any]) -> ModuleT:
     """A deep copy, as Python makes it of a class without `__deepcopy__`."""
-    clone: Any = object.__new__(type(module))
-    memo[id(module)] = clone
-    clone.__setstate__(copy.deepcopy(dspy.Module.__getstate__(module), memo))
-    return clone
+    copied: Any = object.__new__(type(module))
+    memo[id(module)] = copied
+    copied.__setstate__(copy.deepcopy(dspy.Module.__getstate__(module), memo))
+    return copied
+
+
+_A_MODULE = dspy.Module()
+# What a panel holds under these names would be overwritten.
+_OF_A_PANEL = frozenset(
+    {"aforward", "agents", "ask", "forward", "layer", "limits", "names", "samples", "shared", "task"}
+)
+
+
+def _is_taken(name: str) -> bool:
+    return name.startswith("_") or hasattr(_A_MODULE, name) or name in _OF_A_PANEL
+
+
+# Those of dspy.LM's constructor, and the request parameters that most providers know.
+_LM_OPTIONS = frozenset(inspect.signature(dspy.LM.__init__).parameters) | {
+    *("api_base", "api_key", "api_version", "base_url", "extra_body", "extra_headers", "frequency_penalty"),
+    *("instructions", "logprobs", "max_completion_tokens", "n", "name", "parallel_tool_calls", "presence_penalty"),
+    *("program", "reasoning_effort", "response_format", "rollout_id", "seed", "stop", "timeout", "tool_choice"),
+    *("tools", "top_k", "top_p", "user"),
+}
+
+
+def _refuse_misspelt(options: dict[str, Any]) -> None:
+    for option in options.keys() - _LM_OPTIONS:
+        if near := difflib.get_close_matches(option, _LM_OPTIONS, n=1, cutoff=0.8):
+            raise ValueError(
+                f"Agent has no option {option!r}, and no provider knows it either. Did you mean {near[0]!r}?"
+            )
+
+
+# What a module holds beside its modules; the history alone can be thousands of entries long.
+_NO_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train"})
+_HOLDERS = (dspy.Module, list, tuple, dict)
+
+
+def _find(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """The modules of these kinds, each once, with its path; what lies inside one that is found is left out."""
+    seen = set() if seen is None else seen
+    if id(holder) in seen:
+        return
+    seen.add(id(holder))
+    if isinstance(holder, kinds):
+        yield path, holder
+        return
+    for name, item in _items(holder):
+        if isinstance(item, _HOLDERS):
+            yield from _find(item, *kinds, path=f"{path}.{name}", seen=seen)
+
+
+def _items(holder: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(holder, dspy.Module):
+        return ((name, item) for name, item in vars(holder).items() if name not in _NO_MODULES)
+    return iter(holder.items()) if isinstance(holder, dict) else iter(enumerate(holder))
 
 
 def _copy_program(program: dspy.Module | None, memo: dict[int, Any]) -> None:

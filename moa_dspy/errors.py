@@ -1,8 +1,10 @@
 """What can go wrong at run time.
 
-    MoAError
-    ├── TooFewProposals     fewer proposals than `Limits.min_proposals` came back
-    └── AggregationFailed   the aggregator failed and no fallback was allowed
+    dspy.utils.exceptions.DSPyError
+    └── MoAError
+        ├── TooFewProposals         fewer proposals than `Limits.min_proposals` came back
+        │   └── ProposersOutOfContext   and all for one reason: the inputs are longer than the models read
+        └── AggregationFailed       the aggregator failed and no fallback was allowed
 
 A caller's mistake (an unknown strategy, a colliding field, a missing input) is a
 `ValueError` or `TypeError`, raised as early as it can be known.
@@ -10,17 +12,18 @@ A caller's mistake (an unknown strategy, a colliding field, a missing input) is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from dspy.utils.exceptions import ContextWindowExceededError, DSPyError, is_retryable_lm_error
 
 if TYPE_CHECKING:
-    from moa_dspy.metadata import Failure, MoAMetadata
-    from moa_dspy.proposals import Proposal
+    from moa_dspy.results import Failure, MoAMetadata, Proposal
 
-__all__ = ["AggregationFailed", "MoAError", "TooFewProposals"]
+__all__ = ["AggregationFailed", "MoAError", "ProposersOutOfContext", "TooFewProposals"]
 
 
-class MoAError(Exception):
-    """A mixture could not answer. What was paid for until then is on the exception.
+class MoAError(DSPyError):
+    """A mixture could not answer. What was paid for until then is on the exception, its cause is chained.
 
     Attributes:
         metadata: The account of the call so far: proposals, failures, tokens, cost in USD, seconds.
@@ -35,7 +38,7 @@ class MoAError(Exception):
     """
 
     def __init__(self, message: str, metadata: MoAMetadata) -> None:
-        super().__init__(message)
+        DSPyError.__init__(self, message)
         self.metadata = metadata
 
     @property
@@ -48,9 +51,24 @@ class MoAError(Exception):
         """Why the others did not."""
         return self.metadata.failures
 
+    @property
+    def retryable(self) -> bool:
+        """Whether the same call may succeed later, as the cause says."""
+        return isinstance(self.__cause__, Exception) and is_retryable_lm_error(self.__cause__)
+
+    def __reduce__(self) -> Any:
+        # An exception is pickled with what it was made of; DSPy's own would lose the metadata.
+        return type(self), (self.message, self.metadata)
+
 
 class TooFewProposals(MoAError):
     """Fewer proposals than `Limits.min_proposals` came back."""
+
+
+class ProposersOutOfContext(TooFewProposals, ContextWindowExceededError):
+    """Too few proposals came back since the inputs are longer than the models read; ReAct shortens them, for one."""
+
+    default_code = ContextWindowExceededError.default_code
 
 
 class AggregationFailed(MoAError):

@@ -11,10 +11,9 @@ from pydantic import AliasChoices, BaseModel, RootModel, ValidationError
 from typing_extensions import is_typeddict
 
 from moa_dspy.ballots import Ballot, count, free_text
-from moa_dspy.metadata import Element
-from moa_dspy.outputs import validated
-from moa_dspy.plain import as_text
+from moa_dspy.results import Element
 from moa_dspy.uniting import lined_up
+from moa_dspy.values import as_text, validated
 
 __all__ = ["Merged", "merge"]
 

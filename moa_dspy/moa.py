@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
+from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.account import Account
-from moa_dspy.accounting import Meter
-from moa_dspy.agent import Agent, deliver_mail
-from moa_dspy.checks import checked_inputs, refuse_below_one, unfit
-from moa_dspy.errors import AggregationFailed
-from moa_dspy.limits import Limits
-from moa_dspy.panel import Panel, failure
-from moa_dspy.prediction import MoAPrediction
-from moa_dspy.proposals import Proposal, exhibit, seed_of
-from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents, refuse_no_aggregator
-from moa_dspy.running import Batch, Call, Steps, adrive, drive
+from moa_dspy.agent import Agent, adopt_lms, check_keys
+from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
+from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
+from moa_dspy.limits import Limits, require_positive
+from moa_dspy.panel import Panel, Round, failure_of
+from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
+from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
 from moa_dspy.saving.savable import Savable
-from moa_dspy.signatures import PROPOSALS, task_signature, tell_apart
-from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, fallback
+from moa_dspy.signatures import task_signature, tell_apart
+from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, count_votes, fall_back
+from moa_dspy.usage import LMCall
+from moa_dspy.values import check_inputs
 
 if TYPE_CHECKING:
     from moa_dspy.config import MoAConfig
@@ -41,7 +42,7 @@ class MoA(Savable):
             per model; else all share one.
         layers: Layers of proposers; each agent of a later layer sees the proposals of the layer before
             it. Wang et al. (2024) count the aggregator too: their three layers are `layers=2`.
-        limits: What the mixture may do.
+        limits: What the mixture may do, as `Limits` or as a dict of its fields.
 
     Raises:
         ValueError: If signature, proposers and settings do not make a mixture.
@@ -60,18 +61,18 @@ class MoA(Savable):
         signature: str | type[dspy.Signature],
         proposers: Sequence[Proposer],
         aggregator: str | dspy.BaseLM | Agent | None = None,
-        strategy: str | Strategy = "synthesis",
+        strategy: Literal["synthesis", "selection", "voting", "fusion"] | Strategy = "synthesis",
         *,
         num_proposals_per_model: int = 1,
         use_specialized_prompts: bool = False,
         layers: int = 1,
-        limits: Limits | None = None,
+        limits: Limits | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        refuse_below_one(num_proposals_per_model=num_proposals_per_model, layers=layers)
+        require_positive(num_proposals_per_model=num_proposals_per_model, layers=layers)
         self.signature = task_signature(signature)
-        self.limits = limits or Limits()
-        agents = proposer_agents(
+        self.limits = Limits.model_validate(limits or {})
+        agents = as_proposers(
             proposers,
             self.signature,
             samples=num_proposals_per_model,
@@ -98,19 +99,25 @@ class MoA(Savable):
             )
             setattr(self, name, panel)
         bound = as_strategy(strategy)
+        bound.has_aggregator = aggregator is not None or bound.needs_aggregator
         bound.bind(self.signature, [agent.name for agent in agents])
-        self.aggregator = aggregator_agent(aggregator, bound)
+        self.aggregator = as_aggregator(aggregator, bound)
         tell_apart(self.named_predictors())
 
     @classmethod
-    def from_config(cls, signature: str | type[dspy.Signature], config: MoAConfig, router: Any = None) -> MoA:
+    def from_config(
+        cls, signature: str | type[dspy.Signature], config: MoAConfig | str | Path, router: Any = None
+    ) -> MoA:
         """The mixture that a config describes.
 
         Args:
             signature: The task's signature.
-            config: What to build; see `MoAConfig`.
+            config: What to build: a `MoAConfig`, or the path of its file.
             router: A `litellm.Router` for models named `router/GROUP`, instead of the config's own.
         """
+        from moa_dspy.config import MoAConfig
+
+        config = config if isinstance(config, MoAConfig) else MoAConfig.load(config)
         return cls(signature, **config.arguments(router))
 
     @property
@@ -131,6 +138,12 @@ class MoA(Savable):
             raise TypeError(f"The aggregator runs {program!r}, which is no Strategy.")
         return program
 
+    if TYPE_CHECKING:  # what DSPy declares as a mere Prediction
+
+        def __call__(self, **inputs: Any) -> MoAPrediction: ...
+
+        async def acall(self, **inputs: Any) -> MoAPrediction: ...
+
     def forward(self, **inputs: Any) -> MoAPrediction:
         return drive(self._answer(inputs))
 
@@ -139,59 +152,148 @@ class MoA(Savable):
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The aggregator's LM, else the first proposer's: what resampling modules start from."""
-        deliver_mail(self.agents)
+        adopt_lms(self.agents)
         return next((agent.lm for agent in [self.aggregator, *self.agents] if agent.lm is not None), None)
 
     def _answer(self, inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
-        inputs = checked_inputs(self.signature, inputs)
-        deliver_mail(self.agents)
-        has_aggregator = self.aggregator.lm is not None or self.strategy.needs_aggregator
-        refuse_no_aggregator(self.aggregator.lm, self.strategy)
-        for agent in self.agents:
-            if has_aggregator or agent is not self.aggregator:
-                agent.check_key()
-        account = Account(self.strategy.name, len(self.panels[0].names))
+        inputs = check_inputs(self.signature, inputs)
+        agents = self.agents
+        adopt_lms(agents)
+        has_aggregator = self._has_aggregator()
+        check_keys(agents if has_aggregator else agents[:-1])
+        account = _Account(self)
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
-        seen: dict[str, str] = {}
+        seen: Sequence[Proposal] = ()
         for panel in self.panels:
-            round = yield from panel.ask({**inputs, **seen}, early_stop if panel is self.panels[-1] else None)
+            round = yield from panel.ask(inputs, seen, early_stop if panel is self.panels[-1] else None)
             account.add(round)
             if len(round.proposals) < self.limits.min_proposals:
-                raise account.too_few(round, self.limits.min_proposals)
-            names = [PROPOSALS, *self.signature.fields]
-            seen = {PROPOSALS: exhibit(round.proposals, seed=seed_of(inputs), field_names=names).text}
+                raise account.too_few(self.limits.min_proposals)
+            seen = round.proposals
         if early_stop is not None and early_stop.bug is not None:
-            raise self._failed(account, early_stop.bug) from early_stop.bug
-        last = account.rounds[-1]
-        case = Case(self.signature, inputs, last.proposals, last.asked, has_aggregator)
+            raise account.failed(early_stop.bug) from early_stop.bug
+        case = Case(self.signature, inputs, seen, account.rounds[-1].asked, has_aggregator)
         verdict = yield from self._decide(case, account)
         try:
             return account.prediction(verdict, case)
-        except Exception as bug:  # in a user's verdict or in the count: what was paid for must not be lost
-            raise self._failed(account, bug) from bug
+        except Exception as bug:  # in a user's verdict: what was paid for must not be lost
+            raise account.failed(bug) from bug
 
-    def _decide(self, case: Case, account: Account) -> Steps[Verdict]:
-        meter = Meter(self.aggregator.name)
-        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, settings=meter.settings())])
+    def _has_aggregator(self) -> bool:
+        """Whether there is an LM that the strategy may ask.
+
+        Raises:
+            ValueError: If it needs one, saying where it could come from.
+        """
+        if self.aggregator.lm is not None:
+            return True
+        if self.strategy.needs_aggregator and dspy.settings.lm is None:
+            raise ValueError(
+                f"The strategy {self.strategy.name!r} needs an aggregator, and there is none. Give "
+                "aggregator='openai/gpt-5', or configure one for all: dspy.configure(lm=...). Only voting does without."
+            )
+        return self.strategy.needs_aggregator
+
+    def _decide(self, case: Case, account: _Account) -> Steps[Verdict]:
+        meter = self.aggregator.meter()
+        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, meter.settings())])
         account.calls += meter.calls()
-        error = outcome.error or unfit(outcome.value, case.task)
+        error = outcome.error or _reject(outcome.value, case.task)
         if error is None:
-            account.failures += [failure(self.aggregator, told, outcome.seconds) for told in outcome.value.errors]
+            account.failures += [failure_of(self.aggregator, one, outcome.seconds) for one in outcome.value.errors]
             return outcome.value
-        failed = self._failed(account, error, outcome.seconds)
+        failed = account.failed(error, outcome.seconds)
         if self.limits.strict or not isinstance(error, FAILED):
             raise failed from error
         try:
-            verdict = fallback(case, self.strategy)
+            verdict = fall_back(case, self.strategy)
         except Unusable as nothing:
             raise failed from nothing
         account.fallback_used = True
         return verdict
 
-    def _failed(self, account: Account, error: BaseException, seconds: float = 0.0) -> AggregationFailed:
-        failed = failure(self.aggregator, error, seconds)
-        account.failures.append(failed)
-        return account.not_aggregated(failed)
+
+class _Account:
+    """Collects what happens, so that nothing paid for is lost, whether the call answers or raises."""
+
+    def __init__(self, moa: MoA) -> None:
+        self.started = time.perf_counter()
+        self.moa = moa
+        self.rounds: list[Round] = []
+        self.calls: list[LMCall] = []
+        self.failures: list[Failure] = []
+        self.fallback_used = False
+
+    def add(self, round: Round) -> None:
+        """Enter what came of a panel."""
+        self.rounds.append(round)
+        self.calls += round.calls
+        self.failures += round.failures
+
+    def too_few(self, needed: int) -> TooFewProposals:
+        """The error for a layer that gave too few proposals, with their cause."""
+        last = self.rounds[-1]
+        causes = "; ".join(f"{failure.agent}: {failure.error}: {failure.message}" for failure in last.failures)
+        message = (
+            f"{len(last.proposals)} proposals came back, and at least {needed} are needed. What came and what it cost "
+            f"is in error.proposals and error.metadata. {causes}"
+        )
+        too_long = len(last.errors) == len(last.failures) and all(
+            isinstance(error, ContextWindowExceededError) for error in last.errors
+        )
+        error = (ProposersOutOfContext if too_long else TooFewProposals)(message, self.metadata())
+        error.__cause__ = next(iter(last.errors), None)
+        return error
+
+    def failed(self, error: BaseException, seconds: float = 0.0) -> AggregationFailed:
+        """The error for an aggregator that gave no answer."""
+        failure = failure_of(self.moa.aggregator, error, seconds)
+        self.failures.append(failure)
+        message = (
+            f"The aggregator gave no answer ({failure.error}: {failure.message}). The proposals that were paid for are "
+            "in error.proposals, the account is in error.metadata."
+        )
+        return AggregationFailed(message, self.metadata())
+
+    def metadata(self, verdict: Verdict | None = None) -> MoAMetadata:
+        """The account so far."""
+        strategy = self.moa.strategy.name
+        decided = verdict or Verdict({})
+        shortened = [round.shortened for round in self.rounds] + [decided.shortened]
+        return MoAMetadata(
+            strategy=strategy,
+            answered_by="voting" if self.fallback_used else strategy,
+            num_proposers=len(self.moa.panels[0].names),
+            proposals_asked=sum(len(round.asked) + len(round.abandoned) for round in self.rounds),
+            proposals_received=sum(len(round.proposals) for round in self.rounds),
+            all_proposals=[proposal for round in self.rounds for proposal in round.proposals],
+            failures=self.failures,
+            calls=self.calls,
+            seconds=time.perf_counter() - self.started,
+            selected=decided.selected,
+            order_shown=list(decided.order_shown),
+            flip_rate=decided.flip_rate,
+            elements=list(decided.elements),
+            shortened={id: lost for part in shortened for id, lost in part.items()},
+            stopped_early=any(round.abandoned for round in self.rounds),
+            fallback_used=self.fallback_used,
+            repaired=decided.repaired,
+        )
+
+    def prediction(self, verdict: Verdict, case: Case) -> MoAPrediction:
+        """The answer with its account."""
+        metadata = self.metadata(verdict)
+
+        def count() -> tuple[float | None, list[Vote]]:
+            tally = verdict.tally or count_votes(case)
+            votes = [
+                Vote(answer=dict(candidate.values), proposals=list(candidate.voters), weight=candidate.weight)
+                for candidate in tally.candidates
+            ]
+            return tally.agreement if tally.winner else None, votes
+
+        metadata.count_with(count)
+        return MoAPrediction.of(verdict.outputs, case.task, metadata, verdict.reasoning)
 
 
 class _EarlyStop:
@@ -211,3 +313,13 @@ class _EarlyStop:
         except Exception as bug:
             self.bug = bug
             return False
+
+
+def _reject(verdict: Any, task: type[dspy.Signature]) -> TypeError | None:
+    """What is wrong with what a strategy decided; None if nothing is."""
+    if not isinstance(verdict, Verdict):
+        return TypeError(f"The strategy decided on {verdict!r:.200}, which is no Verdict.")
+    lacking = [name for name in task.output_fields if name not in verdict.outputs]
+    return (
+        TypeError(f"The strategy's verdict lacks {', '.join(lacking)}, which the task asks for.") if lacking else None
+    )

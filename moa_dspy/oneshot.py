@@ -7,9 +7,8 @@ from typing import Any
 import dspy
 
 from moa_dspy.config import MoAConfig
-from moa_dspy.metadata import MoAMetadata
 from moa_dspy.moa import MoA
-from moa_dspy.prediction import MoAPrediction
+from moa_dspy.results import MoAMetadata, MoAPrediction
 
 __all__ = ["arun_moa", "run_moa"]
 

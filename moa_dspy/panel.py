@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
+from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.accounting import LMCall
-from moa_dspy.agent import Agent, cloned, deliver_mail
+from moa_dspy.agent import Agent, adopt_lms, clone
+from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
-from moa_dspy.metadata import Failure
 from moa_dspy.models import redact
-from moa_dspy.outputs import typed_outputs
-from moa_dspy.proposals import Proposal
-from moa_dspy.running import Batch, Call, Outcome, Steps, adrive, drive
+from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
+from moa_dspy.results import Failure, Proposal
+from moa_dspy.rollouts import Rollout, sample_rollout
 from moa_dspy.saving.keyless import Keyless
-from moa_dspy.seats import Seat, seats_of
-from moa_dspy.signatures import REASONING, for_role, proposal_signature
-from moa_dspy.strengths import starting_instructions
+from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
+from moa_dspy.usage import LMCall, Meter
+from moa_dspy.values import typed_outputs
 
-__all__ = ["Panel", "Round"]
+__all__ = ["Panel", "Round", "failure_of"]
 
 IsDecided = Callable[[Sequence[Proposal], Mapping[str, str], Mapping[str, str]], bool]
 
@@ -37,13 +38,28 @@ class Round:
         calls: One row per LM call.
         asked: Proposal id -> agent, of all that were asked for and waited for.
         abandoned: Ids of those that were no longer needed.
+        errors: The exceptions behind the failures.
+        shortened: Proposal id -> characters that did not fit the window of an agent that read it.
     """
 
     proposals: list[Proposal]
     failures: list[Failure]
     calls: list[LMCall]
     asked: dict[str, str]
-    abandoned: list[str]
+    abandoned: list[str] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    shortened: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One sample of one agent: its number, its proposal's id, what it asks its LMs for, and who watches them."""
+
+    agent: Agent
+    number: int
+    id: str
+    rollout: Rollout | None
+    meter: Meter
 
 
 class Panel(Keyless):
@@ -75,13 +91,14 @@ class Panel(Keyless):
         self.limits = limits or Limits()
         self.names = [agent.name for agent in agents]
         if not specialized and any(agent.program is None for agent in agents):
-            self.shared = _program(task, f"layer {layer}", layer)
+            self.shared = _build_program(task, f"layer {layer}", layer)
         for agent in agents:
             program = agent.program
             if program is None:
-                program = _program(task, f"{agent.name}, layer {layer}", layer, agent) if specialized else self.shared
+                role = f"{agent.name}, layer {layer}"
+                program = _build_program(task, role, layer, agent) if specialized else self.shared
             # Plain attributes, never a list: brackets in predictors' names make MLflow drop parameters.
-            setattr(self, agent.name, agent.running(program))
+            setattr(self, agent.name, agent.with_program(program))
 
     @property
     def agents(self) -> list[Agent]:
@@ -91,7 +108,7 @@ class Panel(Keyless):
     def __deepcopy__(self, memo: dict[int, Any]) -> Panel:
         for agent in self.agents:  # first: they share their LMs with their copies, in the shared program too
             copy.deepcopy(agent, memo)
-        return cloned(self, memo)
+        return clone(self, memo)
 
     def forward(self, **inputs: Any) -> Round:
         return drive(self.ask(inputs))
@@ -99,73 +116,86 @@ class Panel(Keyless):
     async def aforward(self, **inputs: Any) -> Round:
         return await adrive(self.ask(inputs))
 
-    def ask(self, inputs: Mapping[str, Any], is_decided: IsDecided | None = None) -> Steps[Round]:
+    def ask(
+        self, inputs: Mapping[str, Any], seen: Sequence[Proposal] = (), is_decided: IsDecided | None = None
+    ) -> Steps[Round]:
         """Ask every agent for its samples.
 
         Args:
-            inputs: The task's inputs, and in later layers the proposals.
+            inputs: The task's inputs.
+            seen: In later layers, the proposals of the layer before.
             is_decided: Looks at the proposals so far, at who has finished and at who is still under way,
                 and says whether the rest is no longer needed.
         """
-        deliver_mail(self.agents)
-        seats = seats_of(self.agents, self.samples)
-        calls = [Call(seat.agent, inputs, settings=seat.meter.settings(), rollout=seat.rollout) for seat in seats]
+        agents = self.agents
+        adopt_lms(agents)
+        samples = _samples_of(agents, self.samples)
+        reader = _Reader(self.task, inputs, seen) if seen else None
         decided = False
 
         def enough(outcomes: Sequence[Outcome]) -> bool:
             nonlocal decided
             if is_decided is not None:
-                done = [(seat, outcome) for seat, outcome in zip(seats, outcomes, strict=True) if outcome.finished]
-                here = [made for seat, outcome in done if isinstance(made := self._read(seat, outcome), Proposal)]
-                pending = {s.id: s.agent.name for s, o in zip(seats, outcomes, strict=True) if not o.finished}
-                decided = is_decided(here, {seat.id: seat.agent.name for seat, _ in done}, pending)
+                done = [
+                    (sample, outcome) for sample, outcome in zip(samples, outcomes, strict=True) if outcome.finished
+                ]
+                here = [made for pair in done if isinstance(made := self._read(*pair), Proposal)]
+                pending = {s.id: s.agent.name for s, o in zip(samples, outcomes, strict=True) if not o.finished}
+                decided = is_decided(here, {sample.id: sample.agent.name for sample, _ in done}, pending)
             return decided
 
-        outcomes = yield Batch(calls, self.limits.proposer_timeout, enough if is_decided else None)
-        wanted = [(s, o) for s, o in zip(seats, outcomes, strict=True) if o.finished or not decided]
-        results = [self._read(seat, outcome) for seat, outcome in wanted]
+        outcomes = yield Batch(
+            [_call(sample, inputs if reader is None else reader.inputs_for(sample.agent)) for sample in samples],
+            self.limits.proposer_timeout,
+            enough if is_decided else None,
+        )
+        while reader is not None and (too_long := reader.shorten(samples, outcomes)):
+            again = yield Batch(
+                [_call(samples[index], reader.inputs_for(samples[index].agent)) for index in too_long],
+                self.limits.proposer_timeout,
+            )
+            outcomes = [again[too_long.index(i)] if i in too_long else one for i, one in enumerate(outcomes)]
+        waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
+        results = [self._read(*pair) for pair in waited]
         return Round(
             proposals=[result for result in results if isinstance(result, Proposal)],
-            failures=[result for result in results if isinstance(result, Failure)],
-            calls=[call for seat in seats for call in seat.meter.calls()],
-            asked={seat.id: seat.agent.name for seat, _ in wanted},
-            abandoned=[s.id for s, o in zip(seats, outcomes, strict=True) if decided and not o.finished],
+            failures=[failure for failure, _ in (r for r in results if isinstance(r, tuple))],
+            calls=[call for sample in samples for call in sample.meter.calls()],
+            asked={sample.id: sample.agent.name for sample, _ in waited},
+            abandoned=[s.id for s, o in zip(samples, outcomes, strict=True) if decided and not o.finished],
+            errors=[error for _, error in (r for r in results if isinstance(r, tuple)) if error is not None],
+            shortened={} if reader is None else reader.shortened,
         )
 
-    def _read(self, seat: Seat, outcome: Outcome) -> Proposal | Failure:
-        agent = seat.agent
+    def _read(self, sample: _Sample, outcome: Outcome) -> Proposal | tuple[Failure, BaseException | None]:
+        agent = sample.agent
         if not outcome.finished:
             waited = self.limits.proposer_timeout or 0.0
             message = f"No answer within {waited:g} s (Limits.proposer_timeout)."
-            return Failure(
+            late = Failure(
                 agent=agent.name, model=agent.model, error="ProposerTimeout", message=message, seconds=waited
             )
-        if outcome.error is not None:
-            return failure(agent, outcome.error, outcome.seconds)
-        try:
-            outputs = typed_outputs(outcome.value, self.task)
-        except Exception as error:
-            return failure(agent, error, outcome.seconds)
-        return Proposal(
-            id=seat.id,
-            agent=agent.name,
-            model=agent.model,
-            layer=self.layer,
-            sample=seat.number,
-            outputs=outputs,
-            reasoning=_reasoning(outcome.value, self.task),
-            seconds=outcome.seconds,
-        )
+            return late, None
+        error = outcome.error
+        if error is None:
+            try:
+                return Proposal(
+                    id=sample.id,
+                    agent=agent.name,
+                    model=agent.model,
+                    layer=self.layer,
+                    sample=sample.number,
+                    outputs=typed_outputs(outcome.value, self.task),
+                    reasoning=_reasoning(outcome.value, self.task),
+                    extras=_extras(outcome.value, self.task),
+                    seconds=outcome.seconds,
+                )
+            except Exception as unreadable:
+                error = unreadable
+        return failure_of(agent, error, outcome.seconds), error
 
 
-def _program(task: type[dspy.Signature], role: str, layer: int, agent: Agent | None = None) -> dspy.Module:
-    """What proposes: a chain of thought, unless the task asks for its reasoning itself."""
-    instructions = agent and (agent.instructions or starting_instructions(agent.model))
-    signature = for_role(proposal_signature(task, instructions=instructions, later_layer=layer > 1), role)
-    return dspy.Predict(signature) if REASONING in task.output_fields else dspy.ChainOfThought(signature)
-
-
-def failure(agent: Agent, error: BaseException, seconds: float) -> Failure:
+def failure_of(agent: Agent, error: BaseException, seconds: float) -> Failure:
     """The error as it is reported: typed, secrets masked, cut to a readable length."""
     message = redact(str(error), *agent.lms, dspy.settings.lm)
     if len(message) > _MESSAGE_LENGTH:
@@ -176,6 +206,94 @@ def failure(agent: Agent, error: BaseException, seconds: float) -> Failure:
 _MESSAGE_LENGTH = 500
 
 
+class _Reader:
+    """What each agent of a later layer reads of the layer before: as much as its model's window has room for."""
+
+    def __init__(self, task: type[dspy.Signature], inputs: Mapping[str, Any], seen: Sequence[Proposal]) -> None:
+        self.task, self.inputs, self.seen = task, inputs, seen
+        self.limits: dict[str, int | None] = {}
+        self.renderings: dict[int | None, Rendering] = {}
+
+    @property
+    def shortened(self) -> dict[str, int]:
+        """Proposal id -> the most characters that some agent did not see of it."""
+        lost = [item for rendering in self.renderings.values() for item in rendering.shortened.items()]
+        return {id: max(count for other, count in lost if other == id) for id, _ in lost}
+
+    def inputs_for(self, agent: Agent) -> dict[str, Any]:
+        return {**self.inputs, PROPOSALS: self._rendering(agent).text}
+
+    def shorten(self, samples: Sequence[_Sample], outcomes: Sequence[Outcome]) -> list[int]:
+        """Who is to be asked again with half of the proposals' text, since the model said that it was too long."""
+        halved: dict[str, int] = {}
+        asked_again = []
+        for index, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True)):
+            length = len(self._rendering(sample.agent).text) // 2
+            if isinstance(outcome.error, ContextWindowExceededError) and length >= SHORTEST:
+                halved[sample.agent.name] = length
+                asked_again.append(index)
+        self.limits.update(halved)
+        return asked_again
+
+    def _rendering(self, agent: Agent) -> Rendering:
+        if agent.name not in self.limits:
+            self.limits[agent.name] = limit_for(agent.lm or dspy.settings.lm, self.inputs, self.seen)
+        limit = self.limits[agent.name]
+        if limit not in self.renderings:
+            names = [PROPOSALS, *self.task.fields]
+            self.renderings[limit] = render(self.seen, seed=seed_of(self.inputs), limit=limit, field_names=names)
+        return self.renderings[limit]
+
+
+def _call(sample: _Sample, inputs: Mapping[str, Any]) -> Call:
+    return Call(sample.agent, inputs, sample.meter.settings(), sample.rollout)
+
+
+def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
+    """The samples in declared order, with rollouts that tell apart those that ask one model."""
+    pairs = [(agent, place) for agent in agents for place in range(1, number + 1)]
+    models = {agent.name: _models(agent) for agent in agents}
+    asked = Counter(name for agent, _ in pairs for name in models[agent.name])
+    taken: Counter[str] = Counter()
+    rollouts: dict[tuple[str, int], Rollout | None] = {}
+    # Programs that bring their LMs answer no rollouts: the others make way for them.
+    for agent, place in sorted(pairs, key=lambda pair: not pair[0].is_fixed):
+        names = models[agent.name]
+        rollout = max(taken[name] for name in names)
+        if agent.has_agents and any(asked[name] > 1 for name in names):
+            rollout = max(rollout, 1)  # the agents inside count from 0 themselves
+        taken.update({name: rollout + 1 - taken[name] for name in names})
+        rollouts[agent.name, place] = sample_rollout(rollout)
+    return [
+        _Sample(
+            agent,
+            place,
+            agent.name if place == 1 else f"{agent.name}#{place}",
+            rollouts[agent.name, place],
+            agent.meter(),
+        )
+        for agent, place in pairs
+    ]
+
+
+def _models(agent: Agent) -> set[str]:
+    """Names of the models that an agent may ask; its own name if that cannot be known."""
+    ambient = dspy.settings.lm if agent.asks_ambient_lm else None
+    return {lm.model for lm in [*agent.lms, ambient] if isinstance(lm, dspy.BaseLM)} or {agent.name}
+
+
+def _build_program(task: type[dspy.Signature], role: str, layer: int, agent: Agent | None = None) -> dspy.Module:
+    """What proposes: a chain of thought, unless the task asks for its reasoning itself."""
+    instructions = agent and (agent.instructions or starting_instructions(agent.model))
+    signature = for_role(proposal_signature(task, instructions=instructions, later_layer=layer > 1), role)
+    return dspy.Predict(signature) if REASONING in task.output_fields else dspy.ChainOfThought(signature)
+
+
 def _reasoning(prediction: Any, task: type[dspy.Signature]) -> str | None:
     reasoning = None if REASONING in task.output_fields else prediction.get(REASONING)
     return None if reasoning is None else str(reasoning)
+
+
+def _extras(prediction: Any, task: type[dspy.Signature]) -> dict[str, Any]:
+    fields = task.output_fields
+    return {name: value for name, value in prediction.items() if name not in fields and name != REASONING}

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moa_dspy.canonical import ABSTAIN, approximate, canonical, equivalent
-from moa_dspy.plain import as_json
+from moa_dspy.values import to_json
 
 __all__ = ["lined_up"]
 
@@ -66,4 +66,4 @@ def _part(item: Any, name: str) -> Any:
 
 def _in_order(items: Iterable[Any]) -> list[Any]:
     # The order of a set of texts differs between processes.
-    return sorted(items, key=as_json) if isinstance(items, Set) else list(items)
+    return sorted(items, key=to_json) if isinstance(items, Set) else list(items)

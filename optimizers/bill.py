@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.accounting import LMCall, Meter, Usage
+from moa_dspy.usage import LMCall, Meter, Usage
 
 from .report import StageReport
 

@@ -14,8 +14,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.moa import MoA
-from moa_dspy.outputs import IncompleteProposal
-from moa_dspy.plain import as_json
+from moa_dspy.values import IncompleteProposal, to_json
 
 from .recording import Recording
 from .report import StageReport
@@ -118,7 +117,7 @@ def fingerprint(moa: MoA, examples: Sequence[Sequence[dspy.Example]], settings: 
         "examples": [[example.toDict() for example in part] for part in examples],
         "settings": dict(settings),
     }
-    return hashlib.sha256(as_json(data).encode()).hexdigest()
+    return hashlib.sha256(to_json(data).encode()).hexdigest()
 
 
 def _slug(stage: str) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from moa_dspy.accounting import Usage
 from moa_dspy.evaluation.intervals import difference_interval, mean_interval
+from moa_dspy.usage import Usage
 
 from .committee_report import Candidate, CommitteeReport
 from .committees import pick

@@ -10,14 +10,14 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 
-from moa_dspy.checks import refuse_below_one
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import Metric, MetricError, as_metric, score
 from moa_dspy.evaluation.records import Answer, Record
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.plain import as_json
+from moa_dspy.values import to_json
 
 from .feedback import metric_name
 from .vote_matrix import agent_of
@@ -128,7 +128,7 @@ def check_recording(max_outages: float, concurrency: int) -> None:
     Raises:
         ValueError: Naming the setting.
     """
-    refuse_below_one(concurrency=concurrency)
+    require_positive(concurrency=concurrency)
     if not 0 <= max_outages <= 1:
         raise ValueError(f"max_outages={max_outages} is no share of an agent's proposals. Give 0 to 1.")
 
@@ -223,4 +223,4 @@ _OUTAGES = _subclasses(LMError) - _subclasses(ContextWindowExceededError)
 
 
 def _key(example: dspy.Example) -> str:
-    return as_json(dict(example.items()))
+    return to_json(dict(example.items()))

@@ -11,8 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.accounting import Usage
 from moa_dspy.evaluation.intervals import Interval
+from moa_dspy.usage import Usage
 
 __all__ = ["Candidate", "CommitteeReport"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.evaluation.threads import in_threads
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
 from moa_dspy.panel import Panel
@@ -106,7 +106,7 @@ class Compiling:
         kept = {stage.name: self.checkpoint.load(stage.name, self.moa) for stage in stages}
         pending = [stage for stage in stages if kept[stage.name] is None and stage.program.named_predictors()]
         try:
-            for stage, done in in_threads(self._run, pending, max(1, len(pending))):
+            for stage, done in run_side_by_side(self._run, pending, max(1, len(pending))):
                 kept[stage.name] = done
         except BaseException as error:  # Ctrl-C: what runs on in its thread shall ask no more
             for stage in pending:

@@ -10,8 +10,8 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.agent import Agent
-from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.metrics import Metric
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 
 from .feedback import Scored
@@ -79,7 +79,7 @@ class Finetune(Teleprompter):
         num_threads: int = 8,
     ) -> None:
         super().__init__()
-        refuse_below_one(num_threads=num_threads)
+        require_positive(num_threads=num_threads)
         self.metric = metric
         self.agents = agents
         self.train_kwargs = dict(train_kwargs or {})

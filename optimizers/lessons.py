@@ -11,11 +11,10 @@ import dspy
 from dspy.clients.utils_finetune import infer_data_format
 from dspy.utils.exceptions import AdapterParseError, LMError
 
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import MoAError
-from moa_dspy.evaluation.threads import in_threads
-from moa_dspy.metadata import Failure
 from moa_dspy.moa import MoA
-from moa_dspy.proposals import Proposal
+from moa_dspy.results import Failure, Proposal
 
 from .feedback import Scored
 from .specialized import specialized
@@ -102,7 +101,7 @@ def collect(
     found: dict[str, list[tuple[str, dict[str, Any], Any]]] = defaultdict(list)
     failures: dict[str, list[str]] = defaultdict(list)
     # In the order of the trainset, whatever order they were answered in.
-    for _, good, failed in sorted(in_threads(ask, list(enumerate(trainset)), threads), key=lambda one: one[0]):
+    for _, good, failed in sorted(run_side_by_side(ask, list(enumerate(trainset)), threads), key=lambda one: one[0]):
         for agent, name, (_, inputs, outputs) in good:
             found[agent].append((name, inputs, outputs))
         for failure in failed:

@@ -7,12 +7,12 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.evaluation.threads import in_threads
-from moa_dspy.metadata import Failure
-from moa_dspy.outputs import typed_outputs
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.panel import Panel, Round
-from moa_dspy.proposals import Proposal, exhibit, seed_of
+from moa_dspy.rendering import render, seed_of
+from moa_dspy.results import Failure, Proposal
 from moa_dspy.signatures import PROPOSALS
+from moa_dspy.values import typed_outputs
 
 from .bill import Bill
 
@@ -66,7 +66,7 @@ class Recording:
         inputs = example.inputs().toDict()
         own = {name: inputs[name] for name in inputs if name != PROPOSALS}
         names = [PROPOSALS, *self.task.fields]
-        text = exhibit(self.round(inputs).proposals, seed=seed_of(own), field_names=names).text
+        text = render(self.round(inputs).proposals, seed=seed_of(own), field_names=names).text
         return example.copy(**{PROPOSALS: text}).with_inputs(*own, PROPOSALS)
 
 
@@ -89,7 +89,7 @@ def record(panel: Panel, examples: Sequence[dspy.Example], bill: Bill, threads: 
             round: Any = panel(**item[1])
         return item[0], round
 
-    return Recording(panel.task, dict(in_threads(ask, list(asked.items()), threads)))
+    return Recording(panel.task, dict(run_side_by_side(ask, list(asked.items()), threads)))
 
 
 def _key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> int:

@@ -7,12 +7,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from moa_dspy.accounting import LMCall
+from moa_dspy.concurrency import Steps
 from moa_dspy.evaluation.records import Record
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel, Round
-from moa_dspy.proposals import Proposal, seed_of
-from moa_dspy.running import Steps
+from moa_dspy.rendering import seed_of
+from moa_dspy.results import Proposal
+from moa_dspy.usage import LMCall
 
 from .vote_matrix import agent_of
 

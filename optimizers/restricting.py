@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import dspy
 
 from moa_dspy.moa import MoA
-from moa_dspy.roster import aggregator_agent
+from moa_dspy.proposers import as_aggregator
 from moa_dspy.strategies import Strategy, Voting, as_strategy
 
 __all__ = ["restricted", "voting_of"]
@@ -46,7 +46,7 @@ def restricted(
     if strategy is not None:
         bound = as_strategy(strategy)
         bound.bind(copy.signature, panel.names)
-        copy.aggregator = aggregator_agent(aggregator, bound)
+        copy.aggregator = as_aggregator(aggregator, bound)
     return copy
 
 

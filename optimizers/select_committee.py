@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import Metric
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy, Voting, as_strategy
 
@@ -79,7 +79,7 @@ class SelectCommittee(Teleprompter):
     ) -> None:
         super().__init__()
         if max_calls is not None:
-            refuse_below_one(max_calls=max_calls)
+            require_positive(max_calls=max_calls)
         if max_usd is not None and not max_usd > 0:
             raise ValueError(f"max_usd={max_usd} pays for no call. Give USD per question, for example 0.002.")
         if standard_errors is not None and not standard_errors >= 0:

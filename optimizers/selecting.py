@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.accounting import Usage
 from moa_dspy.evaluation import evaluate
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.evaluation.records import Record
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Strategy, Voting
+from moa_dspy.usage import Usage
 
 from .committees import Committee, best_committees
 from .prices import BudgetTooSmall, prices_of

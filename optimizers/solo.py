@@ -10,11 +10,10 @@ from dspy.utils.exceptions import AdapterParseError
 from moa_dspy.account import Account
 from moa_dspy.agent import Agent
 from moa_dspy.moa import MoA
-from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Round
-from moa_dspy.prediction import MoAPrediction
-from moa_dspy.proposals import Proposal
-from moa_dspy.strategies import Case, Unusable, Verdict, fallback
+from moa_dspy.results import MoAPrediction, Proposal
+from moa_dspy.strategies import Case, Unusable, Verdict, fall_back
+from moa_dspy.values import typed_outputs
 
 from .bill import Bill
 from .recording import Recording
@@ -69,7 +68,7 @@ class Judge(dspy.Module):
         try:
             verdict: Any = self.aggregator(case=case)
         except (AdapterParseError, Unusable):
-            return fallback(case), True  # as the mixture would answer
+            return fall_back(case), True  # as the mixture would answer
         return verdict, False
 
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.checks import refuse_below_one
 from moa_dspy.evaluation.metrics import Metric
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 
 from .checkpoint import Checkpoint, fingerprint
@@ -81,7 +81,7 @@ class Specialize(Teleprompter):
         on_stage: Callable[[StageReport], None] | None = None,
     ) -> None:
         super().__init__()
-        refuse_below_one(num_threads=num_threads)
+        require_positive(num_threads=num_threads)
         if credit not in ("solo", "marginal"):
             raise ValueError(f"There is no credit {credit!r}. Choose solo or marginal.")
         if optimizer is not None and not (hasattr(optimizer, "compile") and not isinstance(optimizer, type)):

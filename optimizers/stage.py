@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.evaluation.threads import in_threads
+from moa_dspy.concurrency import run_side_by_side
 
 from .bill import Stop
 from .feedback import Scored
@@ -120,7 +120,7 @@ class Stage:
                 return 0.0
             return float(self.metric(example, prediction))
 
-        scores = list(in_threads(ask, self.valset, self.threads))
+        scores = list(run_side_by_side(ask, self.valset, self.threads))
         if len(errors) == len(scores):
             raise Stop(f"None of {len(scores)} examples of the valset got an answer") from errors[0]
         # Summed in one order, whatever order they came in.

@@ -8,9 +8,9 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.checks import checked_inputs
 from moa_dspy.evaluation.metrics import METRICS
 from moa_dspy.moa import MoA
+from moa_dspy.values import check_inputs
 
 __all__ = ["check_mixture", "check_student", "checked_examples", "checked_sets"]
 
@@ -107,7 +107,7 @@ def _checked(moa: MoA, example: Any, metric: Any, name: str) -> dspy.Example:
         )
     holds = f"{name} holds {', '.join(example.keys()) or 'nothing'}"
     try:
-        given = checked_inputs(moa.signature, {field: example[field] for field in inputs if field in example})
+        given = check_inputs(moa.signature, {field: example[field] for field in inputs if field in example})
     except ValueError as error:
         raise ValueError(f"{holds}. {error}") from error
     if isinstance(metric, str) and metric in METRICS and not any(output in example for output in outputs):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.agent import Agent, deliver_mail
+from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.parts import parts
 
 from .lining_up import forward_lined_up, is_never_asked, lined_up, refuse_repetition, trains_per_predictor
@@ -84,7 +84,7 @@ def _bound(kind: Any) -> Any:
 
 
 def _bind(program: dspy.Module) -> None:
-    deliver_mail(_agents(program))
+    adopt_lms(_agents(program))
     leaves = list(_leaves_of(program, dspy.settings.lm))
     any_lm = next((lm for agent, _, _, lm in leaves if lm is not None and not is_never_asked(agent)), None)
     for name, predictor in program.named_predictors():
@@ -117,7 +117,7 @@ def _leaves_of(program: dspy.Module | None, around: dspy.BaseLM | None) -> Itera
 
 def _free(program: dspy.Module) -> None:
     agents = _agents(program)
-    deliver_mail(agents)
+    adopt_lms(agents)
     for agent in agents:
         agent._shows_lm = False
         if is_never_asked(agent):

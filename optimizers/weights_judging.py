@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from moa_dspy.accounting import Usage
 from moa_dspy.evaluation.intervals import difference_interval
+from moa_dspy.usage import Usage
 
 from .log_odds import PRIOR, FittedWeights
 from .optimism import corrected_scores

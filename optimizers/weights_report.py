@@ -9,8 +9,8 @@ from pydantic_core import to_jsonable_python
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from moa_dspy.accounting import Usage
 from moa_dspy.evaluation.intervals import Interval
+from moa_dspy.usage import Usage
 
 __all__ = ["AgentWeight", "WeightsReport"]
 

@@ -6,7 +6,7 @@ defaults survive.
 
 from .fusion import ELEMENTS, SETTLED, FusionElement, fusion_signature, without
 from .identity import duplicate, tell_apart
-from .proposal import proposal_signature
+from .proposal import proposal_signature, starting_instructions
 from .selection import CHOICE, among, selection_signature
 from .synthesis import synthesis_signature
 from .task import PROPOSALS, REASONING, for_role, refuse_collisions, task_signature, with_proposals, with_reasoning
@@ -29,6 +29,7 @@ __all__ = [
     "proposal_signature",
     "refuse_collisions",
     "selection_signature",
+    "starting_instructions",
     "synthesis_signature",
     "task_signature",
     "tell_apart",

@@ -15,7 +15,7 @@ from support.openai_server import Tokens as Billed
 from support.rendering import render
 
 from moa_dspy import Agent, LMCall, MoA, Usage
-from moa_dspy.accounting import metered
+from moa_dspy.usage import metered
 
 
 def row(agent: str, model: str | None = None, **columns: Any) -> dict[str, Any]:

@@ -13,17 +13,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from moa_dspy.ballots import (
-    ABSTAIN,
-    Ballot,
-    Tally,
-    canonical,
-    count,
-    decided,
-    equivalent,
-    fields_to_vote_on,
-    free_text,
-)
+from moa_dspy.ballots import ABSTAIN, Ballot, Tally, canonical, count, decided, equivalent, fields_to_vote_on, free_text
 from moa_dspy.canonical import approximate, fold
 
 NAN = float("nan")

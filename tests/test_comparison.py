@@ -6,12 +6,12 @@ from rich.console import Console
 from rich.table import Table
 from support.comparisons import comparison
 
-from moa_dspy.accounting import LMCall
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.comparison_row import Row
 from moa_dspy.evaluation.comparison_table import split_table
 from moa_dspy.evaluation.intervals import difference_interval, mean_interval, wilson
 from moa_dspy.evaluation.records import Answer, Kind, Record, Spent, System
+from moa_dspy.usage import LMCall
 
 KINDS: dict[str, Kind] = {"judge": "aggregator", "synthesis": "strategy", "oracle": "oracle"}
 RIGHT = {

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moa_dspy.escaping import CLOSE, OPEN, escaper
 
-escape = escaper(["question", "proposals", "answer"], ["reasoning", "answer"])
+escape = escaper(("question", "proposals", "answer"), ("reasoning", "answer"))
 
 # What an attack is made of, so that random texts come near one.
 pieces = st.sampled_from(

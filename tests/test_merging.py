@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, model_validator
 
 from moa_dspy.merging import Merged, merge
-from moa_dspy.metadata import Element
+from moa_dspy.results import Element
 
 
 class Color(Enum):

@@ -6,8 +6,8 @@ import dspy
 import pytest
 from pydantic import BaseModel, Field
 
-from moa_dspy.outputs import IncompleteProposal, typed_outputs, validated
 from moa_dspy.signatures import task_signature
+from moa_dspy.values import IncompleteProposal, typed_outputs, validated
 
 
 class Color(Enum):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, RootModel
 
-from moa_dspy.plain import as_json, as_text, plain
+from moa_dspy.values import as_text, to_json, to_jsonable
 
 
 class Color(Enum):
@@ -70,12 +70,12 @@ LOOP.append(LOOP)
     ],
 )
 def test_every_value_has_a_plain_form(value: object, expected: object) -> None:
-    assert plain(value) == expected
-    assert type(plain(value)) is type(expected)
+    assert to_jsonable(value) == expected
+    assert type(to_jsonable(value)) is type(expected)
 
 
 def test_no_address_in_memory_gets_into_the_plain_form() -> None:
-    assert plain([Opaque(), lambda: 1]) == [f"<{__name__}.Opaque object>", f"<function {_name()}>"]
+    assert to_jsonable([Opaque(), lambda: 1]) == [f"<{__name__}.Opaque object>", f"<function {_name()}>"]
 
 
 def _name() -> str:
@@ -84,22 +84,22 @@ def _name() -> str:
 
 def test_an_image_is_not_written_out_with_all_its_data() -> None:
     image = dspy.Image(url="data:image/png;base64," + "A" * 10_000)
-    assert plain(image) == "Image(url=data:image/png;base64,<IMAGE_BASE_64_ENCODED(10000)>)"
+    assert to_jsonable(image) == "Image(url=data:image/png;base64,<IMAGE_BASE_64_ENCODED(10000)>)"
 
 
 def test_a_serializer_that_fails_leaves_the_repr() -> None:
-    assert plain([Unfinished()]) == "[Unfinished()]"
+    assert to_jsonable([Unfinished()]) == "[Unfinished()]"
 
 
 def test_an_iterator_is_not_used_up() -> None:
     numbers = iter([1, 2])
-    plain({"numbers": numbers})
+    to_jsonable({"numbers": numbers})
     assert list(numbers) == [1, 2]
 
 
 def test_json_is_the_same_for_equal_values() -> None:
     assert (
-        as_json({"b": {2, 1}, "a": Color.RED}) == as_json({"a": Color.RED, "b": {1, 2}}) == '{"a": "red", "b": [1, 2]}'
+        to_json({"b": {2, 1}, "a": Color.RED}) == to_json({"a": Color.RED, "b": {1, 2}}) == '{"a": "red", "b": [1, 2]}'
     )
 
 
@@ -126,6 +126,6 @@ data = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.
 @settings(deadline=None)
 @given(data)
 def test_data_stays_what_it_is(value: object) -> None:
-    assert json.loads(as_json(value)) == plain(value) == value
+    assert json.loads(to_json(value)) == to_jsonable(value) == value
     if isinstance(value, (list, dict)):
         assert json.loads(as_text(value), strict=False) == value

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from support.cases import ADAPTERS, Block, answers, blocks, proposals_of
 from support.rendering import asked
 
-from moa_dspy.proposals import Exhibit, Proposal, exhibit, identical, seed_of
+from moa_dspy.rendering import Rendering, group_identical, render, seed_of
+from moa_dspy.results import Proposal
 from moa_dspy.signatures import synthesis_signature, task_signature
 
 
@@ -36,24 +37,24 @@ class Opaque:
         return "<a large table, cut>"
 
 
-def shown(*outputs: Mapping[str, Any], seed: int = 0, **options: Any) -> Exhibit:
-    return exhibit(proposals_of(*outputs), seed=seed, **options)
+def shown(*outputs: Mapping[str, Any], seed: int = 0, **options: Any) -> Rendering:
+    return render(proposals_of(*outputs), seed=seed, **options)
 
 
-def told(made: Exhibit) -> dict[str, str]:
+def told(made: Rendering) -> dict[str, str]:
     """What each proposal's answer looks like, by the proposal's id."""
     return {made.labels[label][0].id: block.fields["answer"] for label, block in blocks(made.text).items()}
 
 
 def test_a_proposal_is_labelled_fenced_and_nameless() -> None:
     [proposal] = proposals_of({"answer": "a\nb", "sure": True}, reasonings=["first\nthen"])
-    assert exhibit([proposal], seed=1).text == (
+    assert render([proposal], seed=1).text == (
         "Proposal P1:\n«««\nreasoning: first\nthen\nanswer: a\nb\nsure: True\n»»»"
     )
 
 
 def test_reasoning_is_shown_where_it_exists() -> None:
-    made = exhibit(proposals_of(*answers("x", "y"), reasonings=[None, "so"]), seed=0)
+    made = render(proposals_of(*answers("x", "y"), reasonings=[None, "so"]), seed=0)
     assert {label: list(block.fields) for label, block in blocks(made.text).items()} == {
         label: ["reasoning", "answer"] if group[0].id == "b" else ["answer"] for label, group in made.labels.items()
     }
@@ -66,7 +67,7 @@ def test_identical_proposals_are_shown_once_with_their_count() -> None:
 
 
 def test_of_identical_proposals_the_first_reasoning_there_is_is_shown() -> None:
-    made = exhibit(proposals_of(*answers("x", "x", "x"), reasonings=[None, "because", "other"]), seed=0)
+    made = render(proposals_of(*answers("x", "x", "x"), reasonings=[None, "because", "other"]), seed=0)
     assert blocks(made.text) == {"P1": Block(3, {"reasoning": "because", "answer": "x"})}
 
 
@@ -87,7 +88,7 @@ def test_of_identical_proposals_the_first_reasoning_there_is_is_shown() -> None:
     ],
 )
 def test_which_outputs_are_identical(a: object, b: object, alike: bool) -> None:
-    assert len(identical(proposals_of(*answers(a, b)))) == (1 if alike else 2)
+    assert len(group_identical(proposals_of(*answers(a, b)))) == (1 if alike else 2)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_thirty_proposals_are_thirty_labels() -> None:
 
 
 def test_no_proposals_make_an_empty_exhibit() -> None:
-    assert exhibit([], seed=0) == Exhibit("", {}, {})
+    assert render([], seed=0) == Rendering("", {}, {})
 
 
 def test_the_order_depends_on_the_seed_alone() -> None:
@@ -159,10 +160,11 @@ def test_the_seed_of_anything_exists() -> None:
 
 ELSEWHERE = """
 import dspy
-from moa_dspy.proposals import Proposal, exhibit, seed_of
+from moa_dspy.results import Proposal
+from moa_dspy.rendering import render, seed_of
 inputs = {"question": "why?", "tags": set("abcdefgh"), "odd": object()}
 made = [Proposal(id=x, agent=x, outputs={"tags": set(x + "qrstuv"), "odd": object()}) for x in "abcdefgh"]
-print(exhibit(made, seed=seed_of(inputs)).text)
+print(render(made, seed=seed_of(inputs)).text)
 """
 
 
@@ -181,7 +183,7 @@ def test_every_process_shows_the_same() -> None:
 
 
 def test_what_does_not_fit_is_shortened_and_accounted_for() -> None:
-    made = exhibit(proposals_of(*answers("x" * 900, "y" * 100, "x" * 900), reasonings=["r" * 300]), seed=0, limit=600)
+    made = render(proposals_of(*answers("x" * 900, "y" * 100, "x" * 900), reasonings=["r" * 300]), seed=0, limit=600)
     lost = 300 + (len("answer: ") + 900) - (600 - len("answer: ") - 100)
     assert made.shortened == {"a": lost, "c": lost}
     assert "[... 300 characters left out ...]" in made.text

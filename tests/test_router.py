@@ -19,11 +19,11 @@ from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
 from support.rendering import asked
 
 from moa_dspy import MoA
-from moa_dspy.accounting import LMCall, metered
 from moa_dspy.config import MoAConfig, ModelConfig
 from moa_dspy.router import AsyncRouterEngine, Deployment, RouterConfig, RouterEngine, router_lm
 from moa_dspy.router.config import PARAMS
 from moa_dspy.router.wire import MARK, arguments
+from moa_dspy.usage import LMCall, metered
 
 # LiteLLM 1.106 itself still uses what Pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")

@@ -13,9 +13,8 @@ from support.fake_lm import FakeLM
 from support.gate import Gate
 from support.mixtures import QA, cast, echo, mixture, says
 
-from moa_dspy.calls import acall
-from moa_dspy.running import Batch, Call, Outcome, Steps, adrive, drive, together
-from moa_dspy.sampling import Rollout, ambient
+from moa_dspy.concurrency import Batch, Call, Outcome, Steps, acall, adrive, drive, together
+from moa_dspy.rollouts import Rollout, ambient_rollout
 
 Run = Callable[[Steps[Any]], Any]
 
@@ -132,12 +131,12 @@ class TestDrive:
     @both
     def test_a_call_sees_the_callers_settings_and_its_own_and_leaves_none(self, run: Run) -> None:
         def look() -> Any:
-            return dspy.settings.max_errors, dspy.settings.num_threads, ambient()
+            return dspy.settings.max_errors, dspy.settings.num_threads, ambient_rollout()
 
         with dspy.context(max_errors=77):
             calls = [Call(Awaits(look), {}, settings={"num_threads": n}, rollout=Rollout(n)) for n in (5, 6)]
             assert [outcome.value for outcome in run(once(*calls))] == [(77, 5, Rollout(5)), (77, 6, Rollout(6))]
-            assert (dspy.settings.num_threads, ambient()) == (8, None)
+            assert (dspy.settings.num_threads, ambient_rollout()) == (8, None)
 
     @both
     def test_measures_each_call(self, run: Run) -> None:

@@ -6,7 +6,7 @@ import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import says
 
-from moa_dspy.sampling import Rollout, ambient, compose, resampled, rollout_of, sample, sampling
+from moa_dspy.rollouts import Rollout, ambient_rollout, compose, resample, rollout_of, sample, sampling
 
 
 def lm(**kwargs: Any) -> FakeLM:
@@ -57,17 +57,17 @@ def test_rollout_of_an_lm() -> None:
 class TestAmbient:
     def test_is_that_of_the_settings(self) -> None:
         with dspy.context(lm=lm(rollout_id=3)):
-            assert ambient() == Rollout(3)
-        assert ambient() is None
+            assert ambient_rollout() == Rollout(3)
+        assert ambient_rollout() is None
 
     def test_of_an_enclosing_mixture_comes_first(self) -> None:
         with dspy.context(lm=lm(rollout_id=3)), sampling(Rollout(5)):
-            assert ambient() == Rollout(5)
+            assert ambient_rollout() == Rollout(5)
 
     def test_reaches_the_workers_of_dspy_parallel(self) -> None:
         class Look(dspy.Module):
             def forward(self) -> Any:
-                return dspy.Prediction(rollout=ambient())
+                return dspy.Prediction(rollout=ambient_rollout())
 
         with sampling(Rollout(5)):
             seen = dspy.Parallel(num_threads=2, disable_progress_bar=True)([(Look(), {})] * 2)
@@ -77,11 +77,11 @@ class TestAmbient:
 class TestResampled:
     def test_without_a_rollout_is_the_lm_itself(self) -> None:
         own = lm()
-        assert resampled(own, None) is own
+        assert resample(own, None) is own
 
     def test_keeps_the_lms_own_temperature_unless_another_is_asked_for(self) -> None:
         own = lm(temperature=0.3)
-        copies = [resampled(own, Rollout(1)), resampled(own, Rollout(2, 0.0))]
+        copies = [resample(own, Rollout(1)), resample(own, Rollout(2, 0.0))]
         assert [(copied.kwargs["rollout_id"], copied.kwargs["temperature"]) for copied in copies] == [
             (1, 0.3),
             (2, 0.0),
@@ -90,5 +90,5 @@ class TestResampled:
 
     def test_shares_the_lms_connections(self) -> None:
         own: Any = dspy.LM("openai/gpt-5-mini", api_key="x")
-        copied: Any = resampled(own, Rollout(1))
+        copied: Any = resample(own, Rollout(1))
         assert copied._engine_store is own._engine_store

@@ -1,6 +1,6 @@
 import pytest
 
-from moa_dspy.strengths import starting_instructions
+from moa_dspy.signatures import starting_instructions
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from moa_dspy.accounting import Usage
 from moa_dspy.batch.questions import Question
-from moa_dspy.metadata import Failure, MoAMetadata
-from moa_dspy.proposals import Proposal
+from moa_dspy.results import Failure, MoAMetadata, Proposal
+from moa_dspy.usage import Usage
 
 __all__ = ["AnswerRow", "RowError"]
 

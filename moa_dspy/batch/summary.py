@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field, PrivateAttr
 
-from moa_dspy.accounting import Usage
 from moa_dspy.batch.rows import AnswerRow
+from moa_dspy.usage import Usage
 
 __all__ = ["BatchInterrupted", "BatchSummary"]
 

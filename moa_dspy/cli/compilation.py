@@ -12,21 +12,13 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.accounting import Usage
 from moa_dspy.cli.dataset import read_dataset
 from moa_dspy.evaluation.intervals import Interval, difference_interval, mean_interval, wilson
 from moa_dspy.evaluation.metrics import as_metric
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
-from moa_dspy.optimizers import (
-    OPTIMIZERS,
-    Budget,
-    Job,
-    SpecializationReport,
-    calls_per_answer,
-    recipe,
-    specialized,
-)
+from moa_dspy.optimizers import OPTIMIZERS, Budget, Job, SpecializationReport, calls_per_answer, recipe, specialized
+from moa_dspy.usage import Usage
 
 __all__ = ["Compilation", "Prompt", "prompts"]
 

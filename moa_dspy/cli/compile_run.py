@@ -14,13 +14,13 @@ from dspy.utils.callback import BaseCallback
 from rich.console import Console
 from rich.status import Status
 
-from moa_dspy.accounting import Usage, metered
 from moa_dspy.cli.compilation import Compilation, prompts
 from moa_dspy.cli.console import note
 from moa_dspy.cli.show import cost_of
-from moa_dspy.evaluation.threads import in_threads
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.moa import MoA
 from moa_dspy.optimizers import CompileInterrupted, StageReport, Stop
+from moa_dspy.usage import Usage, metered
 
 __all__ = ["run", "stopped"]
 
@@ -69,7 +69,7 @@ def _scores(compilation: Compilation, moa: MoA) -> list[float]:
         return index, float(metric(example, prediction))
 
     metric, indices = compilation.job.scored(), range(len(compilation.heldout))
-    return [value for _, value in sorted(in_threads(ask, indices, compilation.job.threads))]
+    return [value for _, value in sorted(run_side_by_side(ask, indices, compilation.job.threads))]
 
 
 def _told(stage: StageReport) -> None:

@@ -9,7 +9,7 @@ import dspy
 
 from moa_dspy.batch.questions import read_questions
 from moa_dspy.evaluation.metrics import METRICS
-from moa_dspy.outputs import IncompleteProposal, typed_outputs
+from moa_dspy.values import IncompleteProposal, typed_outputs
 
 __all__ = ["read_dataset"]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from moa_dspy.config.entry import ModelConfig, entry
-from moa_dspy.roster import AGGREGATOR
+from moa_dspy.proposers import AGGREGATOR
 from moa_dspy.secrets import KeyPath
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import Annotated
 import dspy
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from moa_dspy.agent import Agent
+from moa_dspy.agent import Agent, check_name
 from moa_dspy.models import as_lm
-from moa_dspy.names import checked_name
 from moa_dspy.router import RouterEngine, router_lm
 from moa_dspy.router.wire import PREFIX
 from moa_dspy.strict import MODEL_TAG, NAME_TAG, ConfigModel, refused
@@ -42,7 +41,7 @@ class ModelConfig(ConfigModel):
     """
 
     model: ModelName
-    name: Annotated[str, AfterValidator(checked_name)] | None = None
+    name: Annotated[str, AfterValidator(check_name)] | None = None
     temperature: float | None = Field(default=None, ge=0)
     max_tokens: int | None = Field(default=None, ge=1)
     instructions: str | None = Field(default=None, min_length=1)

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.accounting import Usage
 from moa_dspy.evaluation.comparison_row import Row, Trouble
 from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
 from moa_dspy.evaluation.records import Record, System
+from moa_dspy.usage import Usage
 
 if TYPE_CHECKING:
     from rich.table import Table

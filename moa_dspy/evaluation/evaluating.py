@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 import dspy
 
 from moa_dspy.account import Account
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import Metric, MetricError, as_metric, score
 from moa_dspy.evaluation.question import ask_all
 from moa_dspy.evaluation.records import Record
 from moa_dspy.evaluation.systems import Field
-from moa_dspy.evaluation.threads import in_threads
 from moa_dspy.moa import MoA
-from moa_dspy.outputs import IncompleteProposal, typed_outputs
 from moa_dspy.strategies import Strategy
+from moa_dspy.values import IncompleteProposal, typed_outputs
 
 __all__ = ["EvaluationInterrupted", "evaluate"]
 
@@ -103,7 +103,7 @@ def evaluate(
     try:
         # The first question goes alone: what is wrong for all of them shows before the rest is paid for.
         for questions in (numbered[:1], numbered[1:]):
-            for record in in_threads(lambda question: ask_all(field, scorer, *question), questions, concurrency):
+            for record in run_side_by_side(lambda question: ask_all(field, scorer, *question), questions, concurrency):
                 records.append(record)
                 if on_progress is not None:
                     on_progress(len(records), len(examples))

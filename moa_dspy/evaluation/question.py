@@ -11,18 +11,18 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.accounting import LMCall, metered
 from moa_dspy.agent import Agent
+from moa_dspy.concurrency import Steps, drive
 from moa_dspy.errors import MoAError
 from moa_dspy.evaluation.metrics import Metric, score
 from moa_dspy.evaluation.records import Answer, Record, Spent
 from moa_dspy.evaluation.systems import ORACLE, VOTE, Field
-from moa_dspy.metadata import Failure, MoAMetadata
 from moa_dspy.models import redact
-from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Panel, Round, failure
-from moa_dspy.running import Steps, drive
-from moa_dspy.strategies import Case, Unusable, fallback
+from moa_dspy.results import Failure, MoAMetadata
+from moa_dspy.strategies import Case, Unusable, fall_back
+from moa_dspy.usage import LMCall, metered
+from moa_dspy.values import typed_outputs
 
 __all__ = ["ask_all"]
 
@@ -110,7 +110,7 @@ class AllSystems(dspy.Module):
         if not round.proposals:
             return Answer(None, 0.0, spent)
         try:
-            verdict = fallback(Case(field.moa.signature, self.inputs, round.proposals, round.asked))
+            verdict = fall_back(Case(field.moa.signature, self.inputs, round.proposals, round.asked))
         except Unusable as error:
             return Answer(None, 0.0, spent, Failure(agent=VOTE, error="Unusable", message=str(error)))
         return self._answer(verdict.outputs, spent)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import dspy
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.accounting import LMCall, Usage
-from moa_dspy.metadata import Failure
+from moa_dspy.results import Failure
+from moa_dspy.usage import LMCall, Usage
 
 __all__ = ["Answer", "Kind", "Record", "Spent", "System"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import dspy
 
-from moa_dspy.agent import Agent, deliver_mail
+from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.evaluation.records import Kind, System
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel
-from moa_dspy.roster import aggregator_agent
+from moa_dspy.proposers import as_aggregator
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 
 __all__ = ["ORACLE", "VOTE", "Field"]
@@ -45,7 +45,7 @@ class Field:
         others: Mapping[str, dspy.Module] | None = None,
         aggregator_alone: bool = True,
     ) -> None:
-        deliver_mail(moa.agents)
+        adopt_lms(moa.agents)
         for agent in moa.agents:
             agent.check_key()
         self.moa = moa
@@ -97,7 +97,7 @@ def _aggregator(moa: MoA, strategy: str | Strategy) -> Agent:
         return moa.aggregator
     bound = as_strategy(strategy)
     bound.bind(moa.signature, moa.panels[0].names)
-    return aggregator_agent(moa.aggregator.lm, bound)
+    return as_aggregator(moa.aggregator.lm, bound)
 
 
 def _name(strategy: str | Strategy) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from dspy.predict.parameter import Parameter
 
-from moa_dspy.sampling import Rollout
+from moa_dspy.rollouts import Rollout
 from moa_dspy.saving.lm_state import is_same_lm, lm_state, read_lm
 from moa_dspy.saving.saved_format import SavedLM, checked
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.outputs import validated
 from moa_dspy.saving.bound_lm import BoundLM
 from moa_dspy.saving.keyless import without_secrets
 from moa_dspy.saving.lm_state import is_same_state
 from moa_dspy.saving.mixture_state import MixtureState
 from moa_dspy.saving.saved_files import no_mixture
 from moa_dspy.saving.saved_format import MIXTURE, SavedPredictor, checked
+from moa_dspy.values import validated
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA

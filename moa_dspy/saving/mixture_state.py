@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dspy.predict.parameter import Parameter
 
-from moa_dspy.agent import Agent, deliver_mail
+from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.limits import Limits
 from moa_dspy.saving.bound_lm import BoundLM
 from moa_dspy.saving.differences import differences
@@ -58,7 +58,7 @@ class MixtureState(Parameter):
 
     def written(self) -> dict[str, Any]:
         """The state, from which nothing is missing: what was put into the predictors is taken over first."""
-        deliver_mail(self.moa.agents)
+        adopt_lms(self.moa.agents)
         return self.saved().state()
 
     def saved(self) -> SavedMixture:

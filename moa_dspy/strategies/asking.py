@@ -1,25 +1,27 @@
-"""How the aggregator is asked: within its context window, and once more if its reply is of no use."""
+"""How an aggregator is asked: within its context window, and once more if its reply is of no use."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dspy
 from dspy.utils.callback import BaseCallback
-from dspy.utils.exceptions import AdapterParseError, LMError, is_retryable_lm_error
+from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError, LMError, is_retryable_lm_error
 
-from moa_dspy.models import context_window
-from moa_dspy.outputs import IncompleteProposal, typed_outputs
-from moa_dspy.plain import as_text
-from moa_dspy.proposals import Proposal
-from moa_dspy.sampling import Rollout, compose, resampled, rollout_of
+from moa_dspy.concurrency import Batch, Call, Steps
+from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
+from moa_dspy.results import Proposal
+from moa_dspy.rollouts import Rollout, compose, resample, rollout_of
+from moa_dspy.signatures import PROPOSALS
+from moa_dspy.values import IncompleteProposal, as_text, typed_outputs
 
-__all__ = ["FAILED", "SHORTEST", "Repair", "Unusable", "fields_of", "inputs_for", "is_refining", "misfit", "room"]
+__all__ = ["FAILED", "Reply", "Unusable", "ask_aggregator", "fields_of"]
 
-SHORTEST = 400
-"""Characters of proposals below which shortening them further is of no use."""
+Narrow = Callable[[Rendering], type[dspy.Signature]]
+Complaint = Callable[[dspy.Prediction, Rendering], str | None]
 
 
 class Unusable(Exception):
@@ -30,17 +32,75 @@ FAILED = (LMError, AdapterParseError, Unusable)
 """How the aggregator fails; anything else is a bug in a strategy."""
 
 
-class Repair(BaseCallback):
+@dataclass(frozen=True)
+class Reply:
+    """The aggregator's reply, what it was shown, and whether it had to be asked again."""
+
+    prediction: dspy.Prediction
+    shown: Rendering
+    repaired: bool
+
+
+def ask_aggregator(
+    predictor: dspy.Module,
+    task: type[dspy.Signature],
+    inputs: Mapping[str, Any],
+    proposals: Sequence[Proposal],
+    *,
+    extra: Mapping[str, Any] | None = None,
+    narrow: Narrow | None = None,
+    complaint: Complaint | None = None,
+    rotation: int = 0,
+) -> Steps[Reply]:
+    """Show the proposals to the aggregator and ask it; see `Strategy.ask`."""
+    given = {**_inputs_for(predictor, task, inputs), **(extra or {})}
+    limit = limit_for(dspy.settings.lm, given, proposals)
+    names = (*task.fields, *fields_of(predictor))
+    repair = _Repair()
+    while True:
+        shown = render(proposals, seed=seed_of(inputs), rotation=rotation, limit=limit, field_names=names)
+        call: dict[str, Any] = {**given, PROPOSALS: shown.text}
+        narrowed = narrow(shown) if narrow else None
+        if narrowed is not None and not _adapter_knows_signatures():
+            call["signature"], narrowed = narrowed, None
+        # Once all have stood in each place, the same prompt is sent again: another rollout then.
+        lap = rotation // len(shown.labels)
+        [outcome] = yield Batch([Call(predictor, call, repair.settings(lap))])
+        error: Any = outcome.error
+        if error is None:
+            wrong = _mismatch(outcome.value, narrowed) or (complaint(outcome.value, shown) if complaint else None)
+            if wrong is None:
+                return Reply(outcome.value, shown, repair.is_made)
+            error = Unusable(wrong)
+        shorter = min(limit or len(shown.text), len(shown.text)) // 2
+        if isinstance(error, ContextWindowExceededError) and shorter >= SHORTEST:
+            limit = shorter
+        elif repair.helps(error):
+            repair.ask_again()
+        else:
+            raise error
+
+
+def fields_of(predictor: dspy.Module) -> dict[str, Any]:
+    """The fields of the prompts that a predictor, or a program of several, sends."""
+    # A predictor would look for others in all that it holds, its history included.
+    predictors: list[Any] = [predictor] if isinstance(predictor, dspy.Predict) else predictor.predictors()
+    return {name: field for one in predictors for name, field in one.signature.fields.items()}
+
+
+class _Repair(BaseCallback):
     """The one repair that a question may have.
 
     Most of DSPy's adapters ask again in JSON by themselves if they cannot read a reply. That is the
-    repair then, seen by its second LM call within one predictor call; else it is another rollout.
+    repair then, seen by its second LM call for one asking; else it is another rollout.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._adapter = dspy.settings.adapter or dspy.ChatAdapter()
-        self._falls_back = _falls_back(self._adapter)
+        self._falls_back = not isinstance(self._adapter, dspy.JSONAdapter) and bool(
+            getattr(self._adapter, "use_json_adapter_fallback", False)
+        )
         self._asked_again = False
         self._surplus_calls = 0
 
@@ -62,34 +122,41 @@ class Repair(BaseCallback):
         """Make the next call the repair."""
         self._asked_again = True
 
-    def settings(self, lap: int = 0) -> dict[str, Any]:
+    def settings(self, lap: int) -> dict[str, Any]:
         """The DSPy settings of the next call.
 
         Args:
             lap: How often the very same prompt has been sent before on purpose.
         """
-        settings: dict[str, Any] = {"callbacks": [*dspy.settings.get("callbacks", []), self]}
-        rollout = 2 * lap + self._asked_again
-        if rollout and dspy.settings.lm is not None:
-            settings["lm"] = _another_rollout(dspy.settings.lm, rollout)
+        settings: dict[str, Any] = {}
+        lm, rollout = dspy.settings.lm, 2 * lap + self._asked_again
+        self._surplus_calls -= 1
+        if lm is not None:
+            asked = compose(rollout_of(lm), _another_rollout(lm, rollout)) if rollout else None
+            settings["lm"] = resample(lm, asked, callbacks=[*lm.callbacks, self])
         if self.is_made and self._falls_back:
-            settings["adapter"] = _without_fallback(self._adapter)
+            settings["adapter"] = copy.copy(self._adapter)
+            settings["adapter"].use_json_adapter_fallback = False
         return settings
-
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._surplus_calls -= isinstance(instance, dspy.Predict)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._surplus_calls += 1
 
 
-def is_refining() -> bool:
-    """Whether dspy.Refine hands out hints: it finds a predictor's hint by the very class of its signature."""
-    return type(dspy.settings.adapter).__qualname__ == "Refine.forward.<locals>.WrapperAdapter"
+def _another_rollout(lm: dspy.BaseLM, number: int) -> Rollout:
+    # At temperature 0 it would give the same reply again.
+    return Rollout(number, 1.0 if lm.kwargs.get("temperature") == 0 else None)
 
 
-def misfit(reply: dspy.Prediction, signature: type[dspy.Signature]) -> str | None:
-    """What makes this reply to a wider signature no reply to this one; None if nothing does."""
+def _adapter_knows_signatures() -> bool:
+    """Whether the adapter was made on the fly, as dspy.Refine's is: it hands out hints by the very signature class."""
+    return "<locals>" in type(dspy.settings.adapter).__qualname__
+
+
+def _mismatch(reply: dspy.Prediction, signature: type[dspy.Signature] | None) -> str | None:
+    """What makes a reply to a wider signature no reply to this one; None if nothing does."""
+    if signature is None:
+        return None
     try:
         typed_outputs(reply, signature)
     except IncompleteProposal as error:
@@ -97,56 +164,16 @@ def misfit(reply: dspy.Prediction, signature: type[dspy.Signature]) -> str | Non
     return None
 
 
-def fields_of(predictor: dspy.Module) -> dict[str, Any]:
-    """The fields of the prompts that a predictor, or a program of several, sends."""
-    # A predictor would look for others in all that it holds, its history included.
-    parts: list[Any] = [predictor] if isinstance(predictor, dspy.Predict) else predictor.predictors()
-    return {name: field for part in parts for name, field in part.signature.fields.items()}
-
-
-def inputs_for(predictor: dspy.Module, task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs_for(predictor: dspy.Module, task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs as the predictor takes them: a conversation as text, if it wants text."""
-    texts = {name for name, field in fields_of(predictor).items() if field.annotation is str}
     given = {name: inputs[name] for name in task.input_fields if name in inputs}
+    if not any(isinstance(value, dspy.History) for value in given.values()):
+        return given
+    texts = {name for name, field in fields_of(predictor).items() if field.annotation is str}
     return {
         name: _conversation(value) if isinstance(value, dspy.History) and name in texts else value
         for name, value in given.items()
     }
-
-
-def room(inputs: Mapping[str, Any], proposals: Sequence[Proposal]) -> int | None:
-    """How many characters of proposals the aggregator's context window has room for, if it is known."""
-    size = sum(len(str(proposal.outputs)) + len(proposal.reasoning or "") for proposal in proposals)
-    lm = dspy.settings.lm
-    if lm is None or size < _ANSWER_TOKENS:
-        return None
-    window = context_window(lm.model)
-    if window is None:
-        return None
-    answer = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens") or _ANSWER_TOKENS
-    characters = (window - min(answer, window // 2)) * _CHARACTERS_PER_TOKEN
-    return max(SHORTEST, characters - sum(len(str(value)) for value in inputs.values()))
-
-
-# English has about four characters a token; fewer are assumed, for code and for other languages.
-_CHARACTERS_PER_TOKEN = 3
-_ANSWER_TOKENS = 4096
-
-
-def _falls_back(adapter: dspy.Adapter) -> bool:
-    return not isinstance(adapter, dspy.JSONAdapter) and getattr(adapter, "use_json_adapter_fallback", False)
-
-
-def _without_fallback(adapter: Any) -> Any:
-    adapter = copy.copy(adapter)
-    adapter.use_json_adapter_fallback = False
-    return adapter
-
-
-def _another_rollout(lm: dspy.BaseLM, number: int) -> dspy.BaseLM:
-    # At temperature 0 it would give the same reply again.
-    warmer = 1.0 if lm.kwargs.get("temperature") == 0 else None
-    return resampled(lm, compose(rollout_of(lm), Rollout(number, warmer)))
 
 
 def _conversation(history: dspy.History) -> str:

@@ -1,32 +1,21 @@
-"""The contract of a strategy, and how a strategy asks the aggregator."""
+"""The contract of a strategy: what it decides on, what it decides, and how it asks the aggregator."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dspy
-from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.ballots import Tally
-from moa_dspy.metadata import Element
-from moa_dspy.proposals import Exhibit, Proposal, exhibit, seed_of
-from moa_dspy.running import Batch, Call, Steps, adrive, drive
-from moa_dspy.signatures import PROPOSALS
-from moa_dspy.strategies.asking import (
-    FAILED,
-    SHORTEST,
-    Repair,
-    Unusable,
-    fields_of,
-    inputs_for,
-    is_refining,
-    misfit,
-    room,
-)
+from moa_dspy.concurrency import Steps, adrive, drive
+from moa_dspy.results import Element, Proposal
+from moa_dspy.strategies.asking import Complaint, Narrow, Reply, ask_aggregator
 
-__all__ = ["FAILED", "Case", "Reply", "Strategy", "Unusable", "Verdict"]
+if TYPE_CHECKING:
+    from moa_dspy.strategies.counting import Tally
+
+__all__ = ["Case", "Strategy", "Verdict"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,7 @@ class Verdict:
         outputs: The answer: the task's output fields, typed.
         tally: The count, where the strategy counted.
         errors: What failed on the way; they are told in `MoAMetadata.failures`.
+        reasoning: How the aggregator came to it: `reasoning` of the prediction.
     """
 
     outputs: Mapping[str, Any]
@@ -71,15 +61,7 @@ class Verdict:
     flip_rate: float | None = None
     repaired: bool = False
     errors: Sequence[Exception] = ()
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The aggregator's reply, what it was shown, and whether it had to be asked again."""
-
-    prediction: dspy.Prediction
-    shown: Exhibit
-    repaired: bool
+    reasoning: str | None = None
 
 
 class Strategy(dspy.Module):
@@ -88,6 +70,14 @@ class Strategy(dspy.Module):
     Write your own: build predictors in `bind`, decide in `decide`. `decide` is a generator, so that
     one logic serves sync and async: `yield from self.ask(...)` asks the aggregator. One that asks
     nobody just returns its verdict.
+
+    Attributes:
+        name: By which it is reported.
+        needs_aggregator: Whether there must be an LM to ask.
+        early_stop: Whether `is_decided` is asked as proposals come in.
+        has_aggregator: Set before `bind`: whether the mixture has an LM to ask. A predictor that would never
+            be asked shall not be built: an optimizer would tune it.
+        asks_one_lm: Whether all LM calls are made with `ask`, of DSPy's own predictors; metering them is cheaper.
 
     Example:
         ```python
@@ -102,7 +92,9 @@ class Strategy(dspy.Module):
 
     name: ClassVar[str]
     needs_aggregator: ClassVar[bool] = False
+    asks_one_lm: ClassVar[bool] = False
     early_stop: bool = False
+    has_aggregator: bool = True
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
         """Build the predictors for a task.
@@ -148,8 +140,8 @@ class Strategy(dspy.Module):
         case: Case,
         *,
         extra: Mapping[str, Any] | None = None,
-        narrow: Callable[[Exhibit], type[dspy.Signature]] | None = None,
-        complaint: Callable[[dspy.Prediction, Exhibit], str | None] | None = None,
+        narrow: Narrow | None = None,
+        complaint: Complaint | None = None,
         rotation: int = 0,
     ) -> Steps[Reply]:
         """Show the proposals to the aggregator and ask it.
@@ -168,34 +160,13 @@ class Strategy(dspy.Module):
         Raises:
             Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
         """
-        inputs = {**inputs_for(predictor, case.task, case.inputs), **(extra or {})}
-        limit = room(inputs, case.proposals)
-        repair = Repair()
-        while True:
-            shown = exhibit(
-                case.proposals,
-                seed=seed_of(case.inputs),
-                rotation=rotation,
-                limit=limit,
-                field_names=[*case.task.fields, *fields_of(predictor)],
-            )
-            given: dict[str, Any] = {**inputs, PROPOSALS: shown.text}
-            narrowed = narrow(shown) if narrow else None
-            if narrowed is not None and not is_refining():
-                given["signature"] = narrowed
-            settings = repair.settings(lap=rotation // len(shown.labels))
-            [outcome] = yield Batch([Call(predictor, given, settings=settings)])
-            error: Any = outcome.error
-            if error is None:
-                wrong = misfit(outcome.value, narrowed) if narrowed and is_refining() else None
-                wrong = wrong or (complaint(outcome.value, shown) if complaint else None)
-                if wrong is None:
-                    return Reply(outcome.value, shown, repair.is_made)
-                error = Unusable(wrong)
-            shorter = min(limit or len(shown.text), len(shown.text)) // 2
-            if isinstance(error, ContextWindowExceededError) and shorter >= SHORTEST:
-                limit = shorter
-            elif repair.helps(error):
-                repair.ask_again()
-            else:
-                raise error
+        return ask_aggregator(
+            predictor,
+            case.task,
+            case.inputs,
+            case.proposals,
+            extra=extra,
+            narrow=narrow,
+            complaint=complaint,
+            rotation=rotation,
+        )

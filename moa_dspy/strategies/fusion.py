@@ -8,15 +8,15 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.concurrency import Steps
 from moa_dspy.escaping import escaper
 from moa_dspy.merging import Merged, merge
-from moa_dspy.metadata import Element
-from moa_dspy.plain import as_text
-from moa_dspy.proposals import Exhibit
-from moa_dspy.running import Steps
+from moa_dspy.rendering import Rendering
+from moa_dspy.results import Element
 from moa_dspy.signatures import ELEMENTS, SETTLED, fusion_signature, without
-from moa_dspy.strategies.asking import fields_of
-from moa_dspy.strategies.base import Case, Reply, Strategy, Verdict
+from moa_dspy.strategies.asking import Reply, fields_of
+from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.values import as_text
 
 __all__ = ["Fusion"]
 
@@ -65,7 +65,7 @@ class Fusion(Strategy):
 
     def _settled(self, case: Case, merged: Mapping[str, Merged]) -> str:
         # Merged or not, it comes from proposals, and this field has no fence.
-        escape = escaper([*case.task.fields, *fields_of(self.fuse)], list(merged))
+        escape = escaper((*case.task.fields, *fields_of(self.fuse)), tuple(merged))
         standing = {name: part.standing for name, part in merged.items() if not part.conflicts or part.standing}
         return "\n".join(f"{name}: {escape(as_text(value))}" for name, value in standing.items()) or "nothing yet"
 
@@ -74,7 +74,7 @@ def _labels(named: Sequence[str]) -> list[str]:
     return [label for name in named for label in re.findall(r"\bP\d+\b", name)]
 
 
-def _unknown_labels(prediction: dspy.Prediction, shown: Exhibit) -> str | None:
+def _unknown_labels(prediction: dspy.Prediction, shown: Rendering) -> str | None:
     named = {label for element in prediction[ELEMENTS] for label in _labels(element.supported_by)}
     unknown = sorted(named - set(shown.labels))
     return f"Elements are supported by {', '.join(unknown)}, which were not shown." if unknown else None

@@ -8,10 +8,11 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.proposals import identical
-from moa_dspy.running import Steps, together
+from moa_dspy.concurrency import Steps, together
+from moa_dspy.rendering import group_identical
 from moa_dspy.signatures import CHOICE, among, selection_signature
-from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Verdict
+from moa_dspy.strategies.asking import FAILED, Reply
+from moa_dspy.strategies.base import Case, Strategy, Verdict
 
 __all__ = ["Selection"]
 
@@ -33,6 +34,7 @@ class Selection(Strategy):
 
     name = "selection"
     needs_aggregator = True
+    asks_one_lm = True
 
     def __init__(self, rotations: int = 1) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class Selection(Strategy):
         self.select = dspy.Predict(selection_signature(task))
 
     def decide(self, case: Case) -> Steps[Verdict]:
-        if len(identical(case.proposals)) == 1:
+        if len(group_identical(case.proposals)) == 1:
             return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
         attempts = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
         errors = [attempt for attempt in attempts if isinstance(attempt, Exception)]
@@ -64,6 +66,7 @@ class Selection(Strategy):
             flip_rate=1 - verdicts[winner] / len(replies),
             repaired=any(reply.repaired for reply in replies),
             errors=errors,
+            reasoning=replies[[group[0].id for group in chosen].index(winner)].prediction.get("reasoning"),
         )
 
     def _verdict(self, case: Case, rotation: int) -> Steps[Reply | Exception]:

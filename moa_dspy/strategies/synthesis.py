@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import dspy
 
-from moa_dspy.running import Steps
+from moa_dspy.concurrency import Steps
 from moa_dspy.signatures import synthesis_signature
 from moa_dspy.strategies.base import Case, Strategy, Verdict
 
@@ -22,6 +22,7 @@ class Synthesis(Strategy):
 
     name = "synthesis"
     needs_aggregator = True
+    asks_one_lm = True
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
         self.synthesize = dspy.Predict(synthesis_signature(task))
@@ -33,4 +34,5 @@ class Synthesis(Strategy):
             order_shown=reply.shown.order,
             shortened=reply.shown.shortened,
             repaired=reply.repaired,
+            reasoning=reply.prediction.get("reasoning"),
         )

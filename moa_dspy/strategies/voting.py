@@ -12,12 +12,14 @@ from dspy.adapters.utils import annotation_allows_none
 
 from moa_dspy.ballots import Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
 from moa_dspy.canonical import TOLERANCE
-from moa_dspy.proposals import Exhibit, Proposal
-from moa_dspy.running import Steps
+from moa_dspy.concurrency import Steps
+from moa_dspy.rendering import Rendering
+from moa_dspy.results import Proposal
 from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
-from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
+from moa_dspy.strategies.asking import Reply, Unusable
+from moa_dspy.strategies.base import Case, Strategy, Verdict
 
-__all__ = ["Voting", "count_votes", "fallback"]
+__all__ = ["Voting", "count_votes", "fall_back"]
 
 
 class Voting(Strategy):
@@ -69,6 +71,8 @@ class Voting(Strategy):
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
         _refuse_unknown("field", self.fields or (), task.output_fields)
         _refuse_unknown("agent", self.weights, agents)
+        if not self.has_aggregator:
+            return
         if any(free_text(field.annotation) for field in task.output_fields.values()):
             self.group = dspy.Predict(voting_signature(task))
         self.break_tie = dspy.Predict(selection_signature(task))
@@ -168,7 +172,7 @@ def count_votes(case: Case) -> Tally:
     return Voting().count(case)
 
 
-def fallback(case: Case, strategy: Strategy | None = None) -> Verdict:
+def fall_back(case: Case, strategy: Strategy | None = None) -> Verdict:
     """The vote among the proposals, without any model; counted as the strategy does, if it is a vote itself."""
     voting = strategy if isinstance(strategy, Voting) else Voting()
     return voting.verdict(case, voting.count(case))
@@ -179,7 +183,7 @@ def _led_by(tally: Tally, id: str) -> Tally:
     return replace(tally, candidates=tuple(candidates))
 
 
-def _overlap(prediction: dspy.Prediction, shown: Exhibit) -> str | None:
+def _overlap(prediction: dspy.Prediction, shown: Rendering) -> str | None:
     labels = [label for group in prediction[GROUPS] for label in set(group)]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     return f"{', '.join(twice)} stand in two groups of answers at once." if twice else None

@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.accounting import LMCall, Meter, call_of
+from moa_dspy.usage import LMCall, Meter, call_of
 
 __all__ = ["billed"]
 

@@ -12,8 +12,8 @@ from mlflow.models import ModelSignature
 from mlflow.types.schema import Array, ColSpec, DataType, Map, Object, ParamSchema, ParamSpec, Property, Schema
 from pydantic import TypeAdapter
 
-from moa_dspy.metadata import MoAMetadata
-from moa_dspy.plain import as_json, plain
+from moa_dspy.results import MoAMetadata
+from moa_dspy.values import to_json, to_jsonable
 
 __all__ = ["ACCOUNT", "CONCURRENCY", "OUTPUTS", "Columns"]
 
@@ -87,7 +87,7 @@ class Columns:
             "cost_usd": account.usage.cost_usd,
             "unpriced_calls": account.usage.unpriced_calls,
             "seconds": account.seconds,
-            "metadata": as_json(account),
+            "metadata": to_json(account),
         }
 
     def outputs(self, values: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -156,12 +156,12 @@ def _object(name: str, types: Mapping[str, Type | None]) -> ColSpec:
 
 
 def _cell(value: Any, type_: Type | None) -> Any:
-    data = plain(value)
-    return as_json(data) if type_ is None and data is not None else data
+    data = to_jsonable(value)
+    return to_json(data) if type_ is None and data is not None else data
 
 
 def _read(value: Any, type_: Type | None) -> Any:
-    data = plain(value)
+    data = to_jsonable(value)
     if data != data:  # pandas has NaN where nothing is
         return None
     if type_ is None and isinstance(data, str):

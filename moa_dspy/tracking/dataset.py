@@ -11,7 +11,7 @@ import pandas
 from mlflow.data.dataset import Dataset
 from mlflow.data.pandas_dataset import from_pandas
 
-from moa_dspy.plain import as_json, as_text
+from moa_dspy.values import as_text, to_json
 
 __all__ = ["as_dataset"]
 
@@ -38,7 +38,7 @@ def as_dataset(data: Any) -> Dataset | None:
     if data.empty:
         raise ValueError("The data set is empty: there is nothing to log. Leave dataset= out, or give its rows.")
     plain = {str(name): _column(list(data[name])) for name in data.columns}
-    digest = hashlib.sha256(as_json(plain).encode()).hexdigest()[:8]
+    digest = hashlib.sha256(to_json(plain).encode()).hexdigest()[:8]
     return from_pandas(pandas.DataFrame(plain), name="dataset", digest=digest)
 
 

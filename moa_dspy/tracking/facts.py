@@ -13,10 +13,9 @@ from dspy.utils.callback import BaseCallback
 
 from moa_dspy.errors import MoAError
 from moa_dspy.evaluation.metrics import score
-from moa_dspy.metadata import MoAMetadata
 from moa_dspy.moa import MoA
-from moa_dspy.prediction import MoAPrediction
-from moa_dspy.proposals import identical
+from moa_dspy.rendering import group_identical
+from moa_dspy.results import MoAMetadata, MoAPrediction
 
 from .ledger import PROGRAM, Ledger
 from .tables import ProposalTable
@@ -143,7 +142,7 @@ def _oracle(metric: Any, results: Sequence[Any]) -> list[float]:
     best = []
     for example, prediction, _ in results:
         if isinstance(prediction, MoAPrediction):
-            said = [group[0].outputs for group in identical(prediction.proposals)]
+            said = [group[0].outputs for group in group_identical(prediction.proposals)]
             best.append(max((score(metric, example, dspy.Prediction(**outputs)) for outputs in said), default=0.0))
         elif len(prediction):  # another program's answer, and not the empty one of a question that failed
             return []

@@ -6,7 +6,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.accounting import LMCall, Meter
+from moa_dspy.usage import LMCall, Meter
 
 __all__ = ["OPTIMIZER", "PROGRAM", "Ledger"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moa_dspy.accounting import LMCall, Usage
+from moa_dspy.usage import LMCall, Usage
 
 from .ledger import Ledger
 from .naming import metric_names

@@ -10,13 +10,13 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.agent import Agent, deliver_mail
+from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.moa import MoA
 from moa_dspy.models import mask, secret_values
-from moa_dspy.plain import plain
 from moa_dspy.saving.keyless import without_secrets
 from moa_dspy.saving.lm_state import lm_state
 from moa_dspy.saving.mixture_state import MixtureState
+from moa_dspy.values import to_jsonable
 
 from .naming import metric_names
 
@@ -34,7 +34,7 @@ def config_of(moa: MoA) -> dict[str, Any]:
         >>> config["strategy"]["name"], config["agents"]["alice"]["model"]
         ('synthesis', 'simulated/alice')
     """
-    deliver_mail(moa.agents)
+    adopt_lms(moa.agents)
     saved = MixtureState(moa).saved().state()
     config = {
         "signature": moa.signature.signature,
@@ -48,7 +48,7 @@ def config_of(moa: MoA) -> dict[str, Any]:
         "agents": {name: _agent(agent) for name, agent in _named(moa)},
         "fields": saved["signature"],
     }
-    return _masked(plain(config), secret_values(*(lm for agent in moa.agents for lm in agent.lms)))
+    return _masked(to_jsonable(config), secret_values(*(lm for agent in moa.agents for lm in agent.lms)))
 
 
 def params_of(config: Mapping[str, Any]) -> dict[str, str]:

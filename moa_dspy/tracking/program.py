@@ -10,12 +10,12 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel
 
 from moa_dspy.batch.questions import missing_inputs, typed_input
-from moa_dspy.checks import refuse_below_one
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import MoAError
-from moa_dspy.evaluation.threads import in_threads
-from moa_dspy.metadata import MoAMetadata
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
+from moa_dspy.results import MoAMetadata
 from moa_dspy.tracking.columns import ACCOUNT, CONCURRENCY, OUTPUTS, Columns
 
 __all__ = ["PROGRAM", "MixtureProgram"]
@@ -52,11 +52,11 @@ class MixtureProgram(PythonModel):
             ValueError: Before anything is asked, if a provider's key is missing in the environment.
         """
         concurrency = int((params or {}).get(CONCURRENCY.name, CONCURRENCY.default))
-        refuse_below_one(concurrency=concurrency)
+        require_positive(concurrency=concurrency)
         rows: Sequence[Mapping[str, Any]] = model_input.to_dict("records")
         for agent in self.moa.agents if rows else []:
             agent.check_key()
-        numbered = in_threads(lambda item: (item[0], self._answer(item[1])), list(enumerate(rows)), concurrency)
+        numbered = run_side_by_side(lambda item: (item[0], self._answer(item[1])), list(enumerate(rows)), concurrency)
         answered = [answer for _, answer in sorted(numbered, key=lambda item: item[0])]
         return pd.DataFrame(answered, index=model_input.index, columns=[OUTPUTS, ACCOUNT])
 

@@ -11,10 +11,10 @@ import mlflow
 from dspy.signatures.signature import infer_prefix
 from mlflow.exceptions import MlflowException
 
-from moa_dspy.agent import deliver_mail
+from moa_dspy.agent import adopt_lms
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
-from moa_dspy.plain import as_text, plain
+from moa_dspy.values import as_text, to_jsonable
 
 from .guard import Guard, bounded
 from .naming import prompt_names
@@ -102,7 +102,7 @@ def register(prompts: list[Prompt], name: str, run_id: str | None = None, messag
 
 def prompts_of(moa: MoA) -> list[Prompt]:
     """The prompts of a mixture's predictors, secrets masked."""
-    deliver_mail(moa.agents)
+    adopt_lms(moa.agents)
     lms = [lm for agent in moa.agents for lm in agent.lms]
     return [_prompt(moa, name, predictor, lms) for name, predictor in moa.named_predictors()]
 
@@ -111,7 +111,7 @@ def _prompt(moa: MoA, name: str, predictor: Any, lms: list[dspy.BaseLM]) -> Prom
     agents = [agent for agent in moa.agents if any(part is predictor for part in agent.predictors())]
     roles = dict.fromkeys(agent.name for agent in agents)
     models = dict.fromkeys(agent.model for agent in agents if agent.model)
-    text = redact(plain("".join(_text(predictor))), *lms)
+    text = redact(to_jsonable("".join(_text(predictor))), *lms)
     return Prompt(name, text, ", ".join(roles), ", ".join(models))
 
 

@@ -15,12 +15,12 @@ from mlflow.dspy.callback import MlflowCallback
 from mlflow.dspy.util import log_dspy_dataset, log_dummy_model_outputs, save_dspy_module_state
 from mlflow.exceptions import MlflowException
 
-from moa_dspy.plain import plain
 from moa_dspy.saving.keyless import keyless, keyless_lm
 from moa_dspy.tracking.active import deactivate
 from moa_dspy.tracking.guard import Guard
 from moa_dspy.tracking.losses import Losses
 from moa_dspy.tracking.spans import Spans, logger
+from moa_dspy.values import to_jsonable
 
 __all__ = ["Runs"]
 
@@ -145,7 +145,7 @@ class Runs(Spans):
         settings = {key: self.mask.data(value, key) for key, value in settings.items() if not key.startswith("_")}
         scalars = {key: value for key, value in settings.items() if isinstance(value, (str, int, float, bool))}
         _log_params({f"{name}.{key}": value for key, value in scalars.items()})
-        mlflow.log_dict({"optimizer": name, "settings": plain(scalars)}, f"optimizers/{call_id}.json")
+        mlflow.log_dict({"optimizer": name, "settings": to_jsonable(scalars)}, f"optimizers/{call_id}.json")
 
     def _compiled(self, compile: Compile, program: Any) -> None:
         if isinstance(program, dspy.Module):

@@ -12,7 +12,6 @@ import mlflow
 from mlflow.dspy.callback import MlflowCallback
 from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey
 
-from moa_dspy.accounting import LMCall, Meter
 from moa_dspy.agent import Agent
 from moa_dspy.evaluation.question import AllSystems
 from moa_dspy.moa import MoA
@@ -20,6 +19,7 @@ from moa_dspy.tracking.billing import billed
 from moa_dspy.tracking.guard import Guard
 from moa_dspy.tracking.losses import Losses
 from moa_dspy.tracking.masking import Mask
+from moa_dspy.usage import LMCall, Meter
 
 __all__ = ["Place", "Spans"]
 

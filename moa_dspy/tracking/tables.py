@@ -8,9 +8,9 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.metadata import MoAMetadata
 from moa_dspy.models import mask, secret_values
-from moa_dspy.plain import as_text
+from moa_dspy.results import MoAMetadata
+from moa_dspy.values import as_text
 
 __all__ = ["ROWS", "ProposalTable"]
 

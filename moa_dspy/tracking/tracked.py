@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import dspy
 import mlflow
 
-from moa_dspy.accounting import LMCall, Usage
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
+from moa_dspy.usage import LMCall, Usage
 
 from .active import activate, deactivate
 from .comparing import comparison_metrics, systems

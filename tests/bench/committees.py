@@ -40,15 +40,7 @@ from support.recorded import FILES, load, question_of, recorded_answers
 from moa_dspy import Agent, MoA, Voting
 from moa_dspy.evaluation import evaluate
 from moa_dspy.evaluation.intervals import bootstrap
-from moa_dspy.optimizers import (
-    VoteMatrix,
-    best_committees,
-    dawid_skene,
-    fit_log_odds,
-    pick,
-    recommend,
-    vote_scores,
-)
+from moa_dspy.optimizers import VoteMatrix, best_committees, dawid_skene, fit_log_odds, pick, recommend, vote_scores
 
 Floats = npt.NDArray[np.float64]
 

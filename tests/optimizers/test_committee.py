@@ -16,14 +16,7 @@ from moa_dspy.evaluation import evaluate
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import MetricError
 from moa_dspy.evaluation.records import Answer
-from moa_dspy.optimizers import (
-    BudgetTooSmall,
-    SelectCommittee,
-    best_committees,
-    optimism,
-    pick,
-    vote_scores,
-)
+from moa_dspy.optimizers import BudgetTooSmall, SelectCommittee, best_committees, optimism, pick, vote_scores
 
 GOLD = ["0"] * 60
 # Three that are right on two thirds of the questions each, at least two of them on every question.

@@ -8,7 +8,7 @@ from support.voters import examples, matrix, voters
 from moa_dspy import Voting
 from moa_dspy.evaluation import evaluate
 from moa_dspy.optimizers import MISSING, REFUSED, SAYS_NONE, VoteMatrix, log_likelihood, vote_scores
-from moa_dspy.proposals import Proposal
+from moa_dspy.results import Proposal
 from moa_dspy.signatures import task_signature
 from moa_dspy.strategies import Case, Unusable
 

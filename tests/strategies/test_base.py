@@ -23,7 +23,7 @@ from support.mixtures import Ask, both_ways, every_way
 from support.rendering import Style
 
 from moa_dspy import AggregationFailed, Case, Fusion, Limits, MoA, Selection, Strategy, Synthesis, Verdict, Voting
-from moa_dspy.running import Steps
+from moa_dspy.concurrency import Steps
 from moa_dspy.strategies import STRATEGIES, Unusable, as_strategy
 
 QA = "question -> answer"

@@ -14,9 +14,9 @@ from support.fake_lm import FakeLM
 from support.mixtures import Ask, both_ways
 
 from moa_dspy import Agent, AggregationFailed, MoA, Voting
-from moa_dspy.proposals import Proposal
+from moa_dspy.results import Proposal
 from moa_dspy.signatures import task_signature
-from moa_dspy.strategies import Unusable, fallback
+from moa_dspy.strategies import Unusable, fall_back
 
 QA = "question -> answer"
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -296,9 +296,9 @@ def test_names_that_there_are_not_are_refused_when_the_mixture_is_built(strategy
 
 def test_the_fallback_counts_as_the_strategy_does() -> None:
     case = case_of("q -> n: int, m: int", {"n": 1, "m": 1}, {"n": 2, "m": 2}, {"n": 2, "m": 1})
-    assert fallback(case).selected == "a"
-    assert fallback(case, Voting(["n"])).selected == "b"
-    assert fallback(case, Voting(["m"], weights={"b": 5})).selected == "b"
+    assert fall_back(case).selected == "a"
+    assert fall_back(case, Voting(["n"])).selected == "b"
+    assert fall_back(case, Voting(["m"], weights={"b": 5})).selected == "b"
 
 
 # Early stop.

@@ -15,10 +15,10 @@ from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, Ask, cast, every_way, in_task, mixture, says
 
 from moa_dspy import Agent, Limits, MoA
-from moa_dspy.accounting import Usage
-from moa_dspy.evaluation.threads import in_threads
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.optimizers import Specialize
 from moa_dspy.tracking.ledger import Ledger
+from moa_dspy.usage import Usage
 
 
 @contextmanager
@@ -103,7 +103,7 @@ def test_a_hit_is_not_billed_for_the_miss_beside_it(cached: None) -> None:
             self.answer = dspy.Predict(QA)
 
         def forward(self, *questions: str) -> Any:
-            *_, last = in_threads(lambda question: self.answer(question=question), questions, 2)
+            *_, last = run_side_by_side(lambda question: self.answer(question=question), questions, 2)
             return last
 
     program = Twice()

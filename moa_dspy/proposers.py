@@ -12,13 +12,13 @@ from moa_dspy.agent import Agent
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies import Strategy
 
-__all__ = ["AGGREGATOR", "Proposer", "aggregator_agent", "proposer_agents", "refuse_no_aggregator"]
+__all__ = ["AGGREGATOR", "Proposer", "as_aggregator", "as_proposers"]
 
 AGGREGATOR = "aggregator"
 Proposer: TypeAlias = str | dspy.BaseLM | Agent | dspy.Module
 
 
-def proposer_agents(
+def as_proposers(
     proposers: Sequence[Proposer],
     task: type[dspy.Signature],
     *,
@@ -33,7 +33,10 @@ def proposer_agents(
         ValueError: If there are none, names collide, or they do not suit the task or the settings.
     """
     if isinstance(proposers, (str, dspy.BaseLM, dspy.Module)) or not isinstance(proposers, Sequence):
-        raise TypeError(f"`proposers` is a list of models, agents or modules, not {type(proposers).__name__}.")
+        example = f"[{proposers!r}]" if isinstance(proposers, str) else "['openai/gpt-5', ...]"
+        raise TypeError(
+            f"`proposers` is a list of models, agents or modules, not {type(proposers).__name__}. Write {example}."
+        )
     if not proposers:
         raise ValueError("No proposers: there is nobody to ask. Give at least one model, for example 'openai/gpt-5'.")
     agents = _named_apart([_as_agent(proposer) for proposer in proposers])
@@ -55,11 +58,11 @@ def proposer_agents(
     return agents
 
 
-def aggregator_agent(aggregator: str | dspy.BaseLM | Agent | None, strategy: Strategy) -> Agent:
+def as_aggregator(aggregator: str | dspy.BaseLM | Agent | None, strategy: Strategy) -> Agent:
     """The agent that runs the strategy.
 
     Raises:
-        ValueError: If the strategy needs an aggregator and there is none.
+        ValueError: If its own program or instructions would have no effect.
         TypeError: If the aggregator is of another type.
     """
     if isinstance(aggregator, Agent) and aggregator.program is not None:
@@ -74,23 +77,8 @@ def aggregator_agent(aggregator: str | dspy.BaseLM | Agent | None, strategy: Str
             f"An aggregator is a model, not a module ({type(aggregator).__name__}). To judge in your own way, "
             "subclass Strategy."
         )
-    refuse_no_aggregator(aggregator, strategy)
-    agent = aggregator if isinstance(aggregator, Agent) else None
-    lm: Any = agent.lm if agent else aggregator
+    lm: Any = aggregator.lm if isinstance(aggregator, Agent) else aggregator
     return Agent(lm, strategy, name=AGGREGATOR)
-
-
-def refuse_no_aggregator(aggregator: object, strategy: Strategy) -> None:
-    """Refuse a strategy that needs an aggregator where there is none.
-
-    Raises:
-        ValueError: Saying where one could come from.
-    """
-    if aggregator is None and strategy.needs_aggregator and dspy.settings.lm is None:
-        raise ValueError(
-            f"The strategy {strategy.name!r} needs an aggregator, and there is none. Give aggregator='openai/gpt-5', "
-            "or configure one for all: dspy.configure(lm=...). Only voting does without."
-        )
 
 
 def _as_agent(proposer: Any) -> Agent:
@@ -114,7 +102,7 @@ def _named_apart(agents: list[Agent]) -> list[Agent]:
         while not agent.is_named and name in taken:
             name, number = f"{agent.name}_{number}", number + 1
         taken.add(name)
-        named.append(agent.renamed(name))
+        named.append(agent.rename(name))
     return named
 
 

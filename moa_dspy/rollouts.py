@@ -1,4 +1,4 @@
-"""Rollouts: how one model is asked again for another answer.
+"""Rollouts: how one model gives several answers.
 
 DSPy keys its cache by `rollout_id`, so two samples of one prompt need two ids. Ids come from
 several places at once (a sample's number, BestOfN around the mixture, a mixture inside a
@@ -9,13 +9,15 @@ and the cache would give both one answer.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Final
 
 import dspy
 
-__all__ = ["Rollout", "ambient", "compose", "resampled", "rollout_of", "sample", "sampling"]
+__all__ = ["AMBIENT", "Rollout", "ambient_rollout", "compose", "resample", "rollout_of", "sample_rollout"]
+
+# Among DSPy's settings, because those reach the workers of dspy.Parallel and context variables do not.
+AMBIENT: Final = "moa_dspy_rollout"
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Rollout:
     temperature: float | None = None
 
 
-def sample(number: int) -> Rollout | None:
+def sample_rollout(number: int) -> Rollout | None:
     """The rollout of an agent's sample: none for the first one, numbered 0.
 
     Counted downwards, so as not to meet the ids that users, BestOfN and optimizers count upwards.
@@ -36,7 +38,7 @@ def sample(number: int) -> Rollout | None:
 
 def rollout_of(lm: dspy.BaseLM | None) -> Rollout | None:
     """The rollout that an LM's own settings ask for."""
-    kwargs = getattr(lm, "kwargs", {})
+    kwargs = getattr(lm, "kwargs", None) or {}
     if kwargs.get("rollout_id") is None:
         return None
     return Rollout(kwargs["rollout_id"], kwargs.get("temperature"))
@@ -52,25 +54,22 @@ def compose(outer: Rollout | None, inner: Rollout | None) -> Rollout | None:
     return Rollout(int.from_bytes(digest, "big"), temperature)
 
 
-def ambient() -> Rollout | None:
+def ambient_rollout() -> Rollout | None:
     """The rollout in force around this call: an enclosing mixture's, else that of `dspy.settings.lm`."""
-    return dspy.settings.get(_AMBIENT) or rollout_of(dspy.settings.lm)
+    return dspy.settings.get(AMBIENT) or rollout_of(dspy.settings.lm)
 
 
-@contextmanager
-def sampling(rollout: Rollout | None) -> Iterator[None]:
-    """Make `rollout` the ambient one for what runs inside."""
-    with dspy.context(**{_AMBIENT: rollout}):
-        yield
+def resample(lm: dspy.BaseLM, rollout: Rollout | None, **attributes: Any) -> dspy.BaseLM:
+    """The LM as it answers this rollout: itself, or a cheap copy that shares its connections and its history.
 
-
-def resampled(lm: dspy.BaseLM, rollout: Rollout | None) -> dspy.BaseLM:
-    """The LM as it answers this rollout: itself without one, else a cheap copy that shares its connections."""
-    if rollout is None:
-        return lm
-    own = {} if rollout.temperature is None else {"temperature": rollout.temperature}
-    return lm.copy(rollout_id=rollout.id, **own)
-
-
-# Among DSPy's settings, because those reach the workers of dspy.Parallel and context variables do not.
-_AMBIENT = "moa_dspy_rollout"
+    Args:
+        lm: The LM.
+        rollout: What to ask it for; None for its answer as it is.
+        **attributes: What else a copy shall have.
+    """
+    if rollout is not None:
+        attributes["rollout_id"] = rollout.id
+        if rollout.temperature is not None:
+            attributes["temperature"] = rollout.temperature
+    # Whoever gave the LM finds all of its calls in its history, those of copies too.
+    return lm.copy(**{"history": lm.history, **attributes}) if attributes else lm

@@ -1,0 +1,330 @@
+"""Calls side by side: one logic, which threads (`drive`) or tasks on an event loop (`adrive`) run.
+
+A step program is a generator. It yields a `Batch` of calls that may run side by side and is
+sent their outcomes, in the order in which they were declared; what it returns is the result.
+
+`dspy.Parallel` and `dspy.asyncify` are not used for the fan-out: they lose tokens, split traces
+and deadlock when nested.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio.from_thread
+import anyio.to_thread
+import dspy
+
+from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose
+from moa_dspy.workers import start_worker
+
+__all__ = ["Batch", "Call", "Outcome", "Steps", "acall", "adrive", "drive", "run_side_by_side", "together"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Seconds that a task has to heed its cancellation; one that does not is left to itself.
+_CANCELLATION = 0.5
+
+
+@dataclass(frozen=True)
+class Call:
+    """One module to be called, with the DSPy settings and the rollout it runs under."""
+
+    module: dspy.Module
+    inputs: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    rollout: Rollout | None = None
+
+
+@dataclass
+class Outcome:
+    """What came of a call. Not `finished`: it was abandoned, too late or no longer needed."""
+
+    value: Any = None
+    error: BaseException | None = None
+    finished: bool = False
+    seconds: float = 0.0
+    trace: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Calls that run side by side.
+
+    Args:
+        calls: What to call.
+        timeout: Seconds after which the unfinished calls are abandoned; None waits for all.
+        enough: Looks at the outcomes so far and says whether the unfinished calls are no longer needed.
+    """
+
+    calls: Sequence[Call]
+    timeout: float | None = None
+    enough: Callable[[Sequence[Outcome]], bool] | None = None
+
+
+Steps = Generator[Batch, list[Outcome], T]
+
+
+def drive(steps: Steps[T]) -> T:
+    """Run a step program with threads; works inside a running event loop too."""
+    if dspy.settings.send_stream is not None and not _in_anyio_worker():
+        with dspy.context(send_stream=None):  # no way to stream from here, and trying would fail the calls
+            return _drive(steps)
+    return _drive(steps)
+
+
+async def adrive(steps: Steps[T]) -> T:
+    """Run a step program with tasks on the running event loop; cancels what it no longer needs."""
+    batch, result = _advance(steps, None)
+    while batch is not None:
+        batch, result = _advance(steps, _settle(await _agather(batch)))
+    return result
+
+
+def together(*programs: Steps[T]) -> Steps[list[T]]:
+    """Run step programs side by side: their batches join into one."""
+    results: dict[int, T] = {}
+    inboxes: dict[int, list[Outcome] | None] = dict.fromkeys(range(len(programs)))
+    while True:
+        asked: dict[int, Batch] = {}
+        for index, outcomes in inboxes.items():
+            batch, result = _advance(programs[index], outcomes)
+            if batch is None:
+                results[index] = result
+            else:
+                asked[index] = batch
+        if not asked:
+            return [results[index] for index in range(len(programs))]
+        outcomes = yield Batch([call for batch in asked.values() for call in batch.calls])
+        answers = iter(outcomes)
+        inboxes = {index: [next(answers) for _ in batch.calls] for index, batch in asked.items()}
+
+
+async def acall(module: dspy.Module, /, **inputs: Any) -> Any:
+    """Await a module; one that has no `aforward` runs in a worker thread."""
+    if hasattr(module, "aforward"):
+        return await module.acall(**inputs)
+    call = partial(module, **inputs)
+    return await (_in_thread(call) if dspy.settings.send_stream is None else _in_anyio_thread(call))
+
+
+def run_side_by_side(work: Callable[[T], R], items: Sequence[T], concurrency: int) -> Iterator[R]:
+    """Yield what the work gives for each item, as it is finished; an error in the work is raised.
+
+    In daemon threads, each with a copy of the caller's context: an interpreter that is told to stop does not
+    wait for them. No item is begun once the caller stops listening.
+
+    Args:
+        work: What to do.
+        items: What to do it with.
+        concurrency: How many threads.
+    """
+    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
+    for item in items:
+        waiting.put(item)
+    stopped = False
+
+    def run() -> None:
+        while not stopped:
+            try:
+                item = waiting.get_nowait()
+            except queue.Empty:
+                return
+            outcome: Future[R] = Future()
+            try:
+                outcome.set_result(work(item))
+            except BaseException as error:  # carried to the caller's thread
+                outcome.set_exception(error)
+            finished.put(outcome)
+
+    for _ in range(min(concurrency, len(items))):
+        start_worker(partial(contextvars.copy_context().run, run))
+    try:
+        for _ in items:
+            yield finished.get().result()
+    finally:
+        stopped = True
+
+
+def _drive(steps: Steps[T]) -> T:
+    batch, result = _advance(steps, None)
+    while batch is not None:
+        batch, result = _advance(steps, _settle(_gather(batch)))
+    return result
+
+
+def _advance(steps: Steps[T], outcomes: list[Outcome] | None) -> tuple[Batch | None, Any]:
+    try:
+        return steps.send(outcomes), None  # type: ignore[arg-type]
+    except StopIteration as stop:
+        return None, stop.value
+
+
+def _settle(outcomes: list[Outcome]) -> list[Outcome]:
+    """Merge the private traces in declared order, whatever order the calls finished in."""
+    for outcome in outcomes:
+        _raise_interrupt(outcome)
+    trace, limit = dspy.settings.trace, dspy.settings.max_trace_size
+    if trace is not None and limit > 0:
+        trace.extend(step for outcome in outcomes for step in outcome.trace)
+        del trace[: max(0, len(trace) - limit)]
+    return outcomes
+
+
+def _raise_interrupt(outcome: Outcome) -> None:
+    # KeyboardInterrupt and its like end the whole call; a call that was cancelled has just failed.
+    if outcome.error is not None and not isinstance(outcome.error, (Exception, asyncio.CancelledError)):
+        raise outcome.error
+
+
+def _gather(batch: Batch) -> list[Outcome]:
+    """Run a batch in threads; what is no longer needed is abandoned."""
+    outcomes = [Outcome() for _ in batch.calls]
+    finished: queue.SimpleQueue[int] = queue.SimpleQueue()
+    # What nobody may have to abandon runs right here: one thread less to wake.
+    here = len(outcomes) - 1 if batch.timeout is None and batch.enough is None else None
+
+    def work(index: int) -> None:
+        _run(batch.calls[index], outcomes[index])
+        finished.put(index)
+
+    for index in range(len(outcomes)):
+        if index != here:
+            try:
+                _start(partial(work, index))
+            except RuntimeError as error:  # the system gives no more threads
+                outcomes[index].error, outcomes[index].finished = error, True
+                finished.put(index)
+    if here is not None and outcomes:
+        work(here)
+        _raise_interrupt(outcomes[here])  # not only once the others have answered
+    deadline = None if batch.timeout is None else time.monotonic() + batch.timeout
+    done: set[int] = set()
+    while len(done) < len(outcomes):
+        try:
+            done.add(finished.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic())))
+        except queue.Empty:
+            break
+        if batch.enough is not None and batch.enough(_seen(outcomes, done)):
+            break
+    return _seen(outcomes, done)
+
+
+async def _agather(batch: Batch) -> list[Outcome]:
+    """Run a batch as tasks; what is no longer needed is cancelled."""
+    outcomes = [Outcome() for _ in batch.calls]
+    tasks = [asyncio.create_task(_arun(call, outcome)) for call, outcome in zip(batch.calls, outcomes, strict=True)]
+    loop = asyncio.get_running_loop()
+    deadline = None if batch.timeout is None else loop.time() + batch.timeout
+    when = asyncio.ALL_COMPLETED if batch.enough is None else asyncio.FIRST_COMPLETED
+    pending: set[asyncio.Task[None]] = set(tasks)
+    done: set[int] = set()
+    try:
+        while pending:
+            remaining = None if deadline is None else max(0.0, deadline - loop.time())
+            _, pending = await asyncio.wait(pending, timeout=remaining, return_when=when)
+            done = {index for index, task in enumerate(tasks) if task.done()}
+            if deadline is not None and loop.time() >= deadline:
+                break
+            if batch.enough is not None and batch.enough(_seen(outcomes, done)):
+                break
+        return _seen(outcomes, done)
+    finally:
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending, timeout=_CANCELLATION)
+
+
+def _seen(outcomes: list[Outcome], done: set[int]) -> list[Outcome]:
+    # An abandoned call still writes to its own outcome: hand out an empty one instead.
+    return [outcome if index in done else Outcome() for index, outcome in enumerate(outcomes)]
+
+
+def _run(call: Call, outcome: Outcome) -> None:
+    started = time.perf_counter()
+    try:
+        with _private(call, outcome):
+            outcome.value = call.module(**call.inputs)
+    except BaseException as error:  # carried to the caller's thread: a failed proposer is an outcome
+        outcome.error = error
+    outcome.seconds, outcome.finished = time.perf_counter() - started, True
+
+
+async def _arun(call: Call, outcome: Outcome) -> None:
+    started = time.perf_counter()
+    try:
+        with _private(call, outcome):
+            outcome.value = await acall(call.module, **call.inputs)
+    except (Exception, asyncio.CancelledError) as error:
+        outcome.error = error
+    outcome.seconds, outcome.finished = time.perf_counter() - started, True
+
+
+@contextmanager
+def _private(call: Call, outcome: Outcome) -> Iterator[None]:
+    """A trace of its own for each call, or their steps would mix in the order in which they happen to finish."""
+    trace = None if dspy.settings.trace is None else outcome.trace
+    rollout = compose(ambient_rollout(), call.rollout)
+    with dspy.context(**{"trace": trace, AMBIENT: rollout, **call.settings}):
+        yield
+
+
+def _start(work: Callable[[], None]) -> None:
+    run = partial(contextvars.copy_context().run, work)
+    if dspy.settings.send_stream is None:
+        start_worker(run)
+    else:
+        anyio.from_thread.run_sync(_start_in_anyio_thread, run)
+
+
+async def _in_thread(call: Callable[[], Any]) -> Any:
+    outcome, loop = Outcome(), asyncio.get_running_loop()
+    done = asyncio.Event()
+
+    def work() -> None:
+        try:
+            outcome.value = call()
+        except BaseException as error:  # not on a future, which could not carry a StopIteration
+            outcome.error = error
+        with suppress(RuntimeError):  # the loop was closed: nobody waits any more
+            loop.call_soon_threadsafe(done.set)
+
+    _start(work)
+    await done.wait()
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+def _start_in_anyio_thread(run: Callable[[], None]) -> None:
+    task = asyncio.create_task(_in_anyio_thread(run))
+    _streaming.add(task)
+    task.add_done_callback(_streaming.discard)
+
+
+async def _in_anyio_thread(run: Callable[[], Any]) -> Any:
+    # DSPy streams a synchronous call from anyio's own threads only. An abandoned one holds up the interpreter's exit.
+    return await anyio.to_thread.run_sync(run, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+
+
+_streaming: set[asyncio.Task[Any]] = set()
+
+
+def _in_anyio_worker() -> bool:
+    try:
+        anyio.from_thread.check_cancelled()
+    except RuntimeError:
+        return False
+    return True

@@ -1,0 +1,224 @@
+"""Any value as JSON, as text and as a hash; a program's outputs typed as the task says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import suppress
+from enum import Enum
+from functools import lru_cache
+from typing import Any
+
+import dspy
+from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
+from dspy.adapters.utils import annotation_allows_none, apply_output_field_defaults
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+__all__ = [
+    "IncompleteProposal",
+    "as_text",
+    "check_inputs",
+    "hash_of",
+    "to_json",
+    "to_jsonable",
+    "typed_outputs",
+    "validated",
+]
+
+logger = logging.getLogger(__name__)
+
+
+class IncompleteProposal(Exception):
+    """A program's prediction lacks an output of the task, or holds one of another type."""
+
+
+def to_jsonable(value: Any, name_opaque: Callable[[Any], str] | None = None) -> Any:
+    """The value as strings, finite numbers, lists and dicts, the same in every process.
+
+    Sets are sorted, lone surrogates replaced; numbers that are not finite are None, as JSON has none.
+
+    Args:
+        value: Anything.
+        name_opaque: Names what has no such form; by default its repr, without the address in memory.
+
+    Example:
+        >>> to_jsonable({"tags": {"b", "a"}, "ratio": float("nan")})
+        {'tags': ['a', 'b'], 'ratio': None}
+    """
+    name_opaque = name_opaque or _name
+    try:
+        return _to_jsonable(value, name_opaque)
+    except Exception:  # a structure that holds itself, or a serializer of somebody's own
+        return name_opaque(value)
+
+
+def to_json(value: Any, name_opaque: Callable[[Any], str] | None = None) -> str:
+    """The value as JSON, the same for equal values."""
+    return json.dumps(to_jsonable(value, name_opaque), sort_keys=True, ensure_ascii=False)
+
+
+def as_text(value: Any) -> str:
+    """The value as a reader likes it: text as it is, structures indented, with real line breaks."""
+    if isinstance(value, float):
+        return str(value)
+    data = to_jsonable(value)
+    return (
+        _with_line_breaks(json.dumps(data, ensure_ascii=False, indent=2))
+        if isinstance(data, (dict, list))
+        else str(data)
+    )
+
+
+def hash_of(value: Any, digits: int = 16) -> str:
+    """A hexadecimal hash, the same for equal values in every process."""
+    return hashlib.sha256(to_json(value).encode()).hexdigest()[:digits]
+
+
+def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's inputs; others, as a dataset may have them, are left out with a warning.
+
+    Raises:
+        ValueError: If inputs are missing, or settings are given that would have no effect.
+    """
+    fields = task.input_fields
+    if inputs.keys() == fields.keys():
+        return dict(inputs)
+    missing = [name for name, field in fields.items() if name not in inputs and is_needed(field)]
+    if missing:
+        raise ValueError(
+            f"The input {', '.join(missing)} is missing, so the proposers would answer another question. "
+            f"Given: {', '.join(inputs) or 'none'}; the task's inputs: {', '.join(fields)}."
+        )
+    settings = [name for name in ("config", "demos", "lm", "signature") if name in inputs and name not in fields]
+    if settings:
+        raise ValueError(
+            f"`{settings[0]}` cannot be given per call: every agent has its own. Set it on an Agent, or under "
+            "dspy.context(...)."
+        )
+    unknown = [name for name in inputs if name not in fields]
+    if unknown:
+        logger.warning("%s: no inputs of the task, left out. Its inputs: %s.", ", ".join(unknown), ", ".join(fields))
+    return {name: value for name, value in inputs.items() if name in fields}
+
+
+def is_needed(field: Any) -> bool:
+    """Whether an input field must be given: it has no default and does not allow None."""
+    return bool(field.is_required()) and not annotation_allows_none(field.annotation)
+
+
+def typed_outputs(prediction: Any, task: type[dspy.Signature]) -> dict[str, Any]:
+    """The task's outputs from a prediction, typed as the task says.
+
+    One that is missing takes its default, as in DSPy's adapters.
+
+    Raises:
+        IncompleteProposal: If one is missing or of another type.
+    """
+    if not isinstance(prediction, dspy.Example):
+        raise IncompleteProposal(
+            f"The program returned {type(prediction).__name__}; a proposer returns a dspy.Prediction with the "
+            f"outputs {', '.join(task.output_fields)}."
+        )
+    fields = task.output_fields
+    outputs = {name: prediction[name] for name in fields if name in prediction}
+    if len(outputs) < len(fields):
+        outputs = apply_output_field_defaults(task, outputs)
+    missing = [name for name in fields if name not in outputs]
+    if missing:
+        raise IncompleteProposal(
+            f"The prediction lacks {', '.join(missing)}; it has {', '.join(prediction.keys()) or 'no fields'}."
+        )
+    return {name: _typed(name, outputs[name], field.annotation) for name, field in fields.items()}
+
+
+def validated(value: Any, annotation: Any) -> Any:
+    """The value as this type, read the way pydantic does; as it is, if pydantic does not know the type.
+
+    Raises:
+        ValidationError: If it is no such value.
+    """
+    adapter = adapter_of(annotation)
+    return value if adapter is None else adapter.validate_python(value)
+
+
+def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
+    """Pydantic's reader of this type; None if pydantic does not know it."""
+    try:
+        return _adapter(annotation)
+    except TypeError:  # Annotated with metadata that cannot be hashed
+        return _adapter.__wrapped__(annotation)
+
+
+def _typed(name: str, value: Any, annotation: Any) -> Any:
+    if value is None or type(value) is annotation:
+        return value
+    try:
+        return validated(value, annotation)
+    except ValidationError as error:
+        raise IncompleteProposal(f"The output {name} is no {annotation}: {value!r:.200}") from error
+
+
+@lru_cache(maxsize=256)
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    # A program of one's own may answer 5 where text is declared. Models take no configuration from outside.
+    loose = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
+    for config in (loose, None):
+        with suppress(Exception):  # a type that pydantic does not know
+            return TypeAdapter(annotation, config=config)
+    return None
+
+
+def _to_jsonable(value: Any, name_opaque: Callable[[Any], str]) -> Any:
+    if isinstance(value, Enum):
+        value = value.value
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(_to_jsonable(key, name_opaque)): _to_jsonable(item, name_opaque) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_to_jsonable(item, name_opaque) for item in value]
+    if isinstance(value, BaseModel):
+        return _to_jsonable(_dump(value), name_opaque)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return _to_jsonable(held, name_opaque)
+    if callable(listed := getattr(value, "tolist", None)):  # numpy's scalars and arrays
+        return _to_jsonable(listed(), name_opaque)
+    if isinstance(value, Set):
+        return sorted(
+            (_to_jsonable(item, name_opaque) for item in value), key=lambda item: json.dumps(item, sort_keys=True)
+        )
+    if isinstance(value, (Iterator, BaseException)):
+        return name_opaque(value)
+    try:
+        return to_jsonable_python(value)  # dates, decimals, paths, ...
+    except ValueError:
+        return name_opaque(value)
+
+
+def _dump(value: BaseModel) -> Any:
+    if isinstance(value, dspy.Type):
+        # An image would be its whole data between DSPy's markers; its repr says which one it is.
+        text = value.model_dump()
+        return repr(value) if isinstance(text, str) and CUSTOM_TYPE_START_IDENTIFIER in text else text
+    return value.model_dump(warnings=False)
+
+
+def _name(value: Any) -> str:
+    return re.sub(r" at 0x[0-9A-Fa-f]+", "", repr(value))  # the address differs between processes
+
+
+def _with_line_breaks(text: str) -> str:
+    """JSON with real line breaks; a backslash before an n stays one."""
+    pieces = text.split("\\\\")
+    return "\\\\".join(piece.replace("\\n", "\n") for piece in pieces)
