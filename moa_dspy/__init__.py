@@ -4,25 +4,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moa_dspy.accounting import LMCall, Usage
     from moa_dspy.agent import Agent
-    from moa_dspy.batch import answer_all
     from moa_dspy.config import MoAConfig, ModelConfig
-    from moa_dspy.errors import AggregationFailed, MoAError, TooFewProposals
+    from moa_dspy.errors import AggregationFailed, MoAError, ProposersOutOfContext, TooFewProposals
     from moa_dspy.evaluation import evaluate
     from moa_dspy.limits import Limits
-    from moa_dspy.metadata import Element, Failure, MoAMetadata, Vote
     from moa_dspy.moa import MoA
     from moa_dspy.oneshot import arun_moa, run_moa
     from moa_dspy.panel import Panel
-    from moa_dspy.prediction import MoAPrediction
-    from moa_dspy.proposals import Proposal
+    from moa_dspy.recording import Recording, record, replay
+    from moa_dspy.results import Element, Failure, MoAMetadata, MoAPrediction, Proposal, Vote
     from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
     from moa_dspy.tracking.autolog import autolog as autolog
     from moa_dspy.tracking.model import load_model as load_model
     from moa_dspy.tracking.model import log_model as log_model
     from moa_dspy.tracking.prompts import register_prompts as register_prompts
     from moa_dspy.tracking.track import track as track
+    from moa_dspy.usage import LMCall, Usage
 
 __all__ = [
     "Agent",
@@ -41,6 +39,8 @@ __all__ = [
     "ModelConfig",
     "Panel",
     "Proposal",
+    "ProposersOutOfContext",
+    "Recording",
     "Selection",
     "Strategy",
     "Synthesis",
@@ -49,24 +49,25 @@ __all__ = [
     "Verdict",
     "Vote",
     "Voting",
-    "answer_all",
     "arun_moa",
     "evaluate",
+    "record",
+    "replay",
     "run_moa",
 ]
 
 _MODULES = {
     "usage": ("LMCall", "Usage"),
     "agent": ("Agent",),
-    "batch": ("answer_all",),
     "config": ("MoAConfig", "ModelConfig"),
-    "errors": ("AggregationFailed", "MoAError", "TooFewProposals"),
+    "errors": ("AggregationFailed", "MoAError", "ProposersOutOfContext", "TooFewProposals"),
     "evaluation": ("evaluate",),
     "limits": ("Limits",),
     "results": ("Element", "Failure", "MoAMetadata", "MoAPrediction", "Proposal", "Vote"),
     "moa": ("MoA",),
     "oneshot": ("arun_moa", "run_moa"),
     "panel": ("Panel",),
+    "recording": ("Recording", "record", "replay"),
     "strategies": ("Case", "Fusion", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
 }
 

@@ -34,6 +34,8 @@ R = TypeVar("R")
 
 # Seconds that a task has to heed its cancellation; one that does not is left to itself.
 _CANCELLATION = 0.5
+# Seconds between two looks at whether the work was told to stop.
+_LOOK = 0.1
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,9 @@ async def acall(module: dspy.Module, /, **inputs: Any) -> Any:
     return await (_in_thread(call) if dspy.settings.send_stream is None else _in_anyio_thread(call))
 
 
-def run_side_by_side(work: Callable[[T], R], items: Sequence[T], concurrency: int) -> Iterator[R]:
+def run_side_by_side(
+    work: Callable[[T], R], items: Sequence[T], concurrency: int, interrupts: Callable[[], int] | None = None
+) -> Iterator[R]:
     """Yield what the work gives for each item, as it is finished; an error in the work is raised.
 
     In daemon threads, each with a copy of the caller's context: an interpreter that is told to stop does not
@@ -128,31 +132,42 @@ def run_side_by_side(work: Callable[[T], R], items: Sequence[T], concurrency: in
         work: What to do.
         items: What to do it with.
         concurrency: How many threads.
+        interrupts: How often the work was told to stop: once begins no further item, twice abandons all.
     """
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
-    finished: queue.SimpleQueue[Future[R]] = queue.SimpleQueue()
+    finished: queue.SimpleQueue[Future[R] | None] = queue.SimpleQueue()
     for item in items:
         waiting.put(item)
+    count = interrupts or (lambda: 0)
     stopped = False
 
     def run() -> None:
-        while not stopped:
+        while not stopped and not count():
             try:
                 item = waiting.get_nowait()
             except queue.Empty:
-                return
+                break
             outcome: Future[R] = Future()
             try:
                 outcome.set_result(work(item))
             except BaseException as error:  # carried to the caller's thread
                 outcome.set_exception(error)
             finished.put(outcome)
+        finished.put(None)
 
-    for _ in range(min(concurrency, len(items))):
+    running = min(concurrency, len(items))
+    for _ in range(running):
         start_worker(partial(contextvars.copy_context().run, run))
     try:
-        for _ in items:
-            yield finished.get().result()
+        while running and count() < 2:
+            try:
+                outcome = finished.get(timeout=None if interrupts is None else _LOOK)
+            except queue.Empty:
+                continue
+            if outcome is None:
+                running -= 1
+            else:
+                yield outcome.result()
     finally:
         stopped = True
 

@@ -173,9 +173,9 @@ class Panel(Keyless):
             waited = self.limits.proposer_timeout or 0.0
             message = f"No answer within {waited:g} s (Limits.proposer_timeout)."
             late = Failure(
-                agent=agent.name, model=agent.model, error="ProposerTimeout", message=message, seconds=waited
+                agent=agent.name, error="ProposerTimeout", message=message, model=agent.model, seconds=waited
             )
-            return late, None
+            return self._placed(late, sample), None
         error = outcome.error
         if error is None:
             try:
@@ -192,7 +192,10 @@ class Panel(Keyless):
                 )
             except Exception as unreadable:
                 error = unreadable
-        return failure_of(agent, error, outcome.seconds), error
+        return self._placed(failure_of(agent, error, outcome.seconds), sample), error
+
+    def _placed(self, failure: Failure, sample: _Sample) -> Failure:
+        return failure.model_copy(update={"id": sample.id, "layer": self.layer})
 
 
 def failure_of(agent: Agent, error: BaseException, seconds: float) -> Failure:

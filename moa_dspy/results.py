@@ -51,6 +51,8 @@ class Failure(BaseModel):
 
     Attributes:
         agent: The agent's name.
+        id: The id that the proposal would have had; None for the aggregator.
+        layer: The layer it was asked in, from 1.
         model: Its LM's model name, if it has one.
         error: Type of the error, for example `"LMTimeoutError"`; `"ProposerTimeout"` when it was late.
         message: What it said, secrets masked, at most a few hundred characters.
@@ -58,6 +60,8 @@ class Failure(BaseModel):
     """
 
     agent: str
+    id: str | None = None
+    layer: int = 1
     model: str | None = None
     error: str
     message: str

@@ -1,0 +1,20 @@
+"""Recordings: what was asked, answered and paid, kept; and mixtures that answer from them without a call."""
+
+from moa_dspy.recording.questions import Question, read_questions
+from moa_dspy.recording.recorder import RecordingInterrupted, Summary, record
+from moa_dspy.recording.recording import Recording
+from moa_dspy.recording.replay import replay
+from moa_dspy.recording.rows import RecordedVerdict, Row, RowError
+
+__all__ = [
+    "Question",
+    "RecordedVerdict",
+    "Recording",
+    "RecordingInterrupted",
+    "Row",
+    "RowError",
+    "Summary",
+    "read_questions",
+    "record",
+    "replay",
+]

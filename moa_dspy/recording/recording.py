@@ -1,0 +1,214 @@
+"""A recording: what was asked, answered and paid, one row per question."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+import dspy
+
+from moa_dspy.recording.files import read_rows
+from moa_dspy.recording.questions import as_questions
+from moa_dspy.recording.rows import IMPORTED, Row
+from moa_dspy.results import Failure, Proposal
+from moa_dspy.usage import Usage
+from moa_dspy.values import to_json, to_jsonable
+
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["Recording"]
+
+Answers = Mapping[str, Sequence[Any]]
+
+
+class Recording(Sequence[Row]):
+    """What was asked, answered and paid, one row per question; what measures or learns works on it without a call.
+
+    Args:
+        rows: The rows, in the order of the questions.
+
+    Example:
+        ```python
+        recording = moa_dspy.record(moa, examples, "answers.jsonl")  # asks; resumes where it was cut short
+        recording = moa_dspy.Recording.load("answers.jsonl")
+        recording.usage.cost_usd, recording.to_pandas()
+        moa_dspy.evaluate(moa, recording, metric="exact")  # scored anew without a call
+        ```
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self.rows = list(rows)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Recording:
+        """Read a file that `save` or `record` wrote, also while it is being written.
+
+        Raises:
+            ValueError: If it holds something else, naming the line.
+            OSError: If it cannot be read.
+        """
+        return cls(read_rows(path))
+
+    @classmethod
+    def from_answers(
+        cls,
+        answers: Answers | pandas.DataFrame | str | Path,
+        examples: Sequence[dspy.Example | Mapping[str, Any]] | str | Path,
+        signature: str | type[dspy.Signature] = "question -> answer",
+    ) -> Recording:
+        """Import somebody's table of answers of several models.
+
+        Args:
+            answers: Agent -> its answers in the order of the examples: the value of the task's one output, a
+                mapping of all outputs, or None where there is no answer; as a mapping, a pandas frame with one
+                column per agent, or a file of such rows (JSONL, CSV, TSV, Parquet).
+            examples: The questions, with gold outputs where they are known; or their file.
+            signature: The task.
+
+        Raises:
+            ValueError: If the numbers of answers and examples differ, or an answer fits no output.
+
+        Example:
+            >>> asked = [dspy.Example(question="2 + 2?", answer="4").with_inputs("question")]
+            >>> recording = Recording.from_answers({"a": ["4"], "b": [None]}, asked)
+            >>> recording[0].proposals[0].outputs, recording[0].failures[0].error
+            ({'answer': '4'}, 'NoAnswer')
+        """
+        from moa_dspy.signatures import task_signature
+
+        task = task_signature(signature)
+        questions = as_questions(examples, task)
+        table = _table(answers)
+        for agent, column in table.items():
+            if len(column) != len(questions):
+                raise ValueError(
+                    f"{agent} has {len(column)} answers and there are {len(questions)} examples, so it is not known "
+                    "which belongs to which. Give one answer for each example, None where there is none."
+                )
+        rows = []
+        for place, question in enumerate(questions):
+            asked: dict[str, Any] = {"inputs": question.given, "gold": question.gold, "extra": question.extra}
+            row = Row(id=question.id, mixture=IMPORTED, **asked)
+            for agent, column in table.items():
+                outputs = _outputs(column[place], task, f"{agent}, example {place + 1}")
+                if outputs is None:
+                    message = "There is no answer in the table."
+                    row.failures.append(Failure(agent=agent, id=agent, error="NoAnswer", message=message))
+                else:
+                    row.proposals.append(Proposal(id=agent, agent=agent, outputs=outputs))
+            rows.append(row)
+        return cls(rows)
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSONL file that `load` reads; a file that is there already stays as it is if that fails."""
+        target = Path(path).resolve()
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.writelines(row.line() for row in self.rows)
+            os.chmod(name, 0o644)
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+
+    @property
+    def agents(self) -> list[str]:
+        """The names of the agents that were asked, in declared order."""
+        names = dict.fromkeys(proposal.agent for row in self.rows for proposal in row.proposals)
+        failed = (failure.agent for row in self.rows for failure in row.failures if failure.id is not None)
+        return list(names | dict.fromkeys(failed))
+
+    @property
+    def usage(self) -> Usage:
+        """All LM calls added up."""
+        return sum((row.usage for row in self.rows), Usage.of([]))
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """One line per question: inputs, gold and answer, each proposal, and what it took (tokens, USD, seconds)."""
+        import pandas
+
+        return pandas.DataFrame([_flat(row) for row in self.rows])
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Recording: ...
+
+    def __getitem__(self, index: int | slice) -> Row | Recording:
+        return Recording(self.rows[index]) if isinstance(index, slice) else self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Recording:
+        return self  # optimizers copy a program once per candidate, with all that it holds
+
+    def __repr__(self) -> str:
+        return f"Recording({len(self)} questions, agents {', '.join(self.agents) or 'none'})"
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    usage = row.usage
+    flat: dict[str, Any] = {name: _cell(value) for name, value in {**row.inputs, **(row.outputs or {})}.items()}
+    flat |= {f"gold_{name}": _cell(value) for name, value in row.gold.items()}
+    flat |= {f"extra_{name}": _cell(value) for name, value in row.extra.items()}
+    flat |= {f"proposal_{proposal.id}": _cell(_short(proposal.outputs)) for proposal in row.proposals}
+    flat |= {f"verdict_{name}": _cell(_short(verdict.outputs or {})) for name, verdict in row.verdicts.items()}
+    return flat | {
+        "id": row.id,
+        "mixture": row.mixture,
+        "error": None if row.error is None else f"{row.error.type}: {row.error.message}",
+        "agreement": row.agreement,
+        "degraded": row.degraded,
+        "failures": len(row.failures),
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cost_usd": usage.cost_usd,
+        "unpriced_calls": usage.unpriced_calls,
+        "seconds": row.seconds,
+    }
+
+
+def _short(outputs: Mapping[str, Any]) -> Any:
+    return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs) or None
+
+
+def _cell(value: Any) -> Any:
+    value = to_jsonable(value)
+    return to_json(value) if isinstance(value, (dict, list)) else value
+
+
+def _table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, list[Any]]:
+    if isinstance(answers, (str, Path)):
+        import pandas
+
+        read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet}.get(Path(answers).suffix.lower())
+        if Path(answers).suffix.lower() == ".tsv":
+            answers = pandas.read_csv(answers, sep="\t")
+        else:
+            answers = read(answers) if read else pandas.read_json(answers, lines=True)
+    frame: Any = answers
+    if hasattr(frame, "to_dict"):  # missing cells of a frame are NaN, of whatever type
+        frame = frame.astype(object).where(frame.notna(), None).to_dict("list")
+    return {str(agent): list(column) for agent, column in frame.items()}
+
+
+def _outputs(answer: Any, task: type[dspy.Signature], where: str) -> dict[str, Any] | None:
+    names = list(task.output_fields)
+    if answer is None:
+        return None
+    if isinstance(answer, Mapping) and set(names) <= set(answer):
+        return {name: answer[name] for name in names}
+    if len(names) > 1:
+        raise ValueError(f"The answer of {where} is no mapping of the outputs {', '.join(names)}: {answer!r:.60}.")
+    return {names[0]: answer}

@@ -1,0 +1,151 @@
+"""A mixture that answers from a recording: it asks nobody."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from moa_dspy.concurrency import Steps
+from moa_dspy.moa import MoA
+from moa_dspy.panel import IsDecided, Panel, Round
+from moa_dspy.recording.rows import Row, agent_of, typed
+from moa_dspy.results import Failure, Proposal
+from moa_dspy.strategies import Case, Strategy, Unusable, Verdict
+from moa_dspy.values import hash_of, to_jsonable
+
+__all__ = ["ReplayedPanel", "replay"]
+
+
+def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) -> MoA:
+    """The mixture, answering from a recording without a call.
+
+    Its agents say what is recorded of agents of these names; it may ask fewer of them, and fewer samples, than were
+    recorded. A strategy that counts in code decides anew; what an aggregator decided is taken from the recording.
+
+    Args:
+        moa: The mixture; it stays as it is.
+        recording: What was proposed. Only its questions can be asked.
+        ask_aggregator: Whether the aggregator is really asked, on the recorded proposals: what tuning it costs.
+
+    Returns:
+        A mixture whose panels answer from the recording.
+
+    Example:
+        ```python
+        recording = record(moa, examples)
+        voted = replay(MoA(task, proposers, strategy="voting"), recording)
+        voted(**examples[0].inputs()).answer  # no call
+        ```
+    """
+    rows = {question_key(moa.signature, row.inputs): row for row in recording}
+    replayed: Any = copy.copy(moa)
+    for name, panel in zip(moa.panel_names, moa.panels, strict=True):
+        setattr(replayed, name, ReplayedPanel(panel, rows))
+    if not ask_aggregator:
+        strategy = moa.strategy if not moa.strategy.needs_aggregator else _RecordedStrategy(moa.strategy, rows)
+        strategy = copy.copy(strategy)
+        strategy.has_aggregator = False
+        replayed.aggregator = moa.aggregator.with_program(strategy)
+        replayed.aggregator.lm = None
+    return replayed
+
+
+def question_key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> str:
+    """What a question is known by, whether its inputs are typed or as a file holds them."""
+    return hash_of({name: to_jsonable(inputs[name]) for name in task.input_fields if name in inputs})
+
+
+class ReplayedPanel:
+    """Stands where a mixture has a panel, and gives what is recorded instead of asking.
+
+    Args:
+        panel: Whose agents are wanted.
+        rows: `question_key` -> row.
+    """
+
+    def __init__(self, panel: Panel, rows: Mapping[str, Row]) -> None:
+        self.panel = panel
+        self.names = panel.names
+        self.samples = panel.samples
+        self.agents: list[Any] = []  # there is nobody whose key could be missing, or who could be tuned
+        self.rows = rows
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplayedPanel:
+        return self
+
+    def ask(
+        self, inputs: Mapping[str, Any], seen: Sequence[Proposal] = (), is_decided: IsDecided | None = None
+    ) -> Steps[Round]:
+        """Give the recorded proposals; nothing is stopped early, as nothing is under way."""
+        yield from ()
+        return self.round(find_row(self.rows, self.panel.task, inputs))
+
+    def round(self, row: Row) -> Round:
+        """What this panel's agents said, as a row holds it."""
+        layer = self.panel.layer
+        wanted = [n if place == 1 else f"{n}#{place}" for n in self.names for place in range(1, self.samples + 1)]
+        came = {proposal.id: proposal for proposal in row.proposals if proposal.layer == layer}
+        failed = {f.id: f for f in row.failures if f.id is not None and f.layer == layer}
+        unknown = [id for id in wanted if id not in came and id not in failed]
+        if unknown:
+            here = [proposal.id for proposal in row.proposals if proposal.layer == layer]
+            raise ValueError(
+                f"The recording holds no proposal of {', '.join(unknown)} (it has {', '.join(here) or 'none'}). Give a "
+                "recording of this mixture's agents, or a mixture of the recorded ones."
+            )
+        return Round(
+            proposals=[self._typed(came[id]) for id in wanted if id in came],
+            failures=[failed[id] for id in wanted if id not in came],
+            calls=[],
+            asked={id: agent_of(id) for id in wanted},
+        )
+
+    def _typed(self, proposal: Proposal) -> Proposal:
+        return proposal.model_copy(update={"outputs": typed(proposal.outputs, self.panel.task)})
+
+
+def find_row(rows: Mapping[str, Row], task: type[dspy.Signature], inputs: Mapping[str, Any]) -> Row:
+    """The row of a question.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    row = rows.get(question_key(task, inputs))
+    if row is None:
+        raise ValueError(
+            f"This question is not in the recording: {to_jsonable(dict(inputs))!r:.200}. A replayed mixture asks "
+            "nobody; ask the mixture itself, or record the question first."
+        )
+    return row
+
+
+class _RecordedStrategy(Strategy):
+    """Says what a strategy decided when it was recorded."""
+
+    name = "recorded"  # type: ignore[misc]  # an instance has the name of the strategy it stands for
+
+    def __init__(self, strategy: Strategy, rows: Mapping[str, Row]) -> None:
+        super().__init__()
+        self.name = strategy.name
+        self.rows = rows
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _RecordedStrategy:
+        return self
+
+    def decide(self, case: Case) -> Verdict:
+        row = find_row(self.rows, case.task, case.inputs)
+        verdict = row.verdicts.get(self.name)
+        outputs = row.outputs if verdict is None else verdict.outputs
+        if outputs is None or (verdict is None and not row.mixture.startswith(f"{self.name} of ")):
+            failure = verdict.failure if verdict is not None else None
+            raise Unusable(_why_not(self.name, failure))
+        return Verdict(typed(outputs, case.task), selected=None if verdict is None else verdict.selected)
+
+
+def _why_not(name: str, failure: Failure | None) -> str:
+    if failure is not None:
+        return f"When this was recorded, {name} gave no answer: {failure.error}: {failure.message}"
+    return f"What {name} answers to this question is not recorded; with ask_aggregator=True it is asked."

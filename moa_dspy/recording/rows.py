@@ -1,0 +1,187 @@
+"""One row of a recording: a question, what was proposed and decided, and what was paid for it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import ContextWindowExceededError, LMError
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
+
+from moa_dspy.results import Failure, MoAMetadata, Proposal
+from moa_dspy.usage import LMCall, Usage
+from moa_dspy.values import to_jsonable, validated
+
+__all__ = ["FORMAT", "IMPORTED", "RecordedVerdict", "Row", "RowError", "agent_of", "is_outage", "typed"]
+
+FORMAT = 1
+
+IMPORTED = "imported"
+"""In place of a mixture, where the proposals are somebody's table of answers."""
+
+
+class RowError(BaseModel):
+    """Why a question has no answer.
+
+    Attributes:
+        type: Type of the error, for example `"TooFewProposals"`.
+        message: What it said, secrets masked.
+    """
+
+    type: str
+    message: str
+
+
+class RecordedVerdict(BaseModel):
+    """What a strategy made of the recorded proposals, or what another system answered.
+
+    Attributes:
+        by: Who decided: the fingerprint of strategy, aggregator and prompts.
+        outputs: The answer; None if there is none.
+        selected: Id of the proposal that is the answer, where one is.
+        failure: Why there is no answer, or why the vote stands in for the aggregator's.
+        fallback_used: The aggregator failed; the answer is the vote among the proposals.
+        calls: The LM calls that were made for it, those of the proposals not among them.
+        seconds: Wall time, without that of the proposals.
+    """
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+
+    by: str = ""
+    outputs: dict[str, Any] | None
+    selected: str | None = None
+    failure: Failure | None = None
+    fallback_used: bool = False
+    calls: list[LMCall] = Field(default_factory=list)
+    seconds: float = 0.0
+
+    @field_serializer("outputs", when_used="json")
+    def _to_jsonable(self, value: Any) -> Any:
+        return to_jsonable(value)
+
+
+class Row(BaseModel):
+    """A question, what was proposed and decided, and what was paid for it: one line of a recording's file.
+
+    Attributes:
+        recording: The format's number, by which a file is known.
+        id: The question's id.
+        mixture: Who was asked, in words, with fingerprints of task, panel and aggregator.
+        inputs: The question as it was given.
+        gold: The gold outputs, where they are known.
+        extra: The question's other fields.
+        outputs: What the mixture answered; None if there is no answer, or if the proposals alone were asked for.
+        error: Why there is none.
+        agreement: The leading answer's share of all votes.
+        degraded: Something was missing: a proposer, the aggregator's own answer, a part of what it read.
+        proposals: Who said what, of all layers; of a failed question, those that were paid for.
+        failures: Who failed, and why.
+        verdicts: Name -> what that strategy, or another system, answered on the same proposals.
+        calls: One row per LM call; those of verdicts stand with them.
+        seconds: Wall time.
+        not_finite: Where a number was that JSON does not have (NaN, infinity), which is null here.
+    """
+
+    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+
+    recording: int = FORMAT
+    id: str | int
+    mixture: str = ""
+    inputs: dict[str, Any]
+    gold: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, Any] = Field(default_factory=dict)
+    outputs: dict[str, Any] | None = None
+    error: RowError | None = None
+    agreement: float | None = None
+    degraded: bool = False
+    proposals: list[Proposal] = Field(default_factory=list)
+    failures: list[Failure] = Field(default_factory=list)
+    verdicts: dict[str, RecordedVerdict] = Field(default_factory=dict)
+    calls: list[LMCall] = Field(default_factory=list)
+    seconds: float = 0.0
+    not_finite: list[str] = Field(default_factory=list)
+
+    @field_serializer("inputs", "gold", "extra", "outputs", when_used="json")
+    def _to_jsonable(self, value: Any) -> Any:
+        return to_jsonable(value)
+
+    @property
+    def usage(self) -> Usage:
+        """All LM calls added up, those of the verdicts too."""
+        return Usage.of([*self.calls, *(call for verdict in self.verdicts.values() for call in verdict.calls)])
+
+    @property
+    def asked(self) -> list[str]:
+        """Ids of the proposals of the first layer that were asked for, also of those that failed."""
+        came = [proposal.id for proposal in self.proposals if proposal.layer == 1]
+        return [*came, *(failure.id for failure in self.failures if failure.id is not None and failure.layer == 1)]
+
+    @property
+    def example(self) -> dspy.Example:
+        """Inputs, gold outputs and further fields, as a metric takes them."""
+        return dspy.Example({"id": self.id, **self.extra, **self.gold, **self.inputs}).with_inputs(*self.inputs)
+
+    def take(self, metadata: MoAMetadata) -> None:
+        """Enter what happened in a call of the mixture."""
+        self.proposals, self.failures, self.calls = metadata.all_proposals, metadata.failures, metadata.calls
+        self.agreement, self.degraded, self.seconds = metadata.agreement, metadata.degraded, metadata.seconds
+
+    def line(self) -> bytes:
+        """The row as it stands in a file: JSON, whole on one line whatever a reader takes for a line break."""
+        held = {name: getattr(self, name) for name in ("inputs", "gold", "outputs", "proposals", "verdicts")}
+        self.not_finite = list(_not_finite(held))
+        text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+        return text.translate(_BREAKS).encode(errors="replace") + b"\n"
+
+
+def is_outage(failure: Failure) -> bool:
+    """Whether an LM could not be reached, as opposed to one whose answer could not be read or was late."""
+    return failure.error in _OUTAGES
+
+
+def agent_of(id: str) -> str:
+    """The agent of a proposal's id: names are identifiers, further samples are `name#2`, `name#3`."""
+    return id.partition("#")[0]
+
+
+def typed(outputs: Mapping[str, Any], task: type[dspy.Signature]) -> dict[str, Any]:
+    """Outputs as the task types them, also those that were read from a file.
+
+    Raises:
+        ValueError: If one is of another type (pydantic's `ValidationError`), or is missing.
+    """
+    fields = task.output_fields
+    if missing := [name for name in fields if name not in outputs]:
+        raise ValueError(f"The recording is of another task: its outputs lack {', '.join(missing)}.")
+    return {name: _read(outputs[name], field.annotation) for name, field in fields.items()}
+
+
+def _read(value: Any, annotation: Any) -> Any:
+    return value if value is None or type(value) is annotation else validated(value, annotation)
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield path
+    elif isinstance(value, BaseModel):
+        yield from _not_finite(dict(value), path)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _not_finite(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{index}]")
+
+
+def _names_of(kind: type[Exception]) -> set[str]:
+    return {kind.__name__}.union(*[_names_of(sub) for sub in kind.__subclasses__()])
+
+
+_OUTAGES = frozenset(_names_of(LMError) - _names_of(ContextWindowExceededError))
+
+# Readers that split text at every Unicode line break, as Python's splitlines() does, must see one line.
+_BREAKS = {ord(mark): f"\\u{ord(mark):04x}" for mark in "\x85\u2028\u2029"}
