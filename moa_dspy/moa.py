@@ -195,8 +195,8 @@ class MoA(Savable):
         return self.strategy.needs_aggregator
 
     def _decide(self, case: Case, account: _Account) -> Steps[Verdict]:
-        meter = self.aggregator.meter()
-        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, meter.settings())])
+        meter, settings = self.aggregator.bind()
+        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, settings)])
         account.calls += meter.calls()
         error = outcome.error or _reject(outcome.value, case.task)
         if error is None:

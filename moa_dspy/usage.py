@@ -108,14 +108,16 @@ class Meter(BaseCallback, UsageTracker):
 
     Args:
         agent: Under whose name the calls are entered.
+        owner: Whose call it meters, where that matters: see `Agent.bind`.
         everywhere: Whether to see all calls in the context, whatever LM they ask, those of nested
             mixtures included. That costs 0.3 ms per predictor call, as DSPy then binds the arguments of
             every module; else only the LMs are seen that `watch` gives.
     """
 
-    def __init__(self, agent: str, everywhere: bool = True) -> None:
+    def __init__(self, agent: str, everywhere: bool = True, owner: object = None) -> None:
         UsageTracker.__init__(self)
         self.agent = agent
+        self.owner = owner
         self.everywhere = everywhere
         self.history = _Entries(self)
         self._parent = dspy.settings.usage_tracker
@@ -124,7 +126,7 @@ class Meter(BaseCallback, UsageTracker):
             self.usage_data = self._parent.usage_data
         self._open: dict[str, tuple[float, int]] = {}
         self._billed: set[str] = set()
-        self._rows: dict[str, LMCall] = {}
+        self._rows: dict[str, dict[str, Any]] = {}  # what goes into an `LMCall`, once somebody asks for it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
         # dspy.Parallel copies the tracker for each of its workers, and what a copy counts is lost.
@@ -141,11 +143,12 @@ class Meter(BaseCallback, UsageTracker):
             "caller_modules": [*(dspy.settings.caller_modules or []), self],
         }
 
-    def watch(self, lm: dspy.BaseLM, rollout: Rollout | None = None) -> dspy.BaseLM:
-        """The LM as it answers this rollout, seen by this meter."""
+    def watch(self, lm: dspy.BaseLM, rollout: Rollout | None = None, *callbacks: BaseCallback) -> dspy.BaseLM:
+        """The LM as it answers this rollout, seen by this meter and by these callbacks."""
         if self.everywhere:
-            return resample(lm, rollout)
-        return resample(lm, rollout, callbacks=[*lm.callbacks, self], history=_Entries(self, lm.history))
+            return resample(lm, rollout, callbacks=[*lm.callbacks, *callbacks]) if callbacks else resample(lm, rollout)
+        seen_by = [*lm.callbacks, self, *callbacks]
+        return resample(lm, rollout, callbacks=seen_by, history=_Entries(self, lm.history))
 
     def calls(self) -> list[LMCall]:
         """The calls so far, in the order in which they were started."""
@@ -153,21 +156,22 @@ class Meter(BaseCallback, UsageTracker):
 
     def call(self, call_id: str) -> LMCall | None:
         """What is known so far of the call with this id; None for one that this meter has not seen."""
-        return self._rows.get(call_id)
+        row = self._rows.get(call_id)
+        return None if row is None else self._so_far(call_id, row)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._open[call_id] = time.perf_counter(), len(self._overheard(instance.model))
-        self._rows[call_id] = LMCall(agent=self.agent, model=instance.model)
+        self._rows[call_id] = {"agent": self.agent, "model": instance.model}
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         row, (started, entries) = self._rows[call_id], self._open[call_id]
-        row.seconds = time.perf_counter() - started
-        for usage in self._overheard(row.model)[entries:]:
+        row["seconds"] = time.perf_counter() - started
+        for usage in self._overheard(row["model"])[entries:]:
             self._bill(call_id, usage)
         if exception is not None:
-            row.error = "Unfinished" if isinstance(exception, asyncio.CancelledError) else type(exception).__name__
+            row["error"] = "Unfinished" if isinstance(exception, asyncio.CancelledError) else type(exception).__name__
         elif call_id not in self._billed:
-            row.cache_hit, row.cost_usd = True, 0.0
+            row["cache_hit"], row["cost_usd"] = True, 0.0
         del self._open[call_id]
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
@@ -180,22 +184,22 @@ class Meter(BaseCallback, UsageTracker):
         call_id = ACTIVE_CALL_ID.get() or ""
         row = self._rows.get(call_id)
         if row is not None:
-            row.cost_usd, row.finish_reason = _cost(entry), _finish_reason(entry.get("response"))
+            row["cost_usd"], row["finish_reason"] = _cost(entry), _finish_reason(entry.get("response"))
             if entry.get("usage"):
                 self._bill(call_id, entry["usage"])
 
-    def _so_far(self, call_id: str, row: LMCall) -> LMCall:
+    def _so_far(self, call_id: str, row: Mapping[str, Any]) -> LMCall:
         under_way = self._open.get(call_id)
         if under_way is None:
-            return row
-        return row.model_copy(update={"error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
+            return LMCall(**row)
+        return LMCall(**{**row, "error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
 
     def _overheard(self, model: str) -> Sequence[Mapping[str, Any]]:
         """What a tracker of the program's own was told in our place, if history is off: it is all there is then.
 
         Shared by calls side by side, it does not tell them apart.
         """
-        tracker = dspy.settings.usage_tracker
+        tracker = dspy.settings.usage_tracker if self.everywhere else self
         if tracker is self or (not dspy.settings.disable_history and dspy.settings.max_history_size > 0):
             return ()
         while isinstance(tracker, Meter) and tracker is not self:
@@ -205,7 +209,7 @@ class Meter(BaseCallback, UsageTracker):
     def _bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
         if call_id in self._rows and call_id not in self._billed:
             self._billed.add(call_id)
-            _add_tokens(self._rows[call_id], usage)
+            self._rows[call_id].update(_tokens(usage))
 
 
 @contextmanager
@@ -227,9 +231,8 @@ def metered(agent: str) -> Iterator[Meter]:
 def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
     """The row of a call that DSPy wrote into a history; without tokens, it was a hit in DSPy's cache."""
     response = entry.get("response")
-    row = LMCall(agent=agent, model=entry["model"], cost_usd=_cost(entry), finish_reason=_finish_reason(response))
-    _add_tokens(row, entry.get("usage") or {})
-    return row
+    known = {"cost_usd": _cost(entry), "finish_reason": _finish_reason(response), **_tokens(entry.get("usage") or {})}
+    return LMCall(agent=agent, model=entry["model"], **known)
 
 
 class _Entries(list[Any]):
@@ -271,12 +274,14 @@ def _responses(response: Any) -> Sequence[Any]:
     return getattr(response, "choices", None) or [response]
 
 
-def _add_tokens(row: LMCall, usage: Mapping[str, Any]) -> None:
+def _tokens(usage: Mapping[str, Any]) -> dict[str, Any]:
     prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-    row.prompt_tokens += usage.get("prompt_tokens") or 0
-    row.completion_tokens += usage.get("completion_tokens") or 0
-    row.cached_tokens += prompt.get("cached_tokens") or 0
-    row.reasoning_tokens += completion.get("reasoning_tokens") or 0
+    return {
+        "prompt_tokens": usage.get("prompt_tokens") or 0,
+        "completion_tokens": usage.get("completion_tokens") or 0,
+        "cached_tokens": prompt.get("cached_tokens") or 0,
+        "reasoning_tokens": completion.get("reasoning_tokens") or 0,
+    }
 
 
 def _details(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -14,8 +14,9 @@ from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError,
 from moa_dspy.concurrency import Batch, Call, Steps
 from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
 from moa_dspy.results import Proposal
-from moa_dspy.rollouts import Rollout, compose, resample, rollout_of
+from moa_dspy.rollouts import Rollout, compose, rollout_of
 from moa_dspy.signatures import PROPOSALS
+from moa_dspy.usage import METER, Meter
 from moa_dspy.values import IncompleteProposal, as_text, typed_outputs
 
 __all__ = ["FAILED", "Reply", "Unusable", "ask_aggregator", "fields_of"]
@@ -88,6 +89,9 @@ def fields_of(predictor: dspy.Module) -> dict[str, Any]:
     return {name: field for one in predictors for name, field in one.signature.fields.items()}
 
 
+_UNNAMED = "aggregator"  # of a strategy that is called by itself
+
+
 class _Repair(BaseCallback):
     """The one repair that a question may have.
 
@@ -133,7 +137,8 @@ class _Repair(BaseCallback):
         self._surplus_calls -= 1
         if lm is not None:
             asked = compose(rollout_of(lm), _another_rollout(lm, rollout)) if rollout else None
-            settings["lm"] = resample(lm, asked, callbacks=[*lm.callbacks, self])
+            meter = dspy.settings.get(METER) or Meter(_UNNAMED)
+            settings["lm"] = meter.watch(lm, asked, self)
         if self.is_made and self._falls_back:
             settings["adapter"] = copy.copy(self._adapter)
             settings["adapter"].use_json_adapter_fallback = False
