@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Final
 
 import dspy
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 
 from moa_dspy.rollouts import Rollout, resample
 
-__all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "metered"]
+__all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "metered", "watch_lm"]
 
 # Among DSPy's settings: the meter in force.
 METER: Final = "moa_dspy_meter"
@@ -103,23 +105,23 @@ class Usage(BaseModel):
 class Meter(BaseCallback, UsageTracker):
     """Watches the LM calls of one agent.
 
-    Three of DSPy's hooks see each call, under one call id: the callback (start, end, error), the
-    usage tracker (what is billed: never a cache hit) and the history (the cost).
+    Everywhere, three of DSPy's hooks see each call, under one call id: the callback (start, end, error), the
+    usage tracker (what is billed: never a cache hit) and the history (the cost). That costs 0.3 ms per predictor
+    call, as DSPy then binds the arguments of every module.
 
     Args:
         agent: Under whose name the calls are entered.
+        everywhere: Whether to see all calls in the context, whatever LM they ask, those of nested mixtures
+            included; else only those of the LMs that `watch` gives.
         owner: Whose call it meters, where that matters: see `Agent.bind`.
-        everywhere: Whether to see all calls in the context, whatever LM they ask, those of nested
-            mixtures included. That costs 0.3 ms per predictor call, as DSPy then binds the arguments of
-            every module; else only the LMs are seen that `watch` gives.
     """
 
     def __init__(self, agent: str, everywhere: bool = True, owner: object = None) -> None:
         UsageTracker.__init__(self)
         self.agent = agent
-        self.owner = owner
         self.everywhere = everywhere
-        self.history = _Entries(self)
+        self.owner = owner
+        self.history = _Entries(self.enter)
         self._parent = dspy.settings.usage_tracker
         if self._parent is not None:
             # A tracker nested in ours writes its sums here when it ends: they belong to ours' parent too.
@@ -135,7 +137,7 @@ class Meter(BaseCallback, UsageTracker):
     def settings(self) -> dict[str, Any]:
         """The DSPy settings under which this meter sees LM calls."""
         if not self.everywhere:
-            return {METER: self, "usage_tracker": self}
+            return {METER: self}
         return {
             METER: self,
             "usage_tracker": self,
@@ -143,12 +145,10 @@ class Meter(BaseCallback, UsageTracker):
             "caller_modules": [*(dspy.settings.caller_modules or []), self],
         }
 
-    def watch(self, lm: dspy.BaseLM, rollout: Rollout | None = None, *callbacks: BaseCallback) -> dspy.BaseLM:
-        """The LM as it answers this rollout, seen by this meter and by these callbacks."""
-        if self.everywhere:
-            return resample(lm, rollout, callbacks=[*lm.callbacks, *callbacks]) if callbacks else resample(lm, rollout)
-        seen_by = [*lm.callbacks, self, *callbacks]
-        return resample(lm, rollout, callbacks=seen_by, history=_Entries(self, lm.history))
+    def watch(self, lm: dspy.BaseLM, rollout: Rollout | None = None) -> dspy.BaseLM:
+        """The LM as it answers this rollout, seen by this meter."""
+        lm = resample(lm, rollout)
+        return lm if self.everywhere else watch_lm(lm, self)
 
     def calls(self) -> list[LMCall]:
         """The calls so far, in the order in which they were started."""
@@ -159,34 +159,48 @@ class Meter(BaseCallback, UsageTracker):
         row = self._rows.get(call_id)
         return None if row is None else self._so_far(call_id, row)
 
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._open[call_id] = time.perf_counter(), len(self._overheard(instance.model))
-        self._rows[call_id] = {"agent": self.agent, "model": instance.model}
+    def start(self, call_id: str, model: str, heard: int = 0) -> None:
+        """Enter a call that is started."""
+        self._open[call_id] = time.perf_counter(), heard
+        self._rows[call_id] = {"agent": self.agent, "model": model}
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        row, (started, entries) = self._rows[call_id], self._open[call_id]
+    def end(self, call_id: str, error: BaseException | None) -> None:
+        """Enter how a call ended."""
+        row, (started, _) = self._rows[call_id], self._open[call_id]
         row["seconds"] = time.perf_counter() - started
-        for usage in self._overheard(row["model"])[entries:]:
-            self._bill(call_id, usage)
-        if exception is not None:
-            row["error"] = "Unfinished" if isinstance(exception, asyncio.CancelledError) else type(exception).__name__
+        if error is not None:
+            row["error"] = "Unfinished" if isinstance(error, asyncio.CancelledError) else type(error).__name__
         elif call_id not in self._billed:
             row["cache_hit"], row["cost_usd"] = True, 0.0
         del self._open[call_id]
 
-    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        self._bill(ACTIVE_CALL_ID.get() or "", usage_entry)
-        if self._parent is not None:
-            self._parent.add_usage(lm, usage_entry)
+    def bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
+        """Enter the tokens of a call; the first that are told count."""
+        if call_id in self._rows and call_id not in self._billed:
+            self._billed.add(call_id)
+            self._rows[call_id].update(_tokens(usage))
 
-    def enter(self, entry: Mapping[str, Any]) -> None:
+    def enter(self, entry: Mapping[str, Any], call_id: str | None = None) -> None:
         """Take what DSPy wrote into the history entry of the call under way."""
-        call_id = ACTIVE_CALL_ID.get() or ""
+        call_id = call_id or ACTIVE_CALL_ID.get() or ""
         row = self._rows.get(call_id)
         if row is not None:
             row["cost_usd"], row["finish_reason"] = _cost(entry), _finish_reason(entry.get("response"))
             if entry.get("usage"):
-                self._bill(call_id, entry["usage"])
+                self.bill(call_id, entry["usage"])
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.start(call_id, instance.model, len(self._overheard(instance.model)))
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        for usage in self._overheard(self._rows[call_id]["model"])[self._open[call_id][1] :]:
+            self.bill(call_id, usage)
+        self.end(call_id, exception)
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        self.bill(ACTIVE_CALL_ID.get() or "", usage_entry)
+        if self._parent is not None:
+            self._parent.add_usage(lm, usage_entry)
 
     def _so_far(self, call_id: str, row: Mapping[str, Any]) -> LMCall:
         under_way = self._open.get(call_id)
@@ -199,17 +213,71 @@ class Meter(BaseCallback, UsageTracker):
 
         Shared by calls side by side, it does not tell them apart.
         """
-        tracker = dspy.settings.usage_tracker if self.everywhere else self
+        tracker = dspy.settings.usage_tracker
         if tracker is self or (not dspy.settings.disable_history and dspy.settings.max_history_size > 0):
             return ()
         while isinstance(tracker, Meter) and tracker is not self:
             tracker = tracker._parent
         return () if tracker is None or tracker is self else tracker.usage_data.get(model, ())
 
-    def _bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
-        if call_id in self._rows and call_id not in self._billed:
-            self._billed.add(call_id)
-            self._rows[call_id].update(_tokens(usage))
+
+def watch_lm(lm: dspy.BaseLM, meter: Meter) -> Any:
+    """The LM as one that tells a meter of each of its calls, at a fifth of what a callback costs.
+
+    It shares all that the LM has, history and connections included, and counts its calls in `asked`.
+    """
+    watched: Any = object.__new__(_watching(type(lm)))
+    vars(watched).update(vars(lm), meter=meter, asked=0)
+    return watched
+
+
+@lru_cache(maxsize=64)
+def _watching(kind: type[dspy.BaseLM]) -> type[dspy.BaseLM]:
+    # A class of its own: DSPy's adapters want the very object called that they were given, so no wrapper will do.
+    return type(kind.__name__, (_Watching, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+class _Watching(dspy.BaseLM):
+    meter: Meter
+    asked: int
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        with self._watched():
+            return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        with self._watched():
+            return await super().acall(prompt, messages=messages, **kwargs)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        self.asked += 1
+        call = _Watch(self.meter)
+        self.meter.start(call.id, self.model)
+        callers = [*(dspy.settings.caller_modules or ()), call]
+        try:
+            with dspy.context(usage_tracker=call, caller_modules=callers):
+                yield
+        except BaseException as error:
+            self.meter.end(call.id, error)
+            raise
+        self.meter.end(call.id, None)
+
+
+class _Watch(UsageTracker):
+    """Stands where DSPy tells of one call: what is billed (never a cache hit), and the history entry with the cost."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.id = uuid.uuid4().hex
+        self.meter = meter
+        self.parent = dspy.settings.usage_tracker
+        self.usage_data = {} if self.parent is None else self.parent.usage_data
+        self.history = _Entries(lambda entry: meter.enter(entry, self.id))
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        self.meter.bill(self.id, usage_entry)
+        if self.parent is not None:
+            self.parent.add_usage(lm, usage_entry)
 
 
 @contextmanager
@@ -236,19 +304,14 @@ def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
 
 
 class _Entries(list[Any]):
-    """Stands where DSPy keeps a history: tells a meter of each entry, and hands it on to the history of an LM."""
+    """Stands where DSPy keeps a history: tells of each entry, and keeps no prompt."""
 
-    def __init__(self, meter: Meter, history: MutableSequence[Any] | None = None) -> None:
+    def __init__(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__()
-        self._meter = meter
-        self._history = history
+        self._tell = tell
 
     def append(self, entry: Any) -> None:
-        self._meter.enter(entry)
-        if self._history is not None:
-            while len(self._history) >= dspy.settings.max_history_size:
-                self._history.pop(0)
-            self._history.append(entry)
+        self._tell(entry)
 
 
 def _cost(entry: Mapping[str, Any]) -> float | None:
