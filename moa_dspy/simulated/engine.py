@@ -130,9 +130,13 @@ class _Engine:
         limit = request.config.max_tokens
         if limit is not None and _count_tokens(text) > limit:
             text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
-        usage = Usage(input_tokens=_count_tokens(prompt_text(request)), output_tokens=_count_tokens(text))
-        # DSPy prices the answers of known providers only, unless an engine says what they cost.
-        priced = {} if self.profile.price is None else {"response_cost": _cost(usage, self.profile.price)}
+        read, written = _count_tokens(prompt_text(request)), _count_tokens(text)
+        priced: dict[str, Any] = {}
+        if self.profile.price is not None:
+            # DSPy prices the answers of known providers only, unless an engine says what they cost.
+            prompt_price, completion_price = self.profile.price
+            priced["response_cost"] = (prompt_price * read + completion_price * written) / 1e6
+        usage = Usage(input_tokens=read, output_tokens=written)
         return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=priced)
 
 
@@ -215,11 +219,6 @@ def _find(name: str) -> SimulatedModel:
 
 def _count_tokens(text: str) -> int:
     return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
-
-
-def _cost(usage: Usage, price: tuple[float, float]) -> float:
-    """Return USD, at a price per million prompt tokens and completion tokens."""
-    return (price[0] * usage.input_tokens + price[1] * usage.output_tokens) / 1e6
 
 
 def _events(response: Response) -> Iterator[Event]:

@@ -115,6 +115,6 @@ def _words(text: str) -> str:
 
 SIMULATED_MODELS: dict[str, SimulatedModel] = {
     name: SimulatedModel(name, **numbers)
-    for name, numbers in json.loads(files(__package__).joinpath("models.json").read_text("utf-8")).items()
+    for name, numbers in json.loads(files("moa_dspy.simulated").joinpath("models.json").read_text("utf-8")).items()
 }
 """The named models: four proposers, each strong where others are weak, and one that judges well."""

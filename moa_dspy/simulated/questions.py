@@ -118,7 +118,7 @@ _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 
 @lru_cache(maxsize=1)
 def _file() -> dict[str, Any]:
-    return json.loads(files(__package__).joinpath("questions.json").read_text("utf-8"))
+    return json.loads(files("moa_dspy.simulated").joinpath("questions.json").read_text("utf-8"))
 
 
 def _questions(part: str) -> list[Question]:

@@ -135,7 +135,8 @@ def _fit(value: object, schema: Schema) -> Any:
         return _first_fit((value, option) for option in schema["anyOf"])
     match schema.get("type"):
         case "array":
-            items = _parse(value) if isinstance(_parse(value), list) else [value]
+            parsed = _parse(value)
+            items = parsed if isinstance(parsed, list) else [value]
             if len(items) < schema.get("minItems", 0):
                 raise ValueError(f"{value!r} are too few")
             return [_fit(item, schema.get("items", {})) for item in items]

@@ -14,6 +14,7 @@ from moa_dspy.simulated.questions import KINDS
 
 TURKEY = "What is the capital of Turkey?"
 HOURS = "How many minutes are there in 5 hours?"
+TASK: Any = dspy.Predict("question -> answer").signature
 
 adapters = pytest.mark.parametrize(
     "adapter",
@@ -75,14 +76,14 @@ def ask(lm: dspy.LM, signature: Any, adapter: Any = None, **inputs: Any) -> dict
     ],
 )
 def test_an_answer_takes_the_type_that_is_asked_for(adapter: Any, question: str, type_: Any, expected: object) -> None:
-    signature = dspy.Signature("question -> answer").with_updated_fields("answer", type_=type_)
+    signature = TASK.with_updated_fields("answer", type_=type_)
     assert ask(model(), signature, adapter, question=question) == {"answer": expected}
 
 
 def test_the_simplest_value_keeps_the_bounds_of_its_type() -> None:
-    signature = dspy.Signature("question -> reviews").with_updated_fields("reviews", type_=tuple[Review, Review])
+    signature = TASK.with_updated_fields("answer", type_=tuple[Review, Review])
     simplest = Review(stars=1, text="--", written=datetime(2000, 1, 1))
-    assert ask(model(), signature, question=TURKEY) == {"reviews": (simplest, simplest)}
+    assert ask(model(), signature, question=TURKEY) == {"answer": (simplest, simplest)}
 
 
 @adapters
@@ -106,7 +107,7 @@ def test_react_finishes_instead_of_calling_tools_for_ever(adapter: Any) -> None:
         raise AssertionError
 
     with dspy.context(lm=model(), adapter=adapter):
-        done = dspy.ReAct("question -> answer", tools=[search])(question=TURKEY)
+        done = dspy.ReAct(TASK, tools=[search])(question=TURKEY)
     assert (done.answer, done.trajectory["tool_name_0"]) == ("Ankara", "finish")
 
 
@@ -175,12 +176,6 @@ def test_an_optimizer_gets_an_instruction_with_a_hint(adapter: Any) -> None:
     hints = ("picture the map", "beware of larger cities")
     assert said["proposed_instruction"] in [f"Answer.\nFor geography: {hint}." for hint in hints]
     assert said["proposed_prefix"] == "Answer:"
-
-
-def test_other_samples_propose_other_instructions() -> None:
-    with dspy.context(lm=model()):
-        proposed: Any = dspy.Predict("basic_instruction -> proposed_instruction", n=10)(basic_instruction="Answer.")
-    assert len(set(proposed.completions.proposed_instruction)) > 5
 
 
 @adapters
