@@ -152,6 +152,11 @@ def test_a_fusion_settles_what_contradicts_itself(adapter: Any) -> None:
     with dspy.context(adapter=adapter):
         pred = mix(model(judgement=1.0), "fusion", *said, task="question -> answer, tags: list[str]")
     assert (pred.answer, pred.tags, pred.metadata.answered_by) == ("Ankara", ["a"], "fusion")
+    elements = {(each.statement, each.kind, each.resolution) for each in pred.metadata.elements}
+    assert elements >= {
+        ("answer: Ankara", "contradiction", "It stands."),
+        ("answer: Istanbul", "contradiction", "It was dropped."),
+    }
 
 
 @adapters
