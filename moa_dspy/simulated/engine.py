@@ -1,8 +1,4 @@
-"""Simulated models: `dspy.LM`s that answer without a key, a network or a cost, always the same way.
-
-They stand in for real models in demos, examples, tests and dry runs. What they simulate, and what they do not, is
-written at `SimulatedModel`.
-"""
+"""Simulated models as `dspy.LM`s: they answer without a key, a network or a cost, always the same way."""
 
 from __future__ import annotations
 
@@ -32,26 +28,19 @@ from moa_dspy.simulated.models import SIMULATED_MODELS, SimulatedModel
 from moa_dspy.simulated.prompts import prompt_text
 from moa_dspy.simulated.replies import reply
 
-__all__ = [
-    "SIMULATED_MODELS",
-    "AsyncSimulatedEngine",
-    "SimulatedEngine",
-    "SimulatedLM",
-    "SimulatedModel",
-    "simulated_lm",
-]
+__all__ = ["AsyncSimulatedEngine", "SimulatedEngine", "SimulatedLM", "simulated_lm"]
 
 PREFIX = "simulated/"
 
 Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
 
 
-def simulated_lm(name: str, **lm_kwargs: Any) -> SimulatedLM:
+def simulated_lm(name: str, **options: Any) -> SimulatedLM:
     """Return the LM of a named simulated model.
 
     Args:
         name: `"alice"`, `"bob"`, `"carol"`, `"dave"` or `"judge"`, with or without `simulated/` before it.
-        **lm_kwargs: What `SimulatedLM` takes: `latency`, `temperature`, `cache`, ...
+        **options: What `SimulatedLM` takes: `latency`, `temperature`, `cache`, ...
 
     Raises:
         ValueError: If no simulated model has this name.
@@ -61,7 +50,7 @@ def simulated_lm(name: str, **lm_kwargs: Any) -> SimulatedLM:
         >>> lm.model, lm("What is 17*23?")
         ('simulated/alice', ['391'])
     """
-    return SimulatedLM(name, **lm_kwargs)
+    return SimulatedLM(name, **options)
 
 
 class SimulatedLM(dspy.LM):
@@ -98,7 +87,9 @@ class SimulatedLM(dspy.LM):
     ) -> None:
         name = model.removeprefix(PREFIX)
         if "engine" not in kwargs:  # a saved program brings it
-            kwargs |= _engines(profile or _named(name), latency)
+            profile = profile or _find(name)
+            kwargs["engine"] = SimulatedEngine(profile, latency)
+            kwargs["async_engine"] = AsyncSimulatedEngine(profile, latency)
         super().__init__(PREFIX + name, cache=cache, **kwargs)
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
@@ -110,14 +101,6 @@ class SimulatedLM(dspy.LM):
         """Answer as `dspy.LM` does."""
         with _sampling({**self.kwargs, **kwargs}.get("rollout_id")):
             return await super().acall(prompt, messages=messages, **kwargs)
-
-    def copy(self, **kwargs: Any) -> Any:
-        """Return a copy with other settings, as `dspy.LM` does; `profile` and `latency` are settings too."""
-        changed = {name: kwargs.pop(name) for name in ("profile", "latency") if name in kwargs}
-        if changed:
-            engine: Any = self.engine
-            kwargs |= _engines(**{"profile": engine.profile, "latency": engine.latency, **changed})
-        return super().copy(**kwargs)
 
 
 class _Engine:
@@ -132,9 +115,6 @@ class _Engine:
         self.profile = profile
         self.latency = latency
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return self
-
     def dump_state(self) -> dict[str, Any]:
         """Return what `load_state` needs to make the same engine."""
         return {"profile": self.profile.dump_state(), "latency": self.latency}
@@ -145,20 +125,19 @@ class _Engine:
         return cls(SimulatedModel(**state["profile"]), state["latency"])
 
     def answer(self, request: Request) -> Response:
-        text, finish = reply(self.profile, request, _sample(request)), "stop"
+        """Return the whole answer, at once."""
+        text, finish = reply(self.profile, request, _read_sample(request)), "stop"
         limit = request.config.max_tokens
-        if limit is not None and _tokens(text) > limit:
+        if limit is not None and _count_tokens(text) > limit:
             text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
-        tokens = _tokens(prompt_text(request)), _tokens(text)
-        usage = Usage(input_tokens=tokens[0], output_tokens=tokens[1])
-        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=self._bill(*tokens))
-
-    def _bill(self, prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-        """What the answer cost, where an engine says so: DSPy prices those of known providers only."""
-        if self.profile.price is None:
-            return {}
-        prompt, completion = self.profile.price
-        return {"response_cost": (prompt * prompt_tokens + completion * completion_tokens) / 1e6}
+        read, written = _count_tokens(prompt_text(request)), _count_tokens(text)
+        priced: dict[str, Any] = {}
+        if self.profile.price is not None:
+            # DSPy prices the answers of known providers only, unless an engine says what they cost.
+            prompt_price, completion_price = self.profile.price
+            priced["response_cost"] = (prompt_price * read + completion_price * written) / 1e6
+        usage = Usage(input_tokens=read, output_tokens=written)
+        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=priced)
 
 
 class SimulatedEngine(_Engine):
@@ -220,16 +199,15 @@ def _sampling(rollout: object) -> Iterator[None]:
         _call.reset(token)
 
 
-def _sample(request: Request) -> str:
+def _read_sample(request: Request) -> str:
     """Return which of the model's answers is asked for; `""` is the one that it gives by default."""
     rollout, candidates = _call.get() or (None, itertools.count())
-    candidate = next(candidates)
-    parts = {"rollout": rollout, "candidate": candidate or None, "seed": request.config.seed}
+    parts = {"rollout": rollout, "candidate": next(candidates) or None, "seed": request.config.seed}
     asked = [f"{name} {value}" for name, value in parts.items() if value is not None]
     return "" if request.config.temperature == 0 else ", ".join(asked)
 
 
-def _named(name: str) -> SimulatedModel:
+def _find(name: str) -> SimulatedModel:
     if name not in SIMULATED_MODELS:
         known = ", ".join(SIMULATED_MODELS)
         raise ValueError(
@@ -239,11 +217,7 @@ def _named(name: str) -> SimulatedModel:
     return SIMULATED_MODELS[name]
 
 
-def _engines(profile: SimulatedModel, latency: float) -> dict[str, _Engine]:
-    return {"engine": SimulatedEngine(profile, latency), "async_engine": AsyncSimulatedEngine(profile, latency)}
-
-
-def _tokens(text: str) -> int:
+def _count_tokens(text: str) -> int:
     return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
 
 
