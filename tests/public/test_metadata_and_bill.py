@@ -107,8 +107,10 @@ def test_calls_of_programs_and_mixtures_inside_are_their_agents(ask: Ask) -> Non
         "aggregator": 1,
     }
     assert {name: usage.prompt_tokens for name, usage in metadata.models.items()} == {
-        **{"a": 60, "b": 40},
-        **{"inner": 20, "judge": 10},
+        "a": 60,
+        "b": 40,
+        "inner": 20,
+        "judge": 10,
     }
     assert (metadata.usage.calls, metadata.usage.completion_tokens) == (13, 65)
 
@@ -222,7 +224,10 @@ def test_outputs_of_any_type_are_json() -> None:
     told = json.loads(proposal.model_dump_json())["outputs"]
     assert told == json.loads(vote.model_dump_json())["answer"]
     assert told == {
-        **{"point": {"x": 1.0, "y": 0.0}, "colour": "red", "day": "2024-02-29", "opaque": "opaque"},
+        "point": {"x": 1.0, "y": 0.0},
+        "colour": "red",
+        "day": "2024-02-29",
+        "opaque": "opaque",
         "half": "\N{REPLACEMENT CHARACTER}",
     }
     assert vote.answer["opaque"] is odd["opaque"]

@@ -1,4 +1,4 @@
-"""What models read: proposals without names, as data, in a seeded order, intact whatever they say, cut where too long."""
+"""What models read: proposals without names, as data, in a seeded order, intact whatever they say, cut if too long."""
 
 import re
 from typing import Any

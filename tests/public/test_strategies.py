@@ -11,7 +11,7 @@ import dspy
 import pytest
 from pydantic import BaseModel
 from support.fake_lm import FakeLM
-from support.mixtures import QA, Ask, both_ways, cast, every_way, mixture
+from support.mixtures import Ask, both_ways, cast, every_way, mixture
 from support.shown import ADAPTERS, JUDGED, always, blocks, choosing, grouping, panel_of, request, told
 
 from moa_dspy import Agent, AggregationFailed, Element, Fusion, MoA, Selection, Strategy, Synthesis, Verdict, Voting

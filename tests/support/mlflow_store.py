@@ -1,23 +1,27 @@
 """An MLflow store for each test, and all of MLflow's state put back. Import the fixtures where they are used."""
 
+import asyncio
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before MLflow is imported: it would send statistics of its use over the network.
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
+import httpx
 import mlflow
 import mlflow.tracing
 import pytest
 from filelock import FileLock
+from mlflow.pyfunc import scoring_server
 
 import moa_dspy
 
 from .mlflow_server import migrated
 
-__all__ = ["store", "template", "untracked"]
+__all__ = ["served", "store", "template", "untracked"]
 
 
 @pytest.fixture(scope="session")
@@ -52,8 +56,19 @@ def untracked() -> Iterator[None]:
 def store(untracked: None, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with an empty store `mlflow.db`; MLflow tracks into its experiment "mixtures"."""
     monkeypatch.chdir(tmp_path)
-    shutil.copy(template, tmp_path / "mlflow.db")
-    mlflow.set_tracking_uri("sqlite:///mlflow.db")
+    database = shutil.copy(template, tmp_path / "mlflow.db")
+    mlflow.set_tracking_uri(f"sqlite:///{database}")  # MLflow keeps a store by its address
     mlflow.MlflowClient().create_experiment("mixtures", artifact_location=str(tmp_path / "artifacts"))
     mlflow.set_experiment("mixtures")
     return tmp_path
+
+
+def served(model: Any, body: Any) -> Any:
+    """What `mlflow models serve` answers when this is posted to it."""
+
+    async def post() -> Any:
+        transport = httpx.ASGITransport(app=scoring_server.init(model))
+        async with httpx.AsyncClient(transport=transport, base_url="http://model") as client:
+            return (await client.post("/invocations", json=body)).json()
+
+    return asyncio.run(post())["predictions"]
