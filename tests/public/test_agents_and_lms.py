@@ -9,6 +9,7 @@ import dspy
 import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, in_task, mixture, says
+from support.roles import Outer, never
 
 from moa_dspy import Agent, MoA
 
@@ -31,17 +32,6 @@ COPIES: dict[str, Copied] = {
 }
 
 
-class Outer(dspy.Module):
-    """A plain program with a mixture in it."""
-
-    def __init__(self, moa: dspy.Module) -> None:
-        super().__init__()
-        self.inner = moa
-
-    def forward(self, **inputs: Any) -> Any:
-        return self.inner(**inputs)
-
-
 class Brings(dspy.Module):
     """A proposer that brings its LM."""
 
@@ -58,10 +48,6 @@ def predictor(moa: Any, role: str) -> Any:
     """The predictor that belongs to a role, by its name."""
     [found] = [part for name, part in moa.named_predictors() if role in name.split(".")]
     return found
-
-
-def never(*_: Any) -> float:
-    return 0.0
 
 
 # Its own LM, whatever became of the program.
@@ -235,9 +221,3 @@ def test_the_same_question_again_comes_from_the_cache(cached: None) -> None:
     moa = MoA(QA, [lms["a"], lms["a"]], lms["judge"], num_proposals_per_model=2)
     first, again = moa(question="?").metadata.usage, moa(question="?").metadata.usage
     assert (first.cache_hits, again.cache_hits, calls(lms)) == (0, 5, {"a": 4, "judge": 1})
-
-
-def test_an_agents_own_rollout_stays_when_nobody_asks_for_another() -> None:
-    a = FakeLM("a", says("a"), rollout_id=5, temperature=1.0)
-    mixture({"a": a, **cast("judge")})(question="?")
-    assert a.rollouts == [5]

@@ -189,11 +189,7 @@ def test_eval_as_json_with_a_metric_of_ones_own() -> None:
 @pytest.mark.parametrize("command", [("eval", "data.jsonl"), ("diagnose", "-d", "data.jsonl", "--no-self-moa")])
 @pytest.mark.parametrize(("end", "status"), [("raise KeyboardInterrupt", 130), ("return None", 1)])
 def test_what_was_answered_is_shown_when_it_is_cut_short(command: Any, end: str, status: int) -> None:
-    name = metric(
-        f"late{status}", f"return True if example.kind != 'geography' else {'None' if status == 1 else 'stop()'}"
-    )
-    if status == 130:
-        Path(f"late{status}_metric.py").open("a").write("\ndef stop():\n    raise KeyboardInterrupt\n")
+    name = metric(f"late{status}", f"if example.kind == 'geography': {end}\n    return True")
     result = moa_dspy(*command, "--metric", name, "--concurrency", 1, *TWO, "-s", "voting")
     assert result.exit_code == status and "5 of 30 questions" in words(result.output)
 

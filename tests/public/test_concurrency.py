@@ -14,7 +14,7 @@ from support.gate import Gate
 from support.mixtures import QA, Ask, calls, cast, echo, every_way, mixture, question
 from support.shown import JUDGED
 
-from moa_dspy import Agent, MoA, Selection
+from moa_dspy import MoA, Selection
 
 QUESTIONS = [dspy.Example(question=f"q{n}", answer=f"q{n}").with_inputs("question") for n in range(32)]
 
@@ -120,13 +120,6 @@ def test_each_call_gets_its_own_answer_trace_and_account() -> None:
         told = {model: tokens["completion_tokens"] for model, tokens in pred.get_lm_usage().items()}
         assert told == {"a": 16, "b": 8, "judge": 8}
     assert all(question(prompt).startswith("q") for lm in lms for prompt in lm.prompts)
-
-
-def test_mixtures_inside_mixtures_are_shared() -> None:
-    a, b, judge = wavering("a", 1), wavering("b", 2), wavering("judge", 3)
-    moa = MoA(QA, [MoA(QA, [a, b], judge), Agent(b, dspy.ChainOfThought(QA))], judge)
-    assert evaluated(moa) == 100
-    assert calls({"a": a, "b": b, "judge": judge}) == {"a": 32, "b": 64, "judge": 64}
 
 
 def test_threads_and_tasks_may_be_mixed() -> None:

@@ -18,9 +18,7 @@ ALICE, BOB, JUDGE = "simulated/alice", "simulated/bob", "simulated/judge"
 FULL = MoAConfig(
     proposer_models=[
         ALICE,
-        ModelConfig(
-            model="openai/gpt-4o-mini", name="mini", temperature=0.5, max_tokens=500, instructions="Be\nbrief."
-        ),
+        ModelConfig(model="openai/gpt-4o-mini", name="mini", temperature=0.5, max_tokens=99, instructions="Be\nbrief."),
     ],
     aggregator_model=ModelConfig(model=JUDGE, temperature=0.3),
     num_proposals_per_model=2,
@@ -45,7 +43,7 @@ def test_every_setting_arrives_in_the_mixture() -> None:
     assert [(a.name, a.model, a.instructions) for a in moa.agents[:-1]] == layer * 2
     mini, judge = moa.agents[1].lm, moa.agents[-1].lm
     assert mini is not None and judge is not None
-    assert (mini.kwargs["temperature"], mini.kwargs["max_tokens"], judge.kwargs["temperature"]) == (0.5, 500, 0.3)
+    assert (mini.kwargs["temperature"], mini.kwargs["max_tokens"], judge.kwargs["temperature"]) == (0.5, 99, 0.3)
     strategy: Any = moa.strategy
     assert (strategy.name, strategy.weights, strategy.early_stop) == ("voting", {"mini": 2}, True)
     assert (moa.limits, moa.use_specialized_prompts) == (FULL.limits, True)
@@ -134,7 +132,7 @@ def test_a_preset_is_a_whole_mixture_and_a_file(name: str, calls: int, tmp_path:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match="'balance'.*'balanced'.*" + ", ".join(PRESETS)):
+    with pytest.raises(ValueError, match=r"'balance'.*'balanced'.*" + ", ".join(PRESETS)):
         MoAConfig.preset("balance")
 
 
@@ -150,7 +148,7 @@ def test_one_call_gives_the_solution_and_the_account(run: Any) -> None:
     config = MoAConfig(proposer_models=[ALICE, BOB], aggregator_model=JUDGE, num_proposals_per_model=2)
     solution, metadata = run("What is the capital of Turkey?", "Name the city only.", config)
     assert (solution.answer, metadata.num_proposers, len(metadata.all_proposals)) == ("Ankara", 2, 4)
-    with pytest.raises(ValueError, match="'moa_light'.*moa_lite"):
+    with pytest.raises(ValueError, match=r"'moa_light'.*moa_lite"):
         run("Why?", "", "moa_light")
 
 
@@ -180,8 +178,8 @@ def deployment(server: OpenAIServer, group: str, model: str) -> dict[str, Any]:
 @both_ways
 @pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")  # litellm's own
 def test_a_proposer_may_be_a_group_of_a_router(server: OpenAIServer, ask: Any) -> None:
-    groups = [deployment(server, "mini", "gpt-4o-mini"), deployment(server, "mine", "mine")]
-    config = MoAConfig(proposer_models=["router/mini"], aggregator_model="router/mine", router={"model_list": groups})
+    groups: Any = {"model_list": [deployment(server, "mini", "gpt-4o-mini"), deployment(server, "mine", "mine")]}
+    config = MoAConfig(proposer_models=["router/mini"], aggregator_model="router/mine", router=groups)
     pred = ask(MoA.from_config(QA, config), question="Who are you?")
     assert (pred.answer, pred.proposals[0].outputs["answer"]) == ("I am mine", "I am gpt-4o-mini")
     price = pytest.approx((100 * 0.15 + 50 * 0.6) / 1e6)
@@ -200,5 +198,5 @@ def test_a_router_of_your_own_falls_back_as_it_was_told(server: OpenAIServer) ->
     config = MoAConfig(proposer_models=["router/mini"], aggregation_strategy="voting")
     pred = MoA.from_config(QA, config, router=own)(question="Who are you?")
     assert pred.answer == "I am gpt-4o-mini" and [r.model for r in server.requests] == ["broken", "gpt-4o-mini"]
-    with pytest.raises(ValueError, match="(?s)fats.*mini"):
+    with pytest.raises(ValueError, match=r"(?s)fats.*mini"):
         MoA.from_config(QA, MoAConfig(proposer_models=["router/fats"], aggregation_strategy="voting"), router=own)

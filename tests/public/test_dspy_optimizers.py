@@ -8,28 +8,17 @@ from typing import Any
 import dspy
 import numpy as np
 import pytest
-from dspy.clients.provider import Provider
 from dspy.teleprompt import BootstrapFewShotWithOptuna
 from dspy.teleprompt.reanchor import ReAnchor
-from support.fake_engine import current_rollout
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
-from support.rendering import asked
-from support.shown import JUDGED
+from support.roles import TRAIN, Outer, School, Task, coach, never, right, role
 
 from moa_dspy import Agent, MoA
 from moa_dspy.optimizers import tune_weights
 
-TIP = "Look at the number."
 ROLES = {"ada": "ada", "bo": "bo", "judge": "aggregator"}  # model -> agent
 SIZES: dict[str, Any] = {"max_bootstrapped_demos": 2, "max_labeled_demos": 2}
-
-
-class Task(dspy.Signature):
-    """Answer the question."""
-
-    question: str = dspy.InputField()
-    answer: str = dspy.OutputField()
 
 
 class Even(dspy.Signature):
@@ -37,71 +26,6 @@ class Even(dspy.Signature):
 
     question: str = dspy.InputField()
     even: bool = dspy.OutputField(desc="whether the number is even")
-
-
-TRAIN = [dspy.Example(question=f"q{n}", answer=f"a{n}").with_inputs("question") for n in range(6)]
-
-
-class Outer(dspy.Module):
-    """A plain program with a mixture in it."""
-
-    def __init__(self, moa: dspy.Module) -> None:
-        super().__init__()
-        self.moa = moa
-
-    def forward(self, question: str) -> Any:
-        return self.moa(question=question)
-
-
-class School(Provider):
-    """A provider that trains what it is given; the trained model is called so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.finetunable = True
-        self.taught: dict[str, list[str]] = {}
-
-    def finetune(self, job: Any, model: str, train_data: Any, *_: Any, **__: Any) -> str:  # pyright: ignore
-        replies = "\n".join(example["messages"][-1]["content"] for example in train_data)
-        self.taught[model] = sorted(set(re.findall(r"(\w+) wrote this", replies)))
-        return f"{model}+"
-
-
-def right(example: Any, prediction: Any, trace: Any = None) -> bool:
-    return bool(prediction.answer == example.answer)
-
-
-def never(*_: Any) -> float:
-    return 0.0
-
-
-def role(name: str, **options: Any) -> FakeLM:
-    """Signs its reasoning; knows the even questions, and all with the tip, a demo of its own, or at rollout 1."""
-
-    def answer(prompt: str) -> Mapping[str, Any]:
-        number = int(question(prompt).removeprefix("q"))
-        coached = TIP in prompt or f"{name} wrote this" in prompt
-        knows = number % 2 == 0 or coached or current_rollout.get() == 1
-        said = f"a{number}" if knows else f"no idea, says {name}"
-        return {**JUDGED, "reasoning": f"{name} wrote this", "answer": said}
-
-    return FakeLM(name, answer, **options)
-
-
-def coach(prompt: str) -> Mapping[str, Any]:
-    """Writes for an optimizer: keeps whom a prompt is for, and adds the tip."""
-    wanted = asked(prompt)
-    assert wanted is not None
-    mark = re.search(r"You are \w+\.", " ".join(v for name, v in wanted.inputs.items() if "instruction" in name))
-    better = f"{mark[0] if mark else ''} {TIP}".strip()
-    modules = re.findall(r"[\w.]+\.[\w.]+", wanted.inputs.get("module_names", ""))
-    hints = {name: f"Hint for {name}." for name in modules}
-    written = ("proposed_instruction", "new_instruction", "natural_language_rules")
-    return {
-        **dict.fromkeys(wanted.fields, "About numbers"),
-        **dict.fromkeys(written, better),
-        **dict.fromkeys(("advice", "module_advice"), hints),
-    }
 
 
 def gepa(writer: FakeLM, program: Any) -> Any:
@@ -212,9 +136,7 @@ def check_prompts(lms: Mapping[str, FakeLM], specialized: bool) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize(
-    ("specialized", "nested"), [(True, False), (False, True)], ids=["specialized", "shared nested"]
-)
+@pytest.mark.parametrize(("specialized", "nested"), [(True, False), (False, True)], ids=["specialized", "nested"])
 def test_each_role_keeps_its_lm_its_prompt_and_its_demos(name: str, specialized: bool, nested: bool) -> None:
     compile, per_answer, bootstraps = OPTIMIZERS[name]
     lms = {model: role(model) for model in ROLES}
@@ -230,18 +152,6 @@ def test_each_role_keeps_its_lm_its_prompt_and_its_demos(name: str, specialized:
     written = authors(tuned)
     assert all(found <= may_write(predictor, specialized) for predictor, found in written.items())
     assert not bootstraps or all(written.values())
-
-
-@pytest.mark.parametrize("strategy", ["selection", "voting", "fusion"])
-@pytest.mark.parametrize("name", ["BootstrapFewShot", "RandomSearch"])
-def test_so_with_every_strategy(name: str, strategy: str) -> None:
-    lms = {model: role(model) for model in ROLES}
-    compile = OPTIMIZERS[name][0]
-    with dspy.context(lm=FakeLM("stray", [])):
-        tuned = compile(FakeLM("coach", coach), student(lms, True, False, strategy=strategy))
-        assert tuned(question="q3").answer == "a3"
-    check_prompts(lms, True)
-    assert all(found <= may_write(predictor, True) for predictor, found in authors(tuned).items())
 
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["moa", "outer"])
@@ -316,7 +226,7 @@ def test_tune_weights_trains_each_model_and_puts_it_in_its_own_place(nested: boo
     optimizer = dspy.BootstrapFinetune(metric=right, num_threads=3, multitask=multitask)
     with dspy.context(lm=FakeLM("stray", [])):
         tuned = tune_weights(program, optimizer, trainset=TRAIN)
-    assert school.taught == {model: sorted(ROLES) if multitask else [model] for model in ROLES}
+    assert school.authors == {model: {*ROLES} if multitask else {model} for model in ROLES}
     models = [[agent.model for agent in getattr(p, "moa", p).agents] for p in (program, tuned)]
     assert models == [[*ROLES], [f"{model}+" for model in ROLES]]
     assert {part.lm for part in tuned.predictors()} == {None} and calls(lms) == dict.fromkeys(ROLES, 6)
@@ -331,7 +241,7 @@ def test_better_together_tunes_prompts_and_weights_in_turn() -> None:
     options: dict[str, Any] = {"valset": TRAIN[1:2], "strategy": "p -> w", "num_threads": 1, "seed": 0}
     with dspy.context(lm=FakeLM("stray", [])):
         tuned: Any = tune_weights(student(lms, True, False), optimizer, trainset=TRAIN, **options)
-    assert not tuned.flag_compilation_error_occurred and school.taught == {model: [model] for model in ROLES}
+    assert not tuned.flag_compilation_error_occurred and school.authors == {model: {model} for model in ROLES}
     assert {c["strategy"]: c["score"] for c in tuned.candidate_programs} == {"": 0.0, "p": 100.0, "p -> w": 100.0}
 
 

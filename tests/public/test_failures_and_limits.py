@@ -93,13 +93,6 @@ def test_too_few_proposals_carry_every_proposal_and_cause_and_the_bill(ask: Ask)
     assert (usage.calls, usage.prompt_tokens, usage.failed_calls, lms["judge"].calls) == (2, 10, 1, 0)
 
 
-def test_in_a_later_layer_they_carry_the_earlier_ones() -> None:
-    a = FakeLM("a", [{"reasoning": "r", "answer": "x"}, ServerError("down")])
-    with pytest.raises(TooFewProposals) as caught:
-        mixture({"a": a, **cast("judge")}, layers=2)(question="?")
-    assert [(p.layer, p.agent) for p in caught.value.proposals] == [(1, "a")]
-
-
 @both_ways
 def test_a_layer_need_not_be_complete(ask: Ask) -> None:
     bad = FakeLM("bad", [AuthError("?"), {"reasoning": "r", "answer": "back"}])
@@ -178,12 +171,6 @@ def test_an_aggregator_that_still_fails_leaves_the_vote_and_says_so(ask: Ask, st
     assert (metadata.fallback_used, metadata.degraded, metadata.selected) == (True, True, "m2")
     assert [(f.agent, f.model) for f in metadata.failures] == [("aggregator", "judge")]
     assert len([call for call in metadata.calls if call.agent == "aggregator"]) == judge.calls == len(replies)
-
-
-def test_the_fallback_counts_with_the_strategys_weights() -> None:
-    judge = FakeLM("judge", [NONSENSE] * 2)
-    strategy = Voting(weights={"m0": 1.5, "m1": 1.5})
-    assert panel_of("x", "y", "z", judge=judge, strategy=strategy)(question="?").answer == "x"
 
 
 @pytest.mark.parametrize(

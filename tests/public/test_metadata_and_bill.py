@@ -10,7 +10,7 @@ import pytest
 from dspy.lm15 import Usage as Tokens
 from pydantic import BaseModel
 from support.fake_lm import FakeLM
-from support.mixtures import EXAMPLES, QA, Ask, both_ways, cast, every_way, mixture, says
+from support.mixtures import QA, Ask, both_ways, cast, every_way, mixture, says
 from support.openai_server import OpenAIServer, Reply
 from support.openai_server import Tokens as Billed
 from support.rendering import render
@@ -151,23 +151,6 @@ def test_dspys_own_tracking_agrees(ask: Ask, cached: None) -> None:
         ours = {name: usage.prompt_tokens for name, usage in pred.metadata.models.items() if usage.prompt_tokens}
         theirs = {model: tokens["prompt_tokens"] for model, tokens in pred.get_lm_usage().items()}
         assert ours == theirs == expected
-
-
-@every_way
-def test_dspys_tracking_around_calls_agrees(ask: Ask) -> None:
-    moa = mixture(cast("a", "b", "judge"))
-    with dspy.track_usage() as tracker:
-        ask(moa, question="?")
-        ask(moa, question="?")
-    theirs = {model: tokens["prompt_tokens"] for model, tokens in tracker.get_total_tokens().items()}
-    assert theirs == {"a": 20, "b": 20, "judge": 20}
-
-
-def test_the_account_of_each_call_is_its_own_in_many_threads() -> None:
-    a = FakeLM("a", says("a"))
-    moa = MoA(QA, [a, a], strategy="voting")
-    metric: Any = lambda example, pred: pred.metadata.usage.calls == 2 and pred.metadata.usage.prompt_tokens == 20  # noqa: E731
-    assert dspy.Evaluate(devset=EXAMPLES * 8, metric=metric, num_threads=8, display_progress=False)(moa).score == 100
 
 
 def test_a_callback_of_the_users_sees_every_call_and_stays_alone() -> None:

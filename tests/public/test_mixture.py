@@ -11,7 +11,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, in_task, mixture, says, sync
 from support.shown import always
 
-from moa_dspy import Agent, Limits, MoA, MoAMetadata, MoAPrediction, Panel, Selection, Strategy, Verdict, Voting
+from moa_dspy import Agent, Limits, MoA, MoAMetadata, MoAPrediction, Panel, Selection, Voting
 
 STRATEGIES = ["synthesis", "selection", "voting", "fusion"]
 ANYTHING: Any = object()
@@ -44,16 +44,11 @@ class Gives(dspy.Module):
         return dspy.Prediction(**self.outputs)
 
 
-class Greedy(Gives):
-    def forward(self, question: str, context: str) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return dspy.Prediction(**self.outputs)
+class Greedy(dspy.Module):
+    """A program that needs what the task does not give."""
 
-
-class First(Strategy):
-    name = "first"
-
-    def decide(self, case: Any) -> Verdict:
-        return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
+    def forward(self, question: str, context: str) -> Any:
+        return dspy.Prediction(answer=context)
 
 
 # What it answers.
@@ -141,8 +136,9 @@ def test_react_proposes(ask: Ask) -> None:
         {"next_thought": "t", "next_tool_name": "finish", "next_tool_args": {}},
         {"reasoning": "r", "answer": "found"},
     ]
-    react, program = FakeLM("react", steps), dspy.ReAct
-    pred = ask(MoA(QA, [Agent(react, program(QA, tools=[search]))], FakeLM("judge", says("j"))), question="?")  # type: ignore[arg-type]
+    react = FakeLM("react", steps)
+    program: Any = dspy.ReAct
+    pred = ask(MoA(QA, [Agent(react, program(QA, tools=[search]))], FakeLM("judge", says("j"))), question="?")
     assert [p.outputs for p in pred.proposals] == [{"answer": "found"}] and "found it" in react.prompts[2]
     assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {"react": 3, "aggregator": 1}
 
@@ -215,13 +211,6 @@ def test_instructions_are_for_one_model_and_all_that_differs() -> None:
     assert lms["a"].prompts[0].replace("Be brief.", "Be bold.") == lms["b"].prompts[0] != lms["a"].prompts[0]
 
 
-def test_the_users_signature_stays_as_it_is() -> None:
-    before = Task.model_json_schema(), Task.instructions
-    moa = MoA(Task, list(cast("a", "b").values()), FakeLM("j", []), use_specialized_prompts=True, layers=2)
-    moa.deepcopy()
-    assert (Task.model_json_schema(), Task.instructions) == before
-
-
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_the_same_inputs_make_the_same_prompts_whatever_threads_do(side_by_side: bool) -> None:
     options: dict[str, Any] = {"num_proposals_per_model": 2, "strategy": Selection(2)} if side_by_side else {}
@@ -247,9 +236,9 @@ def test_the_same_inputs_make_the_same_prompts_whatever_threads_do(side_by_side:
         (lambda: MoA(QA, ["x/a"], "x/j", layers=0), ValueError, "layers=0"),
         (lambda: MoA(QA, ["x/a"], "x/j", num_proposals_per_model=0), ValueError, "num_proposals_per_model=0"),
         (lambda: MoA(QA, ["x/a"], "x/j", limits=Limits(min_proposals=2)), ValueError, "min_proposals=2"),
-        (lambda: MoA(QA, [3], "x/j"), TypeError, "int"),  # type: ignore[list-item]
+        (lambda: MoA(QA, [3], "x/j"), TypeError, "int"),
         (lambda: MoA(QA, [Gives(other=1), dspy.Predict("question -> other")], "x/j"), ValueError, "answer"),
-        (lambda: MoA(QA, [Greedy(answer=1)], "x/j"), ValueError, "context"),
+        (lambda: MoA(QA, [Greedy()], "x/j"), ValueError, "context"),
         (lambda: MoA(QA, [Agent("x/a", name="n"), Agent("x/b", name="n")], "x/j"), ValueError, "'n'"),
         (lambda: MoA(QA, [Agent("x/a", temperature=0)], "x/j", num_proposals_per_model=2), ValueError, "temperature"),
         (lambda: MoA(QA, [Agent("x/a", instructions="?")], "x/j"), ValueError, "use_specialized_prompts"),
@@ -312,9 +301,3 @@ def test_a_missing_key_is_named_before_anybody_is_asked() -> None:
         with pytest.raises(ValueError, match="OPENAI_API_KEY"):
             moa(question="?")
     assert calls(lms) == {"a": 0, "judge": 0}
-
-
-def test_a_strategy_object_serves_several_mixtures() -> None:
-    strategy = First()
-    one, two = (MoA(QA, list(cast(*names).values()), strategy=strategy) for names in (("a", "b"), ("c", "d")))
-    assert (one(question="?").answer, two(question="?").answer, one(question="?").answer) == ("a", "c", "a")

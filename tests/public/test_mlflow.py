@@ -21,7 +21,7 @@ from support.mlflow_store import served
 from support.mlflow_store import store as store
 from support.mlflow_store import template as template
 from support.mlflow_store import untracked as untracked
-from support.openai_server import OpenAIServer, Reply, Tokens
+from support.openai_server import OpenAIServer, Reply
 from support.rendering import render
 from typer.testing import CliRunner
 
@@ -43,11 +43,15 @@ def knowing(name: str, *known: int) -> FakeLM:
 
 def traces() -> list[Any]:
     mlflow.flush_trace_async_logging()
-    return list(mlflow.search_traces(return_type="list"))  # type: ignore[arg-type]
+    return list(mlflow.search_traces(return_type="list"))
 
 
 def runs() -> dict[str, Any]:
     return {str(run.info.run_name): run for run in mlflow.search_runs(output_format="list")}
+
+
+def run_of(tracked: Any) -> Any:
+    return mlflow.get_run(tracked.run_id)
 
 
 def parent(run: Any) -> Any:
@@ -113,7 +117,7 @@ def test_a_run_is_exact_to_the_token(store: Path) -> None:
         for _ in range(2):
             mixture(lms)(question="?")
         tracked.log_metrics({"mine": 0.5})
-    run = mlflow.get_run(tracked.run_id)
+    run = run_of(tracked)
     metrics, params = run.data.metrics, run.data.params
     assert (run.info.run_name, run.info.status, mlflow.active_run()) == ("qa", "FINISHED", None)
     expected = {"a": (2, 2, 4), "aggregator": (2, 6, 8), "models/x/a": (2, 2, 4), "total": (4, 8, 12)}
@@ -127,26 +131,13 @@ def test_a_run_is_exact_to_the_token(store: Path) -> None:
     assert (tracked.usage.calls, tracked.usage.prompt_tokens, len(run.inputs.dataset_inputs)) == (4, 8, 1)
 
 
-def test_a_known_price_is_the_cost(store: Path) -> None:
-    reply = Reply(render("chat", {"reasoning": "r", "answer": "x"}), usage=Tokens(prompt=1000, completion=100))
-    with OpenAIServer(lambda request: reply) as provider:
-        lm = dspy.LM("openai/gpt-4o-mini", api_base=provider.url, api_key="key", cache=False)
-        moa = MoA(QA, [lm, *cast("free").values()], strategy="voting")
-        with moa_dspy.track(moa) as tracked:
-            moa(question="?")
-    metrics = mlflow.get_run(tracked.run_id).data.metrics
-    cost = pytest.approx(1000 * 0.15e-6 + 100 * 0.6e-6)
-    assert metrics["models/openai/gpt-4o-mini/cost_usd"] == metrics["total/cost_usd"] == cost
-    assert metrics["total/unpriced_calls"] == 1 and "free/cost_usd" not in metrics
-
-
 def test_scores_failures_and_comparisons_are_in_it(store: Path) -> None:
     lms = {"a": knowing("a", 0), "b": knowing("b", 1), "judge": knowing("judge", 0)}
     moa = mixture(lms)
     with moa_dspy.track(moa) as tracked:
         dspy.Evaluate(devset=EXAMPLES, metric=exact, num_threads=3)(moa)
-    metrics = mlflow.get_run(tracked.run_id).data.metrics
-    assert (metrics["score"], metrics["oracle"]) == (pytest.approx(1 / 3, abs=1e-3), pytest.approx(2 / 3, abs=1e-3))
+    metrics = run_of(tracked).data.metrics
+    assert [metrics["score"], metrics["oracle"]] == pytest.approx([1 / 3, 2 / 3], abs=1e-3)
     with moa_dspy.track(moa, "compared") as tracked:
         found: Any = moa_dspy.evaluate(moa, EXAMPLES, strategies=["synthesis", "selection"])
         tracked.log_comparison(found)
@@ -157,7 +148,7 @@ def test_scores_failures_and_comparisons_are_in_it(store: Path) -> None:
     bad = FakeLM("bad", [dspy.lm15.RateLimitError("no")])
     with moa_dspy.track(mixture({"bad": bad, **cast("a", "judge")})) as tracked:
         mixture({"bad": bad, **cast("a", "judge")})(question="?")
-    metrics = mlflow.get_run(tracked.run_id).data.metrics
+    metrics = run_of(tracked).data.metrics
     assert (metrics["bad/failures"], metrics["degraded_share"]) == (1, 1)
 
 
@@ -171,7 +162,7 @@ def test_a_compile_is_counted_and_its_prompts_are_the_next_versions(store: Path)
     with moa_dspy.track(moa, "qa") as tracked:
         tuned: Any = optimizer.compile(moa, trainset=EXAMPLES, valset=EXAMPLES)
     spent = sum(lm.calls for lm in [*lms.values(), coach])
-    assert tracked.usage.calls == spent == mlflow.get_run(tracked.run_id).data.metrics["total/calls"]
+    assert tracked.usage.calls == spent == run_of(tracked).data.metrics["total/calls"]
     changed = [name for name, part in tuned.named_predictors() if "Tip" in part.signature.instructions]
     assert changed
     for name, part in tuned.named_predictors():
@@ -180,13 +171,14 @@ def test_a_compile_is_counted_and_its_prompts_are_the_next_versions(store: Path)
 
 
 def test_runs_nest_and_an_error_marks_them(store: Path) -> None:
-    moa = mixture(cast("a", "judge"))
+    moa, inner = mixture(cast("a", "judge")), None
     with pytest.raises(ValueError), moa_dspy.track(moa) as outer:
         with moa_dspy.track(moa) as inner:
             moa(question="?")
         raise ValueError("a bug")
-    assert parent(mlflow.get_run(inner.run_id)) == outer.run_id and mlflow.active_run() is None
-    statuses = [mlflow.get_run(run.run_id).info.status for run in (outer, inner)]
+    assert inner is not None
+    assert parent(run_of(inner)) == outer.run_id and mlflow.active_run() is None
+    statuses = [run_of(run).info.status for run in (outer, inner)]
     assert statuses == ["FAILED", "FINISHED"] and (outer.usage.calls, inner.usage.calls) == (2, 2)
 
 
@@ -295,9 +287,8 @@ def test_no_key_is_written_anywhere(
             "extra_headers": {"Authorization": "Bearer planted-header"},
             "aws_secret_access_key": "planted-aws",
         }
-        lms = [
-            dspy.LM(f"openai/{n}", api_base=server.url, cache=False, num_retries=0, **access) for n in ("a", "b", "bad")
-        ]
+        access |= {"api_base": server.url, "cache": False, "num_retries": 0}
+        lms = [dspy.LM(f"openai/{name}", **access) for name in ("a", "b", "bad")]
         moa = MoA(QA, lms, lms[0])
         moa_dspy.autolog()
         with pytest.raises(RuntimeError), moa_dspy.track(moa, dataset=EXAMPLES):
@@ -351,17 +342,14 @@ def test_a_bad_server_costs_a_warning_and_a_bounded_time_and_never_an_answer(
 
 def test_the_command_line_tracks_with_one_flag(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID", raising=False)  # which set_experiment() leaves
-    Path("data.jsonl").write_text(
-        "".join(json.dumps({"question": f"What is {n} + 2?", "answer": str(n + 2)}) + "\n" for n in range(4))
-    )
+    rows = [{"question": f"What is {n} + 2?", "answer": str(n + 2)} for n in range(4)]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for command in ("run data.jsonl -o answers.jsonl -s voting", "eval data.jsonl -s voting"):
         done = CliRunner().invoke(app, [*command.split(), "--mlflow", "--json"])
         assert done.exit_code == 0 and "moa-dspy ui" in done.stderr
     experiment: Any = mlflow.get_experiment_by_name("moa-dspy")
     tracked = {run.info.run_name: run for run in mlflow.MlflowClient().search_runs([experiment.experiment_id])}
     assert tracked["run"].data.metrics["total/calls"] == 16
-    rows = {row["name"]: row["score"] for row in json.loads(done.stdout)["rows"]}
-    children = {
-        n: run.data.metrics["score"] for n, run in tracked.items() if parent(run) == tracked["eval"].info.run_id
-    }
-    assert children == rows
+    scores = {row["name"]: row["score"] for row in json.loads(done.stdout)["rows"]}
+    children = {name: run for name, run in tracked.items() if parent(run) == tracked["eval"].info.run_id}
+    assert {name: run.data.metrics["score"] for name, run in children.items()} == scores

@@ -1,4 +1,4 @@
-"""The optimizers that know that a mixture is made of agents: staged tuning, vote weights, committees, advice, weights."""
+"""The optimizers that know that a mixture is made of agents: stages, vote weights, committees, advice, models."""
 
 import io
 import json
@@ -8,18 +8,17 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.clients.provider import Provider
 from rich.console import Console
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
-from support.shown import JUDGED, labels
+from support.roles import TIP, TRAIN, School, Task, right, role
+from support.shown import JUDGED
 
 from moa_dspy import Agent, Limits, MoA, Voting
 from moa_dspy.optimizers import Finetune, FitVoteWeights, SelectCommittee, Specialize, diagnose
 from moa_dspy.simulated import simulated_lm
 from moa_dspy.simulated.questions import bundled_questions
 
-TIP = "Look at the number."
 GONE = dspy.lm15.AuthError("the key was revoked")
 GOLD = ["0"] * 60
 # Three that are right on two thirds of the questions each, at least two of them on every question.
@@ -27,32 +26,6 @@ TRIO = {name: [str(n) if n % 3 == at else "0" for n in range(1, 61)] for at, nam
 NOISE = {"dee": [f"dee{n}" for n in range(60)]}
 ACE = {"ace": ["0"] * 57 + ["9", "8", "7"]}
 LOBBY = ([str(n) for n in [1] * 9 + [0]]) * 6  # right on every tenth question
-
-
-class Task(dspy.Signature):
-    """Answer the question."""
-
-    question: str = dspy.InputField()
-    answer: str = dspy.OutputField()
-
-
-TRAIN = [dspy.Example(question=f"q{n}", answer=f"a{n}").with_inputs("question") for n in range(6)]
-
-
-def right(example: Any, pred: Any, trace: Any = None) -> bool:
-    return bool(pred.answer == example.answer)
-
-
-def role(name: str, **options: Any) -> FakeLM:
-    """Signs its reasoning; knows the even questions, and all with the tip or a demo of its own."""
-
-    def answer(prompt: str) -> Mapping[str, Any]:
-        number = int(question(prompt).removeprefix("q"))
-        knows = number % 2 == 0 or TIP in prompt or f"{name} wrote this" in prompt
-        said = f"a{number}" if knows else f"no idea, says {name}"
-        return {**JUDGED, "reasoning": f"{name} wrote this", "answer": said}
-
-    return FakeLM(name, answer, **options)
 
 
 def team(**others: FakeLM) -> dict[str, FakeLM]:
@@ -114,14 +87,6 @@ def test_specialize_tunes_each_agent_alone_and_counts_what_it_took() -> None:
     assert json.loads(json.dumps(report.to_dict())) and report.table().row_count > 3
 
 
-def test_specialize_gives_the_same_program_for_the_same_seed() -> None:
-    found = []
-    for _ in range(2):
-        lms = team()
-        found.append((instructions(compiled(specialize(lms, seed=3), student(lms))), calls(lms)))
-    assert found[0] == found[1]
-
-
 @pytest.mark.parametrize(
     "inner",
     [
@@ -180,13 +145,6 @@ def test_a_compile_that_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None
     assert (lms["ada"].calls, lms["bo"].calls) == (spent["ada"], spent["bo"]) and instructions(tuned) == [TIP] * 3
     with pytest.raises(ValueError, match="another compile"):
         compiled(specialize(lms, checkpoint=tmp_path / "c", seed=1), moa)
-
-
-def test_one_dead_model_is_named_and_not_tried_for_the_whole_budget() -> None:
-    lms = team(bo=FakeLM("bo", lambda prompt: GONE))
-    with pytest.raises(Exception, match=r"(?s)bo.*revoked"):
-        compiled(specialize(lms), student(lms))
-    assert lms["bo"].calls < 30 and lms["judge"].calls == 0
 
 
 def test_a_prompt_per_model_pays_where_models_need_different_prompts() -> None:
@@ -270,18 +228,6 @@ def test_a_committee_keeps_its_prompts_and_is_saved(tmp_path: Path) -> None:
     assert "Mind the units." in instructions(loaded)
 
 
-def test_strategies_that_ask_the_aggregator_are_tried_on_proposals_asked_once() -> None:
-    def judge(prompt: str) -> dict[str, Any]:
-        known = labels(prompt)
-        return {**JUDGED, "choice": known.get("0", "P1"), "answer": "0"}
-
-    odd = {"ada": [str(n * (n % 2)) for n in range(60)], "bo": [str(n * (1 - n % 2)) for n in range(60)]}
-    referee = FakeLM("judge", judge)
-    moa, lms = voters(odd, aggregator=referee, strategy="selection")
-    committee: Any = SelectCommittee(strategies=["voting", "selection"]).compile(moa, trainset=examples(GOLD))
-    assert committee.strategy.name == "selection" and calls(lms) == {"ada": 60, "bo": 60} and referee.calls <= 120
-
-
 # Advice.
 
 
@@ -313,26 +259,11 @@ def test_a_diagnosis_takes_several_samples_of_the_best_as_a_control() -> None:
     ada, (bo_moa, bo) = FakeLM("ada", sampled), voters({"bo": ["2"] * 20})
     moa = MoA("question -> answer", [Agent(ada, name="ada"), *bo_moa.agents[:1]], strategy="voting")
     found: Any = diagnose(moa, examples(GOLD[:20]), strategies=["voting"])
-    assert (
-        any("Self-MoA" in row.name for row in found.comparison.rows) and ada.calls == 20 + 40 and bo["bo"].calls == 20
-    )
+    assert any("Self-MoA" in row.name for row in found.comparison.rows)
+    assert (ada.calls, bo["bo"].calls) == (20 + 40, 20)
 
 
 # Weights of models.
-
-
-class School(Provider):
-    """A provider that keeps what it was given; what is trained is called so."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.finetunable = True
-        self.taught: dict[str, tuple[list[str], Any]] = {}
-
-    def finetune(self, job: Any, model: str, train_data: Any, train_data_format: Any, train_kwargs: Any = None) -> str:  # pyright: ignore
-        replies = [example["messages"][-1]["content"] for example in train_data]
-        self.taught[model] = (replies, train_kwargs)
-        return f"{model}-tuned"
 
 
 @pytest.mark.parametrize("specialized", [True, False])
@@ -341,9 +272,9 @@ def test_finetune_trains_each_model_on_what_its_own_role_had_right(specialized: 
     lms = {name: role(name, provider=school) for name in ("ada", "bo", "judge")}
     moa = student(lms, use_specialized_prompts=specialized)
     tuned: Any = Finetune(right, train_kwargs={"epochs": 2}).compile(moa, trainset=TRAIN)
-    for name, (replies, settings) in school.taught.items():
-        assert (len(replies), settings) == (3, {"epochs": 2}) and all(f"{name} wrote this" in text for text in replies)
-    assert [agent.model for agent in tuned.agents] == ["ada-tuned", "bo-tuned", "judge-tuned"]
+    assert school.authors == {name: {name} for name in lms} and [*school.settings.values()] == [{"epochs": 2}] * 3
+    assert [len(replies) for replies in school.replies.values()] == [3, 3, 3]
+    assert [agent.model for agent in tuned.agents] == ["ada+", "bo+", "judge+"]
     assert [agent.model for agent in moa.agents] == [*lms] and calls(lms) == dict.fromkeys(lms, 6)
 
 
@@ -383,7 +314,7 @@ def test_what_cannot_be_right_is_refused(name: str, metric: Any, data: Any, erro
     lms = {model: role(model) for model in ("ada", "bo")}
     with pytest.raises(error, match=words):
         EVERY[name](MoA(Task, list(lms.values()), strategy="voting"), metric, data)
-    with pytest.raises(TypeError, match="MoA.*Predict"):
+    with pytest.raises(TypeError, match=r"MoA.*Predict"):
         EVERY[name](dspy.Predict(Task), right, TRAIN)
     assert calls(lms) == {"ada": 0, "bo": 0}
 

@@ -76,7 +76,7 @@ def test_tracking_leaves_a_run_and_a_model_that_answers(ran: dict[str, Any]) -> 
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the console lines run, one after another: with simulated models, and data."""
     folder = tmp_path_factory.mktemp("console")
-    models = [f"simulated/{name}" for name in ("alice", "bob", "carol")]
+    models: list[Any] = [f"simulated/{name}" for name in ("alice", "bob", "carol")]
     MoAConfig(proposer_models=models, aggregator_model="simulated/judge").save(folder / "moa.yaml")
     rows = [json.dumps(dict(question.items())) for question in bundled_questions()[:24]]
     for name in ("data.jsonl", "questions.jsonl"):

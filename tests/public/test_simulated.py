@@ -40,7 +40,7 @@ def test_the_same_call_gets_the_same_answer_in_another_process_too() -> None:
 
 def test_a_name_works_with_and_without_its_prefix_and_an_unknown_one_lists_the_known() -> None:
     assert simulated_lm("alice").model == simulated_lm("simulated/alice").model == "simulated/alice"
-    with pytest.raises(ValueError, match="(?s)'?zoe'?.*alice"):
+    with pytest.raises(ValueError, match=r"(?s)'?zoe'?.*alice"):
         simulated_lm("zoe")
 
 
@@ -55,9 +55,3 @@ def test_an_instruction_or_a_demo_changes_what_a_model_knows() -> None:
     before = right(program, simulated_lm("bob"))
     program.predict.demos = [dspy.Example(reasoning="so", **dict(q.items())) for q in QUESTIONS[:6]]
     assert right(program, simulated_lm("bob")) > before
-
-
-def test_usage_is_counted_and_the_cost_is_unknown() -> None:
-    metadata = MoA(QA, PANEL, "simulated/judge")(question="What is 17 * 23?").metadata
-    assert metadata.usage.prompt_tokens > 100 and metadata.usage.completion_tokens > 10
-    assert (metadata.usage.cost_usd, metadata.usage.unpriced_calls) == (None, 5)

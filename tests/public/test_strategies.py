@@ -11,10 +11,10 @@ import dspy
 import pytest
 from pydantic import BaseModel
 from support.fake_lm import FakeLM
-from support.mixtures import Ask, both_ways, cast, every_way, mixture
+from support.mixtures import Ask, both_ways, every_way
 from support.shown import ADAPTERS, JUDGED, always, blocks, choosing, grouping, panel_of, request, told
 
-from moa_dspy import Agent, AggregationFailed, Element, Fusion, MoA, Selection, Strategy, Synthesis, Verdict, Voting
+from moa_dspy import Agent, AggregationFailed, Element, MoA, Selection, Strategy, Verdict, Voting
 
 REFUSAL = "I'm sorry, but I can't help with that."
 
@@ -84,17 +84,13 @@ def test_rotations_turn_the_order_and_report_how_often_the_verdict_flipped(
 ) -> None:
     judge = FakeLM("judge", choosing(*verdicts))
     pred = panel_of("x", "y", "z", judge=judge, strategy=Selection(len(verdicts)))(question="?")
-    orders = {tuple(b.fields["answer"] for b in blocks(told(judge, n)["proposals"]).values()) for n in range(3)}
+    orders = {
+        tuple(b.fields["answer"] for b in blocks(told(judge, n)["proposals"]).values()) for n in range(judge.calls)
+    }
     first = next(iter(orders))
     assert orders == {first, (*first[1:], first[0]), (first[2], *first[:2])}
     assert (pred.answer, judge.calls) == (winner, len(verdicts))
     assert pred.metadata.flip_rate == pytest.approx(flips)
-
-
-def test_rotations_that_repeat_a_prompt_are_asked_anew(cached: None) -> None:
-    judge = FakeLM("judge", choosing("y"), cache=True)
-    moa = panel_of("x", "y", judge=judge, strategy=Selection(5))
-    assert [moa(question="?").answer for _ in range(2)] == ["y", "y"] and judge.calls == 5
 
 
 # Voting.
@@ -237,7 +233,7 @@ def trip(days: int = 2, stops: str = "ab", people: int = 5, plan: str = "go") ->
 
 
 def fused(*said: dict[str, Any], judge: Any = ()) -> tuple[Any, FakeLM]:
-    lm = FakeLM("judge", judge if callable(judge) else [{**JUDGED, **reply} for reply in judge])
+    lm = FakeLM("judge", [{**JUDGED, **reply} for reply in judge])
     return panel_of(*said, judge=lm, task=Trip, strategy="fusion")(wish="sea"), lm
 
 
@@ -349,11 +345,3 @@ def test_a_bug_in_a_strategy_is_raised_with_all_that_was_paid_for(ask: Ask, deci
         ask(panel_of("x", "y", strategy=Odd(decision)), question="?")
     assert [proposal.agent for proposal in failed.value.proposals] == ["m0", "m1"]
     assert (failed.value.metadata.usage.calls, failed.value.metadata.fallback_used) == (2, False)
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [("synthesis", Synthesis), ("selection", Selection), ("voting", Voting), ("fusion", Fusion)]
-)
-def test_strategies_are_found_by_name(name: str, kind: type[Strategy]) -> None:
-    moa = mixture(cast("a", "judge"), strategy=name)
-    assert type(moa.strategy) is kind and moa.strategy.name == name

@@ -47,7 +47,7 @@ def untracked() -> Iterator[None]:
         mlflow.end_run()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(registry if registry != uri else "")
-    mlflow.tracing.reset()
+    mlflow.tracing.reset()  # type: ignore[no-untyped-call]
     os.environ.clear()
     os.environ.update(environment)
 
