@@ -145,8 +145,11 @@ def test_react_proposes(ask: Ask) -> None:
 
 def test_a_panel_is_a_module_of_its_own() -> None:
     task: Any = dspy.make_signature(QA)
-    panel = Panel(task, [Agent(lm) for lm in cast("a", "b").values()])
+    lms = cast("a", "b", "new")
+    panel = Panel(task, [Agent(lms["a"]), Agent(lms["b"])])
     assert [p.outputs["answer"] for p in panel(question="?").proposals] == ["a", "b"]
+    panel.set_lm(lms["new"])
+    assert [p.outputs["answer"] for p in panel(question="?").proposals] == ["new", "new"]
 
 
 # How many calls.

@@ -154,7 +154,8 @@ def test_scores_failures_and_comparisons_are_in_it(store: Path) -> None:
 
 def test_a_compile_is_counted_and_its_prompts_are_the_next_versions(store: Path) -> None:
     lms = {name: FakeLM(name, says("a0")) for name in ("a", "b", "judge")}
-    coach = FakeLM("coach", lambda prompt: {"new_instruction": f"Tip {coach.calls}."})
+    tips = iter(range(99))
+    coach = FakeLM("coach", lambda prompt: {"new_instruction": f"Tip {next(tips)}."})
     moa = mixture(lms, use_specialized_prompts=True)
     scores = iter(range(10_000))
     metric: Any = lambda *_: dspy.Prediction(score=next(scores) / 10_000, feedback="more")  # noqa: E731
