@@ -106,11 +106,11 @@ def test_demo_shows_every_system_as_simulated_and_what_mixing_is_for() -> None:
     assert result.exit_code == 0 and max(map(len, result.stdout.splitlines())) <= 80
     assert all(name in result.stdout for name in ["alice", "judge", "plain vote", *STRATEGIES, "oracle"])
     assert "SIMULATED" in result.stdout and "SIMULATED" in Path("plot.html").read_text(encoding="utf-8")
-    plain = printed("demo")
-    scores = {row["name"]: row["score"] for row in plain["rows"]}
-    alone = max(row["score"] for row in plain["rows"] if row["kind"] in ("proposer", "aggregator"))
-    assert all(scores[name] > alone for name in STRATEGIES) and {row["cost_usd"] for row in plain["rows"]} == {None}
-    assert (plain["simulated"], plain["questions"]) == (True, 120)
+    data = printed("demo")
+    scores = {row["name"]: row["score"] for row in data["rows"]}
+    alone = max(row["score"] for row in data["rows"] if row["kind"] in ("proposer", "aggregator"))
+    assert all(scores[name] > alone for name in STRATEGIES) and {row["cost_usd"] for row in data["rows"]} == {None}
+    assert (data["simulated"], data["questions"]) == (True, 120)
 
 
 def test_ask_shows_the_answer_who_said_it_and_what_it_took() -> None:
@@ -124,9 +124,9 @@ def test_ask_shows_the_answer_who_said_it_and_what_it_took() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_ask_as_json(strategy: str) -> None:
-    plain = printed("ask", CAPITAL, "--strategy", strategy)
-    metadata = plain["metadata"]
-    assert (plain["outputs"], metadata["strategy"]) == ({"answer": "Edinburgh"}, strategy)
+    data = printed("ask", CAPITAL, "--strategy", strategy)
+    metadata = data["metadata"]
+    assert (data["outputs"], metadata["strategy"]) == ({"answer": "Edinburgh"}, strategy)
     assert [p["agent"] for p in metadata["all_proposals"]] == ["alice", "bob", "carol", "dave"]
 
 
@@ -161,8 +161,8 @@ def test_ask_shows_failures_and_no_secret_and_lets_no_model_move_the_cursor() ->
 def test_run_answers_a_file_and_says_what_it_took() -> None:
     result = moa_dspy("run", "few.jsonl", "--out", "answers.jsonl")
     assert result.exit_code == 0 and "answered 6" in words(result.stdout) and "answers.jsonl" in result.stdout
-    plain = printed("run", "few.jsonl", "--out", "answers.jsonl")
-    assert (plain["skipped"], plain["answered"], plain["usage"]["calls"]) == (6, 0, 0)
+    data = printed("run", "few.jsonl", "--out", "answers.jsonl")
+    assert (data["skipped"], data["answered"], data["usage"]["calls"]) == (6, 0, 0)
 
 
 # eval, diagnose.
@@ -180,8 +180,8 @@ def test_eval_compares_models_and_mixtures_and_plots() -> None:
 def test_eval_as_json_with_a_metric_of_ones_own() -> None:
     short = metric("short", "return 1 / len(pred.answer)")
     write("open.jsonl", {"question": "What is 2 + 3?"})
-    plain = printed("eval", "open.jsonl", *TWO, "-s", "voting", "--metric", short)
-    assert [(row["name"], row["score"]) for row in plain["rows"]] == [
+    data = printed("eval", "open.jsonl", *TWO, "-s", "voting", "--metric", short)
+    assert [(row["name"], row["score"]) for row in data["rows"]] == [
         (name, 1.0) for name in ("alice", "bob", "plain vote", "voting", "oracle")
     ]
 
@@ -211,8 +211,8 @@ def test_diagnose_says_what_to_use_and_what_it_will_cost() -> None:
     assert Path("plot.html").exists() and re.search(r"At most \d+ LM calls", words(result.stderr))
     dry = moa_dspy("diagnose", "-d", "few.jsonl", *TWO, "-s", "voting", "--dry-run")
     assert (dry.exit_code, dry.stdout) == (0, "") and "At most 24 LM calls" in words(dry.stderr)
-    plain = printed("diagnose", "-d", "few.jsonl", *TWO, "-s", "voting", "--no-self-moa")
-    assert plain["recommendation"]["verdict"] in ("mix", "single", "unclear")
+    data = printed("diagnose", "-d", "few.jsonl", *TWO, "-s", "voting", "--no-self-moa")
+    assert data["recommendation"]["verdict"] in ("mix", "single", "unclear")
 
 
 # compile, show, ui.
@@ -233,9 +233,9 @@ def test_compile_shows_the_prompts_and_the_gain_and_saves() -> None:
 @pytest.mark.parametrize("optimizer", ["specialize", "gepa", "bootstrap"])
 def test_compile_as_json_stays_within_its_budget(optimizer: str) -> None:
     options = (*TWO, "-a", "simulated/judge", "-o", "moa.json", "--optimizer", optimizer, "--limit", 18)
-    plain = printed("compile", "-d", "data.jsonl", *options, "--recipe", "quick")
-    assert plain["gain"] == pytest.approx(plain["after"] - plain["before"]) and plain["prompts"]
-    assert 0 < plain["report"]["calls"] <= plain["budget"]["agents"]
+    data = printed("compile", "-d", "data.jsonl", *options, "--recipe", "quick")
+    assert data["gain"] == pytest.approx(data["after"] - data["before"]) and data["prompts"]
+    assert 0 < data["report"]["calls"] <= data["budget"]["agents"]
 
 
 def test_a_compile_that_dies_or_is_stopped_goes_on_with_the_same_command() -> None:

@@ -103,10 +103,10 @@ def student(lms: Mapping[str, FakeLM], specialized: bool, nested: bool, **option
 
 def portrait(program: Any) -> Any:
     """What compiling must not touch."""
-    parts = [
+    prompts = [
         (name, part.signature.instructions, list(part.demos), part.lm) for name, part in program.named_predictors()
     ]
-    return parts, [agent.lm for agent in getattr(program, "moa", program).agents]
+    return prompts, [agent.lm for agent in getattr(program, "moa", program).agents]
 
 
 def authors(program: Any) -> dict[str, set[str]]:

@@ -82,9 +82,9 @@ def test_a_comparison_is_a_table_and_plain_data() -> None:
         console.print(found.table(80))
     lines = captured.get().splitlines()
     assert max(map(len, lines)) <= 80 and all(any(name in line for line in lines) for name in ("a", "voting", "oracle"))
-    plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert [row["name"] for row in plain["rows"]] == ["a", "b", "plain vote", "voting", "oracle"]
-    assert (plain["best_single"], plain["simulated"], plain["rows"][0]["score"]) == ("a", False, 1.0)
+    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert [row["name"] for row in data["rows"]] == ["a", "b", "plain vote", "voting", "oracle"]
+    assert (data["best_single"], data["simulated"], data["rows"][0]["score"]) == ("a", False, 1.0)
 
 
 @pytest.mark.parametrize(

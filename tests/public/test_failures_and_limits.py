@@ -82,7 +82,7 @@ def test_a_reply_that_cannot_be_read_is_a_failure() -> None:
 
 
 @every_way
-def test_too_few_proposals_carry_every_proposal_and_cause_and_the_bill(ask: Ask) -> None:
+def test_too_few_proposals_carry_every_proposal_and_cause_and_the_usage(ask: Ask) -> None:
     lms = {**cast("a"), "bad": failing(RateLimitError("slow down")), **cast("judge")}
     with pytest.raises(TooFewProposals, match=r"(?s)1 .*2.*bad.*slow down") as caught:
         ask(mixture(lms, limits=Limits(min_proposals=2)), question="?")

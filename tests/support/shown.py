@@ -89,6 +89,6 @@ def grouping(*groups: Sequence[str], best: str) -> Callable[[str], dict[str, Any
 
 def _fields(body: str) -> dict[str, str]:
     # Every character that some reader takes for a line break starts a line here.
-    parts = re.split(r"(?:^|(?<=[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))(\w+): ", body)
-    assert parts[0] == "" and len(set(parts[1::2])) == len(parts[1::2]), body
-    return {name: value.removesuffix("\n") for name, value in zip(parts[1::2], parts[2::2], strict=True)}
+    pieces = re.split(r"(?:^|(?<=[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))(\w+): ", body)
+    assert pieces[0] == "" and len(set(pieces[1::2])) == len(pieces[1::2]), body
+    return {name: value.removesuffix("\n") for name, value in zip(pieces[1::2], pieces[2::2], strict=True)}

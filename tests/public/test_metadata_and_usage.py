@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from support.fake_lm import FakeLM
 from support.mixtures import QA, Ask, both_ways, cast, every_way, mixture, says
 from support.openai_server import OpenAIServer, Reply
-from support.openai_server import Tokens as Billed
+from support.openai_server import Tokens as Reported
 from support.rendering import render
 
 from moa_dspy import Agent, LMCall, MoA, MoAMetadata, Proposal, Selection, Usage, Vote
@@ -120,7 +120,7 @@ def test_calls_of_programs_and_mixtures_inside_are_their_agents(ask: Ask) -> Non
 
 @both_ways
 def test_a_known_price_is_charged_and_an_unknown_one_is_no_zero(ask: Ask) -> None:
-    reply = Reply(ANSWER, usage=Billed(1000, 100, cached=200, reasoning=30))
+    reply = Reply(ANSWER, usage=Reported(1000, 100, cached=200, reasoning=30))
     with OpenAIServer(lambda request: reply) as server:
         lm = dspy.LM("openai/gpt-4o-mini", api_base=server.url, api_key="key", cache=False)
         metadata = ask(MoA(QA, [lm, FakeLM("free", says("x"))], strategy="voting"), question="?").metadata
