@@ -148,7 +148,8 @@ class Meter(BaseCallback, UsageTracker):
     def watch(self, lm: dspy.BaseLM, rollout: Rollout | None = None) -> dspy.BaseLM:
         """The LM as it answers this rollout, seen by this meter."""
         lm = resample(lm, rollout)
-        return lm if self.everywhere else watch_lm(lm, self)
+        # What else somebody configured as an LM, a name perhaps, DSPy refuses in its own words.
+        return lm if self.everywhere or not isinstance(lm, dspy.BaseLM) else watch_lm(lm, self)
 
     def calls(self) -> list[LMCall]:
         """The calls so far, in the order in which they were started."""

@@ -52,7 +52,7 @@ def test_every_setting_arrives_in_the_mixture() -> None:
 def test_a_file_makes_a_mixture_that_answers(tmp_path: Path) -> None:
     text = f"proposer_models:\n  - {ALICE}\n  - {{model: {BOB}, name: bee}}\naggregator_model: {JUDGE}\n"
     (tmp_path / "moa.yaml").write_text(f"{text}aggregation_strategy: {{name: selection, rotations: 2}}\n")
-    pred = MoA.from_config(QA, MoAConfig.load(tmp_path / "moa.yaml"))(question="How many minutes are there in 7 hours?")
+    pred = MoA.from_config(QA, MoAConfig.load(tmp_path / "moa.yaml"))(question="What is the capital of Australia?")
     assert ([p.agent for p in pred.proposals], pred.metadata.usage.calls) == (["alice", "bee"], 4)
 
 

@@ -37,13 +37,13 @@ class Opaque:
 
 
 def row(agent: str, model: str | None = None, **columns: Any) -> dict[str, Any]:
-    """A row of the account, without its seconds."""
+    """A row of the account, without what the clock and the provider say."""
     call = LMCall(agent=agent, model=model or agent, **{"prompt_tokens": 10, "completion_tokens": 5, **columns})
-    return call.model_dump(exclude={"seconds"})
+    return call.model_dump(exclude={"seconds", "finish_reason"})
 
 
 def rows(prediction: Any) -> list[dict[str, Any]]:
-    return [call.model_dump(exclude={"seconds"}) for call in prediction.metadata.calls]
+    return [call.model_dump(exclude={"seconds", "finish_reason"}) for call in prediction.metadata.calls]
 
 
 class Tracks(dspy.Module):
