@@ -34,9 +34,9 @@ from rich.console import Console
 from rich.table import Table
 
 from moa_dspy import MoA
-from moa_dspy.accounting import metered
+from moa_dspy.usage import metered
 from moa_dspy.evaluation.metrics import as_metric
-from moa_dspy.evaluation.threads import in_threads
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.optimizers import Scored, Specialize, specialized
 from moa_dspy.simulated import simulated_lm
 from moa_dspy.simulated.questions import bundled_questions, held_back_questions
@@ -76,7 +76,7 @@ def scores(moa: MoA, examples: Sequence[dspy.Example]) -> tuple[float, float]:
         alone = mean(metric(example, dspy.Prediction(**proposal.outputs)) for proposal in prediction.proposals)
         return float(metric(example, prediction)), alone
 
-    answers, proposals = zip(*sorted(in_threads(ask, examples, 2)), strict=True)
+    answers, proposals = zip(*sorted(run_side_by_side(ask, examples, 2)), strict=True)
     return mean(answers), mean(proposals)
 
 

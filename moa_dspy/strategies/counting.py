@@ -1,26 +1,18 @@
 """Votes, counted in code: which ballots say the same, which group leads, and whether it can still be overtaken."""
 
+from __future__ import annotations
+
 import math
-import re
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Any, Final
+from typing import Any
 
-from moa_dspy.canonical import ABSTAIN, TOLERANCE, approximate, canonical, equivalent, free_text
+from moa_dspy.strategies.annotations import approximate, free_text
+from moa_dspy.strategies.clustering import Chains, cluster
+from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, normalise, same
 
-__all__ = [
-    "ABSTAIN",
-    "Ballot",
-    "Candidate",
-    "Tally",
-    "canonical",
-    "count",
-    "decided",
-    "equivalent",
-    "fields_to_vote_on",
-    "free_text",
-]
+__all__ = ["Ballot", "Candidate", "Tally", "count", "decided"]
 
 
 @dataclass(frozen=True)
@@ -46,8 +38,8 @@ class Candidate:
         voters: Who cast them, in declared order.
         weight: The sum of their weights.
         values: The representative's values, unchanged.
-        representative: The first voter, in declared order, of those with the highest weight.
-        heaviest: That highest weight.
+        representative: The first voter, in declared order, of those who spell it as most of the weight does.
+        heaviest: The highest weight of a single ballot.
     """
 
     voters: tuple[str, ...]
@@ -104,23 +96,25 @@ def count(
     annotations: Mapping[str, Any],
     *,
     tolerance: float = TOLERANCE,
-    groups: Iterable[Collection[str]] | None = None,
+    groups: Sequence[Collection[str]] = (),
     exact_text: bool = False,
+    convention: Callable[[Any], Any] | None = None,
 ) -> Tally:
     """Count ballots, those that say the same as one candidate.
 
-    Two ballots say the same when `equivalent` holds for every field in `annotations`, and so do ballots that a
-    chain of equivalent ones links: which groups there are does not depend on the order of the ballots. Ballots
-    without weight change neither the groups nor the order of the others; one that is near several stands alone.
-    A ballot abstains when all of its fields do. Weights that differ only by rounding are equal.
+    Two ballots say the same when `same` holds for every field in `annotations`, and so do ballots that a chain of
+    alike ones links: which groups there are does not depend on the order of the ballots. Ballots without weight
+    change neither the groups nor the order of the others; one that is near several stands alone. A ballot abstains
+    when all of its fields do. Weights that differ only by rounding are equal.
 
     Args:
         ballots: In declared order, one per voter asked; a voter that failed gets one without values.
         annotations: The fields to compare and their declared types.
-        tolerance: How far numbers may differ and be the same: see `equivalent`.
+        tolerance: How far numbers may differ and be the same: see `same`.
         groups: Voters whose ballots a model found to say the same, added to what the code finds. Abstentions in
             them stay abstentions.
-        exact_text: Compare text letter by letter; see `canonical`.
+        exact_text: Compare text letter by letter; see `normalise`.
+        convention: What makes a value comparable first; see `normalise`.
 
     Returns:
         The tally. Its candidates' values are those of ballots, the very objects.
@@ -134,33 +128,25 @@ def count(
         >>> tally.winner.values, tally.winner.voters, round(tally.agreement, 2)
         ({'n': 5}, ('b', 'c'), 0.67)
     """
-    groups = list(groups or ())
     _check(ballots, tolerance, groups)
-    members: dict[tuple[Hashable, ...], list[int]] = {}
-    abstained = []
-    for index, ballot in enumerate(ballots):
-        form = tuple(
-            [canonical(ballot.values.get(name), kind, exact_text=exact_text) for name, kind in annotations.items()]
+    forms = [
+        tuple(
+            normalise(ballot.values.get(name), kind, exact_text=exact_text, convention=convention)
+            for name, kind in annotations.items()
         )
-        if all(part is ABSTAIN for part in form):
-            abstained.append(ballot.voter)
-        else:
-            members.setdefault(form, []).append(index)
-
-    forms = list(members)
-    weighty = [any(ballots[i].weight > 0 for i in members[form]) for form in forms]
-    positions = {ballots[i].voter: place for place, form in enumerate(forms) for i in members[form]}
-    links = [*_near(forms, tolerance), *_grouped(positions, groups)]
-    united: dict[int, list[int]] = {}
-    for form, home in zip(forms, _homes(weighty, links), strict=True):
-        united.setdefault(home, []).extend(members[form])
-
-    in_order = sorted(united.values(), key=lambda group: min((not ballots[i].weight, i) for i in group))
-    candidates = [_candidate([ballots[i] for i in sorted(group)]) for group in in_order]
+        for ballot in ballots
+    ]
+    places = [place for place, form in enumerate(forms) if any(part is not ABSTAIN for part in form)]
+    speaking = [ballots[place] for place in places]
+    candidates = [
+        _candidate([speaking[item] for item in group], annotations)
+        for group in _groups(speaking, [forms[place] for place in places], tolerance, groups)
+    ]
     ranked = sorted(zip(_places(candidates), candidates, strict=True), key=lambda placed: placed[0])
+    heard = {ballot.voter for ballot in speaking}
     return Tally(
         candidates=tuple(candidate for _, candidate in ranked),
-        abstained=tuple(abstained),
+        abstained=tuple(ballot.voter for ballot in ballots if ballot.voter not in heard),
         cast=len(ballots),
         weight=math.fsum(ballot.weight for ballot in ballots),
         may_merge=any(free_text(a) or (tolerance > 0 and approximate(a)) for a in annotations.values()),
@@ -195,104 +181,94 @@ def decided(tally: Tally, outstanding_weight: float) -> bool:
     return _more(tally.winner.weight, math.fsum([rival, outstanding_weight]))
 
 
-def fields_to_vote_on(outputs: Mapping[str, Any]) -> tuple[str, ...]:
-    """The outputs that ballots are compared by unless the caller names others.
-
-    A label is voted on, its explanation is not: explanations never repeat word for word, and would make every
-    ballot a candidate of its own. So fields that may hold free text are left out as long as others remain. A
-    confidence is about the answer and not part of it, and is left out as long as others remain.
-
-    Args:
-        outputs: The names and declared types of a task's outputs.
-
-    Returns:
-        Names, in the order given; all of them when nothing sets some apart.
-
-    Example:
-        >>> fields_to_vote_on({"explanation": str, "label": bool, "confidence": float})
-        ('label',)
-        >>> fields_to_vote_on({"answer": str, "confidence": float})
-        ('answer',)
-    """
-    answers = [name for name in outputs if not _CONFIDENCE.search(name)] or list(outputs)
-    return tuple([name for name in answers if not free_text(outputs[name])] or answers)
-
-
-_CONFIDENCE: Final = re.compile(r"(?:^|_)(?:confidence|certainty)(?:_(?:score|level))?$", re.IGNORECASE)
-
-
-def _check(ballots: Sequence[Ballot], tolerance: float, groups: Iterable[Collection[str]]) -> None:
+def _check(ballots: Sequence[Ballot], tolerance: float, groups: Sequence[Collection[str]]) -> None:
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance is {tolerance}: it must be finite and at least 0.")
-    voters = set()
     for ballot in ballots:
         if not (math.isfinite(ballot.weight) and ballot.weight >= 0):
             raise ValueError(
                 f"The weight of {ballot.voter!r} is {ballot.weight}, so no sum of weights would mean anything: "
                 "give a finite weight of at least 0."
             )
-        if ballot.voter in voters:
-            raise ValueError(f"{ballot.voter!r} has two ballots and would be counted twice: give each voter one.")
-        voters.add(ballot.voter)
-    if unknown := sorted({voter for group in groups for voter in group} - voters):
+    voters = Counter(ballot.voter for ballot in ballots)
+    if twice := [voter for voter, number in voters.items() if number > 1]:
+        raise ValueError(f"{twice[0]!r} has two ballots and would be counted twice: give each voter one.")
+    if unknown := sorted({voter for group in groups for voter in group} - voters.keys()):
         raise ValueError(f"groups names {unknown}, who cast no ballot: name voters among {sorted(voters)}.")
 
 
-def _near(forms: Sequence[Hashable], tolerance: float) -> Iterator[tuple[int, int]]:
-    """Pairs of forms that only the tolerance makes alike; without approximate numbers there are none to look for."""
-    rough = {place for place, form in enumerate(forms) if _rough(form)}
-    for a in sorted(rough):
-        for b, form in enumerate(forms):
-            if (b > a or b not in rough) and equivalent(forms[a], form, tolerance=tolerance):
-                yield a, b
+def _groups(
+    ballots: Sequence[Ballot], forms: Sequence[Hashable], tolerance: float, groups: Sequence[Collection[str]]
+) -> list[list[int]]:
+    """Places of ballots that say the same, in declared order; groups too, those with a weight first."""
+    chains = Chains(len(ballots))
+    together = [{place for place, ballot in enumerate(ballots) if ballot.voter in group} for group in groups]
+    weighty = [place for place, ballot in enumerate(ballots) if ballot.weight > 0]
+    light = [place for place, ballot in enumerate(ballots) if not ballot.weight > 0]
+
+    def link(places: list[int]) -> None:
+        first: dict[int, int] = {}
+        for place, number in zip(places, cluster([forms[place] for place in places], tolerance), strict=True):
+            chains.link(place, first.setdefault(number, place))
+        for group in together:
+            members = sorted(group.intersection(places))
+            for place in members[1:]:
+                chains.link(members[0], place)
+
+    link(weighty)
+    # What has no weight joins others, and unites none: it is linked last, to the one group that it is near.
+    homes = {place: _homes(place, weighty, forms, tolerance, together, chains) for place in light}
+    link([place for place, near in homes.items() if len(near) != 1])
+    for place, near in homes.items():
+        if len(near) == 1:
+            chains.link(place, next(iter(near)))
+    found = [sorted(group) for group in chains.among(range(len(ballots)))]
+    return sorted(found, key=lambda group: min((not ballots[place].weight, place) for place in group))
 
 
-def _rough(form: Hashable) -> bool:
-    if isinstance(form, tuple) and form and form[0] is float:
-        return True
-    return isinstance(form, (tuple, frozenset)) and any(_rough(part) for part in form)
+def _homes(
+    place: int,
+    weighty: Sequence[int],
+    forms: Sequence[Hashable],
+    tolerance: float,
+    together: Sequence[set[int]],
+    chains: Chains,
+) -> set[int]:
+    near = {other for other in weighty if same(forms[place], forms[other], tolerance=tolerance)}
+    near.update(other for group in together if place in group for other in group.intersection(weighty))
+    return {chains.find(other) for other in near}
 
 
-def _grouped(positions: Mapping[str, int], groups: Iterable[Collection[str]]) -> Iterator[tuple[int, int]]:
-    for group in groups:
-        yield from combinations(sorted({positions[voter] for voter in group if voter in positions}), 2)
-
-
-def _homes(weighty: Sequence[bool], links: Sequence[tuple[int, int]]) -> list[int]:
-    """The group of each item: what a chain of links connects shares one, but nothing weightless unites two others."""
-    parent = list(range(len(weighty)))
-
-    def find(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = item = parent[parent[item]]
-        return item
-
-    near: dict[int, set[int]] = {}
-    for a, b in links:
-        if weighty[a] and weighty[b]:
-            parent[find(a)] = find(b)
-    for a, b in links:
-        if weighty[a] != weighty[b]:
-            light, heavy = (b, a) if weighty[a] else (a, b)
-            near.setdefault(light, set()).add(find(heavy))
-    settled = {light: home for light, (home, *others) in near.items() if not others}
-    for a, b in links:
-        if not (weighty[a] or weighty[b] or a in settled or b in settled):
-            parent[find(a)] = find(b)
-    for light, home in settled.items():
-        parent[light] = home
-    return [find(item) for item in range(len(weighty))]
-
-
-def _candidate(ballots: Sequence[Ballot]) -> Candidate:
-    best = max(ballots, key=lambda ballot: ballot.weight)
+def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:
+    spoken = _most_frequent(ballots, annotations)
     return Candidate(
         voters=tuple([ballot.voter for ballot in ballots]),
         weight=math.fsum(ballot.weight for ballot in ballots),
-        values=best.values,
-        representative=best.voter,
-        heaviest=best.weight,
+        values=spoken.values,
+        representative=spoken.voter,
+        heaviest=max(ballot.weight for ballot in ballots),
     )
+
+
+def _most_frequent(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Ballot:
+    """The first ballot of the spelling with the most weight; of several such, with the heaviest ballot, then the first.
+
+    Bxc3 is another move than bxc3, though a vote counts them as one: it must not be the rarer one that is returned.
+    """
+    if len(ballots) == 1:
+        return ballots[0]
+    spellings: dict[Hashable, list[Ballot]] = {}
+    for ballot in ballots:
+        form = tuple(normalise(ballot.values.get(name), kind, exact_text=True) for name, kind in annotations.items())
+        spellings.setdefault(form, []).append(ballot)
+    alike = list(spellings.values())
+    ranks = zip(
+        _ranks([math.fsum(ballot.weight for ballot in group) for group in alike]),
+        _ranks([max(ballot.weight for ballot in group) for group in alike]),
+        strict=True,
+    )
+    _, _, group = min((*rank, place) for place, rank in enumerate(ranks))
+    return max(alike[group], key=lambda ballot: ballot.weight)
 
 
 def _places(candidates: Sequence[Candidate]) -> list[tuple[int, int]]:
