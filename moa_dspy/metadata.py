@@ -55,16 +55,26 @@ class Element(BaseModel):
     """One piece of a fused answer and where it came from.
 
     Attributes:
-        statement: What is said; for a field merged in code, its path and value.
+        statement: What is said; for a field merged in code, its name and value.
+        path: Where it stands in the answer, for example `"rows[2].price"`; empty for what an aggregator says.
+        value: What stands there; None for what an aggregator says.
         kind: `consensus` (all agree), `majority`, `union`, `contradiction` or `unique` (one proposal only).
         supported_by: Ids of the proposals that say so.
         resolution: How a contradiction was resolved.
     """
 
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
     statement: str
+    path: str = ""
+    value: Any = None
     kind: str
     supported_by: list[str] = Field(default_factory=list)
     resolution: str | None = None
+
+    @field_serializer("value", when_used="json")
+    def _jsonable(self, value: Any) -> Any:
+        return plain(value)
 
 
 class MoAMetadata(BaseModel):
