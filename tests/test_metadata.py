@@ -163,6 +163,8 @@ class TestAccount:
 def test_small_records_have_plain_defaults() -> None:
     assert Element(statement="s", kind="union").model_dump() == {
         "statement": "s",
+        "path": "",
+        "value": None,
         "kind": "union",
         "supported_by": [],
         "resolution": None,
