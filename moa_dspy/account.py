@@ -6,12 +6,12 @@ import time
 from typing import Any
 
 from moa_dspy.accounting import LMCall
-from moa_dspy.ballots import Tally
 from moa_dspy.errors import AggregationFailed, TooFewProposals
 from moa_dspy.metadata import Failure, MoAMetadata, Vote
 from moa_dspy.panel import Round
 from moa_dspy.prediction import MoAPrediction
 from moa_dspy.strategies import Case, Verdict, count_votes
+from moa_dspy.strategies.counting import Tally
 
 __all__ = ["Account"]
 

@@ -20,7 +20,7 @@ from moa_dspy.roster import Proposer, aggregator_agent, proposer_agents, refuse_
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
 from moa_dspy.saving.savable import Savable
 from moa_dspy.signatures import PROPOSALS, task_signature, tell_apart
-from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, fallback
+from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, fall_back
 
 if TYPE_CHECKING:
     from moa_dspy.config import MoAConfig
@@ -182,7 +182,7 @@ class MoA(Savable):
         if self.limits.strict or not isinstance(error, FAILED):
             raise failed from error
         try:
-            verdict = fallback(case, self.strategy)
+            verdict = fall_back(case, self.strategy)
         except Unusable as nothing:
             raise failed from nothing
         account.fallback_used = True

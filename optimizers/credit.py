@@ -6,7 +6,7 @@ import dspy
 
 from moa_dspy.panel import Round
 from moa_dspy.proposals import Proposal
-from moa_dspy.strategies import Case, Unusable, fallback
+from moa_dspy.strategies import Case, Unusable, fall_back
 
 from .recording import Recording
 from .solo import accounted
@@ -39,6 +39,8 @@ class Marginal:
         came = {proposal.id: proposal for proposal in round.proposals} | {mine.id: mine}
         case = Case(task, inputs, [came[id] for id in asked if id in came], asked, has_aggregator=False)
         try:
-            return accounted("voting", fallback(case), case, Round(list(case.proposals), round.failures, [], asked, []))
+            return accounted(
+                "voting", fall_back(case), case, Round(list(case.proposals), round.failures, [], asked, [])
+            )
         except Unusable:  # all abstain
             return dspy.Prediction(**dict.fromkeys(task.output_fields))

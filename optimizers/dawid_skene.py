@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args, get_origin
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.ballots import fields_to_vote_on
 from moa_dspy.moa import MoA
 from moa_dspy.strategies import Voting
+from moa_dspy.strategies.answers import answer_of
 
 from .log_odds import PRIOR, FittedWeights, check_settings, log_odds, shrunk
 from .vote_matrix import VoteMatrix
@@ -77,8 +77,8 @@ def dawid_skene(matrix: VoteMatrix, *, alternatives: float = ALTERNATIVES, prior
 def wrong_answers(moa: MoA) -> float:
     """How many wrong answers there are to a question, as far as the type of what is voted on says it; else 9."""
     types: dict[str, Any] = {name: field.annotation for name, field in moa.signature.output_fields.items()}
-    fields = (moa.strategy.fields if isinstance(moa.strategy, Voting) else None) or fields_to_vote_on(types)
-    kind: Any = types[fields[0]] if len(fields) == 1 else Any
+    fields = answer_of(moa.signature, moa.strategy.fields if isinstance(moa.strategy, Voting) else None).fields
+    kind: Any = types.get(fields[0]) if len(fields) == 1 else Any
     if kind is bool:
         return 1.0
     if get_origin(kind) is Literal:

@@ -14,7 +14,7 @@ from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Round
 from moa_dspy.prediction import MoAPrediction
 from moa_dspy.proposals import Proposal
-from moa_dspy.strategies import Case, Unusable, Verdict, fallback
+from moa_dspy.strategies import Case, Unusable, Verdict, fall_back
 
 from .bill import Bill
 from .recording import Recording
@@ -69,7 +69,7 @@ class Judge(dspy.Module):
         try:
             verdict: Any = self.aggregator(case=case)
         except (AdapterParseError, Unusable):
-            return fallback(case), True  # as the mixture would answer
+            return fall_back(case), True  # as the mixture would answer
         return verdict, False
 
 

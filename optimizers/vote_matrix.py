@@ -13,7 +13,7 @@ import numpy.typing as npt
 from moa_dspy.evaluation.records import Answer, Record
 from moa_dspy.moa import MoA
 from moa_dspy.proposals import Proposal
-from moa_dspy.strategies import Case, Strategy, Unusable, Voting, as_strategy, fallback
+from moa_dspy.strategies import Case, Strategy, Unusable, Voting, as_strategy, fall_back
 
 __all__ = ["MISSING", "REFUSED", "SAYS_NONE", "VoteMatrix"]
 
@@ -144,7 +144,7 @@ def _answers(record: Record, task: type[dspy.Signature], voting: Voting) -> Iter
 
 def _abstention(case: Case, voting: Voting) -> int:
     try:
-        fallback(case, voting)
+        fall_back(case, voting)
     except Unusable:
         return REFUSED
     return SAYS_NONE

@@ -12,9 +12,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.ballots import canonical, equivalent
 from moa_dspy.cli.console import clean
 from moa_dspy.cli.options import SIMULATED
+from moa_dspy.strategies.equality import normalise, same
 
 if TYPE_CHECKING:
     import dspy
@@ -79,9 +79,7 @@ def _says(vote: Vote, outputs: Mapping[str, Any], selected: str | None, task: ty
     if selected is not None:
         return selected in vote.proposals
     types = {name: task.output_fields[name].annotation for name in vote.answer}
-    return all(
-        equivalent(canonical(vote.answer[name], kind), canonical(outputs[name], kind)) for name, kind in types.items()
-    )
+    return all(same(normalise(vote.answer[name], kind), normalise(outputs[name], kind)) for name, kind in types.items())
 
 
 def _elements(metadata: MoAMetadata) -> Table:

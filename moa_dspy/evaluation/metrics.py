@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.ballots import ABSTAIN, canonical, equivalent
-from moa_dspy.canonical import fold
+from moa_dspy.strategies.equality import ABSTAIN, fold, normalise, same
 
 if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison
@@ -38,7 +37,7 @@ def as_metric(metric: str | Metric, task: type[dspy.Signature]) -> Metric:
 
     Args:
         metric: `"exact"`: every output that the example has a gold value for says the same, compared by
-            type as votes are (see `moa_dspy.ballots`). `"contains"`: the gold value stands in the output,
+            type as votes are (see `moa_dspy.strategies.equality`). `"contains"`: the gold value stands in the output,
             as whole words. `"module:function"`: DSPy's kind of metric, imported, also from the current
             folder. Or such a function: `metric(example, prediction, trace=None) -> float | bool`.
         task: The task's signature.
@@ -81,11 +80,11 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction) ->
 
 
 def _exact(gold: Any, given: Any, annotation: Any) -> bool:
-    wanted, got = canonical(gold, annotation), canonical(given, annotation)
+    wanted, got = normalise(gold, annotation), normalise(given, annotation)
     if wanted is ABSTAIN:
         # Where no answer is the right one, a refusal is none.
         return got is ABSTAIN and (given is None or not str(given).strip())
-    return equivalent(wanted, got)
+    return same(wanted, got)
 
 
 def _contains(gold: Any, given: Any, annotation: Any) -> bool:
@@ -98,14 +97,14 @@ def _contains(gold: Any, given: Any, annotation: Any) -> bool:
 METRICS: dict[str, Callable[[Any, Any, Any], bool]] = {"exact": _exact, "contains": _contains}
 
 
-def _of_outputs(same: Callable[[Any, Any, Any], bool], task: type[dspy.Signature]) -> Metric:
+def _of_outputs(is_right: Callable[[Any, Any, Any], bool], task: type[dspy.Signature]) -> Metric:
     def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
         names = [name for name in task.output_fields if name in example]
         if not names:
             raise KeyError(f"no gold value for any of {', '.join(task.output_fields)}")
-        return all(same(example[n], prediction.get(n), task.output_fields[n].annotation) for n in names)
+        return all(is_right(example[n], prediction.get(n), task.output_fields[n].annotation) for n in names)
 
-    metric.__name__ = same.__name__.strip("_")
+    metric.__name__ = is_right.__name__.strip("_")
     return metric
 
 

@@ -22,7 +22,7 @@ from moa_dspy.models import redact
 from moa_dspy.outputs import typed_outputs
 from moa_dspy.panel import Panel, Round, failure
 from moa_dspy.running import Steps, drive
-from moa_dspy.strategies import Case, Unusable, fallback
+from moa_dspy.strategies import Case, Unusable, fall_back
 
 __all__ = ["ask_all"]
 
@@ -110,7 +110,7 @@ class AllSystems(dspy.Module):
         if not round.proposals:
             return Answer(None, 0.0, spent)
         try:
-            verdict = fallback(Case(field.moa.signature, self.inputs, round.proposals, round.asked))
+            verdict = fall_back(Case(field.moa.signature, self.inputs, round.proposals, round.asked))
         except Unusable as error:
             return Answer(None, 0.0, spent, Failure(agent=VOTE, error="Unusable", message=str(error)))
         return self._answer(verdict.outputs, spent)

@@ -8,7 +8,7 @@ from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Unusable, Ve
 from moa_dspy.strategies.fusion import Fusion
 from moa_dspy.strategies.selection import Selection
 from moa_dspy.strategies.synthesis import Synthesis
-from moa_dspy.strategies.voting import Voting, count_votes, fallback
+from moa_dspy.strategies.voting import Voting, count_votes, fall_back
 
 __all__ = [
     "FAILED",
@@ -24,7 +24,7 @@ __all__ = [
     "Voting",
     "as_strategy",
     "count_votes",
-    "fallback",
+    "fall_back",
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Synthesis, Selection, Voting, Fusion)}

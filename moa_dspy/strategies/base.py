@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.ballots import Tally
 from moa_dspy.metadata import Element
 from moa_dspy.proposals import Exhibit, Proposal, exhibit, seed_of
 from moa_dspy.running import Batch, Call, Steps, adrive, drive
@@ -25,6 +24,7 @@ from moa_dspy.strategies.asking import (
     misfit,
     room,
 )
+from moa_dspy.strategies.counting import Tally
 
 __all__ = ["FAILED", "Case", "Reply", "Strategy", "Unusable", "Verdict"]
 
