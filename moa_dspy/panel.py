@@ -257,6 +257,8 @@ def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
     """The samples in declared order, with rollouts that tell apart those that ask one model."""
     pairs = [(agent, place) for agent in agents for place in range(1, number + 1)]
     models = {agent.name: _models(agent) for agent in agents}
+    if number == 1 and len(set().union(*models.values())) == sum(map(len, models.values())):
+        return [_Sample(agent, 1, agent.name, *agent.bind()) for agent in agents]
     asked = Counter(name for agent, _ in pairs for name in models[agent.name])
     taken: Counter[str] = Counter()
     rollouts: dict[tuple[str, int], Rollout | None] = {}
