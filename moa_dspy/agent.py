@@ -302,11 +302,12 @@ def check_keys(agents: Sequence[Agent]) -> None:
     """
     missing = {agent.name: found for agent in agents if (found := agent.missing_key()) is not None}
     if missing:
-        who = "; ".join(f"{name!r} ({model}) needs {variable}" for name, (model, variable) in missing.items())
+        who = "; ".join(
+            f"agent {name!r} ({model}): {variable} is not set" for name, (model, variable) in missing.items()
+        )
         raise ValueError(
-            f"No API key for {'an agent' if len(missing) == 1 else 'some agents'}: agent {who}, which is not set, so "
-            "the provider would refuse every call. Set the environment variable, pass api_key= to dspy.LM, or use a "
-            "simulated model such as 'simulated/alice'."
+            f"No API key for {who}. The provider would refuse every call. Set the environment variable, pass api_key= "
+            "to dspy.LM, or use a simulated model such as 'simulated/alice'."
         )
 
 

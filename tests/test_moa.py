@@ -14,7 +14,19 @@ from support.fake_lm import FakeLM, misuses
 from support.mixtures import QA, Ask, both_ways, calls, cast, echo, every_way, in_task, mixture, says, sync
 
 import moa_dspy
-from moa_dspy import Agent, AggregationFailed, Fusion, Limits, MoA, MoAError, MoAPrediction, Selection, Strategy, Verdict, Voting
+from moa_dspy import (
+    Agent,
+    AggregationFailed,
+    Fusion,
+    Limits,
+    MoA,
+    MoAError,
+    MoAPrediction,
+    Selection,
+    Strategy,
+    Verdict,
+    Voting,
+)
 
 ERRORS = [dspy.lm15.AuthError("who?"), dspy.lm15.AuthError("who?")]
 

@@ -10,7 +10,19 @@ from support.cases import mixture_of
 from support.fake_lm import FakeLM
 
 from moa_dspy import Fusion, Selection, Strategy, Synthesis, Voting
-from moa_dspy.signatures import among, for_role, fusion_signature, grouped_among, proposal_signature, selection_signature, synthesis_signature, task_signature, voting_signature, with_reasoning, without
+from moa_dspy.signatures import (
+    among,
+    for_role,
+    fusion_signature,
+    grouped_among,
+    proposal_signature,
+    selection_signature,
+    synthesis_signature,
+    task_signature,
+    voting_signature,
+    with_reasoning,
+    without,
+)
 
 Derive = Callable[[type[dspy.Signature]], type[dspy.Signature]]
 

@@ -49,9 +49,7 @@ class Server(asyncio.Protocol):
             "object": "chat.completion",
             "created": 1,
             "model": "gpt-4o-mini",
-            "choices": [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}
-            ],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}],
             "usage": {"prompt_tokens": 300, "completion_tokens": 150, "total_tokens": 450},
         }
     ).encode()
@@ -63,7 +61,9 @@ class Server(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.seen += data
         while (end := self.seen.find(b"\r\n\r\n")) >= 0:
-            length = next(int(line[15:]) for line in self.seen[:end].lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            length = next(
+                int(line[15:]) for line in self.seen[:end].lower().split(b"\r\n") if line.startswith(b"content-length:")
+            )
             if len(self.seen) < end + 4 + length:
                 return
             self.seen = self.seen[end + 4 + length :]
@@ -106,7 +106,9 @@ def variants(url: str, n: int, backend: str) -> list[Variant]:
             return propose(question=question)
 
     def judged(question: str, proposals: list[Any]) -> Any:
-        text = "\n\n".join(f"Proposal P{i}:\nreasoning: {p.reasoning}\nanswer: {p.answer}" for i, p in enumerate(proposals))
+        text = "\n\n".join(
+            f"Proposal P{i}:\nreasoning: {p.reasoning}\nanswer: {p.answer}" for i, p in enumerate(proposals)
+        )
         with dspy.context(lm=judge):
             return aggregate(question=question, proposals=text)
 
@@ -125,7 +127,9 @@ def variants(url: str, n: int, backend: str) -> list[Variant]:
                 return await propose.acall(question=question)
 
         proposals = await asyncio.gather(*(aone(lm) for lm in lms))
-        text = "\n\n".join(f"Proposal P{i}:\nreasoning: {p.reasoning}\nanswer: {p.answer}" for i, p in enumerate(proposals))
+        text = "\n\n".join(
+            f"Proposal P{i}:\nreasoning: {p.reasoning}\nanswer: {p.answer}" for i, p in enumerate(proposals)
+        )
         with dspy.context(lm=judge):
             return await aggregate.acall(question=question, proposals=text)
 
@@ -169,6 +173,7 @@ def bare(url: str, n: int) -> Variant:
 
 def one_after_other(variant: Variant, questions: list[str]) -> tuple[float, float]:
     """Wall and CPU seconds a question, asked one after the other."""
+
     async def all_async() -> None:
         for question in questions:
             await variant.ask(question)
@@ -184,6 +189,7 @@ def one_after_other(variant: Variant, questions: list[str]) -> tuple[float, floa
 
 def throughput(variant: Variant, questions: list[str], in_flight: int) -> float:
     """Questions a second with so many in flight."""
+
     async def all_async() -> None:
         limit = asyncio.Semaphore(in_flight)
 
@@ -258,7 +264,10 @@ def show(figures: Measures, title: str) -> None:
     medians = {name: {c: statistics.median(v) for c, v in row.items()} for name, row in figures.items()}
     for name, row in medians.items():
         table.add_row(name, *(f"{row[c]:.3f}" if "limit" in c else f"{row[c]:.2f}" for c in columns))
-    for ours, kind in (("ours, sync", ("by hand, threads", "by hand, caller runs one")), ("ours, async", ("by hand, gather",))):
+    for ours, kind in (
+        ("ours, sync", ("by hand, threads", "by hand, caller runs one")),
+        ("ours, async", ("by hand, gather",)),
+    ):
         cells = []
         for column in columns:
             # Of each round the leanest, so that both sides had the same machine.

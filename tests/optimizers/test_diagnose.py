@@ -15,7 +15,16 @@ from support.voters import examples, matrix, planted, voters
 from moa_dspy import Agent, MoA, Selection
 from moa_dspy.evaluation import EvaluationInterrupted, evaluate
 from moa_dspy.evaluation.intervals import wilson
-from moa_dspy.optimizers import Diversity, ProposersUnreachable, diagnose, diagnosis_budget, effective_voters, error_correlation, recommend, shared_errors
+from moa_dspy.optimizers import (
+    Diversity,
+    ProposersUnreachable,
+    diagnose,
+    diagnosis_budget,
+    effective_voters,
+    error_correlation,
+    recommend,
+    shared_errors,
+)
 
 GOLD = ["0"] * 60
 TRIO = {name: [str(n) if n % 3 == at else "0" for n in range(1, 61)] for at, name in enumerate(["ada", "bo", "cy"])}

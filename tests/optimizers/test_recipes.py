@@ -10,7 +10,17 @@ from support.fake_lm import FakeLM
 from support.mixtures import calls
 
 from moa_dspy import MoA, Selection
-from moa_dspy.optimizers import OPTIMIZERS, RECIPES, CompileInterrupted, Job, Recipe, Specialize, calls_per_answer, recipe, specialize_budget
+from moa_dspy.optimizers import (
+    OPTIMIZERS,
+    RECIPES,
+    CompileInterrupted,
+    Job,
+    Recipe,
+    Specialize,
+    calls_per_answer,
+    recipe,
+    specialize_budget,
+)
 
 TINY = Recipe("tiny", "", evaluations=2, reflections=2, minibatch=2, candidates=2, trials=2, demos=1)
 

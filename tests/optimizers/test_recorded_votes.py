@@ -11,7 +11,17 @@ from support.recorded import load, question_of, recorded_answers, recordings_dir
 
 from moa_dspy import Agent, MoA
 from moa_dspy.evaluation import evaluate
-from moa_dspy.optimizers import MISSING, FitVoteWeights, VoteMatrix, best_committees, dawid_skene, fit_log_odds, pick, recommend, vote_scores
+from moa_dspy.optimizers import (
+    MISSING,
+    FitVoteWeights,
+    VoteMatrix,
+    best_committees,
+    dawid_skene,
+    fit_log_odds,
+    pick,
+    recommend,
+    vote_scores,
+)
 
 pytestmark = pytest.mark.skipif(recordings_dir() is None, reason="the recordings (../shared/recordings) are not here")
 

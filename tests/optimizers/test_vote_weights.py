@@ -12,7 +12,16 @@ from support.voters import examples, matrix, planted, voters
 from moa_dspy import MoA, Voting
 from moa_dspy.evaluation import EvaluationInterrupted
 from moa_dspy.evaluation.metrics import MetricError
-from moa_dspy.optimizers import FitVoteWeights, ProposersUnreachable, VoteMatrix, dawid_skene, fit_log_odds, log_odds, shrunk, vote_scores
+from moa_dspy.optimizers import (
+    FitVoteWeights,
+    ProposersUnreachable,
+    VoteMatrix,
+    dawid_skene,
+    fit_log_odds,
+    log_odds,
+    shrunk,
+    vote_scores,
+)
 
 # Ada is right five times as often as the two that repeat each other.
 ADA, BO = [0] * 40, ([1] * 9 + [0]) * 4

@@ -2,7 +2,14 @@ from collections import Counter
 
 import pytest
 
-from moa_dspy.simulated.questions import KINDS, bundled_questions, find_questions, held_back_questions, recognize, same_answer
+from moa_dspy.simulated.questions import (
+    KINDS,
+    bundled_questions,
+    find_questions,
+    held_back_questions,
+    recognize,
+    same_answer,
+)
 
 
 def test_the_bundled_questions_are_120_of_six_kinds_in_turns() -> None:
