@@ -36,6 +36,7 @@ class LMCall(BaseModel):
         cache_hit: Answered from DSPy's cache: nothing was billed.
         error: Type of the error that ended it; `"Unfinished"` for a call that was abandoned under way.
         finish_reason: Why the model stopped (`"stop"`, `"length"`, ...), where the provider says so.
+        deployment: Which deployment answered, of a router's group.
     """
 
     agent: str
@@ -49,6 +50,7 @@ class LMCall(BaseModel):
     cache_hit: bool = False
     error: str | None = None
     finish_reason: str | None = None
+    deployment: str | None = None
 
 
 class Usage(BaseModel):
@@ -123,6 +125,7 @@ class Meter(BaseCallback, UsageTracker):
             # A tracker nested in ours writes its sums here when it ends: they belong to ours' parent too.
             self.usage_data = self._parent.usage_data
         self._open: dict[str, tuple[float, int]] = {}
+        self._prices: dict[str, Any] = {}
         self._billed: set[str] = set()
         self._rows: dict[str, LMCall] = {}
 
@@ -158,6 +161,7 @@ class Meter(BaseCallback, UsageTracker):
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._open[call_id] = time.perf_counter(), len(self._overheard(instance.model))
         self._rows[call_id] = LMCall(agent=self.agent, model=instance.model)
+        self._prices[call_id] = getattr(instance, "prices", None)  # stated by the user, see models.as_lm
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         row, (started, entries) = self._rows[call_id], self._open[call_id]
@@ -168,6 +172,8 @@ class Meter(BaseCallback, UsageTracker):
             row.error = "Unfinished" if isinstance(exception, asyncio.CancelledError) else type(exception).__name__
         elif call_id not in self._billed:
             row.cache_hit, row.cost_usd = True, 0.0
+        if (prices := self._prices.pop(call_id)) is not None and call_id in self._billed:
+            row.cost_usd = prices.cost(row.prompt_tokens, row.completion_tokens)
         del self._open[call_id]
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
@@ -181,6 +187,7 @@ class Meter(BaseCallback, UsageTracker):
         row = self._rows.get(call_id)
         if row is not None:
             row.cost_usd, row.finish_reason = _cost(entry), _finish_reason(entry.get("response"))
+            row.deployment = _deployment(entry.get("response"))
             if entry.get("usage"):
                 self._bill(call_id, entry["usage"])
 
@@ -228,6 +235,7 @@ def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
     """The row of a call that DSPy wrote into a history; without tokens, it was a hit in DSPy's cache."""
     response = entry.get("response")
     row = LMCall(agent=agent, model=entry["model"], cost_usd=_cost(entry), finish_reason=_finish_reason(response))
+    row.deployment = _deployment(response)
     _add_tokens(row, entry.get("usage") or {})
     return row
 
@@ -262,6 +270,11 @@ def _stated_cost(response: Any) -> float | None:
 def _finish_reason(response: Any) -> str | None:
     reasons = [getattr(one, "finish_reason", None) for one in _responses(response)]
     return next((str(reason) for reason in reasons if reason is not None), None)
+
+
+def _deployment(response: Any) -> str | None:
+    told = [(getattr(one, "provider_data", None) or {}).get("deployment") for one in _responses(response)]
+    return next((str(name) for name in told if name), None)
 
 
 def _responses(response: Any) -> Sequence[Any]:

@@ -12,7 +12,7 @@ import dspy
 
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 from moa_dspy.panel import Panel
 
 from .bill import Bill, Stop

@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 from pydantic import BaseModel
 
-from moa_dspy.models import mask, secret_values
+from moa_dspy.secrets import mask, secret_values
 from moa_dspy.secrets import is_secret
 
 __all__ = ["Mask"]

@@ -12,8 +12,8 @@ import dspy
 
 from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.moa import MoA
-from moa_dspy.models import mask, secret_values
-from moa_dspy.saving.keyless import without_secrets
+from moa_dspy.secrets import mask, secret_values
+from moa_dspy.secrets import without_secrets
 from moa_dspy.saving.lm_state import lm_state
 from moa_dspy.saving.mixture_state import MixtureState
 from moa_dspy.values import to_jsonable

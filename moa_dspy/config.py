@@ -1,0 +1,430 @@
+"""A mixture as data: what `MoA` takes, as YAML or JSON, and mixtures that are ready to use."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import dspy
+from dspy.utils.exceptions import DSPyError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
+
+from moa_dspy.agent import Agent, check_name
+from moa_dspy.files import drafting, dump_data, format_of, read_data
+from moa_dspy.limits import Limits
+from moa_dspy.models import Prices, as_lm
+from moa_dspy.router import PREFIX, RouterEngine, as_engine, router_lm
+from moa_dspy.secrets import find_secrets
+from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
+from moa_dspy.strategies import STRATEGIES, Strategy
+
+__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config"]
+
+SAVED = "moa_dspy"  # the key of a mixture's own entry in what DSPy saves
+
+Part = TypeVar("Part", bound="_Part")
+KeyPath = tuple[int | str, ...]
+
+_TAGS = ("<name>", "<settings>")  # pydantic adds those of unions to its paths: they are no keys of the data
+
+
+class _Part(BaseModel):
+    """A part of a config: frozen, without unknown keys and without secrets.
+
+    Its errors do not hold the data that was given: there may be a secret in it, in the wrong place.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls: type[Part], data: Any, handler: Any) -> Part:
+        if isinstance(data, Mapping):
+            # What fields are called is no setting: a task may well ask for a `key`.
+            found = find_secrets({name: value for name, value in data.items() if name != "signature"})
+            if found:
+                text = "a config holds no secrets, as it is saved, shared and logged."
+                raise _refused(*((path, f"{text} {advice}") for path, advice in found))
+            data = cls._renamed(data)
+        try:
+            made: Part = handler(data)
+        except ValidationError as error:
+            raise _refused(*(cls._in_words(problem) for problem in error.errors())) from None
+        return made
+
+    @classmethod
+    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return data
+
+    @classmethod
+    def _in_words(cls, problem: Mapping[str, Any]) -> tuple[KeyPath, str]:
+        path = tuple(step for step in problem["loc"] if step not in _TAGS)
+        if problem["type"] == "extra_forbidden" and len(path) <= 2:
+            allowed = cls.model_fields if len(path) == 1 else Limits.model_fields
+            return path, f"unknown key. {_nearest(path[-1], allowed)}"
+        if problem["type"] == "missing":
+            return path, "the key is missing."
+        text = problem["msg"].removeprefix("Value error, ")
+        return path, text if text.endswith((".", "'", ")")) else f"{text}."
+
+
+def _model_name(name: str) -> str:
+    if not name.strip() or name != name.strip():
+        raise ValueError("a model's name cannot be empty or have spaces around it. Example: openai/gpt-5-mini.")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+
+
+class ModelConfig(_Part):
+    """A model with its settings: these, and every other option of `dspy.LM` by its name.
+
+    What is not given is the provider's or DSPy's default. A key is named by the environment variable that holds it,
+    `api_key: os.environ/GROQ_API_KEY`; headers likewise.
+
+    Attributes:
+        model: Its name: `openai/gpt-5-mini`, `simulated/alice`, or `router/GROUP`.
+        name: The agent's name; by default made of the model's.
+        temperature: Sampling temperature.
+        max_tokens: Most tokens of an answer.
+        instructions: What this proposer is told beside the task's instructions; with specialized prompts only.
+        api_base: The endpoint, for a model that is served elsewhere than at its provider.
+        num_retries: How often a call is repeated after a transient error.
+        timeout: Seconds that one attempt may take.
+        prices: What its tokens cost, in USD per million: `{input: 0.15, output: 0.60}`.
+        lm_state: DSPy's own state of an LM that is not made by its name and options; from saved mixtures.
+
+    Example:
+        >>> ModelConfig(model="openai/gpt-4o", temperature=0.5, top_p=0.9).lm().kwargs["top_p"]
+        0.9
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model: ModelName
+    name: Annotated[str, AfterValidator(check_name)] | None = None
+    temperature: float | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    instructions: str | None = Field(default=None, min_length=1)
+    api_base: str | None = Field(default=None, min_length=1)
+    num_retries: int | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, gt=0)
+    prices: Prices | None = None
+    lm_state: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _makes_an_agent(self) -> ModelConfig:
+        if self.model.startswith(PREFIX):
+            for name in ("api_base", "api_key", "num_retries", "timeout"):
+                if getattr(self, name, None) is not None:
+                    raise ValueError(f"the router does not see {name} of {self.model}: set it in the router.")
+        elif self.lm_state is None:
+            try:
+                Agent(self.model, name=self.name, instructions=self.instructions, **self._options())
+            except (DSPyError, TypeError) as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def agent(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> Agent:
+        """The proposer."""
+        lm = self.lm(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        return Agent(lm, name=self.name, instructions=self.instructions)
+
+    def lm(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> dspy.BaseLM:
+        """The LM; models of a router ask `engine`."""
+        if self.lm_state is not None:
+            classes = [*re.findall(r"[\w.]+:\w+", str(self.lm_state)), str(self.lm_state.get("_dspy_lm_class"))]
+            is_ours = all(re.fullmatch(r"moa_dspy\.simulated\.\w+[.:]\w+", path) for path in classes)
+            unsafe = allow_unsafe_lm_state or is_ours
+            return as_lm(dspy.BaseLM.load_state(self.lm_state, allow_custom_lm_class=unsafe), prices=self.prices)
+        if self.model.startswith(PREFIX) and engine is not None:
+            options = self._options()
+            prices = options.pop("prices", None)
+            return as_lm(router_lm(self.model, engine, **options), prices=prices)
+        return as_lm(self.model, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True, exclude={"model", "name", "instructions", "lm_state"})
+
+
+def _kind(model: object) -> str | None:
+    if isinstance(model, str):
+        return _TAGS[0]
+    return _TAGS[1] if isinstance(model, (Mapping, ModelConfig)) else None
+
+
+Model = Annotated[
+    Annotated[ModelName, Tag(_TAGS[0])] | Annotated[ModelConfig, Tag(_TAGS[1])],
+    Discriminator(
+        _kind,
+        custom_error_type="config",
+        custom_error_message="a model is its name, such as openai/gpt-5-mini, or a mapping with its `model`.",
+    ),
+]
+
+
+def _checked_strategy(given: Any) -> Any:
+    if not isinstance(given, (str, Mapping)):
+        raise ValueError("a strategy is a name, or a mapping such as {name: selection, rotations: 3}.")
+    name = given if isinstance(given, str) else given.get("name")
+    if not isinstance(name, str) or name not in STRATEGIES:
+        # What stands for a name here may be anything, so it is told only if it is a name.
+        what = f"there is no strategy {name!r}" if isinstance(name, str) else "the strategy has no name"
+        raise ValueError(f"{what}. {_nearest(name, STRATEGIES)}")
+    if isinstance(given, str):
+        return given
+    constructor = STRATEGIES[name].__init__
+    known = [option for option in inspect.signature(constructor).parameters if option not in ("self", "args", "kwargs")]
+    hints = get_type_hints(constructor)
+    for option, value in given.items():
+        if option not in ("name", *known):
+            raise ValueError(f"{option}: unknown key. {_nearest(option, ['name', *known])}")
+        if option in hints:
+            try:
+                TypeAdapter(hints[option]).validate_python(value, strict=True)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                raise ValueError(f"{'.'.join(map(str, (option, *problem['loc'])))}: {problem['msg']}.") from None
+    _strategy_of(given)
+    return to_jsonable_python(given)
+
+
+def _strategy_of(given: str | Mapping[str, Any]) -> Strategy:
+    if isinstance(given, str):
+        return STRATEGIES[given]()
+    return STRATEGIES[given["name"]](**{name: value for name, value in given.items() if name != "name"})
+
+
+def _checked_signature(given: Any) -> Any:
+    if isinstance(given, type) and issubclass(given, dspy.Signature):
+        return describe_signature(given)
+    if isinstance(given, (str, Mapping)):
+        with suppress(UnknownTypes):  # whoever builds the mixture gives them
+            read_signature(given)
+    return given
+
+
+def _checked_router(given: Any) -> Any:
+    return RouterEngine(given).dump_state()["router"] if isinstance(given, (str, Mapping)) else given
+
+
+class MoAConfig(_Part):
+    """A mixture as data: the arguments of `MoA`, and the router that its models may be behind.
+
+    It holds no secrets: keys come from the environment. `proposers`, `aggregator` and `strategy` are read too, as
+    `MoA` calls them.
+
+    Attributes:
+        signature: The task's signature: `"question -> answer: int"`, or a mapping of `inputs`, `outputs` (name -> type)
+            and `instructions`. With it the config is enough to ask.
+        proposer_models: Models that propose, each a name or a `ModelConfig`; one twice gives two answers.
+        aggregator_model: The model that judges; None means `dspy.settings.lm`.
+        num_proposals_per_model: Samples of each proposer.
+        aggregation_strategy: `synthesis`, `selection`, `voting` or `fusion`; or a mapping of its `name` and
+            the options of its constructor: `{name: selection, rotations: 3}`.
+        use_specialized_prompts: Each proposer has a prompt of its own.
+        layers: Layers of proposers; see `MoA`.
+        limits: What the mixture may do.
+        router: What the router is made of that models named `router/GROUP` are behind, as litellm's proxy reads it
+            (`model_list`, `router_settings`), or the path of its file.
+
+    Raises:
+        ValueError: Naming what is wrong, the nearest known key for an unknown one, and never a secret.
+
+    Example:
+        >>> from moa_dspy import MoA
+        >>> config = MoAConfig(proposer_models=["simulated/alice", "simulated/bob"], aggregator_model="simulated/judge")
+        >>> moa = MoA.from_config("question -> answer", config)
+        >>> moa(question="What is the capital of Turkey?").answer
+        'Ankara'
+    """
+
+    signature: Annotated[str | dict[str, Any], BeforeValidator(_checked_signature)] | None = None
+    proposer_models: list[Model] = Field(min_length=1)
+    aggregator_model: Model | None = None
+    num_proposals_per_model: int = Field(default=1, ge=1, le=10_000)
+    aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(_checked_strategy)] = "synthesis"
+    use_specialized_prompts: bool = False
+    layers: int = Field(default=1, ge=1, le=100)
+    limits: Limits = Field(default_factory=Limits)
+    router: Annotated[dict[str, Any], BeforeValidator(_checked_router)] | None = None
+
+    @classmethod
+    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        for alias, name in _ALIASES.items():
+            if alias in data and name in data:
+                raise _refused(((alias,), f"this is {name} by another name. Give one of the two."))
+        return {_ALIASES.get(name, name): value for name, value in data.items()}
+
+    @classmethod
+    def load(cls, path: str | Path) -> MoAConfig:
+        """Read a `.yaml`, `.yml` or `.json` file: a config, or a mixture that `MoA.save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: Naming the file and the key; of a saved mixture, why it is no config.
+        """
+        data = read_data(path)
+        try:
+            if SAVED in data:
+                from moa_dspy.saving import SavedMixture
+
+                data = SavedMixture.of(data).buildable()
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = [
+                ": ".join([*([".".join(map(str, one["loc"]))] if one["loc"] else []), one["msg"]])
+                for one in error.errors()
+            ]
+            raise ValueError("\n".join(f"{path}: {line}" for line in lines)) from None
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def preset(cls, name: str) -> MoAConfig:
+        """The preset of this name; see `PRESETS`.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}. {_nearest(name, PRESETS)}")
+        return PRESETS[name].config.model_copy()
+
+    def save(self, path: str | Path) -> None:
+        """Write a `.yaml`, `.yml` or `.json` file that `load` reads."""
+        target = Path(path).resolve()
+        text = dump_data(self._data(), format_of(target))
+        with drafting(target) as draft:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, target)
+
+    def to_yaml(self) -> str:
+        """The config as YAML."""
+        return dump_data(self._data(), "YAML")
+
+    def to_json(self) -> str:
+        """The config as JSON."""
+        return dump_data(self._data(), "JSON")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
+        """A copy with other settings; checked, unlike pydantic's own."""
+        return self.model_validate({**dict(self), **(update or {})})
+
+    def arguments(self, router: Any = None, *, allow_unsafe_lm_state: bool = False) -> dict[str, Any]:
+        """The keyword arguments of `MoA`, the signature only if there is one.
+
+        Args:
+            router: A `litellm.Router`, or what one is made of, instead of the config's own.
+            allow_unsafe_lm_state: Whether classes that `lm_state` names may be imported.
+
+        Raises:
+            ValueError: If a model cannot be made, or names a group that no router has.
+        """
+        router = self.router if router is None else router
+        engine = None if router is None else as_engine(router)
+        unsafe = allow_unsafe_lm_state
+        entries = [_entry(model) for model in self.proposer_models]
+        judge = None if self.aggregator_model is None else _entry(self.aggregator_model)
+        return {
+            **({} if self.signature is None else {"signature": read_signature(self.signature)}),
+            "proposers": [entry.agent(engine, allow_unsafe_lm_state=unsafe) for entry in entries],
+            "aggregator": judge and judge.agent(engine, allow_unsafe_lm_state=unsafe),
+            "strategy": _strategy_of(self.aggregation_strategy),
+            "num_proposals_per_model": self.num_proposals_per_model,
+            "use_specialized_prompts": self.use_specialized_prompts,
+            "layers": self.layers,
+            "limits": self.limits,
+        }
+
+    def _data(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A mixture that is ready to use.
+
+    Attributes:
+        about: What it is, in a sentence.
+        config: What to build.
+    """
+
+    about: str
+    config: MoAConfig
+
+    @property
+    def calls(self) -> int:
+        """LM calls of one answer, if nothing fails."""
+        config = self.config
+        return len(config.proposer_models) * config.num_proposals_per_model * config.layers + 1
+
+
+def as_config(config: MoAConfig | str | Path) -> MoAConfig:
+    """The config: as it is, by a preset's name, or from a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no config.
+    """
+    if isinstance(config, MoAConfig):
+        return config
+    is_name = isinstance(config, str) and not Path(config).suffix
+    return MoAConfig.preset(str(config)) if is_name else MoAConfig.load(config)
+
+
+_ALIASES = {"proposers": "proposer_models", "aggregator": "aggregator_model", "strategy": "aggregation_strategy"}
+
+
+def _entry(model: str | ModelConfig) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else ModelConfig(model=model)
+
+
+def _refused(*problems: tuple[KeyPath, str]) -> ValidationError:
+    """The error that says what is wrong where, and holds nothing that was given."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError("config", "{text}", {"text": text}), loc=path, input=None)
+        for path, text in problems
+    ]
+    return ValidationError.from_exception_data("config", details, hide_input=True)
+
+
+def _nearest(name: object, allowed: Iterable[str]) -> str:
+    known = list(allowed)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known)}."
+
+
+def _read_presets() -> dict[str, Preset]:
+    presets = read_data(Path(__file__).with_name("presets.yaml"))
+    return {name: Preset(data.pop("about"), MoAConfig(**data)) for name, data in presets.items()}
+
+
+PRESETS: dict[str, Preset] = _read_presets()
