@@ -6,11 +6,11 @@ import difflib
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import dspy
 from dspy.utils.exceptions import DSPyError
@@ -24,6 +24,7 @@ from pydantic import (
     Tag,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
@@ -37,9 +38,10 @@ from moa_dspy.secrets import find_secrets
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import STRATEGIES, Strategy
 
-__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config"]
+__all__ = ["OF_SAVED", "PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "naming"]
 
 SAVED = "moa_dspy"  # the key of a mixture's own entry in what DSPy saves
+OF_SAVED = {"saved": True}  # pydantic's context: what a mixture had is no slip of the pen, however it is called
 
 Part = TypeVar("Part", bound="_Part")
 KeyPath = tuple[int | str, ...]
@@ -139,13 +141,17 @@ class ModelConfig(_Part):
     prices: Prices | None = None
     lm_state: dict[str, Any] | None = None
 
+    if TYPE_CHECKING:  # it takes more than its fields
+
+        def __init__(self, model: str, **settings: Any) -> None: ...
+
     @model_validator(mode="after")
-    def _makes_an_agent(self) -> ModelConfig:
+    def _makes_an_agent(self, info: ValidationInfo) -> ModelConfig:
         if self.model.startswith(PREFIX):
             for name in ("api_base", "api_key", "num_retries", "timeout"):
                 if getattr(self, name, None) is not None:
                     raise ValueError(f"the router does not see {name} of {self.model}: set it in the router.")
-        elif self.lm_state is None:
+        elif self.lm_state is None and info.context is not OF_SAVED:
             try:
                 Agent(self.model, name=self.name, instructions=self.instructions, **self._options())
             except (DSPyError, TypeError) as error:
@@ -274,7 +280,7 @@ class MoAConfig(_Part):
     use_specialized_prompts: bool = False
     layers: int = Field(default=1, ge=1, le=100)
     limits: Limits = Field(default_factory=Limits)
-    router: Annotated[dict[str, Any], BeforeValidator(_checked_router)] | None = None
+    router: Annotated[str | dict[str, Any], BeforeValidator(_checked_router)] | None = None
 
     @classmethod
     def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -292,20 +298,12 @@ class MoAConfig(_Part):
             ValueError: Naming the file and the key; of a saved mixture, why it is no config.
         """
         data = read_data(path)
-        try:
+        with naming(path):
             if SAVED in data:
-                from moa_dspy.saving import SavedMixture
+                from moa_dspy.saved_mixture import SavedMixture
 
-                data = SavedMixture.of(data).buildable()
+                return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
             return cls.model_validate(data)
-        except ValidationError as error:
-            lines = [
-                ": ".join([*([".".join(map(str, one["loc"]))] if one["loc"] else []), one["msg"]])
-                for one in error.errors()
-            ]
-            raise ValueError("\n".join(f"{path}: {line}" for line in lines)) from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def preset(cls, name: str) -> MoAConfig:
@@ -338,11 +336,18 @@ class MoAConfig(_Part):
         """A copy with other settings; checked, unlike pydantic's own."""
         return self.model_validate({**dict(self), **(update or {})})
 
-    def arguments(self, router: Any = None, *, allow_unsafe_lm_state: bool = False) -> dict[str, Any]:
+    def arguments(
+        self,
+        router: Any = None,
+        signature: str | type[dspy.Signature] | None = None,
+        *,
+        allow_unsafe_lm_state: bool = False,
+    ) -> dict[str, Any]:
         """The keyword arguments of `MoA`, the signature only if there is one.
 
         Args:
             router: A `litellm.Router`, or what one is made of, instead of the config's own.
+            signature: The task's signature, instead of the config's own.
             allow_unsafe_lm_state: Whether classes that `lm_state` names may be imported.
 
         Raises:
@@ -351,10 +356,12 @@ class MoAConfig(_Part):
         router = self.router if router is None else router
         engine = None if router is None else as_engine(router)
         unsafe = allow_unsafe_lm_state
+        if signature is None and self.signature is not None:
+            signature = read_signature(self.signature)
         entries = [_entry(model) for model in self.proposer_models]
         judge = None if self.aggregator_model is None else _entry(self.aggregator_model)
         return {
-            **({} if self.signature is None else {"signature": read_signature(self.signature)}),
+            **({} if signature is None else {"signature": signature}),
             "proposers": [entry.agent(engine, allow_unsafe_lm_state=unsafe) for entry in entries],
             "aggregator": judge and judge.agent(engine, allow_unsafe_lm_state=unsafe),
             "strategy": _strategy_of(self.aggregation_strategy),
@@ -398,6 +405,21 @@ def as_config(config: MoAConfig | str | Path) -> MoAConfig:
         return config
     is_name = isinstance(config, str) and not Path(config).suffix
     return MoAConfig.preset(str(config)) if is_name else MoAConfig.load(config)
+
+
+@contextmanager
+def naming(path: str | Path | None) -> Iterator[None]:
+    """Errors that name the file, a sentence for each mistake in a config."""
+    try:
+        yield
+    except ValidationError as error:
+        found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        lines = [": ".join(filter(None, (str(path or ""), *one))) for one in found]
+        raise ValueError("\n".join(lines)) from None
+    except (TypeError, ValueError) as error:
+        if path is None:
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 _ALIASES = {"proposers": "proposer_models", "aggregator": "aggregator_model", "strategy": "aggregation_strategy"}

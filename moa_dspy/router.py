@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import os
-import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,19 +18,18 @@ from dspy.lm15 import (
     Response,
     StreamDeltaEvent,
     StreamEndEvent,
+    StreamErrorEvent,
     StreamStartEvent,
-    TransportError,
 )
 
 from moa_dspy.files import read_data
-from moa_dspy.secrets import find_secrets, mask, reference_name, without_secrets
+from moa_dspy.router_call import MARK, PREFIX, AsyncRouterCall, RouterCall
+from moa_dspy.secrets import find_secrets, reference_name, without_secrets
 from moa_dspy.values import hash_of
 
 __all__ = ["PREFIX", "AsyncRouterEngine", "RouterEngine", "as_engine", "router_lm"]
 
-PREFIX = "router/"
-
-Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
+Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 
 def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
@@ -62,7 +57,7 @@ def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
     if not any(fnmatchcase(group, known) for known in engine.groups):
         raise ValueError(f"The router has no group {group!r}. Its groups: {', '.join(engine.groups)}.")
     # DSPy's cache knows a model by its name: other deployments under that name must not get these answers.
-    options["metadata"] = {**options.get("metadata", {}), _MARK: engine.fingerprint(group)}
+    options["metadata"] = {**options.get("metadata", {}), MARK: engine.fingerprint(group)}
     options.setdefault("num_retries", 0)
     return dspy.LM(PREFIX + group, engine=engine, async_engine=AsyncRouterEngine(engine), **options)
 
@@ -109,10 +104,7 @@ class RouterEngine:
                         f"The environment variable {variable}, which a deployment of the router names, is not set. "
                         "Set it, or take the deployment out."
                     )
-                from litellm.router import Router
-
-                settings = {name: value for name, value in self.config.items() if name != "router_settings"}
-                self._router = Router(**settings, **self.config.get("router_settings", {}))
+                self._router = _make_router(self.config)
             return self._router
 
     def missing_key(self) -> str | None:
@@ -138,10 +130,10 @@ class RouterEngine:
         return hash_of([without_secrets(row)[0] for row in rows], digits=12)
 
     def complete(self, request: Request) -> Response:
-        return OpenAIChatLM(**_OPENAI, transport=_Asked(self, request)).complete(request)
+        return _open_chat(OpenAIChatLM, RouterCall(self, request)).complete(request)
 
     def stream(self, request: Request) -> Iterator[Event]:
-        yield from OpenAIChatLM(**_OPENAI, transport=_Asked(self, request)).stream(request)
+        yield from _open_chat(OpenAIChatLM, RouterCall(self, request)).stream(request)
 
     def close(self) -> None:
         """Nothing to close: the connections are LiteLLM's."""
@@ -181,10 +173,10 @@ class AsyncRouterEngine:
         self.engine = engine
 
     async def complete(self, request: Request) -> Response:
-        return await AsyncOpenAIChatLM(**_OPENAI, transport=_AskedAsync(self.engine, request)).complete(request)
+        return await _open_chat(AsyncOpenAIChatLM, AsyncRouterCall(self.engine, request)).complete(request)
 
     async def stream(self, request: Request) -> AsyncIterator[Event]:
-        async for event in AsyncOpenAIChatLM(**_OPENAI, transport=_AskedAsync(self.engine, request)).stream(request):
+        async for event in _open_chat(AsyncOpenAIChatLM, AsyncRouterCall(self.engine, request)).stream(request):
             yield event
 
     async def aclose(self) -> None:
@@ -201,10 +193,6 @@ class AsyncRouterEngine:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AsyncRouterEngine:
         return self
-
-
-_MARK = "router_deployments"
-_OPENAI: Any = {"api_key": "the deployments have theirs", "base_url": "http://router"}
 
 
 def _check(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -228,117 +216,17 @@ def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(config)
 
 
-class _Asked:
-    """Stands where DSPy sends its HTTP requests: hands one to the router, and is the reply."""
-
-    http_version, reason = "HTTP/1.1", ""
-
-    def __init__(self, engine: RouterEngine, request: Request) -> None:
-        self.engine, self.request = engine, request
-        self.given: dict[str, Any] = {}
-        self.answer: Any = None
-        self.chunks: list[Any] = []
-        self.status, self.headers = 200, [("content-type", "application/json")]
-
-    def stream(self, http: Any) -> _Asked:
-        """Take the request, as DSPy writes it for OpenAI, as what the router shall be asked."""
-        self.given = {**json.loads(http.body), "model": self.request.model.removeprefix(PREFIX)}
-        metadata = {name: value for name, value in self.given.pop("metadata", {}).items() if name != _MARK}
-        self.given |= {"metadata": metadata} if metadata else {}
-        if self.request.config.top_k is not None:  # no field of OpenAI's dialect; LiteLLM knows who takes it
-            self.given["top_k"] = self.request.config.top_k
-        return self
-
-    def __enter__(self) -> _Asked:
-        router = self.engine.router
-        try:
-            self.answer = router.completion(**self.given)
-        except Exception as error:
-            self.fail(error)
-        return self
-
-    def __exit__(self, *problem: Any) -> None:
-        if callable(close := getattr(self.answer, "close", None)):
-            close()
-
-    def read(self) -> Any:
-        """The whole reply."""
-        return self.json(self.answer, self.answer)
-
-    def __iter__(self) -> Iterator[bytes]:
-        with _broken_streams():
-            for chunk in self.answer:
-                yield self.frame(chunk)
-
-    def fail(self, error: Exception) -> None:
-        """Say what went wrong as OpenAI would, so that DSPy knows what kind of error it is."""
-        kind, status = type(error).__name__, getattr(error, "status_code", None)
-        body = getattr(error, "body", None)
-        detail = body.get("error", body) if isinstance(body, dict) else {}
-        code = _CODES.get(kind) or (detail.get("code") if isinstance(detail, dict) else None)
-        self.status = 429 if kind == "RouterRateLimitError" else status if isinstance(status, int) else 500
-        self.answer = {"error": {"message": str(getattr(error, "message", None) or error), "code": code, "type": kind}}
-
-    def frame(self, chunk: Any) -> bytes:
-        """A piece of a stream; the one that says the usage says the cost too."""
-        self.chunks.append(chunk)
-        whole = None
-        if getattr(chunk, "usage", None):
-            from litellm import stream_chunk_builder
-
-            whole = stream_chunk_builder(self.chunks)
-        return b"data: " + self.json(chunk, whole) + b"\n\n"
-
-    def json(self, part: Any, priced: Any) -> bytes:
-        if isinstance(part, dict):
-            return json.dumps(part).encode()
-        account = {} if priced is None else _account(self.engine.router, priced, part)
-        return json.dumps({**part.model_dump(mode="json"), **account}).encode()
+def _open_chat(dialect: Any, call: RouterCall) -> Any:
+    """OpenAI's dialect over this call in the place of a connection; the deployments have their own keys."""
+    return dialect(api_key="unused", base_url="http://router", transport=call)
 
 
-class _AskedAsync(_Asked):
-    async def __aenter__(self) -> _AskedAsync:
-        # The first call imports LiteLLM, which would hold up the event loop for seconds.
-        router = await asyncio.to_thread(lambda: self.engine.router)
-        try:
-            self.answer = await router.acompletion(**self.given)
-        except Exception as error:
-            self.fail(error)
-        return self
-
-    async def __aexit__(self, *problem: Any) -> None:
-        if callable(close := getattr(self.answer, "aclose", None)):
-            await close()
-
-    async def read(self) -> bytes:
-        return self.json(self.answer, self.answer)
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _broken_streams():
-            async for chunk in self.answer:
-                yield self.frame(chunk)
-
-
-_CODES = {"ContextWindowExceededError": "context_length_exceeded", "NotFoundError": "model_not_found"}
-
-
-@contextmanager
-def _broken_streams() -> Iterator[None]:
+def _make_router(config: Mapping[str, Any]) -> Any:
     try:
-        yield
-    except Exception as error:
-        raise TransportError(f"The router's stream broke off: {error}") from error
-
-
-def _account(router: Any, priced: Any, marked: Any) -> dict[str, Any]:
-    """What LiteLLM says that an answer cost in USD (None if it has no price for who answered), and who did."""
-    hidden, marks = [getattr(one, "_hidden_params", None) or {} for one in (priced, marked)]  # as its docs say
-    deployment = router.get_deployment(model_id=marks.get("model_id") or "")
-    params, name = getattr(deployment, "litellm_params", None), marks.get("model_id")
-    cost = hidden.get("response_cost")
-    # The router enters a deployment without a price as one that is free: only the user can say that it is.
-    if not cost and getattr(params, "input_cost_per_token", None) != 0:
-        cost = None
-    if params is not None and re.fullmatch("[0-9a-f]{64}", str(name)):  # LiteLLM's, and not of the user's own
-        name = params.model + (f" at {mask(params.api_base, ())}" if params.api_base else "")
-    return {"response_cost": cost, "deployment": name}
+        import litellm
+        from litellm.router import Router
+    except ImportError:
+        raise ConfigurationError("A router needs LiteLLM, which is not installed: pip install litellm.") from None
+    litellm.suppress_debug_info = True  # else it prints advice on stdout with every error
+    settings = {name: value for name, value in config.items() if name != "router_settings"}
+    return Router(**settings, **config.get("router_settings", {}))

@@ -14,6 +14,7 @@ from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.config import SAVED
 from moa_dspy.limits import Limits
 from moa_dspy.lm_data import describe_lm
+from moa_dspy.proposers import AGGREGATOR
 from moa_dspy.rollouts import Rollout
 from moa_dspy.router import RouterEngine
 from moa_dspy.secrets import without_secrets
@@ -23,7 +24,7 @@ from moa_dspy.strategies import STRATEGIES, Strategy
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
 
-__all__ = ["FORMAT", "SavedMixture", "describe_mixture", "take_settings"]
+__all__ = ["FORMAT", "SavedMixture", "agents_of", "describe_mixture", "take_settings"]
 
 FORMAT = 2
 
@@ -108,85 +109,76 @@ class SavedMixture(BaseModel):
         if path in self.lms:
             return self.lms[path]
         named = {entry["name"]: entry for entry in self.config["proposer_models"]}
-        return self.config.get("aggregator_model") if path == "aggregator" else named[path.rpartition(".")[2]]
+        return self.config.get("aggregator_model") if path == AGGREGATOR else named[path.rpartition(".")[2]]
 
     def differences(self, here: SavedMixture) -> list[str]:
         """In what this is another mixture than that of the program, in words."""
         return list(_differences(self, here))
 
 
+def agents_of(moa: MoA) -> dict[str, Agent]:
+    """The agents by their paths in the program."""
+    panels = zip(moa.panel_names, moa.panels, strict=True)
+    found = {f"{name}.{agent.name}": agent for name, panel in panels for agent in panel.agents}
+    return {**found, AGGREGATOR: moa.aggregator}
+
+
 def describe_mixture(moa: MoA) -> SavedMixture:
     """The mixture as it stands in a file; what was put into its predictors is taken over first."""
     adopt_lms(moa.agents)
-    left_out: dict[str, list[str]] = {}
-    lost: dict[str, str] = {}
-    routers: list[RouterEngine] = []
-
-    def entry(path: str, agent: Agent) -> dict[str, Any]:
-        if agent.lm is None:
-            return {}
-        engine: Any = getattr(agent.lm, "engine", None)
-        data = describe_lm(agent.lm)
-        routers.extend([engine] if isinstance(engine, RouterEngine) and data.lost is None else [])
-        left_out.update({path: data.left_out} if data.left_out else {})
-        lost.update({path: data.lost} if data.lost else {})
-        return data.entry
-
-    entries = {
-        f"{name}.{agent.name}": entry(f"{name}.{agent.name}", agent)
-        for name, panel in zip(moa.panel_names, moa.panels, strict=True)
-        for agent in panel.agents
-    }
-    judge = entry("aggregator", moa.aggregator)
+    agents = agents_of(moa)
+    lms = {path: describe_lm(agent.lm) for path, agent in agents.items() if agent.lm is not None}
     strategy, code = _describe_strategy(moa.strategy)
     proposers = []
     for agent in moa.panels[0].agents:
-        own = f"{type(agent.program).__module__}:{type(agent.program).__qualname__}"
-        code += [f"agent {agent.name!r} runs a program of its own ({own})"] if agent.name in moa.own_programs else []
-        proposers.append({**entries[f"proposers.{agent.name}"], "name": agent.name})
-        proposers[-1] |= {"instructions": agent.instructions} if agent.instructions else {}
-    if len({id(engine) for engine in routers if engine.config != routers[0].config}) > 0:
+        if agent.name in moa.own_programs:
+            path = f"{type(agent.program).__module__}:{type(agent.program).__qualname__}"
+            code.append(f"agent {agent.name!r} runs a program of its own ({path})")
+        entry = lms[f"proposers.{agent.name}"].entry if agent.lm is not None else {}
+        told = {"instructions": agent.instructions} if agent.instructions else {}
+        proposers.append({**entry, "name": agent.name, **told})
+    engines: list[Any] = [getattr(agent.lm, "engine", None) for agent in agents.values()]
+    routers = [engine.config for engine in engines if isinstance(engine, RouterEngine) and engine.config]
+    if any(router != routers[0] for router in routers):
         code.append("its models are behind several routers")
-    paths = {**{path: None for path in entries}, "aggregator": None}
-    agents = dict(zip(paths, moa.agents, strict=True))
-    config = {
-        "signature": describe_signature(moa.signature),
-        "proposer_models": proposers,
-        **({"aggregator_model": judge} if judge else {}),
-        "num_proposals_per_model": moa.panels[0].samples,
-        "aggregation_strategy": strategy,
-        "use_specialized_prompts": moa.use_specialized_prompts,
-        "layers": len(moa.panels),
-        "limits": moa.limits.model_dump(mode="json", exclude_none=True),
-        **({"router": routers[0].config} if routers else {}),
+    optional = {
+        "aggregator_model": lms[AGGREGATOR].entry if AGGREGATOR in lms else None,
+        "router": routers[0] if routers else None,
     }
-    first = {path: entries[f"proposers.{path.rpartition('.')[2]}"] for path in entries}
     return SavedMixture(
         format=FORMAT,
         version=_version(),
-        config=config,
-        lms={path: found for path, found in entries.items() if found != first[path]},
-        rollouts={
-            path: (agent._rollout.id, agent._rollout.temperature)
-            for path, agent in agents.items()
-            if agent._rollout is not None
+        config={
+            "signature": describe_signature(moa.signature),
+            "proposer_models": proposers,
+            "num_proposals_per_model": moa.panels[0].samples,
+            "aggregation_strategy": strategy,
+            "use_specialized_prompts": moa.use_specialized_prompts,
+            "layers": len(moa.panels),
+            "limits": moa.limits.model_dump(mode="json", exclude_none=True),
+            **{name: value for name, value in optional.items() if value is not None},
         },
-        left_out=left_out,
-        lost=lost,
+        lms={
+            path: lm.entry
+            for path, lm in lms.items()
+            if path != AGGREGATOR and lm != lms.get(f"proposers.{path.rpartition('.')[2]}")
+        },
+        rollouts={path: (it.id, it.temperature) for path, agent in agents.items() if (it := agent._rollout)},
+        left_out={path: lm.left_out for path, lm in lms.items() if lm.left_out},
+        lost={path: lm.lost for path, lm in lms.items() if lm.lost},
         code=code,
     )
 
 
 def take_settings(moa: MoA, saved: SavedMixture) -> None:
-    """Take over what is learned or chosen: the strategy's options (with a vote's weights), samples and limits.
+    """Take over what is learned or chosen: the strategy's options (with a vote's weights), samples, limits, rollouts.
 
     Raises:
         ValueError: If there are no such settings.
     """
-    limits = Limits(**saved.config["limits"])
+    limits, strategy = Limits(**saved.config["limits"]), moa.strategy
     given = saved.config["aggregation_strategy"]
     options = {} if isinstance(given, str) else {name: value for name, value in given.items() if name != "name"}
-    strategy = moa.strategy
     if unknown := sorted(options.keys() - {*_option_names(strategy)}):
         raise ValueError(f"The file has options that {strategy.name} does not know: {', '.join(unknown)}.")
     if type(strategy) in STRATEGIES.values():
@@ -201,13 +193,8 @@ def take_settings(moa: MoA, saved: SavedMixture) -> None:
     moa.limits = limits
     for panel in moa.panels:
         panel.limits, panel.samples = limits, saved.config["num_proposals_per_model"]
-        for agent in panel.agents:
-            agent._rollout = _rollout(saved, f"{moa.panel_names[panel.layer - 1]}.{agent.name}")
-    moa.aggregator._rollout = _rollout(saved, "aggregator")
-
-
-def _rollout(saved: SavedMixture, path: str) -> Rollout | None:
-    return Rollout(*saved.rollouts[path]) if path in saved.rollouts else None
+    for path, agent in agents_of(moa).items():
+        agent._rollout = Rollout(*saved.rollouts[path]) if path in saved.rollouts else None
 
 
 def _version() -> str:

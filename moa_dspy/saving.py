@@ -11,8 +11,7 @@ import json
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -23,11 +22,11 @@ from pydantic_core import to_jsonable_python
 from typing_extensions import Self
 
 from moa_dspy.agent import Agent
-from moa_dspy.config import SAVED, MoAConfig, ModelConfig, as_config
+from moa_dspy.config import OF_SAVED, SAVED, MoAConfig, ModelConfig, as_config, naming
 from moa_dspy.files import drafting, read_data
 from moa_dspy.lm_data import describe_lm, is_same, without_addresses
 from moa_dspy.router import as_engine
-from moa_dspy.saved_mixture import SavedMixture, describe_mixture, take_settings
+from moa_dspy.saved_mixture import SavedMixture, agents_of, describe_mixture, take_settings
 from moa_dspy.secrets import Keyless, without_secrets
 from moa_dspy.signature_data import read_signature
 from moa_dspy.values import validated
@@ -57,21 +56,13 @@ class Savable(Keyless):
         Raises:
             ValueError: If it does not make a mixture, or there is no signature.
         """
-        if not isinstance(config, MoAConfig) and Path(config).suffix == ".json":
-            data = read_data(config)
+        if isinstance(config, MoAConfig):
+            return cls._build(config, signature, router=router)
+        with naming(config):
+            data = read_data(config) if Path(config).suffix == ".json" else {}
             if SAVED in data:
-                with _naming(config):
-                    return cls._built(data, signature, None, router=router, trusts_addresses=True)
-        path = None if isinstance(config, MoAConfig) else config
-        described = as_config(config)
-        if signature is None and described.signature is None:
-            raise ValueError(
-                "The config names no signature, so there is nothing to ask. Add one, `signature: question -> answer`, "
-                "or pass it."
-            )
-        with _naming(path):
-            arguments = described.model_copy(update={"signature": None}).arguments(router)
-            return cls(signature=signature or read_signature(described.signature or ""), **arguments)
+                return cls._restore(data, signature, router=router, trusts_addresses=True)
+            return cls._build(as_config(config), signature, router=router)
 
     @classmethod
     def from_file(
@@ -104,43 +95,62 @@ class Savable(Keyless):
             moa = MoA.from_file("moa.json")  # in another process
             ```
         """
-        data = read_data(path)
-        with _naming(path):
-            if SAVED in data or not {"proposers", "proposer_models"} & data.keys():
-                unsafe = allow_unsafe_lm_state
-                return cls._built(data, signature, custom_types, trusts_addresses=unsafe, allow_unsafe_lm_state=unsafe)
-        config = MoAConfig.load(path)
-        if signature is None and config.signature is not None:
-            signature = read_signature(config.signature, custom_types)
-        return cls.from_config(signature, config)
+        data, unsafe = read_data(path), allow_unsafe_lm_state
+        if SAVED not in data and {"proposers", "proposer_models"} & data.keys():
+            config = MoAConfig.load(path)
+            with naming(path):
+                return cls._build(config, signature, custom_types, allow_unsafe_lm_state=unsafe)
+        with naming(path):
+            return cls._restore(
+                data, signature, custom_types, trusts_addresses=unsafe, allow_unsafe_lm_state=allow_unsafe_lm_state
+            )
 
     @classmethod
-    def _built(
+    def _build(
+        cls,
+        config: MoAConfig,
+        signature: str | type[dspy.Signature] | None,
+        custom_types: Mapping[str, type] | None = None,
+        *,
+        router: Any = None,
+        allow_unsafe_lm_state: bool = False,
+    ) -> Self:
+        if signature is None:
+            if config.signature is None:
+                raise ValueError(
+                    "The config names no signature, so there is nothing to ask. Add one, `signature: question -> "
+                    "answer`, or pass it."
+                )
+            signature = read_signature(config.signature, custom_types)
+        return cls(**config.arguments(router, signature, allow_unsafe_lm_state=allow_unsafe_lm_state))
+
+    @classmethod
+    def _restore(
         cls,
         state: Mapping[str, Any],
         signature: str | type[dspy.Signature] | None,
-        custom_types: Mapping[str, type] | None,
+        custom_types: Mapping[str, type] | None = None,
         *,
         router: Any = None,
         trusts_addresses: bool,
         allow_unsafe_lm_state: bool = False,
     ) -> Self:
-        saved = SavedMixture.of(state)
-        data = saved.buildable()
-        if not trusts_addresses:
-            data = _distrusted(data)
-        config = MoAConfig.model_validate({**data, "signature": None})
-        arguments = config.arguments(router, allow_unsafe_lm_state=allow_unsafe_lm_state)
-        moa = cls(signature=signature or read_signature(data["signature"], custom_types), **arguments)
-        for agent, names in saved.left_out.items():
+        saved, unsafe = SavedMixture.of(state), allow_unsafe_lm_state
+        data = saved.buildable() if trusts_addresses else without_trust(saved.buildable())
+        config = MoAConfig.model_validate(data, context=OF_SAVED)
+        moa = cls._build(config, signature, custom_types, router=router, allow_unsafe_lm_state=unsafe)
+        if trusts_addresses:
+            for path, entry in saved.lms.items():
+                agents_of(cast("MoA", moa))[path].lm = make_lm(entry, router or config.router, unsafe)
+        for path, names in saved.left_out.items():
             # A missing key is told at the first call, if the environment does not have it either.
             if missing := [name for name in names if name != "api_key"]:
                 warnings.warn(
-                    f"The file holds no secrets: the LM of {agent} is made without {', '.join(missing)}. What the "
+                    f"The file holds no secrets: the LM of {path} is made without {', '.join(missing)}. What the "
                     "environment does not give, give in code: set the agent's `.lm`.",
                     stacklevel=4,
                 )
-        moa.load_state(state, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        moa.load_state(state, allow_unsafe_lm_state=unsafe)
         return moa
 
     def save(
@@ -194,9 +204,9 @@ class Savable(Keyless):
         """
         if Path(path).suffix == ".json":
             data = read_data(path)
-            with _naming(path):
+            with naming(path):
                 SavedMixture.of(data)
-        with _naming(path):
+        with naming(path):
             super().load(path, allow_pickle=allow_pickle, allow_unsafe_lm_state=allow_unsafe_lm_state)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -289,25 +299,17 @@ class _Mixture(dspy.Module, Parameter):
         take_settings(self.moa, saved)
         if saved.format == 1:  # its LMs are those of the program it is loaded into
             return
-        engine = as_engine(saved.config["router"]) if saved.config.get("router") else None
-        for path, agent in _agents(self.moa):
+        for path, agent in agents_of(self.moa).items():
             entry, left_out = saved.entry(path), saved.left_out.get(path, [])
             if entry is None:
                 agent.lm = None
             elif not _has_lm(agent, entry, left_out, allow_unsafe_lm_state):
                 if (lost := saved.lost.get(path)) is not None:
                     raise ValueError(f"The LM of {path} ({entry['model']}) is not in the file: {lost}")
-                [entry] = (
-                    [entry] if allow_unsafe_lm_state else _distrusted({"proposer_models": [entry]})["proposer_models"]
-                )
-                agent.lm = ModelConfig(**entry).lm(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
-
-
-def _agents(moa: MoA) -> Iterator[tuple[str, Agent]]:
-    """The agents with their paths in the program."""
-    for name, panel in zip(moa.panel_names, moa.panels, strict=True):
-        yield from ((f"{name}.{agent.name}", agent) for agent in panel.agents)
-    yield "aggregator", moa.aggregator
+                [trusted] = without_trust({"proposer_models": [entry]})["proposer_models"]
+                router = saved.config.get("router")
+                unsafe = allow_unsafe_lm_state
+                agent.lm = make_lm(entry, router, unsafe) if unsafe else make_lm(trusted)
 
 
 def _has_lm(agent: Agent, entry: Mapping[str, Any], left_out: list[str], trusted: bool) -> bool:
@@ -317,8 +319,18 @@ def _has_lm(agent: Agent, entry: Mapping[str, Any], left_out: list[str], trusted
     return is_same(entry, here.entry, [*left_out, *here.left_out], trusted)
 
 
-def _distrusted(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's data without addresses, with a warning of each that is left out."""
+def make_lm(entry: Mapping[str, Any], router: Any = None, unsafe: bool = False) -> dspy.BaseLM:
+    """The LM of a saved entry."""
+    engine = None if router is None else as_engine(router)
+    return ModelConfig.model_validate(entry, context=OF_SAVED).lm(engine, allow_unsafe_lm_state=unsafe)
+
+
+def without_trust(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's data without addresses, with a warning of each that is left out.
+
+    Raises:
+        ValueError: If it has a router, which is nothing without them.
+    """
 
     def clean(entry: Any) -> Any:
         kept, dropped = without_addresses(entry)
@@ -331,6 +343,11 @@ def _distrusted(data: Mapping[str, Any]) -> dict[str, Any]:
             )
         return kept
 
+    if data.get("router"):
+        raise ValueError(
+            "The file names a router, which could send your keys and your data anywhere. Pass "
+            "allow_unsafe_lm_state=True if you trust it."
+        )
     judge = data.get("aggregator_model")
     cleaned = {"aggregator_model": clean(judge)} if judge else {}
     return {**data, **cleaned, "proposer_models": [clean(entry) for entry in data["proposer_models"]]}
@@ -350,7 +367,7 @@ def _dump_part(part: Any, json_mode: bool) -> dict[str, Any]:
 def _as_json(value: Any) -> Any:
     """The value as a file can hold it: what has no JSON form is text, as in DSPy's prompts."""
     try:
-        data = to_jsonable_python(value, by_alias=False, fallback=str, inf_nan_mode="strings")
+        data = to_jsonable_python(value, by_alias=False, fallback=str)
     except ValueError:
         return str(value)
     return _with_short_numbers(data)
@@ -396,14 +413,3 @@ def _typed(value: Any, annotation: Any) -> Any:
     except ValueError:
         return value
     return typed if json.dumps(_as_json(typed)) == json.dumps(_as_json(value)) else value
-
-
-@contextmanager
-def _naming(path: str | Path | None) -> Iterator[None]:
-    """Errors that name the file."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if path is None:
-            raise
-        raise ValueError(f"{path}: {error}") from error

@@ -113,8 +113,9 @@ def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
     found = [text for lm in lms for text in _secret_texts(getattr(lm, "kwargs", {}))]
     engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
     found += [text for engine in engines if hasattr(engine, "secrets") for text in engine.secrets()]
-    # More than in settings: who calls a variable SPARE_KEY_2 has a key in it.
-    found += [text for name, text in os.environ.items() if is_secret(name) or re.search("(_|^)(KEY|TOKEN)_", name)]
+    # SPARE_KEY_2 holds a key; PWD and SSH_AUTH_SOCK hold paths.
+    held = {name: text for name, text in os.environ.items() if not text.startswith("/")}
+    found += [text for name, text in held.items() if is_secret(name) or re.search("(_|^)(KEY|TOKEN)_", name)]
     return sorted({text for text in found if len(text) >= _SHORTEST}, key=len, reverse=True)
 
 
@@ -203,7 +204,9 @@ def _must_hide(path: KeyPath, value: Any, known: Iterable[str] = ()) -> bool:
         return False
     if isinstance(value, (Mapping, list, tuple)):
         items = value.values() if isinstance(value, Mapping) else value
-        return any(map(is_secret, path)) and any(_must_hide(path, item) for item in items)
+        if not any(map(is_secret, path)) or any(map(reference_name, items)):  # judged one by one
+            return False
+        return any(_must_hide(path, item) for item in items)
     return any(map(is_secret, path)) or (isinstance(value, str) and mask(value, known) != value)
 
 

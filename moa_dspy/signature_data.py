@@ -238,7 +238,7 @@ def _attributes(mark: Any) -> dict[str, Any]:
 
 def _read_mark(node: ast.expr) -> Any:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MARKS and not node.args:
-        given = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
+        given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in node.keywords}
         if given.keys() <= _CONSTRAINTS:
             return _MARKS[node.func.id](**given)
     raise UnknownTypes(ast.unparse(node))
@@ -254,7 +254,9 @@ _TYPES: dict[str, Any] = {
     **{cls.__name__: cls for cls in _PLAIN},
     **{name: getattr(pydantic, name) for name in ("AnyUrl", "EmailStr", "HttpUrl", "SecretStr")},
     **{name: getattr(pydantic, name) for name in ("AwareDatetime", "FutureDate", "NaiveDatetime", "PastDate")},
-    **{name: getattr(pydantic, name) for name in ("PositiveFloat", "PositiveInt", "NonNegativeFloat", "NonNegativeInt")},
+    **{
+        name: getattr(pydantic, name) for name in ("PositiveFloat", "PositiveInt", "NonNegativeFloat", "NonNegativeInt")
+    },
     **{f"dspy.{name}": getattr(dspy, name) for name in ("Audio", "Code", "File", "History", "Image", "Reasoning")},
     **{f"dspy.{name}": getattr(dspy, name) for name in ("Tool", "ToolCalls")},
     "Any": Any,
