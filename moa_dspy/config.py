@@ -2,198 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Final, get_type_hints
 
 import dspy
-from dspy.utils.exceptions import DSPyError
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    model_validator,
-)
-from pydantic_core import InitErrorDetails, PydanticCustomError, to_jsonable_python
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
 
-from moa_dspy.agent import Agent, check_name
 from moa_dspy.files import drafting, dump_data, format_of, read_data
 from moa_dspy.limits import Limits
-from moa_dspy.models import Prices, as_lm
-from moa_dspy.router import PREFIX, RouterEngine, as_engine, router_lm
-from moa_dspy.secrets import find_secrets
+from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig, name_nearest, refuse
+from moa_dspy.router import RouterEngine, as_engine
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import STRATEGIES, Strategy
 
-__all__ = ["OF_SAVED", "PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "naming"]
+__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "naming"]
 
-SAVED = "moa_dspy"  # the key of a mixture's own entry in what DSPy saves
-OF_SAVED = {"saved": True}  # pydantic's context: what a mixture had is no slip of the pen, however it is called
-
-Part = TypeVar("Part", bound="_Part")
-KeyPath = tuple[int | str, ...]
-
-_TAGS = ("<name>", "<settings>")  # pydantic adds those of unions to its paths: they are no keys of the data
-
-
-class _Part(BaseModel):
-    """A part of a config: frozen, without unknown keys and without secrets.
-
-    Its errors do not hold the data that was given: there may be a secret in it, in the wrong place.
-    """
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        protected_namespaces=(),
-    )
-
-    @model_validator(mode="wrap")
-    @classmethod
-    def _check(cls: type[Part], data: Any, handler: Any) -> Part:
-        if isinstance(data, Mapping):
-            # What fields are called is no setting: a task may well ask for a `key`.
-            found = find_secrets({name: value for name, value in data.items() if name != "signature"})
-            if found:
-                text = "a config holds no secrets, as it is saved, shared and logged."
-                raise _refused(*((path, f"{text} {advice}") for path, advice in found))
-            data = cls._renamed(data)
-        try:
-            made: Part = handler(data)
-        except ValidationError as error:
-            raise _refused(*(cls._in_words(problem) for problem in error.errors())) from None
-        return made
-
-    @classmethod
-    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        return data
-
-    @classmethod
-    def _in_words(cls, problem: Mapping[str, Any]) -> tuple[KeyPath, str]:
-        path = tuple(step for step in problem["loc"] if step not in _TAGS)
-        if problem["type"] == "extra_forbidden" and len(path) <= 2:
-            allowed = cls.model_fields if len(path) == 1 else Limits.model_fields
-            return path, f"unknown key. {_nearest(path[-1], allowed)}"
-        if problem["type"] == "missing":
-            return path, "the key is missing."
-        text = problem["msg"].removeprefix("Value error, ")
-        return path, text if text.endswith((".", "'", ")")) else f"{text}."
-
-
-def _model_name(name: str) -> str:
-    if not name.strip() or name != name.strip():
-        raise ValueError("a model's name cannot be empty or have spaces around it. Example: openai/gpt-5-mini.")
-    return name
-
-
-ModelName = Annotated[str, AfterValidator(_model_name)]
-
-
-class ModelConfig(_Part):
-    """A model with its settings: these, and every other option of `dspy.LM` by its name.
-
-    What is not given is the provider's or DSPy's default. A key is named by the environment variable that holds it,
-    `api_key: os.environ/GROQ_API_KEY`; headers likewise.
-
-    Attributes:
-        model: Its name: `openai/gpt-5-mini`, `simulated/alice`, or `router/GROUP`.
-        name: The agent's name; by default made of the model's.
-        temperature: Sampling temperature.
-        max_tokens: Most tokens of an answer.
-        instructions: What this proposer is told beside the task's instructions; with specialized prompts only.
-        api_base: The endpoint, for a model that is served elsewhere than at its provider.
-        num_retries: How often a call is repeated after a transient error.
-        timeout: Seconds that one attempt may take.
-        prices: What its tokens cost, in USD per million: `{input: 0.15, output: 0.60}`.
-        lm_state: DSPy's own state of an LM that is not made by its name and options; from saved mixtures.
-
-    Example:
-        >>> ModelConfig(model="openai/gpt-4o", temperature=0.5, top_p=0.9).lm().kwargs["top_p"]
-        0.9
-    """
-
-    model_config = ConfigDict(extra="allow")
-
-    model: ModelName
-    name: Annotated[str, AfterValidator(check_name)] | None = None
-    temperature: float | None = Field(default=None, ge=0)
-    max_tokens: int | None = Field(default=None, ge=1)
-    instructions: str | None = Field(default=None, min_length=1)
-    api_base: str | None = Field(default=None, min_length=1)
-    num_retries: int | None = Field(default=None, ge=0)
-    timeout: float | None = Field(default=None, gt=0)
-    prices: Prices | None = None
-    lm_state: dict[str, Any] | None = None
-
-    if TYPE_CHECKING:  # it takes more than its fields
-
-        def __init__(self, model: str, **settings: Any) -> None: ...
-
-    @model_validator(mode="after")
-    def _makes_an_agent(self, info: ValidationInfo) -> ModelConfig:
-        if self.model.startswith(PREFIX):
-            for name in ("api_base", "api_key", "num_retries", "timeout"):
-                if getattr(self, name, None) is not None:
-                    raise ValueError(f"the router does not see {name} of {self.model}: set it in the router.")
-        elif self.lm_state is None and info.context is not OF_SAVED:
-            try:
-                Agent(self.model, name=self.name, instructions=self.instructions, **self._options())
-            except (DSPyError, TypeError) as error:
-                raise ValueError(str(error)) from None
-        return self
-
-    def agent(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> Agent:
-        """The proposer."""
-        lm = self.lm(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
-        return Agent(lm, name=self.name, instructions=self.instructions)
-
-    def lm(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> dspy.BaseLM:
-        """The LM; models of a router ask `engine`."""
-        if self.lm_state is not None:
-            classes = [*re.findall(r"[\w.]+:\w+", str(self.lm_state)), str(self.lm_state.get("_dspy_lm_class"))]
-            is_ours = all(re.fullmatch(r"moa_dspy\.simulated\.\w+[.:]\w+", path) for path in classes)
-            unsafe = allow_unsafe_lm_state or is_ours
-            return as_lm(dspy.BaseLM.load_state(self.lm_state, allow_custom_lm_class=unsafe), prices=self.prices)
-        if self.model.startswith(PREFIX) and engine is not None:
-            options = self._options()
-            prices = options.pop("prices", None)
-            return as_lm(router_lm(self.model, engine, **options), prices=prices)
-        return as_lm(self.model, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return self.model_dump(exclude_none=True, exclude={"model", "name", "instructions", "lm_state"})
-
-
-def _kind(model: object) -> str | None:
-    if isinstance(model, str):
-        return _TAGS[0]
-    return _TAGS[1] if isinstance(model, (Mapping, ModelConfig)) else None
-
-
-Model = Annotated[
-    Annotated[ModelName, Tag(_TAGS[0])] | Annotated[ModelConfig, Tag(_TAGS[1])],
-    Discriminator(
-        _kind,
-        custom_error_type="config",
-        custom_error_message="a model is its name, such as openai/gpt-5-mini, or a mapping with its `model`.",
-    ),
-]
+SAVED: Final = "moa_dspy"
+"""The key of a mixture's own entry in what DSPy saves."""
 
 
 def _checked_strategy(given: Any) -> Any:
@@ -203,7 +34,7 @@ def _checked_strategy(given: Any) -> Any:
     if not isinstance(name, str) or name not in STRATEGIES:
         # What stands for a name here may be anything, so it is told only if it is a name.
         what = f"there is no strategy {name!r}" if isinstance(name, str) else "the strategy has no name"
-        raise ValueError(f"{what}. {_nearest(name, STRATEGIES)}")
+        raise ValueError(f"{what}. {name_nearest(name, STRATEGIES)}")
     if isinstance(given, str):
         return given
     constructor = STRATEGIES[name].__init__
@@ -211,7 +42,7 @@ def _checked_strategy(given: Any) -> Any:
     hints = get_type_hints(constructor)
     for option, value in given.items():
         if option not in ("name", *known):
-            raise ValueError(f"{option}: unknown key. {_nearest(option, ['name', *known])}")
+            raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *known])}")
         if option in hints:
             try:
                 TypeAdapter(hints[option]).validate_python(value, strict=True)
@@ -241,7 +72,7 @@ def _checked_router(given: Any) -> Any:
     return RouterEngine(given).dump_state()["router"] if isinstance(given, (str, Mapping)) else given
 
 
-class MoAConfig(_Part):
+class MoAConfig(ConfigPart):
     """A mixture as data: the arguments of `MoA`, and the router that its models may be behind.
 
     It holds no secrets: keys come from the environment. `proposers`, `aggregator` and `strategy` are read too, as
@@ -286,7 +117,7 @@ class MoAConfig(_Part):
     def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
         for alias, name in _ALIASES.items():
             if alias in data and name in data:
-                raise _refused(((alias,), f"this is {name} by another name. Give one of the two."))
+                raise refuse(((alias,), f"this is {name} by another name. Give one of the two."))
         return {_ALIASES.get(name, name): value for name, value in data.items()}
 
     @classmethod
@@ -313,7 +144,7 @@ class MoAConfig(_Part):
             ValueError: If there is none.
         """
         if name not in PRESETS:
-            raise ValueError(f"There is no preset {name!r}. {_nearest(name, PRESETS)}")
+            raise ValueError(f"There is no preset {name!r}. {name_nearest(name, PRESETS)}")
         return PRESETS[name].config.model_copy()
 
     def save(self, path: str | Path) -> None:
@@ -427,21 +258,6 @@ _ALIASES = {"proposers": "proposer_models", "aggregator": "aggregator_model", "s
 
 def _entry(model: str | ModelConfig) -> ModelConfig:
     return model if isinstance(model, ModelConfig) else ModelConfig(model=model)
-
-
-def _refused(*problems: tuple[KeyPath, str]) -> ValidationError:
-    """The error that says what is wrong where, and holds nothing that was given."""
-    details = [
-        InitErrorDetails(type=PydanticCustomError("config", "{text}", {"text": text}), loc=path, input=None)
-        for path, text in problems
-    ]
-    return ValidationError.from_exception_data("config", details, hide_input=True)
-
-
-def _nearest(name: object, allowed: Iterable[str]) -> str:
-    known = list(allowed)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known)}."
 
 
 def _read_presets() -> dict[str, Preset]:

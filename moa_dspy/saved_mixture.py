@@ -104,12 +104,11 @@ class SavedMixture(BaseModel):
             )
         return self.config
 
-    def entry(self, path: str) -> dict[str, Any] | None:
-        """The model's entry of the agent at this path."""
-        if path in self.lms:
-            return self.lms[path]
+    def entry(self, path: str) -> dict[str, Any]:
+        """The model's entry of the agent at this path; empty if it has none."""
         named = {entry["name"]: entry for entry in self.config["proposer_models"]}
-        return self.config.get("aggregator_model") if path == AGGREGATOR else named[path.rpartition(".")[2]]
+        usual: dict[str, Any] = self.config.get(path + "_model") or named.get(path.rpartition(".")[2]) or {}
+        return self.lms.get(path, usual)
 
     def differences(self, here: SavedMixture) -> list[str]:
         """In what this is another mixture than that of the program, in words."""

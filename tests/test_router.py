@@ -6,9 +6,7 @@ import json
 import pickle
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -165,14 +163,6 @@ def test_the_router_repeats_and_dspy_does_not(server: OpenAIServer, way: str) ->
     assert len(server.requests) == 3
 
 
-@ways
-def test_a_repeated_call_may_succeed(server: OpenAIServer, way: str) -> None:
-    server.answer = lambda request: Reply("busy", status=503) if len(server.requests) == 1 else Reply("at last")
-    pair = [deployment(server, "pair", "one"), deployment(server, "pair", "two")]
-    text, row = ask(router_lm("pair", {"model_list": pair, "router_settings": {"num_retries": 1}}, cache=False), way)
-    assert (text, row.error, len(server.requests)) == ("at last", None, 2)
-
-
 @pytest.mark.parametrize(
     ("reply", "error"),
     [
@@ -220,21 +210,6 @@ def test_two_proposers_behind_one_router(server: OpenAIServer, ask: Any) -> None
         "mine-too": "Bearer first-secret",
     }
     assert [request.body.get("temperature") for request in server.requests if request.model == "mine"] == [0.5]
-
-
-def test_the_deployments_of_a_group_share_its_calls(server: OpenAIServer) -> None:
-    pair = [deployment(server, "pair", "one", weight=1), deployment(server, "pair", "two", weight=0)]
-    lm = router_lm("pair", {"model_list": pair}, cache=False)
-    for _ in range(4):
-        lm("Hello")
-    assert Counter(request.model for request in server.requests) == {"one": 4}
-
-
-def test_all_threads_share_one_router(server: OpenAIServer) -> None:
-    engine = RouterEngine(config(server))
-    with ThreadPoolExecutor(8) as pool:
-        routers = list(pool.map(lambda _: engine.router, range(8)))
-    assert all(router is routers[0] for router in routers)
 
 
 def test_a_router_of_your_own_will_do(server: OpenAIServer) -> None:

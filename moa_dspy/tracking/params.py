@@ -14,8 +14,7 @@ from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.lm_data import describe_lm
 from moa_dspy.moa import MoA
 from moa_dspy.saved_mixture import describe_mixture
-from moa_dspy.secrets import mask, secret_values
-from moa_dspy.secrets import without_secrets
+from moa_dspy.secrets import mask, secret_values, without_secrets
 from moa_dspy.values import to_jsonable
 
 from .naming import metric_names
