@@ -17,9 +17,7 @@ import dspy
 from moa_dspy.concurrency import acall
 from moa_dspy.models import as_lm, missing_key
 from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose, resample, rollout_of
-from moa_dspy.saving.bound_lm import BoundLM
-from moa_dspy.saving.keyless import Keyless
-from moa_dspy.saving.saved_format import BOUND
+from moa_dspy.secrets import Keyless
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
@@ -179,10 +177,6 @@ class Agent(Keyless):
             return watch(lm, rollout and compose(rollout_of(lm), rollout)), rollout
         ambient = dspy.settings.lm
         return (None if ambient is None else watch(ambient, rollout)), rollout
-
-    def named_parameters(self) -> list[tuple[str, Any]]:
-        """Those of the program, and the LM: DSPy saves and loads it with them."""
-        return [(BOUND, BoundLM(self)), *super().named_parameters()]
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The agent's LM, else that of its program."""

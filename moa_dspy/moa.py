@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
@@ -17,14 +16,11 @@ from moa_dspy.limits import Limits, require_positive
 from moa_dspy.panel import Panel, Round, failure_of
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
-from moa_dspy.saving.savable import Savable
+from moa_dspy.saving import Savable
 from moa_dspy.signatures import task_signature, tell_apart
 from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, count_votes, fall_back
 from moa_dspy.usage import LMCall
 from moa_dspy.values import check_inputs
-
-if TYPE_CHECKING:
-    from moa_dspy.config import MoAConfig
 
 __all__ = ["MoA"]
 
@@ -103,22 +99,6 @@ class MoA(Savable):
         bound.bind(self.signature, [agent.name for agent in agents])
         self.aggregator = as_aggregator(aggregator, bound)
         tell_apart(self.named_predictors())
-
-    @classmethod
-    def from_config(
-        cls, signature: str | type[dspy.Signature], config: MoAConfig | str | Path, router: Any = None
-    ) -> MoA:
-        """The mixture that a config describes.
-
-        Args:
-            signature: The task's signature.
-            config: What to build: a `MoAConfig`, or the path of its file.
-            router: A `litellm.Router` for models named `router/GROUP`, instead of the config's own.
-        """
-        from moa_dspy.config import MoAConfig
-
-        config = config if isinstance(config, MoAConfig) else MoAConfig.load(config)
-        return cls(signature, **config.arguments(router))
 
     @property
     def panels(self) -> list[Panel]:

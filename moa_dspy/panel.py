@@ -14,11 +14,10 @@ from dspy.utils.exceptions import ContextWindowExceededError
 from moa_dspy.agent import Agent, adopt_lms, clone
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
-from moa_dspy.models import redact
 from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.rollouts import Rollout, sample_rollout
-from moa_dspy.saving.keyless import Keyless
+from moa_dspy.secrets import Keyless, redact
 from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
 from moa_dspy.usage import LMCall, Meter
 from moa_dspy.values import outputs_of, typed_outputs

@@ -38,6 +38,7 @@ class LMCall(BaseModel):
         cache_hit: Answered from DSPy's cache: nothing was billed.
         error: Type of the error that ended it; `"Unfinished"` for a call that was abandoned under way.
         finish_reason: Why the model stopped (`"stop"`, `"length"`, ...), where the provider says so.
+        deployment: Which deployment answered, of a router's group.
     """
 
     agent: str
@@ -51,6 +52,7 @@ class LMCall(BaseModel):
     cache_hit: bool = False
     error: str | None = None
     finish_reason: str | None = None
+    deployment: str | None = None
 
 
 class Usage(BaseModel):
@@ -126,7 +128,7 @@ class Meter(BaseCallback, UsageTracker):
         if self._parent is not None:
             # A tracker nested in ours writes its sums here when it ends: they belong to ours' parent too.
             self.usage_data = self._parent.usage_data
-        self._open: dict[str, tuple[float, int]] = {}
+        self._open: dict[str, tuple[float, int, Any]] = {}  # since when, entries overheard by then, the LM's prices
         self._billed: set[str] = set()
         self._rows: dict[str, dict[str, Any]] = {}  # what goes into an `LMCall`, once somebody asks for it
 
@@ -160,19 +162,21 @@ class Meter(BaseCallback, UsageTracker):
         row = self._rows.get(call_id)
         return None if row is None else self._so_far(call_id, row)
 
-    def start(self, call_id: str, model: str, heard: int = 0) -> None:
+    def start(self, call_id: str, lm: dspy.BaseLM, heard: int = 0) -> None:
         """Enter a call that is started."""
-        self._open[call_id] = time.perf_counter(), heard
-        self._rows[call_id] = {"agent": self.agent, "model": model}
+        self._open[call_id] = time.perf_counter(), heard, vars(lm).get("prices")
+        self._rows[call_id] = {"agent": self.agent, "model": lm.model}
 
     def end(self, call_id: str, error: BaseException | None) -> None:
         """Enter how a call ended."""
-        row, (started, _) = self._rows[call_id], self._open[call_id]
+        row, (started, _, prices) = self._rows[call_id], self._open[call_id]
         row["seconds"] = time.perf_counter() - started
         if error is not None:
             row["error"] = "Unfinished" if isinstance(error, asyncio.CancelledError) else type(error).__name__
         elif call_id not in self._billed:
             row["cache_hit"], row["cost_usd"] = True, 0.0
+        elif prices is not None:  # stated by the user, see `models.as_lm`
+            row["cost_usd"] = prices.cost(row["prompt_tokens"], row["completion_tokens"])
         del self._open[call_id]
 
     def bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
@@ -186,12 +190,12 @@ class Meter(BaseCallback, UsageTracker):
         call_id = call_id or ACTIVE_CALL_ID.get() or ""
         row = self._rows.get(call_id)
         if row is not None:
-            row["cost_usd"], row["finish_reason"] = _cost(entry), _finish_reason(entry.get("response"))
+            row.update(_told(entry))
             if entry.get("usage"):
                 self.bill(call_id, entry["usage"])
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self.start(call_id, instance.model, len(self._overheard(instance.model)))
+        self.start(call_id, instance, len(self._overheard(instance.model)))
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         for usage in self._overheard(self._rows[call_id]["model"])[self._open[call_id][1] :]:
@@ -254,7 +258,7 @@ class _Watching(dspy.BaseLM):
     def _watched(self) -> Iterator[None]:
         self.asked += 1
         call = _Watch(self.meter)
-        self.meter.start(call.id, self.model)
+        self.meter.start(call.id, self)
         callers = [*(dspy.settings.caller_modules or ()), call]
         try:
             with dspy.context(usage_tracker=call, caller_modules=callers):
@@ -299,9 +303,7 @@ def metered(agent: str) -> Iterator[Meter]:
 
 def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
     """The row of a call that DSPy wrote into a history; without tokens, it was a hit in DSPy's cache."""
-    response = entry.get("response")
-    known = {"cost_usd": _cost(entry), "finish_reason": _finish_reason(response), **_tokens(entry.get("usage") or {})}
-    return LMCall(agent=agent, model=entry["model"], **known)
+    return LMCall(agent=agent, model=entry["model"], **_told(entry), **_tokens(entry.get("usage") or {}))
 
 
 class _Entries(list[Any]):
@@ -313,6 +315,16 @@ class _Entries(list[Any]):
 
     def append(self, entry: Any) -> None:
         self._tell(entry)
+
+
+def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a history entry says beside the tokens."""
+    response = entry.get("response")
+    return {
+        "cost_usd": _cost(entry),
+        "finish_reason": _finish_reason(response),
+        "deployment": _deployment(response),
+    }
 
 
 def _cost(entry: Mapping[str, Any]) -> float | None:
@@ -329,6 +341,11 @@ def _stated_cost(response: Any) -> float | None:
 def _finish_reason(response: Any) -> str | None:
     reasons = [getattr(one, "finish_reason", None) for one in _responses(response)]
     return next((str(reason) for reason in reasons if reason is not None), None)
+
+
+def _deployment(response: Any) -> str | None:
+    told = [(getattr(one, "provider_data", None) or {}).get("deployment") for one in _responses(response)]
+    return next((str(name) for name in told if name), None)
 
 
 def _responses(response: Any) -> Sequence[Any]:

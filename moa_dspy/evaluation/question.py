@@ -17,9 +17,9 @@ from moa_dspy.errors import MoAError
 from moa_dspy.evaluation.metrics import Metric, score
 from moa_dspy.evaluation.records import Answer, Record, Spent
 from moa_dspy.evaluation.systems import ORACLE, VOTE, Field
-from moa_dspy.models import redact
 from moa_dspy.panel import Panel, Round, failure
 from moa_dspy.results import Failure, MoAMetadata
+from moa_dspy.secrets import redact
 from moa_dspy.strategies import Case, Unusable, fall_back
 from moa_dspy.usage import LMCall, metered
 from moa_dspy.values import typed_outputs

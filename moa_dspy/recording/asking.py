@@ -12,7 +12,7 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 from moa_dspy.panel import failure_of
 from moa_dspy.proposers import as_aggregator
 from moa_dspy.recording.identity import aggregator_fingerprint, identity, part_of

@@ -9,7 +9,7 @@ import dspy
 
 from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.moa import MoA
-from moa_dspy.saving.keyless import without_secrets
+from moa_dspy.secrets import without_secrets
 from moa_dspy.strategies import Strategy
 from moa_dspy.values import hash_of
 
