@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows: nothing keeps two processes from asking the same questions there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RecordingFile", "read_rows"]
+__all__ = ["RecordingFile", "is_recording", "read_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,14 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     with open(path, "rb") as file:
         return list({str(row.id): row for row in _rows(file, Path(path))}.values())
+
+
+def is_recording(path: str | Path) -> bool:
+    """Whether a file starts as a recording does; false if there is none."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_OPENING)) == _OPENING
 
 
 class RecordingFile:
