@@ -211,20 +211,21 @@ class Comparison:
 
     def split_table(self, key: str | Callable[[dspy.Example], Any]) -> Table:
         """The systems' scores by kind of question, the best of each kind in bold; `key` as for `split`."""
+        from rich.text import Text
+
         groups = self.split(key)
-        names = [system.name for system in self.systems if system.kind != "oracle"]
         table = _table()
         table.add_column("%" if self.is_accuracy else "", no_wrap=True, overflow="ellipsis")
         for group in groups:
-            table.add_column(str(group), justify="right")
+            table.add_column(Text(str(group)), justify="right")
         table.add_row("questions", *(str(len(part.questions)) for part in groups.values()), style="dim")
+        names = [system.name for system in self.systems if system.kind != "oracle"]
         means = {name: [float(part.scores(name).mean()) for part in groups.values()] for name in names}
         best = [max(column) for column in zip(*means.values(), strict=True)]
         for name, column in means.items():
-            shown = [self._number(mean, decimals=0) for mean in column]
-            table.add_row(
-                name, *(f"[bold]{cell}" if m == top else cell for cell, m, top in zip(shown, column, best, strict=True))
-            )
+            styles = ["bold" if mean == top else "" for mean, top in zip(column, best, strict=True)]
+            cells = [self._number(mean, decimals=0) for mean in column]
+            table.add_row(Text(name), *(Text(*cell) for cell in zip(cells, styles, strict=True)))
         return table
 
     def plot(self, path: str | Path) -> Path:

@@ -22,6 +22,7 @@ def select_recorded(
     recording: Recording,
     strategies: Sequence[str | Strategy] | None = None,
     others: Collection[str] | None = None,
+    aggregator: str | None = None,
 ) -> tuple[Recording, dict[str, Kind]]:
     """Find out what a recording can be scored for.
 
@@ -30,13 +31,16 @@ def select_recorded(
         recording: What was recorded.
         strategies: Which are wanted; None means all that are recorded, and those that ask nobody.
         others: Names of further modules that are wanted; None means all that are recorded.
+        aggregator: Under which name the aggregator's model alone would be recorded.
 
     Returns:
         The recording with the verdicts of strategies that ask nobody, and the kinds of the verdicts that are wanted.
 
     Raises:
-        ValueError: If a proposer's answers are not recorded.
+        ValueError: If it is empty, or a proposer's answers are not recorded.
     """
+    if not recording:
+        raise ValueError("The dataset is empty: there is no question to compare the systems on.")
     asked = {id for row in recording for id in row.asked}
     if missing := [name for name in moa.panels[0].names if name not in asked]:
         raise ValueError(
@@ -56,7 +60,7 @@ def select_recorded(
     for name, verdict in found.items():
         if verdict.by and strategies is None:
             kinds[name] = "strategy"
-        elif not verdict.by and (others is None or name in others):
+        elif not verdict.by and (others is None or name in [*others, aggregator]):
             kinds[name] = "other"
     left_out = [name for name in [*(wanted if strategies else ()), *(others or ())] if name not in kinds]
     if left_out:

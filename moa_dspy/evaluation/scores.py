@@ -122,17 +122,21 @@ class _Recorded:
         self.received = {proposal.id: proposal for proposal in row.proposals if proposal.layer == 1}
         self.failed = {failure.id: failure for failure in row.failures if failure.layer == 1}
         self.is_measured = bool(row.calls) or row.mixture != IMPORTED
+        # A recording may hold more agents and samples than this mixture asks.
+        self.calls = [call for call in row.calls if any(call.agent in panel.names for panel in moa.panels)]
+        recorded = sum(agent_of(id) == self.panel.names[0] for id in row.asked)
+        self.one_sample = 1 / max(recorded, self.panel.samples)
 
     def sample(self, id: str) -> Answer:
         """What one proposer said."""
         agent, proposal = agent_of(id), self.received.get(id)
-        recorded = max(1, sum(agent_of(other) == agent for other in self.row.asked))
-        calls = {"calls": self._calls_of_first_layer([agent]), "share": 1 / recorded}
         if proposal is None:
             failure = self.failed.get(id) or self._failure(agent)
-            return Answer(None, failure=failure, seconds=failure.seconds, **calls)
-        beside = {"reasoning": proposal.reasoning}
-        return replace(self._scored(proposal.outputs, beside), seconds=proposal.seconds, **calls)
+            answer = Answer(None, failure=failure, seconds=failure.seconds)
+        else:
+            answer = self._scored(proposal.outputs, {"reasoning": proposal.reasoning})
+            answer = replace(answer, seconds=proposal.seconds)
+        return replace(answer, calls=self._calls_of_first_layer([agent]), share=self.one_sample)
 
     def vote(self) -> Answer:
         """The plain count of the first layer's proposals."""
@@ -149,7 +153,8 @@ class _Recorded:
                 answer = self._scored(fall_back(case).outputs)
             except Unusable as error:
                 answer = Answer(None, failure=Failure(agent=VOTE, error="Unusable", message=str(error)))
-        return replace(answer, calls=self._calls_of_first_layer(self.panel.names), seconds=self._seconds(layer=1))
+        calls, share = self._calls_of_first_layer(self.panel.names), self.panel.samples * self.one_sample
+        return replace(answer, calls=calls, share=share, seconds=self._seconds(layer=1))
 
     def verdict(self, system: System) -> Answer:
         """What a strategy made of the proposals, or another system answered."""
@@ -157,15 +162,16 @@ class _Recorded:
         if recorded is None:
             recorded = RecordedVerdict(outputs=None, failure=self._failure(system.name))
         answer = Answer(None) if recorded.outputs is None else self._scored(recorded.outputs)
-        calls, seconds = recorded.calls, recorded.seconds
+        calls, seconds, share = recorded.calls, recorded.seconds, 1.0
         if system.kind == "strategy":  # on its own, it takes the whole panel too
-            calls = [*self.row.calls, *calls]
+            calls, share = [*self.calls, *calls], 1.0 if calls else self.panel.samples * self.one_sample
             seconds += sum(self._seconds(panel.layer) for panel in self.moa.panels)
         return replace(
             answer,
             failure=recorded.failure,
             fallback_used=recorded.fallback_used,
             calls=calls if self.is_measured else None,
+            share=share,
             seconds=seconds,
         )
 
@@ -176,7 +182,7 @@ class _Recorded:
     def _calls_of_first_layer(self, agents: Sequence[str]) -> list[LMCall] | None:
         if not self.is_measured or len(self.moa.panels) > 1:  # a call does not say in which layer it was made
             return None
-        return [call for call in self.row.calls if call.agent in agents]
+        return [call for call in self.calls if call.agent in agents]
 
     def _seconds(self, layer: int) -> float:
         answered = [proposal.seconds for proposal in self.row.proposals if proposal.layer == layer]
