@@ -121,12 +121,12 @@ def evaluate(
     if isinstance(dataset, Recording):
         if path is not None:
             raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
-        recording, kinds = select_recorded(moa, dataset, strategies, others, name)
-        scoring.list_systems(kinds, name)
+        recording, recorded = select_recorded(moa, dataset, strategies, others, name)
+        scoring.list_systems(recorded, name)
         return scoring.compare(recording)
     chosen = _choose(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None or name is None else {name: alone}), **(others or {})}
-    kinds = dict.fromkeys(name_strategies(chosen), STRATEGY) | dict.fromkeys(modules, OTHER)
+    kinds: dict[str, Kind] = {**dict.fromkeys(name_strategies(chosen), STRATEGY), **dict.fromkeys(modules, OTHER)}
     scoring.list_systems(kinds, name)
     examples = scoring.read(dataset)
 

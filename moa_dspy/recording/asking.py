@@ -15,7 +15,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.models import redact
 from moa_dspy.panel import Panel, failure_of
 from moa_dspy.proposers import as_aggregator
-from moa_dspy.recording.identity import aggregator_fingerprint, identity, part_of
+from moa_dspy.recording.identity import aggregator_fingerprint, describe_changes, identity
 from moa_dspy.recording.questions import Question
 from moa_dspy.recording.replay import proposal_ids, replay
 from moa_dspy.recording.rows import IMPORTED, RecordedVerdict, Row, RowError, is_outage
@@ -34,6 +34,7 @@ class Asker:
         moa: The mixture.
         strategies: What decides on the proposals; None asks the mixture as it is.
         others: Name -> further modules.
+        force: Take what is there for this mixture's, whoever was asked.
     """
 
     def __init__(
@@ -41,8 +42,10 @@ class Asker:
         moa: MoA,
         strategies: Sequence[str | Strategy] | None = None,
         others: Mapping[str, dspy.Module] | None = None,
+        force: bool = False,
     ) -> None:
         self.moa = moa
+        self.force = force
         self.mixture = identity(moa)
         self.whole = strategies is None
         self.others = dict(others or {})
@@ -180,15 +183,12 @@ class Asker:
         row.error = RowError(type=type(error).__name__, message=message)
 
     def _changed(self, row: Row) -> bool:
-        return any(
-            part_of(row.mixture, part) != part_of(self.mixture, part) for part in ("task", "panel", "aggregator")
-        )
+        return not self.force and bool(describe_changes(row.mixture, self.mixture))
 
     def _has_proposals(self, row: Row) -> bool:
         """Whether a row holds the proposals that this mixture's panels would be asked for."""
-        if row.mixture != IMPORTED and any(
-            part_of(row.mixture, part) != part_of(self.mixture, part) for part in ("task", "panel")
-        ):
+        is_known = self.force or row.mixture == IMPORTED
+        if not is_known and describe_changes(row.mixture, self.mixture, ("task", "panel")):
             return False
         return all(self._has_layer(row, panel) for panel in self.moa.panels)
 

@@ -147,7 +147,7 @@ def record(
     require_positive(concurrency=concurrency)
     questions = as_questions(examples, moa.signature)
     _refuse_same_file(examples, path)
-    asker = Asker(moa, strategies, others)
+    asker = Asker(moa, strategies, others, force)
     with RecordingFile(path) if path is not None else nullcontext() as file:
         if file is not None and not force:
             _refuse_other_mixtures(file, asker)

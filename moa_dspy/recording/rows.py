@@ -134,8 +134,9 @@ class Row(BaseModel):
 
     def line(self) -> bytes:
         """The row as it stands in a file: JSON, whole on one line whatever a reader takes for a line break."""
-        held = {name: getattr(self, name) for name in ("inputs", "gold", "outputs", "proposals", "verdicts")}
-        self.not_finite = list(_not_finite(held))
+        held = {name: getattr(self, name) for name in _VALUES}
+        # A row that was read from a file has null there already.
+        self.not_finite = list(dict.fromkeys([*self.not_finite, *_not_finite(held)]))
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         return text.translate(_BREAKS).encode(errors="replace") + b"\n"
 
@@ -183,6 +184,8 @@ def _not_finite(value: Any, path: str = "") -> Iterator[str]:
 def _names_of(kind: type[Exception]) -> set[str]:
     return {kind.__name__}.union(*[_names_of(sub) for sub in kind.__subclasses__()])
 
+
+_VALUES = ("inputs", "gold", "extra", "outputs", "proposals", "verdicts")
 
 _OUTAGES = frozenset(_names_of(LMError) - _names_of(ContextWindowExceededError))
 

@@ -112,8 +112,12 @@ def test_the_results_are_strict_json() -> None:
         "tokens": 110,
     }
     assert {key: plain[key] for key in ("simulated", "questions", "planned", "metric", "score", "best_single")} == {
-        **{"simulated": False, "questions": 8, "planned": 8},
-        **{"metric": "exact", "score": "accuracy", "best_single": "judge"},
+        "simulated": False,
+        "questions": 8,
+        "planned": 8,
+        "metric": "exact",
+        "score": "accuracy",
+        "best_single": "judge",
     }
 
 

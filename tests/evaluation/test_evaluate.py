@@ -44,7 +44,7 @@ def scores(comparison: Comparison) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_strategy_on_the_recorded_proposals_is_the_mixture_itself(strategy: str) -> None:
+def test_a_strategy_on_the_recorded_proposals_is_the_mixture_itself(strategy: Any) -> None:
     questions = bundled_questions()[:6]
     moa = MoA(QA, PANEL, "simulated/judge", strategy=strategy, layers=2)
     for question, scored in zip(questions, evaluate(moa, questions, strategies=[strategy]).questions, strict=True):
@@ -323,8 +323,12 @@ def test_a_table_of_answers_is_scored_and_costs_are_not_known(tmp_path: Path) ->
     moa = MoA(QA, [Agent(FakeLM(name, []), name=name) for name in "xyz"], strategy=Voting(weights={"z": 3}))
     comparison = evaluate(moa, recording)
     assert scores(comparison) == {
-        **{"x": [1, 0], "y": [1, 0], "z": [0, 1]},
-        **{"plain vote": [1, 0], "voting": [0, 1], "oracle": [1, 1]},
+        "x": [1, 0],
+        "y": [1, 0],
+        "z": [0, 1],
+        "plain vote": [1, 0],
+        "voting": [0, 1],
+        "oracle": [1, 1],
     }
     assert {row.calls for row in comparison.rows} == {None} and comparison.row("y").failures == 1
     assert "no costs are recorded" in comparison.plot(tmp_path / "plot.svg").read_text()
@@ -358,8 +362,9 @@ def test_what_cannot_be_compared_is_refused(dataset: Any, settings: Any, message
 
 
 def test_a_program_that_is_no_mixture_is_told_what_to_write() -> None:
+    program: Any = dspy.Predict(QA)
     with pytest.raises(TypeError, match=r"this is Predict\. Write evaluate\(MoA"):
-        evaluate(dspy.Predict(QA), examples("1"))  # type: ignore[arg-type]
+        evaluate(program, examples("1"))
 
 
 def test_a_missing_key_is_found_before_anything_is_asked() -> None:

@@ -5,8 +5,7 @@ import dspy
 import numpy as np
 import pytest
 
-from moa_dspy.evaluation import MetricError, as_metric, prediction_of, score
-from moa_dspy.evaluation import metrics
+from moa_dspy.evaluation import MetricError, as_metric, metrics, prediction_of, score
 from moa_dspy.signatures import task_signature
 
 QA = task_signature("question -> answer")

@@ -1,3 +1,4 @@
+import itertools
 import re
 import sys
 from pathlib import Path
@@ -44,7 +45,7 @@ def test_every_system_is_named_and_the_axes_have_units(tmp_path: Path) -> None:
 def test_names_do_not_cover_each_other(tmp_path: Path) -> None:
     same = {name: [1, 0, 1, 0, 1] for name in SCORES if name != "oracle"}
     heights = sorted(y for _, y in places(comparison(same), tmp_path).values())
-    assert len(heights) == 5 and min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 9
+    assert len(heights) == 5 and min(b - a for a, b in itertools.pairwise(heights)) > 9
 
 
 @pytest.mark.parametrize(
