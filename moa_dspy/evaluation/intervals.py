@@ -31,9 +31,6 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
         asked: How many questions were asked, at least 1.
         confidence: Between 0 and 1.
 
-    Returns:
-        Bounds between 0 and 1.
-
     Raises:
         ValueError: If the counts are no counts of right answers, or the confidence is out of range.
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Generator, Sequence
 from moa_dspy.evaluation.scores import Kind
 from moa_dspy.moa import MoA
 from moa_dspy.recording import RecordedVerdict, Recording, Row, name_strategies
+from moa_dspy.recording.identity import part_of
 from moa_dspy.recording.replay import ReplayedPanel
 from moa_dspy.results import Failure
 from moa_dspy.strategies import STRATEGIES, Case, Strategy, Unusable, as_strategy
@@ -74,7 +75,7 @@ def _with_own_verdict(moa: MoA, row: Row) -> Row:
     if row.outputs is None or name in row.verdicts or not row.mixture.startswith(f"{name} of "):
         return row
     verdict = RecordedVerdict(
-        by=row.mixture,
+        by=part_of(row.mixture, "aggregator"),
         outputs=row.outputs,
         failure=next((failure for failure in row.failures if failure.id is None), None),
         calls=[call for call in row.calls if call.agent == aggregator],

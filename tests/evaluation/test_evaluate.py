@@ -316,6 +316,7 @@ def test_the_answers_of_a_mixture_that_was_asked_as_it_is_are_scored() -> None:
     assert scores(comparison) | {"synthesis": [1], "plain vote": [0]} == scores(comparison)
     assert (comparison.row("synthesis").calls, comparison.row("plain vote").calls) == (3, 2)
     assert comparison.usage.calls == 3
+    assert record(moa, examples("3"), known=comparison.recording, strategies=["synthesis"]).usage.calls == 3
 
 
 def test_a_table_of_answers_is_scored_and_costs_are_not_known(tmp_path: Path) -> None:

@@ -180,6 +180,15 @@ def test_an_outage_is_asked_again_and_a_bad_answer_is_not(out: Path) -> None:
     assert (down.calls, bad.calls) == (2, before + 1)
 
 
+def test_new_proposals_are_decided_anew_and_other_modules_keep_their_answers(out: Path) -> None:
+    a, b, c = FakeLM("a", [DOWN, says("2")("")]), FakeLM("b", says("1")), FakeLM("c", says("2"))
+    other = Agent(FakeLM("other", [says("3")("")]), dspy.ChainOfThought(QA))
+    moa = MoA(QA, [b, a, c], strategy="voting")
+    found = [record(moa, ROWS[:1], out, strategies=["voting"], others={"other": other})[0] for _ in range(2)]
+    assert [row.verdicts["voting"].outputs for row in found] == [{"answer": "1"}, {"answer": "2"}]
+    assert found[1].verdicts["other"].outputs == {"answer": "3"}
+
+
 @pytest.mark.parametrize("cut", [1, 2, 15, 40, 200, -2])
 def test_a_line_cut_short_anywhere_is_dropped_and_its_question_asked_again(out: Path, cut: int) -> None:
     record(one()[0], ROWS[:3], out)
