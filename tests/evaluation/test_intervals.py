@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from moa_dspy.evaluation.intervals import Interval, bootstrap, difference_interval, mean_interval, wilson
+from moa_dspy.evaluation import Interval, difference_interval, mean_interval, wilson
+from moa_dspy.evaluation.intervals import bootstrap
 
 
 @pytest.mark.parametrize(
@@ -56,13 +57,6 @@ def test_columns_are_resampled_together() -> None:
 def test_the_seed_fixes_the_interval() -> None:
     scores = np.random.default_rng(4).random(30)
     assert mean_interval(scores, seed=5) == mean_interval(scores, seed=5) != mean_interval(scores, seed=6)
-
-
-def test_blocks_only_save_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    scores = np.random.default_rng(4).random(30)
-    whole = mean_interval(scores, resamples=200)
-    monkeypatch.setattr("moa_dspy.evaluation.intervals._BLOCK", 30 * 7)
-    assert mean_interval(scores, resamples=200) == pytest.approx(whole)
 
 
 def test_equal_scores_have_no_width() -> None:

@@ -1,17 +1,12 @@
 import json
 
-import dspy
 import pytest
 from rich.console import Console
 from rich.table import Table
 from support.comparisons import comparison
 
-from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.comparison_row import Row
-from moa_dspy.evaluation.comparison_table import split_table
-from moa_dspy.evaluation.intervals import difference_interval, mean_interval, wilson
-from moa_dspy.evaluation.records import Answer, Kind, Record, Spent, System
-from moa_dspy.usage import LMCall
+from moa_dspy.evaluation import Comparison, Row, System, difference_interval, mean_interval, wilson
+from moa_dspy.evaluation.scores import Kind
 
 KINDS: dict[str, Kind] = {"judge": "aggregator", "synthesis": "strategy", "oracle": "oracle"}
 RIGHT = {
@@ -30,7 +25,8 @@ def shown(table: Table, width: int = 80) -> list[str]:
 
 
 def test_a_row_sums_a_system_up() -> None:
-    row = comparison(RIGHT, KINDS, {"synthesis": 0.02}).row("synthesis")
+    row = comparison(RIGHT, KINDS, {"synthesis": 0.03}).row("synthesis")
+    assert row.cost_usd == pytest.approx(0.03) and row.tokens == 330
     assert row == Row(
         name="synthesis",
         kind="strategy",
@@ -41,7 +37,7 @@ def test_a_row_sums_a_system_up() -> None:
         calls=3.0,
         prompt_tokens=300.0,
         completion_tokens=30.0,
-        cost_usd=0.02,
+        cost_usd=row.cost_usd,
         seconds=1.5,
         failures=0,
         fallbacks=0,
@@ -66,43 +62,66 @@ def test_the_oracle_takes_nothing_that_could_be_measured() -> None:
     assert (row.calls, row.tokens, row.cost_usd, row.seconds) == (None, None, None, None)
 
 
-def test_failures_are_counted() -> None:
-    assert comparison({"a": [1, -1, -1]}).row("a").failures == 2
+def test_what_the_cache_answered_is_left_out() -> None:
+    row = comparison({"a": [1, -1, -1]}, cached=True).row("a")
+    assert (row.failures, row.calls, row.tokens, row.cost_usd, row.seconds, row.cached) == (2, 1, None, None, None, 3)
 
 
 def test_a_price_that_is_not_known_is_not_nothing() -> None:
-    known, unknown = LMCall(agent="a", model="m", cost_usd=0.5), LMCall(agent="a", model="m")
-    assert Spent.of([known, known], 1.0, samples=2).cost_usd == 0.5
-    assert Spent.of([known, unknown], 1.0).cost_usd is None
-    assert Spent.of([unknown], 1.0).cost_usd is None
-    assert Spent.of([LMCall(agent="a", model="m", cost_usd=0.0, cache_hit=True)], 1.0).cached
-
-
-def test_questions_of_unknown_cost_do_not_make_a_system_cheaper() -> None:
-    spent = [Spent(1, 10, 10, 0.5, 1.0), Spent(1, 10, 10, None, 1.0)]
-    records = [
-        Record(number, dspy.Example(), {}, {"a": Answer({}, 1.0, one)}, []) for number, one in enumerate(spent, start=1)
-    ]
-    assert Comparison([System("a", "proposer")], records, 2, "exact").row("a").cost_usd == 0.5
+    made = comparison({"a": [1, 1]})
+    assert made.row("a").cost_usd is None
+    answer = made.questions[0].answers["a"]
+    assert answer.calls is not None
+    answer.calls[0].cost_usd = 0.5
+    assert made.__class__(made.systems, made.questions, 2, "exact").row("a").cost_usd == 0.5
 
 
 def test_it_splits_by_kind_of_question() -> None:
-    parts = comparison(RIGHT, KINDS, groups=["x", "y"]).split(lambda example: example.kind)
-    assert {group: part.scores("synthesis").tolist() for group, part in parts.items()} == {
-        "x": [1, 1, 1, 1],
-        "y": [1, 1, 0, 0],
+    made = comparison(RIGHT, KINDS, groups=["x", "y"])
+    parts = made.split("kind")
+    assert {name: part.scores("judge").tolist() for name, part in parts.items()} == {
+        "x": [1, 1, 0, 1],
+        "y": [1, 0, 0, 0],
+    }
+    assert list(made.split(lambda example: len(example.question))) == [2]
+    assert [line.split() for line in shown(made.split_table("kind"))[2:]] == [
+        ["questions", "4", "4"],
+        ["a", "75", "0"],
+        ["judge", "75", "25"],
+        ["synthesis", "100", "50"],
+    ]
+
+
+def test_the_results_are_strict_json() -> None:
+    plain = json.loads(json.dumps(comparison(RIGHT, KINDS).to_dict(), allow_nan=False))
+    assert plain["rows"][0] | {"interval": 0, "difference_interval": 0} == {
+        "name": "a",
+        "kind": "proposer",
+        "score": 0.375,
+        "interval": 0,
+        "difference": -0.125,
+        "difference_interval": 0,
+        "calls": 1,
+        "prompt_tokens": 100,
+        "completion_tokens": 10,
+        "cost_usd": None,
+        "seconds": 0.5,
+        "failures": 0,
+        "fallbacks": 0,
+        "cached": 0,
+        "tokens": 110,
+    }
+    assert {key: plain[key] for key in ("simulated", "questions", "planned", "metric", "score", "best_single")} == {
+        "simulated": False,
+        "questions": 8,
+        "planned": 8,
+        "metric": "exact",
+        "score": "accuracy",
+        "best_single": "judge",
     }
 
 
-def test_it_is_plain_data() -> None:
-    made = comparison(RIGHT, KINDS)
-    plain = json.loads(json.dumps(made.to_dict()))
-    assert plain["best_single"] == "judge" and plain["score"] == "accuracy" and not plain["simulated"]
-    assert plain["rows"][2]["interval"] == list(made.row("synthesis").interval)
-    assert plain["rows"][2]["tokens"] == 330.0
-
-
-def test_nothing_finished_is_no_result() -> None:
+def test_before_a_question_is_finished_there_is_no_row() -> None:
     made = Comparison([System("a", "proposer")], [], 5, "exact")
     assert (made.rows, made.to_dict()["best_single"]) == ([], None)
 
@@ -120,29 +139,16 @@ def test_the_table_shows_every_system_against_the_best() -> None:
         ["bound"],
         ["oracle", "87.5", "53-98", "+37.5", "12.5", "to", "75.0", "-", "-", "-", "-"],
     ]
-
-
-def test_a_wide_terminal_gets_a_decimal_more() -> None:
-    assert "13.7-69.4" in "".join(shown(comparison(RIGHT, KINDS).table(120), 120))
+    assert "13.7-69.4" in "".join(shown(made.table(120), 120))
 
 
 def test_long_names_give_way_to_the_numbers_and_are_whole() -> None:
-    name = "a_model_with_a_very_long_name_indeed"
+    name = "a_model_with_a_very_[long]_name_indeed"
     lines = shown(comparison({name: [1, 0, 1]}, costs={name: 0.0021}).table(80))
-    assert max(map(len, lines)) <= 80 and lines[3].endswith(" 0.0021 500 ms")
+    assert max(map(len, lines)) <= 80 and lines[3].endswith(" 0.0021  500 ms")
     assert "".join(line.split()[0] for line in lines[3:]) == name
 
 
 def test_mean_scores_are_no_percentages() -> None:
     text = "\n".join(shown(comparison({"a": [0.5, 0.5], "b": [0.25, 0.75]}).table(80)))
     assert "score" in text and "0.50-0.50" in text and "+0.00" in text and "%  " not in text.replace("95%", "")
-
-
-def test_the_split_table_has_a_column_for_each_kind() -> None:
-    table = split_table(comparison(RIGHT, KINDS, groups=["x", "y"]), lambda example: example.kind)
-    assert [line.split() for line in shown(table)[2:]] == [
-        ["questions", "4", "4"],
-        ["a", "75", "0"],
-        ["judge", "75", "25"],
-        ["synthesis", "100", "50"],
-    ]

@@ -5,7 +5,7 @@ import dspy
 import numpy as np
 import pytest
 
-from moa_dspy.evaluation.metrics import MetricError, as_metric, score
+from moa_dspy.evaluation import MetricError, as_metric, metrics, prediction_of, score
 from moa_dspy.signatures import task_signature
 
 QA = task_signature("question -> answer")
@@ -51,10 +51,43 @@ def test_exact_compares_as_votes_do(gold: Any, answer: Any, kind: Any, expected:
         ("1,000", "about $1,000 a day", 1),
         ("a.b", "axb", 0),
         ("", "anything", 0),
+        ("北京", "答案是北京。", 1),
+        ("東京", "それは東京です", 1),
+        ("กรุงเทพ", "เมืองหลวงคือกรุงเทพครับ", 1),
+        ("서울", "수도는 서울입니다", 1),
+        ("5", "答案是5个", 1),
+        ("5", "答案是15个", 0),
+        ("5", "答案是5.5个", 0),
+        ("Bern", "首都是Bern市", 1),
+        ("Bern", "首都是Bernard", 0),
+        ("दिल", "दिल्ली", 0),
+        ("दिल्ली", "राजधानी दिल्ली है", 1),
+        ("上海", "答案是北京。", 0),
     ],
 )
 def test_contains_looks_for_whole_words(gold: str, answer: str, expected: float) -> None:
     assert gives("contains", gold, answer) == expected
+
+
+@pytest.fixture
+def _conventions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(metrics.NORMALIZERS, "number", lambda text: float(text.replace(",", "").strip("$")))
+
+
+@pytest.mark.usefixtures("_conventions")
+@pytest.mark.parametrize(("gold", "answer", "expected"), [("$1,000", "1000", 1), ("1,000", "1001", 0), ("1", None, 0)])
+def test_exact_takes_a_convention_by_name(gold: str, answer: str | None, expected: float) -> None:
+    assert gives("exact:number", gold, answer) == expected
+    with pytest.raises(ValueError, match=r"no metric 'exact:nope'\. Choose one of: .*exact:number"):
+        as_metric("exact:nope", QA)
+
+
+def test_fields_may_have_any_name() -> None:
+    task = task_signature("question -> base, self, completions, items")
+    gold = {"base": "1", "self": "2", "completions": "3", "items": "4"}
+    example = dspy.Example({"question": "?", **gold}).with_inputs("question")
+    assert score(as_metric("exact", task), example, prediction_of(gold)) == 1
+    assert score(as_metric("exact", task), example, prediction_of({**gold, "self": "x"})) == 0
 
 
 def test_all_outputs_that_have_a_gold_value_must_be_right() -> None:
