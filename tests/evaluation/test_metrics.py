@@ -5,7 +5,7 @@ import dspy
 import numpy as np
 import pytest
 
-from moa_dspy.evaluation import MetricError, as_metric, metrics, prediction_of, score
+from moa_dspy.evaluation import MetricError, as_metric, prediction_of, score
 from moa_dspy.signatures import task_signature
 
 QA = task_signature("question -> answer")
@@ -69,16 +69,10 @@ def test_contains_looks_for_whole_words(gold: str, answer: str, expected: float)
     assert gives("contains", gold, answer) == expected
 
 
-@pytest.fixture
-def _conventions(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(metrics.NORMALIZERS, "number", lambda text: float(text.replace(",", "").strip("$")))
-
-
-@pytest.mark.usefixtures("_conventions")
 @pytest.mark.parametrize(("gold", "answer", "expected"), [("$1,000", "1000", 1), ("1,000", "1001", 0), ("1", None, 0)])
 def test_exact_takes_a_convention_by_name(gold: str, answer: str | None, expected: float) -> None:
     assert gives("exact:number", gold, answer) == expected
-    with pytest.raises(ValueError, match=r"no metric 'exact:nope'\. Choose one of: .*exact:number"):
+    with pytest.raises(ValueError, match="nope"):
         as_metric("exact:nope", QA)
 
 

@@ -32,7 +32,7 @@ def scores(comparison: Any) -> dict[str, float]:
 
 
 def test_each_model_is_asked_once_and_every_answer_is_scored() -> None:
-    a, b, judge = says("a", "1", "2"), says("b", "1", "0"), says("judge", "0", "1", "2", "2")
+    a, b, judge = says("a", "1", "2"), says("b", "1", "0"), says("judge", "1", "0", "2", "2")
     found: Any = evaluate(MoA(QA, [a, b], judge), examples("1", "2"), strategies=["synthesis"], concurrency=1)
     assert scores(found) == {"a": 1, "b": 0.5, "judge": 0.5, "plain vote": 1, "synthesis": 1, "oracle": 1}
     assert calls({"a": a, "b": b, "judge": judge}) == {"a": 2, "b": 2, "judge": 4} and found.usage.calls == 8
