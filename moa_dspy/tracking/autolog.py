@@ -15,6 +15,7 @@ import mlflow
 from dspy.utils.callback import BaseCallback
 from mlflow.dspy import autolog as mlflow_autolog
 from mlflow.dspy.callback import MlflowCallback
+from mlflow.tracing import configure
 from mlflow.tracing.config import get_config
 
 from moa_dspy.tracking.spans import Spans
@@ -110,7 +111,7 @@ class _Session:
             mlflow_autolog(disable=True, silent=True)
         others = [callback for callback in callbacks if not isinstance(callback, MlflowCallback)]
         dspy.configure(callbacks=[*others, spans, Runs(spans, self.writer)])
-        mlflow.tracing.configure(span_processors=[*get_config().span_processors, process])
+        configure(span_processors=[*get_config().span_processors, process])
         atexit.register(self._at_exit)
         _hush_litellm()
 
@@ -138,7 +139,7 @@ class _Session:
         self.is_over = True
         dspy.configure(callbacks=[one for one in dspy.settings.callbacks if not isinstance(one, (Spans, Runs))])
         processors = [one for one in get_config().span_processors if one is not self.process]
-        mlflow.tracing.configure(span_processors=processors)
+        configure(span_processors=processors)
         if self.was_on:
             mlflow_autolog()
 
@@ -210,8 +211,7 @@ class Runs(BaseCallback):
 
     def _exit(self, call_id: str, exception: BaseException | None) -> None:
         block, _ = self._blocks.pop(call_id)
-        with suppress(BaseException if exception is not None else ()):  # it is raised again where it came from
-            block.__exit__(None if exception is None else type(exception), exception, None)
+        block.__exit__(None if exception is None else type(exception), exception, None)
 
     def _score(self, metric: str, results: Sequence[tuple[Any, Any, Any]]) -> None:
         """Put the metric's scores on the traces, once these are stored: before, MLflow does not find them."""

@@ -15,7 +15,7 @@ from mlflow.models import get_model_info, validate_schema
 from mlflow.models.model import ModelInfo
 
 from moa_dspy.moa import MoA
-from moa_dspy.tracking.served import PROGRAM, Columns, check_chat
+from moa_dspy.tracking.served import PROGRAM, Columns, ask_nobody, check_chat
 from moa_dspy.tracking.store import describe, limit, mask_address, within
 
 __all__ = ["load_model", "log_model"]
@@ -84,7 +84,7 @@ def log_model(
     if not rows:
         check_chat(moa.signature)
     options: dict[str, Any] = {"signature": columns.signature, "input_example": example} if rows else {}
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ask_nobody():
         program, code = Path(folder, f"{PROGRAM}.json"), Path(folder, "served_mixture.py")
         _write(moa, program)
         code.write_text(_CODE.format(name="MixtureProgram" if rows else "MixtureAgent"))
@@ -121,8 +121,8 @@ def load_model(
     info = get_model_info(str(uri))
     if _KIND not in (info.metadata or {}):
         raise ValueError(
-            f"The model {mask_address(str(uri))} is no mixture but of another kind ({', '.join(sorted(info.flavors))}). "
-            "load_model loads what moa_dspy.log_model logged; load this one with mlflow.pyfunc.load_model."
+            f"The model {mask_address(str(uri))} is no mixture ({', '.join(sorted(info.flavors))}): load_model loads "
+            "what moa_dspy.log_model logged. Load this one with mlflow.pyfunc.load_model."
         )
     with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(artifact_uri=str(uri), dst_path=folder)
@@ -175,8 +175,7 @@ def _reach() -> None:
 def _requirements() -> list[str]:
     """The packages that answer, in the versions installed here; MLflow adds itself."""
     versions = {name: _version(name) for name in ("moa-dspy", "dspy", "litellm")}
-    found = {name: version for name, version in versions.items() if version or name == "moa-dspy"}
-    return [f"{name}=={version}" if version else name for name, version in found.items()]
+    return [f"{name}=={version}" for name, version in versions.items() if version] or ["moa-dspy"]
 
 
 def _version(package: str) -> str | None:

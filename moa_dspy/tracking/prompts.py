@@ -95,13 +95,13 @@ def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
         version = _find(prompt.name(name), alias)
         if version is not None:
             instructions = version.template.partition(_BELOW)[0]
-            predictor = predictors[prompt.predictor]
+            predictor: Any = predictors[prompt.predictor]
             predictor.signature = predictor.signature.with_instructions(instructions)
             found += 1
     if not found:
         raise ValueError(
-            f"The registry has no prompt {prompts[0].name(name)}@{alias}, nor another one of this mixture. Register them "
-            f"first with moa_dspy.register_prompts(moa, {name!r}), or name those that are there."
+            f"The registry has no prompt {prompts[0].name(name)}@{alias}, nor another one of this mixture. Register "
+            f"them first with moa_dspy.register_prompts(moa, {name!r}), or name those that are there."
         )
     return copied
 

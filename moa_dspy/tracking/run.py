@@ -29,7 +29,7 @@ class Run:
     def __init__(self) -> None:
         self.id: str | None = None
         self._experiment_id = ""
-        self._client = mlflow.MlflowClient()
+        self._client: Any = None
         self._uri = mask_address(mlflow.get_tracking_uri())
         self._writer = Writer()
         self._thread: int | None = None  # where it is the active run
@@ -43,12 +43,13 @@ class Run:
         options: dict[str, Any] = {"run_id": run_id, "run_name": name, "tags": dict(tags), "nested": True}
         is_async = _in_event_loop()
         try:
+            self._client = mlflow.MlflowClient()
             within(limit(), self._ask)
             run = within(limit(), lambda: _start_inactive(options)) if is_async else _start_active(options)
         except Exception as error:
             logger.warning(
-                "MLflow at %s is of no use, so there is no run: %s. The block goes on and is counted. Mend that or name "
-                "another place (MLFLOW_TRACKING_URI, or mlflow.set_tracking_uri() in code).",
+                "MLflow at %s is of no use, so there is no run: %s. The block goes on and is counted. Mend that or "
+                "name another place (MLFLOW_TRACKING_URI, or mlflow.set_tracking_uri() in code).",
                 self._uri,
                 describe(error),
             )
@@ -67,7 +68,7 @@ class Run:
         try:
             within(limit(), self._ask)
         except Exception as unreachable:
-            missing.append(f"its end ({describe(unreachable)})")
+            missing.insert(0, f"its end ({describe(unreachable)})")
             # mlflow.end_run() would wait for minutes: it stays this thread's active run until the next one starts.
             self.write("its end", lambda run_id: self._client.set_terminated(run_id, status))
             _left_active.add(self.id)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import dspy
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.pyfunc import PythonModel, ResponsesAgent
+from mlflow.pyfunc.model import PythonModel, ResponsesAgent
 from mlflow.types.responses import ResponsesAgentRequest, ResponsesAgentResponse, ResponsesAgentStreamEvent
 from mlflow.types.schema import AnyType, Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
 
@@ -24,10 +26,11 @@ from moa_dspy.models import redact
 from moa_dspy.results import MoAMetadata
 from moa_dspy.values import check_inputs, to_json, to_jsonable, validated
 
-__all__ = ["PROGRAM", "Columns", "MixtureAgent", "MixtureProgram", "check_chat"]
+__all__ = ["PROGRAM", "Columns", "MixtureAgent", "MixtureProgram", "ask_nobody", "check_chat"]
 
 PROGRAM = "program"
 
+_asks_nobody: ContextVar[bool] = ContextVar("moa_dspy_asks_nobody", default=False)
 _OUTPUTS, _ACCOUNT, _CONCURRENCY = "outputs", "account", "concurrency"
 _SCALARS = {str: DataType.string, int: DataType.long, float: DataType.double, bool: DataType.boolean}
 _OF_AN_ANSWER = {
@@ -56,11 +59,12 @@ class Columns:
     @property
     def signature(self) -> ModelSignature:
         """The signature of the model: a row's inputs, and what comes back for it."""
-        inputs = []
+        inputs: list[Any] = []
+        anything: Any = AnyType
         for name, field in self.task.input_fields.items():
             type_ = _column(field.annotation)
             is_needed = field.is_required() and type_ is not None
-            inputs.append(ColSpec(AnyType() if type_ is None else type_, name, required=is_needed))
+            inputs.append(ColSpec(anything() if type_ is None else type_, name, required=is_needed))
         # In two objects, where each value may be missing: in a column of its own, MLflow's Spark function
         # makes "None" or "nan" of a text that is missing, and False of a truth value.
         outputs = Schema([_object(_OUTPUTS, self._outputs), _object(_ACCOUNT, _OF_AN_ANSWER)])
@@ -127,7 +131,7 @@ class MixtureProgram(PythonModel):
         concurrency = int((params or {}).get(_CONCURRENCY, 8))
         require_positive(concurrency=concurrency)
         rows: Sequence[Mapping[str, Any]] = model_input.to_dict("records")
-        if rows:
+        if rows and not _asks_nobody.get():
             check_keys(self.moa.agents)
         numbered = run_side_by_side(lambda item: (item[0], self._answer(item[1])), list(enumerate(rows)), concurrency)
         answered = [answer for _, answer in sorted(numbered, key=lambda item: item[0])]
@@ -136,6 +140,8 @@ class MixtureProgram(PythonModel):
     def _answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
         metadata: MoAMetadata | None = None
         outputs, error = None, None
+        if _asks_nobody.get():
+            return {_OUTPUTS: self.columns.outputs(None), _ACCOUNT: _describe(None, None)}
         try:
             inputs = self.columns.inputs(row)
             # Nobody reads DSPy's trace of a batch, and it would keep all prompts in memory.
@@ -149,23 +155,38 @@ class MixtureProgram(PythonModel):
         return {_OUTPUTS: outputs or self.columns.outputs(None), _ACCOUNT: _describe(metadata, error)}
 
 
-class MixtureAgent(ResponsesAgent):  # type: ignore[misc]
+class MixtureAgent(ResponsesAgent):
     """Answers chat payloads: the last message of the user is the question."""
 
     def load_context(self, context: Any) -> None:
         self.moa = _load(context)
         [self.input], [self.output] = self.moa.signature.input_fields, self.moa.signature.output_fields
 
-    def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:
+    def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:  # type: ignore[override]
+        if _asks_nobody.get():
+            return ResponsesAgentResponse(output=[])
         prediction = self.moa(**{self.input: _question(request)})
-        item = self.create_text_output_item(prediction[self.output], str(uuid.uuid4()))
+        item: Any = self.create_text_output_item(prediction[self.output], str(uuid.uuid4()))
         return ResponsesAgentResponse(output=[item], custom_outputs=_describe(prediction.metadata, None))
 
-    def predict_stream(self, request: ResponsesAgentRequest) -> Iterator[ResponsesAgentStreamEvent]:
+    def predict_stream(  # type: ignore[override]
+        self, request: ResponsesAgentRequest
+    ) -> Generator[ResponsesAgentStreamEvent, None, None]:
         # A mixture's answer is whole only when the aggregator has written it: it comes as one piece.
         text, id = self.moa(**{self.input: _question(request)})[self.output], str(uuid.uuid4())
+        done: Any = {"type": "response.output_item.done", "item": self.create_text_output_item(text, id)}
         yield ResponsesAgentStreamEvent(**self.create_text_delta(text, id))
-        yield ResponsesAgentStreamEvent(type="response.output_item.done", item=self.create_text_output_item(text, id))
+        yield ResponsesAgentStreamEvent(**done)
+
+
+@contextmanager
+def ask_nobody() -> Iterator[None]:
+    """Programs called meanwhile answer nothing: MLflow tries what it logs, which would cost money and need keys."""
+    token = _asks_nobody.set(True)
+    try:
+        yield
+    finally:
+        _asks_nobody.reset(token)
 
 
 def check_chat(task: type[dspy.Signature]) -> None:
@@ -211,7 +232,7 @@ def _describe(metadata: MoAMetadata | None, error: str | None) -> dict[str, Any]
 
 def _column(annotation: Any) -> DataType | Array | None:
     """MLflow's type; None for what is JSON."""
-    items = getattr(annotation, "__args__", ())
+    items: Sequence[Any] = getattr(annotation, "__args__", ())
     if getattr(annotation, "__origin__", None) is list and len(items) == 1 and items[0] in _SCALARS:
         return Array(_SCALARS[items[0]])
     return _SCALARS.get(annotation) if isinstance(annotation, type) else None
@@ -233,7 +254,8 @@ def _read(value: Any) -> Any:
 
 def _cell(name: str, value: Any, type_: DataType | Array | None) -> Any:
     if type_ is None:
-        return None if value is None else to_json(value)
+        data = to_jsonable(value)
+        return data if data is None or isinstance(data, str) else to_json(data)
     for number in value if isinstance(value, list) else [value]:
         if isinstance(number, int) and not -(2**63) <= number < 2**63:
             raise ValueError(f"The output {name} is a whole number of more than 64 bits, which no table holds.")

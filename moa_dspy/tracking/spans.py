@@ -109,7 +109,8 @@ class Spans(MlflowCallback):
             SpanAttributeKey.MESSAGE_FORMAT: "dspy",
         }
         known = {name: value for name, value in attributes.items() if value is not None}
-        given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if name != "kwargs"}
+        given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
+        given.pop("kwargs", None)
         self._start(call_id, instance.model, "CHAT_MODEL", given, known)
         if call_id in self._open:
             self._lms[call_id] = instance
@@ -214,9 +215,10 @@ def _place(agent: Agent, callers: list[Any]) -> dict[str, Any]:
     moa = next((caller for caller in reversed(callers) if isinstance(caller, MoA)), None)
     if moa is not None and agent is moa.aggregator:
         return {**place, "moa.role": "aggregator"}
-    for number, panel in enumerate(moa.panels if moa is not None else (), start=1):
+    panels = [] if moa is None else moa.panels
+    for number, panel in enumerate(panels, start=1):
         if any(agent is member for member in panel.agents):
-            layer = {"moa.layer": number} if len(moa.panels) > 1 else {}
+            layer = {"moa.layer": number} if len(panels) > 1 else {}
             return {**place, "moa.role": "proposer", **layer}
     return place
 

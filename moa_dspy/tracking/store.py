@@ -64,6 +64,15 @@ def find_store(store: str | None = None) -> str:
     return uri
 
 
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    # urllib3 warns of each attempt of MLflow's, dozens for a server that is down; what came of them is said once.
+    text = record.getMessage()
+    return not text.startswith("Retrying") or ("/mlflow/" not in text and "/v1/traces" not in text)
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
+
+
 def limit() -> float:
     """How many seconds a program waits for the present store to answer."""
     return LIMIT if mlflow.get_tracking_uri().startswith(("http", "databricks")) else LOCAL_LIMIT

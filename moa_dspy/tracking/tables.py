@@ -76,7 +76,8 @@ def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: 
     Columns: `call` (from 1), `input_*`, `agent`, `model`, `layer`, `sample`, `output_*`, `chosen` (None where the
     strategy wrote an answer of its own), `answer_*`, `seconds`, `error`. MLflow's page cannot show names with dots.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    end: dict[str, Any]
     for number, answer in enumerate(answers, start=1):
         metadata = answer.metadata
         inputs = _cells("input", task.input_fields, answer.inputs, mask)
@@ -125,7 +126,7 @@ def _number(score: Any) -> float | None:
         return None
 
 
-def _seconds(calls: Sequence[LMCall]) -> dict[str, float | None]:
+def _seconds(calls: Sequence[LMCall]) -> dict[str, Any]:
     # What the cache answered took no model's time; how long an abandoned call would have taken is not known.
     asked = [call.seconds for call in calls if not call.cache_hit and call.error != "Unfinished"]
     p50, p95 = np.percentile(asked, [50, 95]) if asked else (None, None)

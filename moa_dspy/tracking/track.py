@@ -22,7 +22,7 @@ from moa_dspy.tracking import tables
 from moa_dspy.tracking.prompts import prompts_of, register
 from moa_dspy.tracking.run import Run
 from moa_dspy.tracking.store import describe
-from moa_dspy.tracking.watch import BLOCK, Evaluation, Watch, find_mixture
+from moa_dspy.tracking.watch import BLOCK, Evaluation, Watch, find_mixture, mixtures_in
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
@@ -52,8 +52,9 @@ def track(
       `failed_calls`;
     - tables: `calls.json`, by stage (`run`, `compile`, `run_2` after it), agent and model; `proposals.json`, who
       proposed what, one for each stage; `evaluation.json`, one for each evaluation;
-    - the mixture, as `MoA.from_file` reads it, its prompts, also in the Prompt Registry as
-      `<experiment>.<name>.<predictor>`, and the same of what an optimizer made; a child run per candidate;
+    - the mixture, as `MoA.from_file` reads it, and its prompts; the same of what an optimizer made, its settings and
+      report, a child run per candidate, and the prompts before and after in the Prompt Registry, as
+      `<experiment>.<name>.<predictor>`;
     - the data set as an input. No secrets.
 
     LM calls are counted in the block's context, which DSPy's executors pass on, and the mixture's own calls in any
@@ -95,7 +96,7 @@ def _track(
 ) -> Iterator[Tracked]:
     tracked, error = Tracked(program, name), None
     watch = tracked.watch
-    mixtures = [part for _, part in program.named_sub_modules(MoA)]
+    mixtures = mixtures_in(program)
     tracked.start(data, run_id, tags)
     for moa in mixtures:
         moa.callbacks = [*moa.callbacks, watch]
@@ -171,7 +172,8 @@ class Tracked:
                 f"This {type(program).__name__} holds no copy of the mixture that is tracked: none has its strategy, "
                 "agents and fields. Use moa_dspy.register_prompts() for another mixture."
             )
-        self._log_mixture(copy, "_given", message)
+        self._log_mixture(copy, "_given")
+        self._register(copy, message)
 
     def log_comparison(self, comparison: Comparison) -> None:
         """Log a comparison as one child run per system, for MLflow's compare page; here, `score` and `oracle`.
@@ -225,12 +227,15 @@ class Tracked:
             self._log_metrics(tags={"optimizer": type(value[0]).__name__})
             self._log_proposals()
             self._log_optimizer()
+            if self.watch.mixture is not None:
+                self._register(self.watch.mixture, f"before {self._optimizer_name()}")
         elif what == "compiled":
             self._log_metrics()
             self._log_optimizer()
             copy = None if value is None else find_mixture(value, self.watch.mixture)
             if copy is not None:
-                self._log_mixture(copy, f"_compiled{self._number()}", f"compiled by {self._optimizer_name()}")
+                self._log_mixture(copy, f"_compiled{self._number()}")
+                self._register(copy, f"compiled by {self._optimizer_name()}")
 
     def _log_metrics(self, measured: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
         self._written = time.monotonic()
@@ -271,14 +276,16 @@ class Tracked:
     def _number(self) -> str:
         return "" if len(self._optimizers) == 1 else f"_{len(self._optimizers)}"
 
-    def _log_mixture(self, moa: MoA, suffix: str = "", message: str | None = None) -> None:
-        prompts, name, run = prompts_of(moa), self._name, self._run
-        run.log_text(f"prompts{suffix}.md", _prompts_text(moa))
-        run.write("the prompts", lambda id: register(prompts, f"{run.experiment_name()}.{name}", id, message))
+    def _log_mixture(self, moa: MoA, suffix: str = "") -> None:
+        self._run.log_text(f"prompts{suffix}.md", _prompts_text(moa))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "mixture.json")
             moa.save(file)
-            run.log_text(f"mixture{suffix}.json", file.read_text())
+            self._run.log_text(f"mixture{suffix}.json", file.read_text())
+
+    def _register(self, moa: MoA, message: str | None) -> None:
+        prompts, name, run = prompts_of(moa), self._name, self._run
+        run.write("the prompts", lambda id: register(prompts, f"{run.experiment_name()}.{name}", id, message))
 
     def _log_proposals(self) -> None:
         for stage in dict.fromkeys(answer.stage for answer in self.watch.answers):

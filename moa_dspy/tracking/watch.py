@@ -15,11 +15,12 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
 from moa_dspy.usage import LMCall, Meter
 
-__all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "metadata_of"]
+__all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "metadata_of", "mixtures_in"]
 
 # Among DSPy's settings: the watch of the block around.
 BLOCK: Final = "moa_dspy_block"
 
+_KEPT = 5000  # answers whose proposals are kept
 _PROGRAM, _OPTIMIZER = "program", "optimizer"  # who asked, where no agent did
 
 
@@ -128,6 +129,8 @@ class Watch(Meter):
                 self._elsewhere += [(opened.stage, call) for call in metadata.calls]
             if opened.is_like and not self.is_compiling:
                 answer = None if exception is not None else dict(outputs.items())
+                if len(self.answers) >= _KEPT:
+                    metadata = metadata.model_copy(update={"all_proposals": [], "calls": []})
                 self.answers.append(Answer(opened.stage, opened.inputs, metadata, answer))
         self._changed("answer", None)
 
@@ -165,10 +168,15 @@ class Watch(Meter):
         return sum(call.agent in (_PROGRAM, _OPTIMIZER) for call in self.calls())
 
 
+def mixtures_in(program: Any) -> list[MoA]:
+    """The mixture that a program is, or those that it holds."""
+    parts = program.named_sub_modules(MoA) if isinstance(program, dspy.Module) else []
+    return [part for _, part in parts if isinstance(part, MoA)]
+
+
 def find_mixture(program: Any, like: MoA | None = None) -> MoA | None:
-    """The mixture that a program is or holds: the first, or the first of the same shape."""
-    found = [part for _, part in program.named_sub_modules(MoA)] if isinstance(program, dspy.Module) else []
-    return next((part for part in found if like is None or _shape(part) == _shape(like)), None)
+    """The first of them, or the first of the same shape."""
+    return next((moa for moa in mixtures_in(program) if like is None or _shape(moa) == _shape(like)), None)
 
 
 def metadata_of(outputs: Any, exception: BaseException | None) -> MoAMetadata | None:
