@@ -66,7 +66,8 @@ class Run:
             status = RunStatus.to_string(RunStatus.KILLED)
         missing = self._writer.finish(LIMIT_AT_END)
         try:
-            within(limit(), self._ask)
+            if missing:  # else it has just answered
+                within(limit(), self._ask)
         except Exception as unreachable:
             missing.insert(0, f"its end ({describe(unreachable)})")
             # mlflow.end_run() would wait for minutes: it stays this thread's active run until the next one starts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tempfile
 import time
@@ -166,14 +167,14 @@ class Tracked:
         Raises:
             ValueError: If there is no copy of the mixture in it.
         """
-        copy = find_mixture(program, self.watch.mixture)
-        if copy is None:
+        copied = find_mixture(program, self.watch.mixture)
+        if copied is None:
             raise ValueError(
                 f"This {type(program).__name__} holds no copy of the mixture that is tracked: none has its strategy, "
                 "agents and fields. Use moa_dspy.register_prompts() for another mixture."
             )
-        self._log_mixture(copy, "_given")
-        self._register(copy, message)
+        self._log_mixture(copied, "_given")
+        self._register(copied, message)
 
     def log_comparison(self, comparison: Comparison) -> None:
         """Log a comparison as one child run per system, for MLflow's compare page; here, `score` and `oracle`.
@@ -232,10 +233,11 @@ class Tracked:
         elif what == "compiled":
             self._log_metrics()
             self._log_optimizer()
-            copy = None if value is None else find_mixture(value, self.watch.mixture)
-            if copy is not None:
-                self._log_mixture(copy, f"_compiled{self._number()}")
-                self._register(copy, f"compiled by {self._optimizer_name()}")
+            copied = None if value is None else find_mixture(value, self.watch.mixture)
+            if copied is not None:
+                best = _without_candidates(copied)
+                self._log_mixture(best, f"_compiled{self._number()}")
+                self._register(best, f"compiled by {self._optimizer_name()}")
 
     def _log_metrics(self, measured: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
         self._written = time.monotonic()
@@ -256,8 +258,8 @@ class Tracked:
         key = evaluation.key
         step = self._trials[key] = self._trials.get(key, -1) + 1
         self._run.log("a trial's score", {f"trial_{key}": evaluation.score}, step=step)
-        copy = find_mixture(evaluation.program, self.watch.mixture)
-        texts = {} if copy is None else {"prompts.md": _prompts_text(copy)}
+        candidate = find_mixture(evaluation.program, self.watch.mixture)
+        texts = {} if candidate is None else {"prompts.md": _prompts_text(candidate)}
         self._run.log_child(f"{key}_{step}", {"score": evaluation.score}, texts=texts)
 
     def _log_optimizer(self) -> None:
@@ -316,6 +318,14 @@ def _params(moa: MoA) -> dict[str, str]:
         "num_proposals_per_model": str(moa.panels[0].samples),
         "use_specialized_prompts": str(moa.use_specialized_prompts),
     }
+
+
+def _without_candidates(moa: MoA) -> MoA:
+    """The mixture without the other candidates that DSPy's optimizers hang on the best one."""
+    best: Any = copy.copy(moa)
+    if hasattr(best, "candidate_programs"):
+        del best.candidate_programs
+    return best  # type: ignore[no-any-return]
 
 
 def _prompts_text(moa: MoA) -> str:

@@ -48,7 +48,7 @@ def test_mlflows_own_beside_it_makes_no_second_trace(store: Path, before: bool) 
 
 
 def test_off_leaves_everything_as_it_was(store: Path) -> None:
-    class Mine(dspy.utils.callback.BaseCallback):  # type: ignore[name-defined, misc]
+    class Mine(dspy.utils.callback.BaseCallback):
         pass
 
     mine = Mine()

@@ -35,20 +35,22 @@ def test_a_text_has_one_version_whatever_came_between(store: Path) -> None:
 
 def test_three_equal_tunings_make_two_versions_and_names_carry_the_experiment(store: Path) -> None:
     moa = mixture({"a": FakeLM("a", says("a0")), "judge": FakeLM("judge", says("a0"))})
+    runs = []
     for _ in range(3):
         with track(moa, "qa") as tracked:
+            runs.append(str(tracked.run_id))
             dspy.BootstrapFewShot(lambda *_: True, max_bootstrapped_demos=1).compile(moa, trainset=EXAMPLES[:1])
     assert load_prompt(f"mixtures.qa.{SHARED}", version=3, allow_missing=True) is None
     tuned = load_prompt(f"prompts:/mixtures.qa.{SHARED}@latest")
     assert (tuned.version, "--- demo 1" in str(tuned.template)) == (2, True)
-    assert f"mixtures.qa.{SHARED}" in str(mlflow.get_run(str(tracked.run_id)).data.tags["mlflow.linkedPrompts"])
+    assert f"mixtures.qa.{SHARED}" in str(mlflow.get_run(runs[-1]).data.tags["mlflow.linkedPrompts"])
 
 
 def test_they_come_back_by_an_alias(store: Path) -> None:
     moa = mixture(cast("a", "judge"))
     register_prompts(told(moa, "Think."), "qa")
     register_prompts(told(moa, "Doubt."), "qa")
-    mlflow.genai.set_prompt_alias(f"qa.{SHARED}", "best", 1)  # type: ignore[attr-defined]
+    mlflow.genai.set_prompt_alias(f"qa.{SHARED}", "best", 1)
 
     def instructions(back: Any) -> str:
         return str(dict(back.named_predictors())[SHARED].signature.instructions)

@@ -166,13 +166,13 @@ def test_scores_of_an_evaluation_are_on_its_traces() -> None:
 def test_mlflows_other_autologging_doubles_nothing() -> None:
     import litellm
 
-    mlflow.litellm.autolog()  # type: ignore[attr-defined]
+    mlflow.litellm.autolog()
     try:
         with provider() as served, dspy.context(lm=None):
             lm = priced(served, engine="litellm") if "engine" in dspy.LM.__init__.__annotations__ else priced(served)
             MoA(QA, [lm], strategy="voting")(question="?")
     finally:
-        mlflow.litellm.autolog(disable=True)  # type: ignore[attr-defined]
+        mlflow.litellm.autolog(disable=True)
         litellm.callbacks = []
     found = next(one for one in traces() if one.data.spans[0].name.startswith("MoA"))
     assert json.loads(found.info.trace_metadata["mlflow.trace.cost"])["total_cost"] == pytest.approx(COST)
