@@ -325,7 +325,7 @@ def _without_candidates(moa: MoA) -> MoA:
     best: Any = copy.copy(moa)
     if hasattr(best, "candidate_programs"):
         del best.candidate_programs
-    return best  # type: ignore[no-any-return]
+    return best
 
 
 def _prompts_text(moa: MoA) -> str:

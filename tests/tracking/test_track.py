@@ -206,12 +206,13 @@ class TestCounting:
 
     @pytest.mark.filterwarnings("ignore::Warning")  # MLflow's own
     def test_mlflows_evaluation(self, store: Path) -> None:
+        from mlflow.genai import evaluate as genai_evaluate
         from mlflow.genai import scorer
 
         moa = mixture(cast("a", "judge"))
         right = scorer(lambda outputs: outputs == "judge", name="right")
         with track(moa) as tracked:
-            mlflow.genai.evaluate(
+            genai_evaluate(
                 data=[{"inputs": {"question": f"q{number}"}} for number in range(3)],
                 predict_fn=lambda question: moa(question=question).answer,
                 scorers=[right],
