@@ -177,7 +177,7 @@ def test_rows_are_answered_over_http(store: Path) -> None:
 
 def test_a_chat_is_answered_and_streamed(store: Path) -> None:
     info = moa_dspy.log_model(mixture(), "chat", serve_as="chat", registered_model_name="chat")
-    model = mlflow.pyfunc.load_model("models:/chat/1")
+    model: Any = mlflow.pyfunc.load_model("models:/chat/1")
     asked: dict[str, Any] = {"input": [{"role": "user", "content": QUESTIONS[0]}]}
     answer = mixture()(question=QUESTIONS[0]).answer
     assert model.predict(asked)["output"][0]["content"][0]["text"] == answer
