@@ -17,7 +17,7 @@ from support.openai_server import ChatRequest, OpenAIServer, Reply
 
 import moa_dspy
 from moa_dspy import Agent, MoA
-from moa_dspy.router import Deployment, RouterConfig, router_lm
+from moa_dspy.router import router_lm
 from moa_dspy.tracking import flush
 
 CONNECTION: dict[str, Any] = {
