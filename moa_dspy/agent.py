@@ -23,7 +23,7 @@ from moa_dspy.saving.saved_format import BOUND
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
-__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone"]
+__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone", "showing_lms"]
 
 logger = logging.getLogger(__name__)
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
@@ -92,7 +92,7 @@ class Agent(Keyless):
         self.instructions = instructions
         self._rollout: Rollout | None = None
         self._key_checked: dspy.BaseLM | None = None
-        self._shows_lm = False  # to weight optimizers, see optimizers/tuning_weights.py
+        self._shows_lm = False  # see `showing_lms`
         self._take_program()
 
     @property
@@ -123,7 +123,8 @@ class Agent(Keyless):
         """A meter for one call: of the agent's LM alone, where its program can ask no other."""
         program: Any = self.program
         asks_one_lm = type(program) in _ASK_ONE_LM or vars(type(program)).get("asks_one_lm", False)
-        everywhere = not asks_one_lm or bool(self._own_lms) or type(dspy.settings.adapter) not in _ADAPTERS
+        everywhere = not asks_one_lm or self._shows_lm or bool(self._own_lms)
+        everywhere = everywhere or type(dspy.settings.adapter) not in _ADAPTERS
         return Meter(self.name, everywhere)
 
     def rename(self, name: str) -> Agent:
@@ -231,6 +232,12 @@ class Agent(Keyless):
         self._own_lms[path] = lm
         return lm
 
+    def _show_lm(self, shows: bool) -> None:
+        self._shows_lm = shows
+        for path, predictor in self._predictors():
+            if path not in self._own_lms:
+                self._held[path] = predictor.lm = self.lm if shows else None
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         # Copies share LM objects: connections, history and the user's own handle on the LM.
         held = [self.lm, self._key_checked, *self._own_lms.values(), *self._held.values()]
@@ -267,6 +274,24 @@ def adopt_lms(agents: Sequence[Agent]) -> None:
             now.pop(),
             ", ".join(models),
         )
+
+
+@contextmanager
+def showing_lms(agents: Sequence[Agent]) -> Iterator[None]:
+    """Show each agent's LM on its predictors, where DSPy's weight optimizers read it and put the trained one.
+
+    Inside, predictors ask the LM that they hold, as in any program of DSPy's whose predictors have LMs: nothing
+    resamples it. Copies that are made inside go on showing theirs: use this once more on a copy that is kept.
+    """
+    adopt_lms(agents)
+    for agent in agents:
+        agent._show_lm(True)
+    try:
+        yield
+    finally:
+        adopt_lms(agents)
+        for agent in agents:
+            agent._show_lm(False)
 
 
 def check_keys(agents: Sequence[Agent]) -> None:
