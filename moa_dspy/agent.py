@@ -232,12 +232,6 @@ class Agent(Keyless):
         self._own_lms[path] = lm
         return lm
 
-    def _show_lm(self, shows: bool) -> None:
-        self._shows_lm = shows
-        for path, predictor in self._predictors():
-            if path not in self._own_lms:
-                self._held[path] = predictor.lm = self.lm if shows else None
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         # Copies share LM objects: connections, history and the user's own handle on the LM.
         held = [self.lm, self._key_checked, *self._own_lms.values(), *self._held.values()]
@@ -283,15 +277,19 @@ def showing_lms(agents: Sequence[Agent]) -> Iterator[None]:
     Inside, predictors ask the LM that they hold, as in any program of DSPy's whose predictors have LMs: nothing
     resamples it. Copies that are made inside go on showing theirs: use this once more on a copy that is kept.
     """
-    adopt_lms(agents)
-    for agent in agents:
-        agent._show_lm(True)
+    def show(shows: bool) -> None:
+        adopt_lms(agents)
+        for agent in agents:
+            agent._shows_lm = shows
+            for path, predictor in agent._predictors():
+                if path not in agent._own_lms:
+                    agent._held[path] = predictor.lm = agent.lm if shows else None
+
+    show(True)
     try:
         yield
     finally:
-        adopt_lms(agents)
-        for agent in agents:
-            agent._show_lm(False)
+        show(False)
 
 
 def check_keys(agents: Sequence[Agent]) -> None:

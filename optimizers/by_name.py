@@ -163,7 +163,11 @@ class Jointly(Teleprompter):
         train, val = checked_sets(student, trainset, valset, self.metric)
         scored = Scored(self.metric, student.signature, inside=INSIDE)
         scored.try_on_gold(train[0])
-        settings = {"optimizer": self.name, "metric": metric_name(self.metric), "recipe": vars(self.recipe)}
+        settings: dict[str, Any] = {
+            "optimizer": self.name,
+            "metric": metric_name(self.metric),
+            "recipe": vars(self.recipe),
+        }
         settings |= {"seed": self.seed, "reflection": getattr(self.reflection_lm, "model", None)}
         room = Checkpoint(self.checkpoint, student, [train, val or train], settings).room(self.name)
         moa = student.deepcopy()

@@ -16,7 +16,6 @@ from moa_dspy.evaluation import Interval, Metric, MetricError, difference_interv
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, replay
-from moa_dspy.recording.replay import question_key
 from moa_dspy.recording.rows import agent_of
 from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.usage import Usage
@@ -25,7 +24,7 @@ from moa_dspy.values import to_jsonable
 from .mixtures import restricted
 from .recipes import Budget
 from .scoring import Scored
-from .students import CompileInterrupted, ask_examples, check_mixture, checked_sets
+from .students import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows
 from .votes import Floats, Votes, Weights, plain_voting
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "committees", "pick"]
@@ -52,7 +51,7 @@ class Candidate:
     weights: Mapping[str, float]
     calls: float
     cost_usd: float | None
-    scores: Floats = field(repr=False)
+    scores: Floats = field(repr=False, compare=False)
     strategy: str = "voting"
 
     @property
@@ -269,8 +268,8 @@ class SelectCommittee(Teleprompter):
         judged = replace(committee, strategy=strategy.name, weights={})
         replayed = replay(self._mixture(moa, judged), recording, ask_aggregator=True)
         asked = ask_examples(replayed, examples, concurrency=self.concurrency, strategies=None)
-        rows = {question_key(moa.signature, row.inputs): row for row in asked}
-        answers = [rows[question_key(moa.signature, example)].outputs for example in examples]
+        row_of = find_rows(moa.signature, asked)
+        answers = [row.outputs if (row := row_of(example)) else None for example in examples]
         try:
             scores = np.array([scored.number(*pair) for pair in zip(examples, answers, strict=True)])
         except MetricError as error:
@@ -350,6 +349,8 @@ def committees(
         for size in range(1, len(names) + 1):
             weights = dict(zip(here.agents, fitted.of(size).tolist(), strict=True))
             weights = {name: weight for name, weight in weights.items() if weight > 0}
+            if len(weights) < size:  # one more who weighs nothing: the committee before
+                continue
             known = [price for name in weights if (price := price_of[name]) is not None]
             yield Candidate(
                 agents=tuple(weights),

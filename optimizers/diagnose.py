@@ -13,7 +13,6 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel
 from moa_dspy.recording import RecordedVerdict, Recording, RecordingInterrupted, Row
-from moa_dspy.recording.replay import question_key
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 
 from .committee import Candidate, committees, pick
@@ -22,7 +21,7 @@ from .diversity import Diversity
 from .mixtures import restricted
 from .recipes import Budget, calls_per_answer, calls_per_verdict
 from .scoring import Scored
-from .students import ask_examples, check_mixture, checked_examples
+from .students import ask_examples, check_mixture, checked_examples, find_rows
 from .votes import Votes
 
 __all__ = ["diagnose", "diagnosis_budget"]
@@ -162,16 +161,18 @@ def _with_self_moa(moa: MoA, comparison: Comparison, asking: Mapping[str, Any]) 
         return recording, f"No Self-MoA: {refusal}"
     examples = [question.example for question in comparison.questions]
     sampled = ask_examples(restricted(moa, [best], samples=times), examples, strategies=None, **asking)
-    rows = {question_key(moa.signature, row.inputs): row for row in sampled}
+    row_of = find_rows(moa.signature, sampled)
     if all(len({repr(proposal.outputs) for proposal in row.proposals}) <= 1 for row in sampled):
         same = f"all {times} samples of {best} were the same answer, on every question (cached, or not sampled)."
         return recording, f"No Self-MoA: {same}"
-    answered = [_answered_by(row, SELF_MOA + best, rows[question_key(moa.signature, row.inputs)]) for row in recording]
+    answered = [_answered_by(row, SELF_MOA + best, row_of(row.inputs)) for row in recording]
     note = f"Self-MoA: {best}, the best proposer, asked {times} times per question, as often as the whole panel is."
     return Recording(answered), note
 
 
-def _answered_by(row: Row, name: str, answer: Row) -> Row:
+def _answered_by(row: Row, name: str, answer: Row | None) -> Row:
+    if answer is None:
+        return row
     failure = answer.failures[0] if answer.outputs is None and answer.failures else None
     verdict = RecordedVerdict(outputs=answer.outputs, failure=failure, calls=answer.calls, seconds=answer.seconds)
     return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})

@@ -106,7 +106,7 @@ def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
     for earlier in moa.panel_names[:place]:
         setattr(mixture, earlier, getattr(replayed, earlier))
     mixture.panel_names = moa.panel_names[: place + 1]
-    return mixture  # type: ignore[no-any-return]
+    return mixture
 
 
 def _aggregator(moa: MoA, strategy: str | Strategy, lm: dspy.BaseLM | None) -> Agent:

@@ -16,7 +16,6 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
 from moa_dspy.recording import Recording, Row, replay
-from moa_dspy.recording.replay import question_key
 from moa_dspy.rendering import render, seed_of
 from moa_dspy.results import Proposal
 from moa_dspy.signatures import PROPOSALS
@@ -28,7 +27,15 @@ from .recipes import Budget, Recipe, calls_per_answer, calls_per_verdict
 from .reports import SpecializationReport, StageReport
 from .scoring import Scored, Stop, metric_name
 from .stages import INSIDE, Stage, own_copy
-from .students import CompileInterrupted, ask_examples, check_mixture, check_optimizer, checked_sets
+from .students import (
+    CompileInterrupted,
+    ask_examples,
+    check_mixture,
+    check_optimizer,
+    checked_sets,
+    find_rows,
+    inputs_of,
+)
 
 __all__ = ["Specialize", "explain"]
 
@@ -294,11 +301,11 @@ class _Compiling:
     def _with_proposals(self, examples: Examples, rows: Recording, layer: int) -> list[dspy.Example]:
         """The examples that got proposals, with them as a further input: what a labelled demo needs."""
         task = self.moa.signature
-        found = {question_key(task, row.inputs): row for row in rows if row.error is None}
+        row_of = find_rows(task, (row for row in rows if row.error is None))
         shown = []
         for example in examples:
-            if (row := found.get(question_key(task, example))) is not None:
-                own = {name: example[name] for name in task.input_fields if name in example}
+            if (row := row_of(example)) is not None:
+                own = inputs_of(task, example)
                 proposals = [proposal for proposal in row.proposals if proposal.layer == layer]
                 text = render(proposals, seed=seed_of(own), field_names=[PROPOSALS, *task.fields]).text
                 shown.append(dspy.Example({**example, PROPOSALS: text}).with_inputs(*own, PROPOSALS))
@@ -335,11 +342,11 @@ class _Marginal:
         setattr(self.moa, panel_name, getattr(moa, panel_name))
         self.agent = agent
         self.layer = getattr(moa, panel_name).layer
-        self.rows = {question_key(moa.signature, row.inputs): row for row in first}
+        self.row_of = find_rows(moa.signature, first)
 
     def __call__(self, example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
         task = self.moa.signature
-        row = self.rows[question_key(task, example)]
+        row: Any = self.row_of(example)
         outputs = {name: prediction[name] for name in task.output_fields}
         mine = {id for id in row.asked if id.partition("#")[0] == self.agent} if self.layer == 1 else {self.agent}
         answered = [Proposal(id=id, agent=self.agent, layer=self.layer, outputs=outputs) for id in sorted(mine)]
@@ -347,7 +354,7 @@ class _Marginal:
         failures = [failure for failure in row.failures if failure.id not in mine or failure.layer != self.layer]
         changed = row.model_copy(update={"proposals": [*others, *answered], "failures": failures})
         try:
-            return replay(self.moa, [changed])(**{name: example[name] for name in task.input_fields if name in example})
+            return replay(self.moa, [changed])(**inputs_of(task, example))
         except MoAError:  # all abstain
             return dspy.Prediction(dict.fromkeys(task.output_fields))
 

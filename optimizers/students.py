@@ -30,6 +30,8 @@ __all__ = [
     "check_optimizer",
     "checked_examples",
     "checked_sets",
+    "find_rows",
+    "inputs_of",
     "require_optuna",
 ]
 
@@ -116,8 +118,8 @@ def checked_sets(
     """Both sets, checked; warns of what stands in both. No valset gives an empty one."""
     train = checked_examples(moa, trainset, metric)
     val = checked_examples(moa, valset, metric, "valset") if valset else []
-    seen = {question_key(moa.signature, example) for example in train}
-    if twice := sum(question_key(moa.signature, example) in seen for example in val):
+    seen = {_key(moa.signature, example) for example in train}
+    if twice := sum(_key(moa.signature, example) in seen for example in val):
         logger.warning(
             "%d of %d examples of the valset stand in the trainset too: what is tuned on them looks better than it is.",
             twice,
@@ -194,7 +196,7 @@ def ask_examples(
     _refuse_others(moa, recorded)
     # Known by their content: an id may stand in both sets, and for different questions.
     known = [row.model_copy(update={"id": hash_of(row.inputs, 12)}) for row in recorded or ()]
-    questions = {question_key(moa.signature, example): _without_id(moa, example) for example in examples}
+    questions = {_key(moa.signature, example): _without_id(moa, example) for example in examples}
     rows: list[Row] = []
 
     def follow(row: Row | None, summary: Summary) -> None:
@@ -216,6 +218,21 @@ def ask_examples(
         strategies=None if strategies is None else list(strategies),
         **settings,
     )
+
+
+def find_rows(task: type[dspy.Signature], rows: Iterable[Row]) -> Callable[[Any], Row | None]:
+    """What gives the row of an example, if there is one."""
+    found = {question_key(task, row.inputs): row for row in rows}
+    return lambda example: found.get(_key(task, example))
+
+
+def inputs_of(task: type[dspy.Signature], example: Any) -> dict[str, Any]:
+    """The task's inputs in an example."""
+    return {name: example[name] for name in task.input_fields if name in example}
+
+
+def _key(task: type[dspy.Signature], example: Any) -> str:
+    return question_key(task, inputs_of(task, example))
 
 
 def _without_id(moa: MoA, example: dspy.Example) -> dict[str, Any]:

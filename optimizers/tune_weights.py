@@ -59,7 +59,7 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
     for one in (tuned, *(candidate["program"] for candidate in getattr(tuned, "candidate_programs", ()))):
         with showing_lms(_agents_of(one)):
             pass  # copies, which showed theirs too, are done with it
-    return tuned  # type: ignore[no-any-return]
+    return tuned
 
 
 def _agents_of(program: dspy.Module) -> list[Agent]:

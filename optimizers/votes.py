@@ -16,10 +16,10 @@ from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.evaluation import Comparison, MetricError
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, replay
-from moa_dspy.recording.replay import question_key
 from moa_dspy.strategies import Case, Voting, as_strategy
 
 from .scoring import Scored
+from .students import find_rows, inputs_of
 
 __all__ = ["Floats", "Votes", "Weights", "agreement_weights", "log_odds", "plain_voting", "wrong_answers"]
 
@@ -62,13 +62,14 @@ class Votes:
             MetricError: If the metric gives no score, or one below 0 or above 1; the recording is on it.
         """
         panel: Any = replay(moa, recording).panels[0]
-        rows = {question_key(moa.signature, row.inputs): row for row in recording}
+        row_of = find_rows(moa.signature, recording)
         voting = plain_voting(moa)
 
         def read(numbered: tuple[int, dspy.Example]) -> tuple[int, list[str], list[int], list[float]]:
             number, example = numbered
-            round = panel.round(rows[question_key(moa.signature, example)])
-            case = Case(moa.signature, example, round.proposals, round.asked, has_aggregator=False)
+            round = panel.round(row_of(example))
+            inputs = inputs_of(moa.signature, example)
+            case = Case(moa.signature, inputs, round.proposals, round.asked, has_aggregator=False)
             votes = {id: n for n, found in enumerate(voting.count(case).candidates) for id in found.voters}
             came = {proposal.id: proposal.outputs for proposal in round.proposals}
             answers = [votes.get(id, ABSTAINS if id in came else MISSING) for id in round.asked]
@@ -266,7 +267,7 @@ def agreement_weights(votes: Votes, alternatives: float) -> tuple[Floats, Floats
     # Answers that nobody gave: all may be wrong.
     others = np.maximum(alternatives + 1 - given.sum(axis=1), 0.0)[:, None]
     truth = classes.sum(axis=1) / np.maximum(cast.sum(axis=1, keepdims=True), 1)
-    accuracy, before = np.zeros(len(votes.agents)), None
+    accuracy = right = np.zeros(len(votes.agents))
     for _ in range(1000):
         right = votes.owners @ np.einsum("qvc,qc->v", classes, truth)
         accuracy, before = shrink(right, counts), accuracy
