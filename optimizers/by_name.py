@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import dspy
-from dspy.teleprompt import Teleprompter
 
 from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
 from moa_dspy.models import redact
 
 from .checkpoint import Checkpoint
-from .recipes import Budget, Recipe, calls_per_answer
-from .reports import SpecializationReport, StageReport
-from .scoring import Scored, Stop, metric_name
+from .recipes import Budget, calls_per_answer
+from .reports import SpecializationReport
+from .scoring import Scored, Stop
 from .specialize import Specialize, explain
 from .stages import INSIDE, Stage
-from .students import CompileInterrupted, check_mixture, checked_sets, require_optuna
+from .students import CompileInterrupted, require_optuna
 
 __all__ = ["OPTIMIZERS", "build", "split"]
 
@@ -29,27 +27,15 @@ OPTIMIZERS = ("specialize", "gepa", "bootstrap", "mipro")
 
 
 def build(
-    name: Literal["specialize", "gepa", "bootstrap", "mipro"],
-    metric: str | Metric,
-    *,
-    recipe: Literal["quick", "balanced", "thorough"] | Recipe = "balanced",
-    reflection_lm: dspy.BaseLM | None = None,
-    num_threads: int = 8,
-    seed: int = 0,
-    checkpoint: str | Path | None = None,
-    on_stage: Callable[[StageReport], None] = lambda stage: None,
-) -> Specialize | Jointly:
+    name: Literal["specialize", "gepa", "bootstrap", "mipro"], metric: str | Metric, **settings: Any
+) -> Specialize:
     """The optimizer of this name, with a recipe's budget.
 
     Args:
         name: One of `OPTIMIZERS`.
         metric: As `Specialize` takes it.
-        recipe: How much may be spent.
-        reflection_lm: What proposes prompts; by default the aggregator's.
-        num_threads: Examples under way at once.
-        seed: Of all that is drawn.
-        checkpoint: A folder to resume from, for the optimizers that can (`optimizer.resumes`).
-        on_stage: Told of finished stages.
+        **settings: As `Specialize` takes them: `recipe`, `reflection_lm`, `num_threads`, `seed`, `checkpoint` (for
+            the optimizers that resume), `on_stage`.
 
     Returns:
         Has `compile(student, trainset=..., valset=...)`, `budget(student, trainset, valset)`, `report`, `resumes`.
@@ -62,19 +48,9 @@ def build(
         >>> build("gepa", "exact", recipe="quick").budget(moa, trainset=20, valset=20).formula
         '197 runs x 3 calls'
     """
-    settings: dict[str, Any] = {
-        "recipe": recipe,
-        "reflection_lm": reflection_lm,
-        "num_threads": num_threads,
-        "seed": seed,
-        "checkpoint": checkpoint,
-        "on_stage": on_stage,
-    }
-    if name == "specialize":
-        return Specialize(metric, **settings)
     if name not in OPTIMIZERS:
         raise ValueError(f"There is no optimizer {name!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
-    return Jointly(name, metric, **settings)
+    return Specialize(metric, **settings) if name == "specialize" else Jointly(name, metric, **settings)
 
 
 def split(
@@ -106,34 +82,15 @@ def split(
     return rest[: len(rest) // 2], rest[len(rest) // 2 :], shuffled[:held]
 
 
-class Jointly(Teleprompter):
+class Jointly(Specialize):
     """One of DSPy's optimizers on the whole mixture, metered, ended when nothing answers; see `build`."""
 
-    def __init__(
-        self,
-        name: str,
-        metric: str | Metric,
-        *,
-        recipe: str | Recipe,
-        reflection_lm: dspy.BaseLM | None,
-        num_threads: int,
-        seed: int,
-        checkpoint: str | Path | None,
-        on_stage: Callable[[StageReport], None],
-    ) -> None:
-        super().__init__()
+    def __init__(self, name: str, metric: str | Metric, **settings: Any) -> None:
+        super().__init__(metric, **settings)
         self.name = name
-        self.metric = metric
-        self.recipe = Recipe.named(recipe)
-        self.reflection_lm = reflection_lm
-        self.num_threads = num_threads
-        self.seed = seed
         self.resumes = name == "gepa"
-        self.checkpoint = checkpoint if self.resumes else None
-        self.on_stage = on_stage
-        self.report = SpecializationReport()
         if name == "mipro":
-            require_optuna("mipro")
+            require_optuna(name)
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
         """What a compile on so many examples will take at most."""
@@ -150,46 +107,46 @@ class Jointly(Teleprompter):
         each = calls_per_answer(student)
         return Budget(runs * each, proposals, f"{runs} runs x {each} calls")
 
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self, student: MoA, *, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None = None
-    ) -> MoA:
-        """Compile a copy.
+    def build_optimizer(self, stage: Stage) -> Any:
+        """The optimizer of the one stage."""
+        lm = self.reflection_lm or stage.program.get_lm() or dspy.settings.lm
+        # No labelled demos: a labelled example shows an aggregator no proposals.
+        demos = {"max_bootstrapped_demos": self.recipe.demos, "max_labeled_demos": 0, "num_threads": self.num_threads}
+        if self.name == "bootstrap":
+            return dspy.BootstrapFewShotWithRandomSearch(
+                metric=stage.scored, num_candidate_programs=self.recipe.candidates, **demos
+            )
+        if self.name == "mipro":
+            models = {"prompt_model": lm, "task_model": lm, "num_candidates": self.recipe.candidates}
+            return dspy.MIPROv2(metric=stage.scored, auto=None, seed=self.seed, **models, **demos)
+        return super().build_optimizer(stage)
 
-        Raises:
-            ValueError, TypeError: As `Specialize.compile`.
-            CompileInterrupted: If an LM or the metric is of no use.
-        """
-        check_mixture(student, self.name)
-        train, val = checked_sets(student, trainset, valset, self.metric)
-        scored = Scored(self.metric, student.signature, inside=INSIDE)
-        scored.try_on_gold(train[0])
-        settings: dict[str, Any] = {
+    def _compile(self, student: MoA, train: Sequence[dspy.Example], val: Sequence[dspy.Example]) -> MoA:
+        settings = {
+            **self._settings(),
             "optimizer": self.name,
-            "metric": metric_name(self.metric),
-            "recipe": vars(self.recipe),
+            "reflection": getattr(self.reflection_lm, "model", None),
         }
-        settings |= {"seed": self.seed, "reflection": getattr(self.reflection_lm, "model", None)}
-        room = Checkpoint(self.checkpoint, student, [train, val or train], settings).room(self.name)
+        checkpoint = Checkpoint(self.checkpoint if self.resumes else None, student, [train, val], settings)
         moa = student.deepcopy()
         stage = Stage(
-            "mixture",
-            moa.deepcopy(),
-            scored,
-            train,
-            val or train,
-            self._build,
-            self.num_threads,
-            room,
+            name="mixture",
+            program=moa.deepcopy(),
+            scored=Scored(self.metric, moa.signature, inside=INSIDE),
+            trainset=train,
+            valset=val,
+            optimizer=self.build_optimizer,
+            threads=self.num_threads,
+            room=checkpoint.room(self.name),
             compares=False,
             arguments={"num_trials": self.recipe.trials, "minibatch": False} if self.name == "mipro" else {},
         )
         try:
             report, found = stage.run()
         except (Exception, Stop) as error:
-            report = stage.report(note="failed")
+            report = stage.meter.report("mixture", note="failed")
             self.report = SpecializationReport([report], 0, report.seconds)
-            said = explain([("mixture", error)]).partition(" failed: ")[2]
-            reason = redact(f"The compile failed: {said}", *(agent.lm for agent in moa.agents))
+            reason = redact(f"The compile failed: {explain(error)}", *(agent.lm for agent in moa.agents))
             raise CompileInterrupted(reason, program=moa, report=self.report) from error
         for name, predictor in moa.named_predictors():
             if name in found:
@@ -197,35 +154,3 @@ class Jointly(Teleprompter):
         self.report = SpecializationReport([report], 0, report.seconds)
         self.on_stage(report)
         return moa
-
-    def _build(self, stage: Stage) -> Any:
-        lm = self.reflection_lm or stage.program.get_lm() or dspy.settings.lm
-        if self.name == "mipro":
-            return dspy.MIPROv2(
-                metric=stage.scored,
-                prompt_model=lm,
-                task_model=lm,
-                auto=None,
-                num_candidates=self.recipe.candidates,
-                max_bootstrapped_demos=self.recipe.demos,
-                max_labeled_demos=0,
-                num_threads=self.num_threads,
-                seed=self.seed,
-            )
-        if self.name == "bootstrap":
-            return dspy.BootstrapFewShotWithRandomSearch(
-                metric=stage.scored,
-                max_bootstrapped_demos=self.recipe.demos,
-                max_labeled_demos=0,  # a labelled example shows an aggregator no proposals
-                num_candidate_programs=self.recipe.candidates,
-                num_threads=self.num_threads,
-            )
-        return self.recipe.gepa(
-            stage.scored,
-            lm,
-            len(stage.valset),
-            prompts=len(stage.program.named_predictors()),
-            log_dir=stage.room,
-            num_threads=self.num_threads,
-            seed=self.seed,
-        )

@@ -270,19 +270,18 @@ def _refuse_other_shape(student: MoA, teacher: MoA) -> None:
         )
 
 
-def _refuse_nothing(
-    data: Mapping[str, Sequence[Any]], examples: int, failures: Mapping[str, Sequence[Failure]]
-) -> None:
+def _refuse_nothing(data: Mapping[str, Sequence[Any]], examples: int, failed: Mapping[str, Sequence[Failure]]) -> None:
     empty = [name for name, lessons in data.items() if not lessons]
     if empty:
-        last = {name: failures[name][-1] for name in empty if failures.get(name)}
-        failed = "".join(
-            f" {name} failed {len(failures[name])} times: {one.error}: {one.message.partition(chr(10))[0]}."
-            for name, one in last.items()
-        )
         counts = ", ".join(f"{name} {len(lessons)}" for name, lessons in data.items())
+        causes = "".join(
+            f" {name} failed {len(failed[name])} times: {failed[name][-1].error}: "
+            f"{failed[name][-1].message.partition(chr(10))[0]}."
+            for name in empty
+            if failed.get(name)
+        )
         raise ValueError(
-            f"There is nothing to train {', '.join(empty)} on: of {examples} examples, so many answers are "
-            f"good enough: {counts}.{failed} No job was started. Give more examples, a teacher, or agents=[...] "
-            "without them."
+            f"There is nothing to train {', '.join(empty)} on: of {examples} examples, so many answers are good "
+            f"enough: {counts}.{causes} No job was started. Give more examples, a teacher, or agents=[...] without "
+            "them."
         )

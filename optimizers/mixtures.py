@@ -48,15 +48,7 @@ def restricted(
     strategy: str | Strategy | None = None,
     aggregator: dspy.BaseLM | None = None,
 ) -> MoA:
-    """A copy of a mixture of one layer with these proposers only, their prompts and demos as they are.
-
-    Args:
-        moa: The mixture; it stays as it is.
-        agents: Names of proposers.
-        samples: Proposals of each, if not as before.
-        strategy: Another strategy, with `aggregator` as its model.
-        aggregator: None: nobody is asked.
-    """
+    """A copy of a mixture of one layer with these proposers only, their prompts and demos as they are."""
     mixture = moa.deepcopy()
     [panel] = mixture.panels
     for name in panel.names:
@@ -73,15 +65,9 @@ def restricted(
 
 
 def alone(moa: MoA, panel_name: str, agent: str, rows: Iterable[Row]) -> MoA:
-    """The mixture with one of its agents alone: one LM call, its proposal is the answer.
+    """The mixture with one of its agents alone, under the name that it has there: its proposal is the answer.
 
-    The agent is the very one of the mixture, under the name that it has there.
-
-    Args:
-        moa: The mixture.
-        panel_name: The attribute of the agent's layer.
-        agent: The agent's name.
-        rows: What the layers before it proposed.
+    `rows` hold what the layers before it proposed.
     """
     mixture = up_to(moa, panel_name, rows)
     panel: Any = copy.copy(getattr(moa, panel_name))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,13 +156,16 @@ class Specialize(Teleprompter):
             TypeError: If the student is no mixture, what is to be learned no examples, or the metric cannot be called.
             CompileInterrupted: If a stage failed; it carries what was tuned until then.
         """
-        check_mixture(student, "Specialize")
+        check_mixture(student, type(self).__name__)
         if teacher is not None:
             raise ValueError("Specialize takes no teacher: its stages are single agents, not the program it would be.")
         train, val = checked_sets(student, trainset, valset, self.metric)
         val = val or train
         Scored(self.metric, student.signature).try_on_gold(train[0])
         self._check_budget(student, len(val))
+        return self._compile(student, train, val)
+
+    def _compile(self, student: MoA, train: Examples, val: Examples) -> MoA:
         moa = specialized(student)
         checkpoint = Checkpoint(self.checkpoint, moa, [train, val], self._settings())
         compiling = _Compiling(self, moa, checkpoint)
@@ -269,7 +272,7 @@ class _Compiling:
         except (Exception, Stop) as error:
             # The other agents are tuned all the same: what they take is not lost if this one is mended.
             self.failed.append((name, error))
-            self.stages.append(stage.report(note="failed"))
+            self.stages.append(stage.meter.report(name, note="failed"))
             return
         mine: dict[str, Any] = dict(self.moa.named_predictors())
         for predictor, tuned in found.items():
@@ -313,7 +316,7 @@ class _Compiling:
 
     def _refuse_failures(self) -> None:
         if self.failed:
-            raise self._interrupted(explain(self.failed))
+            raise self._interrupted(" ".join(f"The stage {n} failed: {explain(error)}." for n, error in self.failed))
 
     def _interrupted(self, what: str, recording: Recording | None = None) -> CompileInterrupted:
         folder = self.checkpoint.folder
@@ -359,24 +362,11 @@ class _Marginal:
             return dspy.Prediction(dict.fromkeys(task.output_fields))
 
 
-def explain(failed: Iterable[tuple[str, BaseException]]) -> str:
-    """What failed; once, where the same happened to several stages, on other examples perhaps."""
-    names: dict[str, list[str]] = {}
-    reasons: dict[str, str] = {}
-    for name, error in failed:
-        why = _why(error)
-        alike = why.partition(" It was given the example ")[0]
-        reasons.setdefault(alike, why)
-        names.setdefault(alike, []).append(name)
-    return " ".join(
-        f"The stage{'s' * (len(names[alike]) > 1)} {', '.join(sorted(names[alike]))} failed: {why}"
-        for alike, why in reasons.items()
-    )
-
-
-def _why(error: BaseException) -> str:
-    causes = [error]
-    while isinstance(causes[-1], Stop) and causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    said = [" ".join(str(cause).split()) for cause in causes if str(cause)]
-    return ": ".join(said) if said else type(causes[-1]).__name__
+def explain(error: BaseException) -> str:
+    """Why a stage failed, on one line: its own words, and those of what ended it from inside."""
+    said = []
+    while True:
+        said += [" ".join(str(error).split())] if str(error) else []
+        if not isinstance(error, Stop) or error.__cause__ is None:
+            return ": ".join(said) or type(error).__name__
+        error = error.__cause__

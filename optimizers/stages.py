@@ -103,11 +103,8 @@ class Stage:
             notes.append("not kept: worse on the valset")
         if resumed:
             notes.append("resumed, earlier calls not counted")
-        return self.report(before=before, after=after, kept=bool(found), note="; ".join(notes)), found
-
-    def report(self, **details: Any) -> StageReport:
-        """What came of the stage until now, with these details."""
-        return self.meter.report(self.name, **details)
+        details = {"before": before, "after": after, "kept": bool(found), "note": "; ".join(notes)}
+        return self.meter.report(self.name, **details), found
 
     def _compiled(self, program: _Watched) -> dspy.Module:
         optimizer = self.optimizer(self)
@@ -228,12 +225,9 @@ class _Watched(dspy.Module):
 
 
 def own_copy(optimizer: Any, stage: Stage, folder: str) -> Any:
-    """A copy of an optimizer for one stage, which scores by the stage's metric and keeps its logs apart.
+    """A copy of the user's optimizer for one stage, which scores by the stage's metric.
 
-    Args:
-        optimizer: The user's; it stays as it is.
-        stage: The stage.
-        folder: Where in its log folder the stage's logs go: GEPA would take another stage's for its own, and resume.
+    Its logs go into a folder of their own: GEPA would take another stage's for its own, and resume.
     """
     own = copy.copy(optimizer)
     for name, value in vars(own).items():

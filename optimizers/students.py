@@ -154,7 +154,7 @@ def _checked(moa: MoA, example: Any, metric: str | Metric | None, name: str) -> 
         )
     holds = f"{name} holds {', '.join(example.keys()) or 'nothing'}"
     try:
-        given = check_inputs(moa.signature, {field: example[field] for field in inputs if field in example})
+        given = check_inputs(moa.signature, inputs_of(moa.signature, example))
     except ValueError as error:
         raise ValueError(f"{holds}. {error}") from error
     if isinstance(metric, str) and not any(output in example for output in outputs):
@@ -178,15 +178,7 @@ def ask_examples(
 ) -> Recording:
     """Record what a mixture's agents say to examples: one row per question, also where it stands there twice.
 
-    Args:
-        moa: The mixture.
-        examples: What is asked.
-        recorded: What is not asked again.
-        on_row: Called with each new row.
-        on_progress: Called with the number of examples that are finished and of all.
-        path: A file to keep the rows in.
-        strategies: As `record` takes them; by default the proposals alone are asked for.
-        **settings: Further arguments of `record`.
+    What is in `recorded` is not asked again; by default the proposals alone are asked for. `settings` go to `record`.
 
     Raises:
         ProposersUnreachable: If a proposer cannot be reached; it is noticed before the rest is asked.

@@ -20,7 +20,7 @@ from moa_dspy.usage import Usage
 from .recipes import Budget
 from .scoring import Scored
 from .students import ask_examples, check_mixture, checked_sets
-from .votes import Votes, Weights, agreement_weights, wrong_answers
+from .votes import Votes, Weights, count_agreement, log_odds, shrink, wrong_answers
 
 __all__ = ["AgentWeight", "FitVoteWeights", "WeightsReport"]
 
@@ -33,7 +33,7 @@ class AgentWeight:
         agent: Its name.
         weight: What its vote counts; 0 for one that is right too seldom, as a vote cannot count against an answer.
         accuracy: How often it is right when it votes, drawn to the panel's mean.
-        right: Its right votes; an estimate where there are no labels.
+        right: Its right votes; without labels, those that agree with the vote of the others.
         votes: Its votes; it abstained or failed on the rest.
     """
 
@@ -82,8 +82,8 @@ class FitVoteWeights(Teleprompter):
     """Learns what each agent's vote counts, for a mixture that votes.
 
     With a metric, weights are `ln(k p / (1 - p))` (see `log_odds`), p being how often an agent's votes are right.
-    Without one they come from how the agents agree (`agreement_weights`), which needs no gold outputs, and is led
-    astray where agents share their mistakes.
+    Without one, p is how often an agent agrees with the vote of all the others, which needs no gold outputs, and is
+    led astray where agents share their mistakes.
 
     Each proposer is asked once per example and sample; the rest is arithmetic. The weights stand in the compiled
     copy's `Voting.weights` and are saved with it. With a metric they are kept only if the vote is no worse with them
@@ -186,8 +186,9 @@ class FitVoteWeights(Teleprompter):
         train, val = votes.rows(slice(None, trained)), votes.rows(slice(trained, None))
         if self.metric is None:
             alternatives = self.alternatives or wrong_answers(moa)
-            weights, accuracy, right = agreement_weights(train, alternatives)
-            counts = (train.answers >= 0).sum(axis=0) @ train.owners.T
+            right, counts = count_agreement(train)
+            accuracy = shrink(right, counts)
+            weights = log_odds(accuracy, alternatives)
             old = new = None
             said = "Without a metric it cannot be said whether the vote is better with them."
         else:

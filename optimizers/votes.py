@@ -21,7 +21,7 @@ from moa_dspy.strategies import Case, Voting, as_strategy
 from .scoring import Scored
 from .students import find_rows, inputs_of
 
-__all__ = ["Floats", "Votes", "Weights", "agreement_weights", "log_odds", "plain_voting", "wrong_answers"]
+__all__ = ["Floats", "Votes", "Weights", "count_agreement", "log_odds", "plain_voting", "shrink", "wrong_answers"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,17 +49,9 @@ class Votes:
     def of(
         cls, moa: MoA, recording: Recording, examples: Sequence[dspy.Example], scored: Scored | None, threads: int = 8
     ) -> Votes:
-        """The proposals to examples, told apart as a vote tells them apart.
+        """The proposals to examples, told apart as the mixture's vote, or a plain one, tells them apart.
 
-        Args:
-            moa: The mixture; its own strategy says which answers are the same, if that is a vote.
-            recording: What was proposed.
-            examples: The questions, in the order of the rows.
-            scored: The metric; None scores all with 0.
-            threads: Scores under way at once.
-
-        Raises:
-            MetricError: If the metric gives no score, or one below 0 or above 1; the recording is on it.
+        Without a metric all score 0. `MetricError`, for what is no score from 0 to 1, has the recording on it.
         """
         panel: Any = replay(moa, recording).panels[0]
         row_of = find_rows(moa.signature, recording)
@@ -245,40 +237,28 @@ def shrink(right: Floats, votes: Floats) -> Floats:
     return (right + PRIOR * mean) / (votes + PRIOR)
 
 
-def agreement_weights(votes: Votes, alternatives: float) -> tuple[Floats, Floats, Floats]:
-    """Weights without labels: who agrees with the others is taken to be right more often.
+def count_agreement(votes: Votes) -> tuple[Floats, Floats]:
+    """How often each agent's votes agree with the vote of all the others, and how many there are to compare.
 
-    Dawid and Skene, "Maximum Likelihood Estimation of Observer Error-Rates Using the EM Algorithm" (Applied
-    Statistics 28, 1979), with one parameter per agent, its accuracy: in turns, how probably each answer is the right
-    one, given the votes, and how often each agent gave it. Agents are taken to err independently; where they share
-    mistakes they vouch for each other, and a few labels are worth more.
-
-    Returns:
-        The agents' weights, accuracies and right votes, as estimated.
+    What stands for accuracy where there are no labels. Agents that share mistakes vouch for each other: there, a few
+    labels are worth more.
 
     Raises:
         ValueError: If nobody votes.
     """
-    cast = (votes.answers >= 0).astype(float)
-    if not cast.any():
+    if not (votes.answers >= 0).any():
         raise ValueError("All proposals abstain or failed, so there is no agreement to learn from.")
-    classes = (votes.answers[:, :, None] == np.arange(votes.answers.max() + 1)).astype(float)
-    given, counts = classes.any(axis=1), cast.sum(axis=0) @ votes.owners.T
-    # Answers that nobody gave: all may be wrong.
-    others = np.maximum(alternatives + 1 - given.sum(axis=1), 0.0)[:, None]
-    truth = classes.sum(axis=1) / np.maximum(cast.sum(axis=1, keepdims=True), 1)
-    accuracy = right = np.zeros(len(votes.agents))
-    for _ in range(1000):
-        right = votes.owners @ np.einsum("qvc,qc->v", classes, truth)
-        accuracy, before = shrink(right, counts), accuracy
-        if np.abs(accuracy - before).max() < 1e-10:
-            break
-        odds = np.log(alternatives * accuracy / (1 - accuracy)) @ votes.owners
-        support = np.einsum("qvc,v->qc", classes, odds)
-        top = np.maximum(np.where(given, support, 0.0).max(axis=1, keepdims=True), 0.0)
-        weight = np.exp(support - top) * given
-        truth = weight / np.maximum(weight.sum(axis=1, keepdims=True) + others * np.exp(-top), 1e-300)
-    return log_odds(accuracy, alternatives), accuracy, right
+    agreed, compared = np.zeros(len(votes.agents)), np.zeros(len(votes.agents))
+    for place, name in enumerate(votes.agents):
+        own = np.array([column == name for column in votes.columns])
+        mine, others = votes.answers[:, own], votes.answers[:, ~own]
+        support = ((others[:, :, None] == others[:, None, :]) & (others >= 0)[:, :, None]).sum(axis=2)
+        if support.size:
+            most = support.max(axis=1, keepdims=True)
+            leads = (support == most) & (most > 0)  # several do, where first place is tied
+            agrees = ((mine[:, :, None] == others[:, None, :]) & leads[:, None, :]).any(axis=2)
+            agreed[place], compared[place] = agrees.sum(), ((mine >= 0) & (most > 0)).sum()
+    return agreed, compared
 
 
 def wrong_answers(moa: MoA) -> float:

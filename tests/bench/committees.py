@@ -99,7 +99,7 @@ def learn(votes: Any) -> dict[str, Floats]:
         SINGLE: single,
         PLURALITY: plurality,
         "FitVoteWeights": fitted.of() if kept else plurality,
-        "without labels": numbers.agreement_weights(votes, 9.0)[0],
+        "without labels": numbers.log_odds(numbers.shrink(*numbers.count_agreement(votes)), 9.0),
         "SelectCommittee": weigh(votes, chosen),
         "recommendation": followed.get(advice.system, single),
     }

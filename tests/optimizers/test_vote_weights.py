@@ -102,11 +102,11 @@ def test_without_labels_agreement_decides() -> None:
 
 
 @pytest.mark.parametrize("alternatives", [1, 9])
-def test_agreement_finds_planted_accuracies(alternatives: int) -> None:
-    accuracies = {"ada": 0.9, "bo": 0.75, "cy": 0.7, "dee": 0.6}
-    optimizer = FitVoteWeights(None, alternatives=float(alternatives))
-    report = fitted(accuracies, optimizer, questions=3000, alternatives=alternatives)
-    assert {row.agent: row.accuracy for row in report.agents} == pytest.approx(accuracies, abs=0.03)
+def test_who_is_right_more_often_agrees_more_often(alternatives: int) -> None:
+    accuracies = {"ada": 0.6, "bo": 0.9, "cy": 0.7, "dee": 0.8}
+    report = fitted(accuracies, FitVoteWeights(None), questions=1000, alternatives=alternatives)
+    found = {row.agent: row.weight for row in report.agents}
+    assert sorted(found, key=found.__getitem__) == sorted(accuracies, key=accuracies.__getitem__)
 
 
 @pytest.mark.parametrize(("kind", "alternatives"), [(bool, 1.0), (Literal["a", "b", "c"], 2.0), (int, 9.0)])
