@@ -111,13 +111,17 @@ class Jointly(Specialize):
         """The optimizer of the one stage."""
         lm = self.reflection_lm or stage.program.get_lm() or dspy.settings.lm
         # No labelled demos: a labelled example shows an aggregator no proposals.
-        demos = {"max_bootstrapped_demos": self.recipe.demos, "max_labeled_demos": 0, "num_threads": self.num_threads}
+        demos: dict[str, Any] = {
+            "max_bootstrapped_demos": self.recipe.demos,
+            "max_labeled_demos": 0,
+            "num_threads": self.num_threads,
+        }
         if self.name == "bootstrap":
             return dspy.BootstrapFewShotWithRandomSearch(
                 metric=stage.scored, num_candidate_programs=self.recipe.candidates, **demos
             )
         if self.name == "mipro":
-            models = {"prompt_model": lm, "task_model": lm, "num_candidates": self.recipe.candidates}
+            models: dict[str, Any] = {"prompt_model": lm, "task_model": lm, "num_candidates": self.recipe.candidates}
             return dspy.MIPROv2(metric=stage.scored, auto=None, seed=self.seed, **models, **demos)
         return super().build_optimizer(stage)
 

@@ -25,7 +25,7 @@ from .mixtures import restricted
 from .recipes import Budget
 from .scoring import Scored
 from .students import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows
-from .votes import Floats, Votes, Weights, plain_voting
+from .votes import Floats, Votes, Weights, unweighted_voting
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "committees", "pick"]
 
@@ -284,7 +284,7 @@ class SelectCommittee(Teleprompter):
         if chosen.strategy == moa.strategy.name != "voting":  # with its compiled prompts
             return restricted(moa, chosen.agents, samples=chosen.samples)
         if chosen.strategy == "voting":
-            voting = plain_voting(moa)
+            voting = unweighted_voting(moa)
             voting.weights = dict(chosen.weights)
             return restricted(moa, chosen.agents, samples=chosen.samples, strategy=voting)
         strategy = next(one for one in self.asking if one.name == chosen.strategy)

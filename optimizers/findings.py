@@ -18,25 +18,25 @@ __all__ = ["findings"]
 
 def findings(diagnosis: Diagnosis) -> RenderableType:
     """The errors that are shared, the committees, the recommendation with its reasons."""
-    found, parts = diagnosis.diversity, list[RenderableType]()
+    found, shown = diagnosis.diversity, list[RenderableType]()
     if len(found.agents) > 1:
         table = _table("", [str(number + 1) for number in range(len(found.agents))])
         for row, name in enumerate(found.agents):
             left = [_cell(value, ".0%") for value in found.same_error[row][:row]]
             right = [_cell(value, ".2f") for value in found.correlation[row][row + 1 :]]
             table.add_row(f"{row + 1} {name}", *left, "", *right)
-        parts += [Text(_ABOUT_ERRORS, "dim"), table, ""]
+        shown += [Text(_ABOUT_ERRORS, "dim"), table, ""]
     several = [made for made in diagnosis.committees if made.calls > 1]
     if several:
         table = _table("of", ["calls", "score"])
         for made in several:
             times = f", each {made.samples} times" if made.samples > 1 else ""
             score = made.scores.mean()
-            shown = f"{100 * score:.1f}%" if diagnosis.comparison.is_accuracy else f"{score:.3f}"
-            table.add_row(f"{', '.join(made.agents)}{times}", str(made.calls), shown)
-        parts += [Text("Weighted votes, on questions that their weights have not seen.", "dim"), table, ""]
+            said = f"{100 * score:.1f}%" if diagnosis.comparison.is_accuracy else f"{score:.3f}"
+            table.add_row(f"{', '.join(made.agents)}{times}", str(made.calls), said)
+        shown += [Text("Weighted votes, on questions that their weights have not seen.", "dim"), table, ""]
     style = "bold green" if diagnosis.recommendation.verdict == "mix" else "bold"
-    return Group(*parts, Text(diagnosis.recommendation.reason, style), *map(Text, diagnosis.reasons))
+    return Group(*shown, Text(diagnosis.recommendation.reason, style), *map(Text, diagnosis.reasons))
 
 
 _ABOUT_ERRORS = (

@@ -128,7 +128,7 @@ class Finetune(Teleprompter):
         mine, theirs = specialized(student), specialized(teacher or student)
         _refuse_other_shape(mine, theirs)
         steps, failures = self._ask(theirs, trainset, scored)
-        data = {name: [self._lesson(adapter, mine, step) for step in steps[name]] for name in names}
+        data = {name: [self._training_example(adapter, mine, step) for step in steps[name]] for name in names}
         _refuse_nothing(data, len(trainset), failures)
         return self._train(student, data, data_format)
 
@@ -183,7 +183,7 @@ class Finetune(Teleprompter):
                     right = [bool(right) and all(right)] * len(own)
             yield from ((agent or panel, step) for is_right, step in zip(right, own, strict=True) if is_right)
 
-    def _lesson(self, adapter: Any, student: MoA, step: Step) -> Any:
+    def _training_example(self, adapter: Any, student: MoA, step: Step) -> Any:
         name, inputs, outputs = step
         predictor: Any = dict(student.named_predictors())[name]
         signature = predictor.signature
@@ -196,10 +196,10 @@ class Finetune(Teleprompter):
     def _train(self, student: MoA, data: Mapping[str, list[Any]], data_format: Any) -> MoA:
         moa = student.deepcopy()
         jobs: dict[str, Any] = {}
-        for name, lessons in data.items():
+        for name, examples in data.items():
             lm: Any = _agents_of(moa, name)[0].lm
             lm.kill()  # frees what a local model that is served holds
-            jobs[name] = lm.finetune(lessons, data_format, self._kwargs_of(name))
+            jobs[name] = lm.finetune(examples, data_format, self._kwargs_of(name))
         self.trainings, errors = [], {}
         for name, job in jobs.items():
             tuned = job.result()
@@ -242,8 +242,8 @@ def _agents_of(moa: MoA, name: str) -> list[Agent]:
 
 def _place_of(predictor: str) -> str:
     """`proposers.ada.program.predict` -> `proposers.ada`."""
-    parts = predictor.split(".")
-    return parts[0] if parts[0] == "aggregator" else ".".join(parts[:2])
+    path = predictor.split(".")
+    return path[0] if path[0] == "aggregator" else ".".join(path[:2])
 
 
 def _check_trainable(name: str, agent: Agent) -> None:
@@ -270,10 +270,10 @@ def _refuse_other_shape(student: MoA, teacher: MoA) -> None:
         )
 
 
-def _refuse_nothing(data: Mapping[str, Sequence[Any]], examples: int, failed: Mapping[str, Sequence[Failure]]) -> None:
-    empty = [name for name, lessons in data.items() if not lessons]
+def _refuse_nothing(data: Mapping[str, Sequence[Any]], asked: int, failed: Mapping[str, Sequence[Failure]]) -> None:
+    empty = [name for name, examples in data.items() if not examples]
     if empty:
-        counts = ", ".join(f"{name} {len(lessons)}" for name, lessons in data.items())
+        counts = ", ".join(f"{name} {len(examples)}" for name, examples in data.items())
         causes = "".join(
             f" {name} failed {len(failed[name])} times: {failed[name][-1].error}: "
             f"{failed[name][-1].message.partition(chr(10))[0]}."
@@ -281,7 +281,7 @@ def _refuse_nothing(data: Mapping[str, Sequence[Any]], examples: int, failed: Ma
             if failed.get(name)
         )
         raise ValueError(
-            f"There is nothing to train {', '.join(empty)} on: of {examples} examples, so many answers are good "
+            f"There is nothing to train {', '.join(empty)} on: of {asked} examples, so many answers are good "
             f"enough: {counts}.{causes} No job was started. Give more examples, a teacher, or agents=[...] without "
             "them."
         )

@@ -21,7 +21,7 @@ from moa_dspy.strategies import Case, Voting, as_strategy
 from .scoring import Scored
 from .students import find_rows, inputs_of
 
-__all__ = ["Floats", "Votes", "Weights", "count_agreement", "log_odds", "plain_voting", "shrink", "wrong_answers"]
+__all__ = ["Floats", "Votes", "Weights", "count_agreement", "log_odds", "shrink", "unweighted_voting", "wrong_answers"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -55,7 +55,7 @@ class Votes:
         """
         panel: Any = replay(moa, recording).panels[0]
         row_of = find_rows(moa.signature, recording)
-        voting = plain_voting(moa)
+        voting = unweighted_voting(moa)
 
         def read(numbered: tuple[int, dspy.Example]) -> tuple[int, list[str], list[int], list[float]]:
             number, example = numbered
@@ -169,8 +169,10 @@ class Weights:
         self.right, self.votes = right.sum(axis=0), counts.sum(axis=0)
         self.accuracy = shrink(self.right, self.votes)
         self._of = votes
-        # Of each question, accuracies on other ones: once for each way to part them.
-        self._unseen = [shrink(_elsewhere(right, part), _elsewhere(counts, part)) for part in part_questions(len(cast))]
+        # Of each question, accuracies on other ones: once for each assignment to folds.
+        self._unseen = [
+            shrink(_sum_other_folds(right, fold), _sum_other_folds(counts, fold)) for fold in assign_folds(len(cast))
+        ]
         offered = [1.0, OPEN] if alternatives is None else [alternatives]
         scored = {number: self._score_held_out(number).mean().round(9) for number in offered}
         self.alternatives = max(offered, key=lambda number: (scored[number], number))
@@ -184,20 +186,20 @@ class Weights:
         return self._score_held_out(self.alternatives, size)
 
     def _score_held_out(self, alternatives: float, size: int | None = None) -> Floats:
-        parts = [self._of.score(_weigh(accuracy, alternatives, size)) for accuracy in self._unseen]
-        return np.mean(parts, axis=0)
+        scores = [self._of.score(_weigh(accuracy, alternatives, size)) for accuracy in self._unseen]
+        return np.mean(scores, axis=0)
 
 
-def part_questions(number: int) -> list[npt.NDArray[np.int64]]:
-    """Four ways to part questions into fifths to be held out, as the number of each one's fifth."""
+def assign_folds(number: int) -> list[npt.NDArray[np.int64]]:
+    """The fold of each question, of five that are held out in turns: four times, drawn anew."""
     return [np.random.default_rng(seed).permutation(number) % min(5, number) for seed in range(4)]
 
 
-def _elsewhere(counts: Floats, part: npt.NDArray[np.int64]) -> Floats:
-    """For each question, the sum over the questions of other parts."""
-    sums = np.zeros((part.max() + 1, counts.shape[1]))
-    np.add.at(sums, part, counts)
-    return counts.sum(axis=0) - sums[part]
+def _sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
+    """For each question, the sum over the questions of other folds."""
+    sums = np.zeros((fold.max() + 1, counts.shape[1]))
+    np.add.at(sums, fold, counts)
+    return counts.sum(axis=0) - sums[fold]
 
 
 def _weigh(accuracy: Floats, alternatives: float, size: int | None) -> Floats:
@@ -263,7 +265,7 @@ def count_agreement(votes: Votes) -> tuple[Floats, Floats]:
 
 def wrong_answers(moa: MoA) -> float:
     """How many wrong answers there are to a question, as far as the type of what is voted on says it; else 9."""
-    fields = plain_voting(moa).fields
+    fields = unweighted_voting(moa).fields
     kinds = [
         field.annotation for name, field in moa.signature.output_fields.items() if fields is None or name in fields
     ]
@@ -275,7 +277,7 @@ def wrong_answers(moa: MoA) -> float:
     return max(1.0, len(kind) - 1.0) if isinstance(kind, type) and issubclass(kind, Enum) else OPEN
 
 
-def plain_voting(moa: MoA) -> Voting:
+def unweighted_voting(moa: MoA) -> Voting:
     """A vote without weights that counts as the mixture's strategy does, if that is a vote."""
     voting: Any = as_strategy(moa.strategy) if isinstance(moa.strategy, Voting) else Voting()
     voting.weights = {}

@@ -96,7 +96,7 @@ def scores(moa: MoA, examples: Sequence[dspy.Example]) -> tuple[float, float]:
     return mean(answers), mean(proposals)
 
 
-def by_stages(seed: int, recipe_name: str) -> tuple[MoA, int, int]:
+def by_stages(seed: int, recipe_name: Any) -> tuple[MoA, int, int]:
     """Each agent alone."""
     train, val = split(seed)
     optimizer = Specialize("exact", recipe=recipe_name, seed=seed)

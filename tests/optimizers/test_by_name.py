@@ -125,7 +125,7 @@ def test_gepa_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
 
 def test_names_and_packages_are_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     lms = cast()
-    with pytest.raises(ValueError, match="no optimizer 'best'. Choose one of: specialize, gepa, bootstrap, mipro"):
+    with pytest.raises(ValueError, match=r"no optimizer 'best'\. Choose one of: specialize, gepa, bootstrap, mipro"):
         tiny(lms, "best")
     mipro = dspy.MIPROv2(right, prompt_model=lms["coach"], task_model=lms["coach"])
     monkeypatch.setattr("moa_dspy.optimizers.students.find_spec", lambda name: None)

@@ -27,7 +27,7 @@ TRIO = {name: [str(n) if n % 3 == at else "0" for n in range(1, 61)] for at, nam
 def diversity(answers: dict[str, list[Any]]) -> Any:
     """How these answers fail together; right is 0."""
     asked = examples(["0"] * len(next(iter(answers.values()))))
-    moa, _ = voters(dict.fromkeys(answers, []))
+    moa, _ = voters({name: [] for name in answers})
     recording = Recording.from_answers(answers, asked)
     return diagnose(moa, asked, strategies=["voting"], self_moa=False, recorded=recording).diversity
 

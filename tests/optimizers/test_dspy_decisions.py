@@ -42,7 +42,7 @@ def right(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None)
     [("synthesis", "aggregator.program.synthesize"), pytest.param("selection", SHARED, marks=pytest.mark.slow),
      pytest.param("voting", SHARED, marks=pytest.mark.slow), ("fusion", SHARED)],
 )  # fmt: skip
-def test_reanchor_fits_the_predictor_that_decides(strategy: str, fitted: str, cached: None) -> None:
+def test_reanchor_fits_the_predictor_that_decides(strategy: Any, fitted: str, cached: None) -> None:
     lms = {name: timid(name) for name in ("ada", "bo", "judge")}
     moa = MoA(Even, [lms["ada"], lms["bo"]], lms["judge"], strategy)
     optimizer = ReAnchor(right, num_threads=1)

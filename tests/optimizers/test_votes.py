@@ -29,7 +29,7 @@ def panel(weights: dict[str, float] | None = None) -> MoA:
 )
 def test_a_weighted_vote_scores_as_voting_answers(rows: list[list[Any]], weights: list[float]) -> None:
     asked = examples(["0"] * len(rows))
-    answers = dict(zip(AGENTS, map(list, zip(*rows, strict=True)), strict=True))
+    answers: Any = dict(zip(AGENTS, map(list, zip(*rows, strict=True)), strict=True))
     recording = Recording.from_answers(answers, asked, QA)
     voting = replay(panel(dict(zip(AGENTS, weights, strict=True))), recording)
     expected = []
