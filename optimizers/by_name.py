@@ -10,7 +10,7 @@ import dspy
 
 from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 
 from .checkpoint import Checkpoint
 from .recipes import Budget, calls_per_answer

@@ -14,10 +14,10 @@ from moa_dspy.errors import MoAError
 from moa_dspy.evaluation import Metric
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
 from moa_dspy.recording import Recording, Row, replay
 from moa_dspy.rendering import render, seed_of
 from moa_dspy.results import Proposal
+from moa_dspy.secrets import redact
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.usage import Usage
 

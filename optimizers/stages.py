@@ -34,7 +34,6 @@ _GEPA: Any = dspy.GEPA  # a class that a decorator hides from type checkers
 
 # Failed calls in a row after which a model is taken for dead.
 _PATIENCE = 5
-_AGENTS, _OPTIMIZER = "agents", "optimizer"
 # Among DSPy's settings, because those reach the workers of its executors: whether a program of the stage runs.
 _ASKING = "moa_dspy_asking"
 
@@ -149,8 +148,9 @@ class StageMeter(Meter):
     """Meters a stage, and stops it where going on would cost money for nothing."""
 
     def __init__(self) -> None:
-        super().__init__(_OPTIMIZER)
+        super().__init__("stage")
         self.runs = 0
+        self._ids: dict[bool, list[str]] = {False: [], True: []}  # of the optimizer's calls, of the agents'
         self._started = time.perf_counter()
         self._failed_in_a_row: Counter[tuple[bool, str]] = Counter()
         self._stopped: BaseException | None = None
@@ -176,21 +176,22 @@ class StageMeter(Meter):
 
     def report(self, stage: str, **details: Any) -> StageReport:
         """What came of the stage until now, with these details."""
-        agents, optimizer = ([call for call in self.calls() if call.agent == who] for who in (_AGENTS, _OPTIMIZER))
+        optimizer, agents = (
+            Usage.of(call for id in self._ids[is_agents] if (call := self.call(id))) for is_agents in (False, True)
+        )
         return StageReport(
             name=stage,
             runs=self.runs,
-            usage=Usage.of(agents),
-            optimizer_usage=Usage.of(optimizer),
+            usage=agents,
+            optimizer_usage=optimizer,
             seconds=time.perf_counter() - self._started,
             **details,
         )
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         super().on_lm_start(call_id, instance, inputs)
-        call = self.call(call_id)
-        if call is not None and dspy.settings.get(_ASKING):
-            call.agent = _AGENTS
+        with self._lock:
+            self._ids[bool(dspy.settings.get(_ASKING))].append(call_id)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         super().on_lm_end(call_id, outputs, exception)

@@ -13,10 +13,10 @@ import dspy
 
 from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
 from moa_dspy.recording import Recording, Row, Summary, record
 from moa_dspy.recording.replay import question_key
 from moa_dspy.recording.rows import agent_of, is_outage
+from moa_dspy.secrets import redact
 from moa_dspy.values import check_inputs, hash_of
 
 if TYPE_CHECKING:

@@ -265,11 +265,10 @@ def count_agreement(votes: Votes) -> tuple[Floats, Floats]:
 
 def wrong_answers(moa: MoA) -> float:
     """How many wrong answers there are to a question, as far as the type of what is voted on says it; else 9."""
-    fields = unweighted_voting(moa).fields
-    kinds = [
-        field.annotation for name, field in moa.signature.output_fields.items() if fields is None or name in fields
-    ]
-    kind: Any = kinds[0] if len(kinds) == 1 else Any
+    ballot = moa.strategy.ballot if isinstance(moa.strategy, Voting) else None
+    fields = () if ballot is None else ballot.fields
+    output = moa.signature.output_fields.get(fields[0]) if len(fields) == 1 else None
+    kind: Any = None if output is None else output.annotation
     if kind is bool:
         return 1.0
     if get_origin(kind) is Literal:

@@ -19,7 +19,7 @@ from moa_dspy.batch.summary import BatchInterrupted, BatchSummary
 from moa_dspy.batch.workers import Workers
 from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 
 __all__ = ["AnswerRow", "BatchInterrupted", "BatchSummary", "answer_all", "read_answers"]
 

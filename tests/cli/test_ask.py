@@ -68,8 +68,8 @@ def test_simulated_models_are_called_so() -> None:
 
 
 def test_those_who_agree_stand_together() -> None:
-    shown = lines(ask("How many minutes are there in 7 hours?", "--strategy", "voting").stdout)
-    assert shown[6:10] == ["alice 420 yes", "dave 420 yes", "bob 4200", "carol 4200"]
+    shown = lines(ask("How many liters do 5000 milliliters make?", "--strategy", "voting").stdout)
+    assert shown[6:10] == ["alice 5 yes", "dave 5 yes", "bob 50", "carol 50"]
 
 
 def test_json_is_all_there_is_on_stdout() -> None:

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moa_dspy.cli import app
-from moa_dspy.config.presets import PRESETS
+from moa_dspy.config import PRESETS
 from moa_dspy.strategies import STRATEGIES
 
 COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show", "ui"]

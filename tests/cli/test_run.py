@@ -120,7 +120,7 @@ def test_bad_input_is_one_message_and_status_2(here: Path, arguments: list[str],
 
 
 def test_answers_of_another_mixture_are_refused_unless_forced(here: Path) -> None:
-    write("few.jsonl", ROWS[0])
+    write("few.jsonl", {"question": "2 + 2"})
     run("few.jsonl", "--out", "answers.jsonl", "--strategy", "voting")
     refused = run("few.jsonl", "--out", "answers.jsonl")
     assert (refused.exit_code, "now:   synthesis of alice+bob+carol+dave by judge" in refused.stderr) == (2, True)
