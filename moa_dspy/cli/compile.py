@@ -4,54 +4,23 @@ from __future__ import annotations
 
 import difflib
 import os
-import random
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli.options import (
-    Aggregator,
-    Concurrency,
-    Config,
-    DryRun,
-    Json,
-    Limit,
-    Metric,
-    Mlflow,
-    Preset,
-    Proposers,
-    Seed,
-    Signature,
-    Strategy,
-    Verbose,
-    mixture,
-    read_examples,
-)
-from moa_dspy.cli.output import (
-    INTERRUPTED,
-    Progress,
-    Stopped,
-    console,
-    cost_of,
-    harmless,
-    note,
-    print_json,
-    quietly,
-)
+from moa_dspy.cli import options
+from moa_dspy.cli.output import INTERRUPTED, Progress, Stopped, console, cost_of, harmless, note, print_json, quietly
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
     import dspy
-    from rich.console import Console
 
     from moa_dspy.moa import MoA
-    from moa_dspy.optimizers import Job, SpecializationReport
-    from moa_dspy.usage import Usage
 
 __all__ = ["HELP", "compile_"]
 
@@ -81,7 +50,7 @@ tuned.checkpoint, until they are done. The same command goes on from there, also
 after Ctrl-C, a crash or a dead model.
 
 [bold]--json[/bold] prints optimizer, recipe, out, examples (train, val, heldout) and budget (agents, optimizer, \
-measuring: LM calls); once it is compiled also before, after, gain (mean scores on the held-back data), \
+measuring: LM calls, formula); once it is compiled also before, after, gain (mean scores on the held-back data), \
 before_interval, after_interval, interval (95%), report, measuring (usage) and prompts (name, before, after).
 
 [bold]Next[/bold]: moa-dspy show tuned.json; moa-dspy run questions.jsonl -o answers.jsonl -c tuned.json
@@ -93,13 +62,13 @@ Exit status: 0 compiled, 1 stopped by a failure, 2 bad input, 130 interrupted.
 def compile_(
     data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where the mixture is saved, a .json file.")],
-    config: Config = None,
-    preset: Preset = None,
-    proposer: Proposers = None,
-    aggregator: Aggregator = None,
-    strategy: Strategy = None,
-    signature: Signature = None,
-    metric: Metric = "exact",
+    config: options.Config = None,
+    preset: options.Preset = None,
+    proposer: options.Proposers = None,
+    aggregator: options.Aggregator = None,
+    strategy: options.Strategy = None,
+    signature: options.Signature = None,
+    metric: options.Metric = "exact",
     optimizer: Annotated[
         str, typer.Option(metavar="NAME", help="specialize, gepa, bootstrap or mipro.")
     ] = "specialize",
@@ -110,207 +79,169 @@ def compile_(
         str | None, typer.Option(metavar="MODEL", help="What proposes prompts; by default the aggregator.")
     ] = None,
     heldout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of DATA that is held back.")] = 0.3,
-    limit: Limit = None,
-    concurrency: Concurrency = 8,
-    seed: Seed = 0,
-    dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    mlflow: Mlflow = False,
-    as_json: Json = False,
-    verbose: Verbose = None,
+    limit: options.Limit = None,
+    concurrency: options.Concurrency = 8,
+    seed: options.Seed = 0,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    mlflow: options.Mlflow = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
 ) -> None:
     """Compile a mixture."""
     # GEPA's progress bars, one per stage side by side: read when tqdm is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
-    from moa_dspy.optimizers import CompileInterrupted
+    from moa_dspy.models import as_lm
+    from moa_dspy.optimizers import build, split
 
     _check_out(out, force)
-    moa = mixture(signature, config, preset, proposer, aggregator, strategy)
-    examples = read_examples(data, moa, metric, limit, seed)
-    compilation = _plan(moa, examples, metric, optimizer, recipe, reflection_model, heldout, concurrency, seed, out)
-    _show_plan(compilation)
+    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    train, val, held = split(options.read_examples(data, moa, limit, seed), heldout, seed)
+    checkpoint = out.with_suffix(".checkpoint")
+    tuner: Any = build(
+        optimizer,  # type: ignore[arg-type]  # what it does not know it refuses
+        metric,
+        recipe=recipe,  # type: ignore[arg-type]
+        reflection_lm=as_lm(reflection_model) if reflection_model else None,
+        num_threads=concurrency,
+        seed=seed,
+        checkpoint=checkpoint,
+        on_stage=_tell_stage,
+    )
+    budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * _calls_per_answer(moa)
+    note(
+        f"{optimizer}, recipe {recipe}. {len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back."
+    )
+    note(
+        f"At most {budget.calls:,} LM calls: {budget.agents:,} of the agents ({budget.formula}) and "
+        f"{budget.optimizer:,} of the optimizer; then {measuring:,} on the held-back data.",
+        style="bold",
+    )
+    result: dict[str, Any] = {
+        "optimizer": optimizer,
+        "recipe": recipe,
+        "out": str(out),
+        "examples": {"train": len(train), "val": len(val), "heldout": len(held)},
+        "budget": {**vars(budget), "measuring": measuring},
+    }
     if not dry_run:
-        try:
-            with tracking(mlflow, moa, out.stem, compilation.job.trainset) as tracked:
-                _run(compilation)
-                if tracked is not None and compilation.gain is not None:
-                    scores = {name: compilation.to_dict()[name] for name in ("before", "after", "gain")}
-                    tracked.log_metrics({f"heldout/{name}": value for name, value in scores.items()})
-        except CompileInterrupted as error:
-            usage = error.report.usage
-            cost = cost_of(usage, [agent.model or "" for agent in moa.agents])
-            note(f"Spent until then: {usage.calls:,} LM calls, cost {cost}. {compilation.how_to_go_on}")
-            raise Stopped(error.reason) from error
-        except KeyboardInterrupt:
-            saved = f"{out} is saved, but not measured on the held-back data." if compilation.after else None
-            raise Stopped(f"Interrupted. {saved or compilation.how_to_go_on}", INTERRUPTED) from None
+        with tracking(mlflow, moa, out.stem, train) as tracked:
+            with _counting("compiling", budget.calls):
+                tuned = _compile(tuner, moa, train, val, checkpoint)
+            tuned.save(out)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            result |= {"report": tuner.report.to_dict(), "prompts": _compare_prompts(moa, tuned)}
+            with _counting("measuring", measuring):
+                result |= _measure(moa, tuned, held, metric, concurrency, seed, result["prompts"])
+            if tracked is not None and result["gain"] is not None:
+                tracked.log_metrics({f"heldout/{name}": result[name] for name in ("before", "after", "gain")})
     if as_json:
-        print_json(compilation.to_dict())
+        print_json(result)
     elif not dry_run:
-        _show(console(), compilation)
+        _show(result, tuner.report)
 
 
-@dataclass
-class _Compilation:
-    """A compile, and what came of it."""
+def _compile(tuner: Any, moa: MoA, train: Sequence[Any], val: Sequence[Any], checkpoint: Path) -> MoA:
+    from moa_dspy.optimizers import CompileInterrupted
 
-    job: Job
-    optimizer: str
-    out: Path
-    heldout: Sequence[dspy.Example]
-    before: dict[str, dict[str, Any]]
-    after: dict[str, dict[str, Any]] = field(default_factory=dict)
-    scores_before: list[float] = field(default_factory=list)
-    scores_after: list[float] = field(default_factory=list)
-    measuring: Usage | None = None
-    report: SpecializationReport | None = None
-
-    @property
-    def measuring_calls(self) -> int:
-        from moa_dspy.optimizers import calls_per_answer
-
-        return 2 * len(self.heldout) * calls_per_answer(self.job.student)
-
-    @property
-    def how_to_go_on(self) -> str:
-        if self.job.checkpoint is None:
-            return (
-                f"{self.optimizer} cannot go on where it stopped: the same command begins anew, and pays for no call "
-                "that DSPy's cache holds."
-            )
-        kept = [f"{what}: {', '.join(names)}" for what, names in self.job.kept.items() if names]
-        if not kept:
-            return "Nothing was kept so far: the same command begins anew."
-        return f"The same command goes on from {self.job.checkpoint} ({'; '.join(kept)})."
-
-    @property
-    def gain(self) -> tuple[float, Sequence[float]] | None:
-        """The difference on the held-back data with its 95% interval; None if it was not measured."""
-        from moa_dspy.evaluation.intervals import difference_interval
-
-        if not self.scores_after:
-            return None
-        interval = difference_interval(self.scores_after, self.scores_before, seed=self.job.seed)
-        return _mean(self.scores_after) - _mean(self.scores_before), interval
-
-    def interval(self, scores: Sequence[float]) -> Sequence[float]:
-        """The 95% interval of a mean score."""
-        from moa_dspy.evaluation.intervals import mean_interval, wilson
-
-        if set(scores) <= {0.0, 1.0}:
-            return wilson(int(sum(scores)), len(scores))
-        return mean_interval(scores, seed=self.job.seed)
-
-    def to_dict(self) -> dict[str, Any]:
-        job, gain = self.job, self.gain
-        budget = {**vars(job.budget(self.optimizer)), "measuring": self.measuring_calls}
-        counts = {"train": len(job.trainset), "val": len(job.valset), "heldout": len(self.heldout)}
-        plan = {
-            "optimizer": self.optimizer,
-            "recipe": job.recipe.name,
-            "out": str(self.out),
-            "examples": counts,
-            "budget": budget,
-        }
-        if self.report is None:
-            return plan
-        return {
-            **plan,
-            "before": gain and _mean(self.scores_before),
-            "before_interval": gain and list(self.interval(self.scores_before)),
-            "after": gain and _mean(self.scores_after),
-            "after_interval": gain and list(self.interval(self.scores_after)),
-            "gain": gain and gain[0],
-            "interval": gain and list(gain[1]),
-            "report": self.report.to_dict(),
-            "measuring": None if self.measuring is None else self.measuring.model_dump(),
-            "prompts": [
-                {"name": name, "before": self.before[name], "after": after} for name, after in self.after.items()
-            ],
-        }
+    again = "The same command begins anew, and pays for no call that DSPy's cache holds."
+    if tuner.resumes:
+        again = f"The same command goes on from {checkpoint}."
+    try:
+        with quietly():
+            return tuner.compile(moa, trainset=train, valset=val)
+    except CompileInterrupted as error:
+        if error.report is not None:
+            usage = error.report.usage
+            note(f"Spent until then: {usage.calls:,} LM calls, cost {cost_of(usage, [a.model for a in moa.agents])}.")
+        raise Stopped(f"{error.reason} {again}") from error
+    except KeyboardInterrupt:
+        raise Stopped(f"Interrupted. {again}", INTERRUPTED) from None
 
 
-def _plan(
+def _measure(
     moa: MoA,
-    examples: Sequence[dspy.Example],
+    tuned: MoA,
+    held: Sequence[dspy.Example],
     metric: str,
-    optimizer: str,
-    recipe_name: str,
-    reflection_model: str | None,
-    share: float,
     concurrency: int,
     seed: int,
-    out: Path,
-) -> _Compilation:
-    """Check everything before anything is spent.
-
-    Raises:
-        ValueError: If something is wrong with it.
-    """
-    from moa_dspy.agent import check_keys
-    from moa_dspy.evaluation.metrics import as_metric
-    from moa_dspy.models import as_lm
-    from moa_dspy.optimizers import OPTIMIZERS, Job, recipe, specialized
-
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"There is no optimizer {optimizer!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
-    train, val, held = _split(examples, share, seed)
-    reflection_lm = as_lm(reflection_model) if reflection_model else moa.get_lm()
-    if reflection_lm is None:
-        raise ValueError("There is no LM that could propose prompts: give --reflection-model MODEL.")
-    job = Job(
-        student=moa,
-        metric=as_metric(metric, moa.signature),
-        recipe=recipe(recipe_name),
-        trainset=train,
-        valset=val,
-        reflection_lm=reflection_lm,
-        threads=concurrency,
-        seed=seed,
-        checkpoint=out.with_suffix(".checkpoint") if OPTIMIZERS[optimizer].resumes else None,
-    )
-    check_keys([agent for agent in moa.agents if agent.lm is not None])
-    return _Compilation(job, optimizer, out, held, _prompts(specialized(moa) if optimizer == "specialize" else moa))
-
-
-def _run(compilation: _Compilation) -> None:
-    """Compile, save, and measure on the held-back data."""
-    from moa_dspy.evaluation.metrics import MetricError
-
-    job = compilation.job
-    job.on_stage = _tell_stage
-    with _counting("compiling", job.budget(compilation.optimizer).calls), quietly():
-        moa, compilation.report = job.run(compilation.optimizer)
-    moa.save(compilation.out)
-    compilation.after = _prompts(moa)
-    if job.checkpoint is not None:
-        shutil.rmtree(job.checkpoint, ignore_errors=True)
-    if not compilation.heldout:
-        return
-    try:
-        with _counting("measuring", compilation.measuring_calls), quietly():
-            before, compilation.measuring = _measure(job.student, compilation)
-            after = before
-            if compilation.after != compilation.before:
-                after, usage = _measure(moa, compilation)
-                compilation.measuring += usage
-    except MetricError as error:
-        note(f"{error} The mixture is saved, but there is no score.")
-    else:
-        compilation.scores_before, compilation.scores_after = before, after
-
-
-def _measure(moa: MoA, compilation: _Compilation) -> tuple[list[float], Usage]:
-    """The score of each held-back example, 0 where there is no answer."""
+    prompts: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The scores on the held-back data, with 95% intervals; where the prompts are the same, asked once."""
     import dspy
 
-    from moa_dspy.evaluation.metrics import score
+    from moa_dspy.evaluation import MetricError, as_metric, difference_interval, mean_interval, score, wilson
     from moa_dspy.recording import record
+    from moa_dspy.usage import Usage
 
-    metric, rows = compilation.job.metric, record(moa, compilation.heldout, concurrency=compilation.job.threads)
+    measure, usage = as_metric(metric, moa.signature), Usage.of([])
+
+    def scores_of(program: MoA) -> list[float]:
+        nonlocal usage
+        with quietly():
+            rows = record(program, held, concurrency=concurrency)
+        usage += rows.usage
+        answers = [None if row.outputs is None else dspy.Prediction(**row.outputs) for row in rows]
+        return [0.0 if a is None else score(measure, e, a) for e, a in zip(held, answers, strict=True)]
+
+    def interval(scores: Sequence[float]) -> list[float]:
+        is_accuracy = set(scores) <= {0.0, 1.0}
+        return [*(wilson(int(sum(scores)), len(scores)) if is_accuracy else mean_interval(scores, seed=seed))]
+
+    names = ("before", "before_interval", "after", "after_interval", "gain", "interval", "measuring")
+    if not held:
+        return dict.fromkeys(names)
+    try:
+        before = scores_of(moa)
+        after = before if all(one["before"] == one["after"] for one in prompts) else scores_of(tuned)
+    except MetricError as error:
+        note(f"{error} The mixture is saved, but there is no score.")
+        return dict.fromkeys(names)
+    except KeyboardInterrupt:
+        raise Stopped(
+            "Interrupted. The mixture is saved, but not measured on the held-back data.", INTERRUPTED
+        ) from None
+    gain = fmean(after) - fmean(before), [*difference_interval(after, before, seed=seed)]
+    values = fmean(before), interval(before), fmean(after), interval(after), *gain, usage.model_dump()
+    return dict(zip(names, values, strict=True))
+
+
+def _compare_prompts(moa: MoA, tuned: MoA) -> list[dict[str, Any]]:
+    """Each prompt of the tuned mixture, beside what it was; not those of an aggregator that nobody is."""
+
+    def prompts(program: MoA) -> dict[str, dict[str, Any]]:
+        parts: list[tuple[str, Any]] = program.named_predictors()
+        is_asked = program.aggregator.lm is not None or program.strategy.needs_aggregator
+        return {
+            name: {"instructions": part.signature.instructions, "demos": len(part.demos)}
+            for name, part in parts
+            if is_asked or not name.startswith("aggregator.")
+        }
+
+    before = prompts(moa)
+    # Where the agents had one prompt, and each has its own now, they began with that one.
     return [
-        0.0 if row.outputs is None else score(metric, row.example, dspy.Prediction(**row.outputs)) for row in rows
-    ], rows.usage
+        {"name": name, "before": before.get(name) or before[f"{name.partition('.')[0]}.shared.predict"], "after": after}
+        for name, after in prompts(tuned).items()
+    ]
+
+
+def _calls_per_answer(moa: MoA) -> int:
+    asks = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
+    proposals = sum(len(panel.names) * panel.samples for panel in moa.panels)
+    return proposals + (int(getattr(moa.strategy, "rotations", 1)) if asks else 0)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.suffix != ".json":
+        raise ValueError(f"{out} is no .json file, and only those can be loaded without running code from them.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(2, "The folder does not exist", str(out.parent))
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists already. Give another --out, or --force to overwrite it.")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(13, "The folder cannot be written to", str(out.parent))
 
 
 def _tell_stage(stage: Any) -> None:
@@ -339,102 +270,42 @@ def _counting(what: str, most: int) -> Iterator[None]:
         yield
 
 
-def _split(
-    examples: Sequence[dspy.Example], share: float, seed: int
-) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
-    shuffled = list(examples)
-    random.Random(seed).shuffle(shuffled)
-    held = round(share * len(shuffled)) or int(share > 0)
-    rest = shuffled[held:]
-    if len(rest) < 2:
-        raise ValueError(
-            f"{len(shuffled)} rows are too few: with {held} held back, the optimizer needs one to learn from and one "
-            "to compare by. Give more data, or a smaller --heldout."
-        )
-    half = len(rest) // 2
-    return rest[:half], rest[half:], shuffled[:held]
-
-
-def _check_out(out: Path, force: bool) -> None:
-    if out.suffix != ".json":
-        raise ValueError(f"{out} is no .json file, and only those can be loaded without running code from them.")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(2, "The folder does not exist", str(out.parent))
-    if out.exists() and not force:
-        raise ValueError(f"{out} exists already. Give another --out, or --force to overwrite it.")
-    if not os.access(out.parent, os.W_OK):
-        raise PermissionError(13, "The folder cannot be written to", str(out.parent))
-
-
-def _prompts(moa: MoA) -> dict[str, dict[str, Any]]:
-    """The prompts of a mixture; not those of an aggregator that nobody is."""
-    parts: list[tuple[str, Any]] = moa.named_predictors()
-    judged = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
-    return {
-        name: {"instructions": part.signature.instructions, "demos": len(part.demos)}
-        for name, part in parts
-        if judged or not name.startswith("aggregator.")
-    }
-
-
-def _show_plan(compilation: _Compilation) -> None:
-    job, budget = compilation.job, compilation.job.budget(compilation.optimizer)
-    note(
-        f"{compilation.optimizer}, recipe {job.recipe.name}. Examples: {len(job.trainset)} to learn from, "
-        f"{len(job.valset)} to compare by, {len(compilation.heldout)} held back.",
-        style="",
-    )
-    note(
-        f"At most {budget.calls:,} LM calls: {budget.agents:,} of the agents ({budget.formula}) and "
-        f"{budget.optimizer:,} of the optimizer; then {compilation.measuring_calls:,} on the held-back data.",
-        style="bold",
-    )
-
-
-def _show(here: Console, compilation: _Compilation) -> None:
+def _show(result: dict[str, Any], report: Any) -> None:
     """The prompts as a diff, what each stage did, and the scores."""
-    same = [name for name, after in compilation.after.items() if after == compilation.before[name]]
-    for name, after in compilation.after.items():
-        if name not in same:
-            here.print(harmless(f"\n{name}", "bold"))
-            for line in _changes(compilation.before[name], after):
-                here.print(harmless(line, {"+": "green", "-": "red"}.get(line[0], "dim")), soft_wrap=True)
-    if same:
-        here.print(harmless(f"\nunchanged: {', '.join(same)}", "dim"))
-    if compilation.report is not None:
-        here.print()
-        here.print(compilation.report.table())
-        here.print(harmless(compilation.report.comparison(), "dim"))
-    _show_scores(here, compilation)
-    here.print(harmless(f"Saved: {compilation.out}. Next: moa-dspy show {compilation.out}"), soft_wrap=True)
-
-
-def _show_scores(here: Console, compilation: _Compilation) -> None:
-    if compilation.gain is None:
+    here = console()
+    for prompt in result["prompts"]:
+        before, after = prompt["before"], prompt["after"]
+        if before == after:
+            here.print(harmless(f"\n{prompt['name']}: unchanged", "dim"))
+            continue
+        here.print(harmless(f"\n{prompt['name']}", "bold"))
+        lines = [*difflib.ndiff(before["instructions"].splitlines(), after["instructions"].splitlines())]
+        if before["demos"] != after["demos"]:
+            lines += [f"- {before['demos']} demos", f"+ {after['demos']} demos"]
+        for line in lines:
+            if not line.startswith("?"):
+                style = {"+": "green", "-": "red"}.get(line[0], "dim")
+                here.print(harmless(line, style), soft_wrap=True)
+    here.print()
+    here.print(report.table())
+    if result["gain"] is None:
         here.print(harmless("No held-back data were scored, so whether this helped is not known.", "yellow"))
-        return
-    count = len(compilation.scores_after)
+    else:
+        _show_scores(result)
+    here.print(harmless(f"Saved: {result['out']}. Next: moa-dspy show {result['out']}"), soft_wrap=True)
+
+
+def _show_scores(result: dict[str, Any]) -> None:
+    here, count = console(), result["examples"]["heldout"]
     here.print(f"On {count} held-back example{'s' * (count > 1)}, with 95% intervals:")
-    for name, scores in (("before", compilation.scores_before), ("after", compilation.scores_after)):
-        low, high = compilation.interval(scores)
-        here.print(f"  {name:<6}  {_mean(scores):.3f}  {low:.3f} to {high:.3f}")
-    if compilation.after == compilation.before:
+    for name in ("before", "after"):
+        low, high = result[f"{name}_interval"]
+        here.print(f"  {name:<6}  {result[name]:.3f}  {low:.3f} to {high:.3f}")
+    if all(prompt["before"] == prompt["after"] for prompt in result["prompts"]):
         here.print(harmless("Nothing better was found: the prompts are as they were, and so is the score.", "yellow"))
         return
-    difference, (low, high) = compilation.gain
+    gain, (low, high) = result["gain"], result["interval"]
     style = "green" if low > 0 else "red" if high < 0 else "yellow"
-    here.print(harmless(f"  gain   {difference:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
+    here.print(harmless(f"  gain   {gain:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
     if low <= 0 <= high:
         here.print(harmless("The gain's interval includes 0: it may be chance. More held-back data would tell.", "dim"))
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
-    lines = difflib.ndiff(before["instructions"].splitlines(), after["instructions"].splitlines())
-    yield from (line for line in lines if not line.startswith("?"))
-    if before["demos"] != after["demos"]:
-        yield f"- {before['demos']} demos"
-        yield f"+ {after['demos']} demos"
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return sum(scores) / len(scores)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from moa_dspy.cli import options
 from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
-from moa_dspy.cli.output import FAILED, Stopped, console, note, print_json
+from moa_dspy.cli.output import FAILED, INTERRUPTED, Stopped, complain, console, note, print_json
 from moa_dspy.cli.tracking import tracking
 
 __all__ = ["HELP", "diagnose"]
@@ -59,41 +59,57 @@ def diagnose(
     plot: options.Plot = None,
     concurrency: options.Concurrency = 8,
     seed: options.Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every answer here, and resume from it.")
+    ] = None,
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
     verbose: options.Verbose = None,
 ) -> None:
     """Diagnose a mixture."""
-    from moa_dspy import optimizers
-    from moa_dspy.evaluation import Comparison, check_plot
+    from moa_dspy.evaluation import Comparison, check_plot, evaluate
+    from moa_dspy.optimizers import ProposersUnreachable, diagnosis_budget
+    from moa_dspy.optimizers import diagnose as diagnose_mixture
+    from moa_dspy.recording import Recording, RecordingInterrupted
 
     if plot is not None:
         check_plot(plot)
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
     examples = options.read_examples(data, moa, limit, seed)
-    budget = optimizers.diagnosis_budget(moa, len(examples), strategies=strategy, self_moa=self_moa)
+    recorded = Recording.load(out) if out is not None and out.exists() else None
+    budget = diagnosis_budget(moa, len(examples), strategies=strategy, self_moa=self_moa)
     note(f"At most {budget.calls:,} LM calls: {budget.formula}.")
     if dry_run:
         if as_json:
             print_json({"calls": budget.calls, "formula": budget.formula})
         return
-    settings = {"strategies": strategy, "self_moa": self_moa, "concurrency": concurrency, "seed": seed}
-    again = "The same command again takes from DSPy's cache what was answered."
+    asking: dict[str, Any] = {"self_moa": self_moa, "recorded": recorded, "concurrency": concurrency, "seed": seed}
     with tracking(mlflow, moa, "diagnose", examples) as tracked:
+        found, status = None, 0
         try:
             found, status = compare(
-                "asking", lambda update: optimizers.diagnose(moa, examples, metric, on_progress=update, **settings)
+                "asking",
+                lambda update: diagnose_mixture(
+                    moa, examples, metric, strategies=strategy, on_progress=update, **asking
+                ),
             )
-        except optimizers.ProposersUnreachable as error:
-            if error.comparison is not None:
-                show_comparison(console(stderr=True), error.comparison)
-            raise Stopped(f"{error.reason} {again}", FAILED) from error
-        if tracked is not None and status == 0:
-            tracked.log_comparison(found.comparison)
-    if isinstance(found, Comparison):  # it was cut short
-        show_comparison(console(stderr=True), found)
-        raise Stopped(f"There is no diagnosis of a part. {again}", status)
+        except (ProposersUnreachable, RecordingInterrupted) as stop:
+            complain(getattr(stop, "reason", "Interrupted."))
+            status = INTERRUPTED if isinstance(stop, RecordingInterrupted) else FAILED
+            if stop.recording:
+                found = evaluate(moa, stop.recording, metric, strategies=strategy, seed=seed)
+        is_part = found is None or isinstance(found, Comparison)
+        comparison = found if is_part else found.comparison
+        if out is not None and comparison is not None:
+            comparison.recording.save(out)
+        if tracked is not None and comparison is not None:
+            tracked.log_comparison(comparison)
+    if is_part:
+        if comparison is not None:
+            show_comparison(console(stderr=True), comparison)
+        again = f"goes on from {out}" if out else "takes from DSPy's cache what was answered"
+        raise Stopped(f"There is no diagnosis of a part. The same command again {again}.", status)
     save_plot(found.comparison, plot)
     if as_json:
         print_json(found.to_dict())

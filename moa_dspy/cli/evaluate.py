@@ -103,8 +103,12 @@ def evaluate(
     if plot is not None:
         evaluation.check_plot(plot)
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    asked: Any = Recording.load(recording) if recording else options.read_examples(Path(data or ""), moa, limit, seed)
-    examples = [row.example for row in asked] if recording else asked
+    asked: Any
+    if recording is not None:
+        asked = Recording(options.draw(Recording.load(recording).rows, limit, seed))
+        examples = [row.example for row in asked]
+    else:
+        asked = examples = options.read_examples(Path(data or ""), moa, limit, seed)
     if by is not None and not any(by in example for example in examples):
         raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
     settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": seed, "path": out}

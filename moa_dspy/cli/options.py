@@ -8,7 +8,7 @@ import random
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -40,10 +40,12 @@ __all__ = [
     "Strategies",
     "Strategy",
     "Verbose",
+    "draw",
     "mixture",
     "read_examples",
 ]
 
+T = TypeVar("T")
 STRATEGIES = ["synthesis", "selection", "voting", "fusion"]
 _who = partial(typer.Option, rich_help_panel="Who answers")
 _name = partial(typer.Option, "--strategy", "-s", metavar="NAME", autocompletion=lambda: STRATEGIES)
@@ -162,11 +164,14 @@ def read_examples(path: Path, moa: MoA, limit: int | None, seed: int) -> list[ds
     """
     from moa_dspy.recording import read_questions
 
-    questions = read_questions(path, moa.signature)
-    chosen = range(len(questions))
-    if limit is not None and limit < len(questions):
-        return [questions[index].example for index in sorted(random.Random(seed).sample(chosen, limit))]
-    return [question.example for question in questions]
+    return draw([question.example for question in read_questions(path, moa.signature)], limit, seed)
+
+
+def draw(rows: list[T], limit: int | None, seed: int) -> list[T]:
+    """The rows, or a sample of so many in their order."""
+    if limit is None or limit >= len(rows):
+        return rows
+    return [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), limit))]
 
 
 def _is_compiled(config: Path | None) -> bool:

@@ -67,7 +67,11 @@ class Commands(TyperGroup):
         as_json = "--json" in ctx.args
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, OSError, ImportError) as error:  # an extra that is missing, too
+        except (ValueError, TypeError, OSError) as error:
+            _end(error, BAD_INPUT, as_json)
+        except ImportError as error:
+            if "pip install" not in str(error):  # what ours say of an extra that is missing
+                raise
             _end(error, BAD_INPUT, as_json)
         except Stopped as stop:
             _end(stop, stop.status, as_json)

@@ -107,9 +107,9 @@ def init(
     if preset is not None:
         config = MoAConfig.preset(preset)
     else:
-        found = [model for key, model in _SMALL_MODELS.items() if os.environ.get(key)]
-        models = proposer or found or ["simulated/alice", "simulated/bob", "simulated/carol"]
-        config = MoAConfig(proposer_models=list(models), aggregator_model=models[0])
+        models = [model for key, model in _SMALL_MODELS.items() if os.environ.get(key)]
+        judge = models[0] if models else proposer[0] if proposer else options.JUDGE
+        config = MoAConfig(proposer_models=models or options.PANEL, aggregator_model=judge)
     given = {"proposer_models": proposer, "aggregator_model": aggregator, "aggregation_strategy": strategy}
     config = config.model_copy(update={name: value for name, value in given.items() if value})
     lines = []
