@@ -39,7 +39,8 @@ Recipes: quick, balanced, thorough. Strategies: synthesis, selection, voting, fu
 \b
 moa-dspy compile --data train.jsonl --out tuned.json
 moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --dry-run
-moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --mlflow && moa-dspy ui
+moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --mlflow \\
+    && moa-dspy ui
 moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml \\
     --recipe balanced --reflection-model openai/gpt-5
 moa-dspy compile -d rows.csv -o tuned.json -c moa.yaml \\
@@ -96,7 +97,7 @@ def compile_(
 
     _check_out(out, force)
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    train, val, held = split(options.read_examples(data, moa, limit, seed), heldout, seed)
+    train, val, held = split(options.read_examples(data, moa, metric, limit, seed), heldout, seed)
     checkpoint = out.with_suffix(".checkpoint")
     tuner: Any = build(
         optimizer,  # type: ignore[arg-type]  # what it does not know it refuses

@@ -76,7 +76,7 @@ def diagnose(
     if plot is not None:
         check_plot(plot)
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    examples = options.read_examples(data, moa, limit, seed)
+    examples = options.read_examples(data, moa, metric, limit, seed)
     recorded = Recording.load(out) if out is not None and out.exists() else None
     budget = diagnosis_budget(moa, len(examples), strategies=strategy, self_moa=self_moa)
     note(f"At most {budget.calls:,} LM calls: {budget.formula}.")

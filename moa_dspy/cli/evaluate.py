@@ -108,7 +108,7 @@ def evaluate(
         asked = Recording(options.draw(Recording.load(recording).rows, limit, seed))
         examples = [row.example for row in asked]
     else:
-        asked = examples = options.read_examples(Path(data or ""), moa, limit, seed)
+        asked = examples = options.read_examples(Path(data or ""), moa, metric, limit, seed)
     if by is not None and not any(by in example for example in examples):
         raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
     settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": seed, "path": out}

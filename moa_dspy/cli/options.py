@@ -155,16 +155,26 @@ def mixture(
     return moa
 
 
-def read_examples(path: Path, moa: MoA, limit: int | None, seed: int) -> list[dspy.Example]:
+def read_examples(path: Path, moa: MoA, metric: str, limit: int | None, seed: int) -> list[dspy.Example]:
     """The questions of a file with their gold outputs, or a sample of them in the file's order.
 
     Raises:
-        ValueError: If rows are malformed; the message names them.
+        ValueError: If rows are malformed, or lack what the metric compares with; the message names them.
         OSError: If the file cannot be read.
     """
+    from moa_dspy.evaluation import METRICS
     from moa_dspy.recording import read_questions
 
-    return draw([question.example for question in read_questions(path, moa.signature)], limit, seed)
+    questions = read_questions(path, moa.signature)
+    if metric.partition(":")[0] in METRICS:
+        wanted = list(questions[0].gold) or list(moa.signature.output_fields)
+        for number, question in enumerate(questions, start=1):
+            if missing := [name for name in wanted if name not in question.gold]:
+                raise ValueError(
+                    f"Row {number} of {path} has no gold value for {', '.join(missing)}, so nothing could be right or "
+                    "wrong. Add it, or give a metric of your own: --metric module:function."
+                )
+    return draw([question.example for question in questions], limit, seed)
 
 
 def draw(rows: list[T], limit: int | None, seed: int) -> list[T]:

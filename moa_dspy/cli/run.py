@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -137,7 +138,7 @@ def _record(
     except RecordingInterrupted as stop:
         return stop.summary
     except (ValueError, OSError) as error:
-        if not found or isinstance(error, BrokenPipeError):
+        if not found:
             raise
         raise Stopped(f"{error} What came until then is in {out}.") from error
     except KeyboardInterrupt:
@@ -150,24 +151,28 @@ def _print_answers(moa: MoA, questions: Path, concurrency: int) -> Summary:
     stdout = sys.stdout
     handle, name = tempfile.mkstemp(prefix="moa-answers-", suffix=".jsonl")
     os.close(handle)
-    kept = Path(name)
+    kept, left = Path(name), []
 
     def deliver(row: Row) -> None:
-        stdout.buffer.write(row.line())
-        stdout.buffer.flush()
+        try:
+            stdout.buffer.write(row.line())
+            stdout.buffer.flush()
+        except BrokenPipeError as error:
+            left.append(error)
+            silence(stdout)
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does: the questions under way finish, and are kept
 
     try:
         summary = _record(moa, questions, kept, concurrency, deliver=deliver)
-    except BrokenPipeError:
-        silence(stdout)
-        raise Stopped(
-            f"Nobody reads the answers any more, so asking has stopped. Those that were paid for are in {kept}: with "
-            f"--out {kept} the same command goes on from there."
-        ) from None
     except BaseException:
         if not kept.stat().st_size:
             kept.unlink()
         raise
+    if left:
+        raise Stopped(
+            f"Nobody reads the answers any more, so asking has stopped. Those that were paid for are in {kept}: with "
+            f"--out {kept} the same command goes on from there."
+        ) from left[0]
     kept.unlink()
     return summary
 
