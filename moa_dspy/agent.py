@@ -8,7 +8,7 @@ import inspect
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -17,9 +17,7 @@ import dspy
 from moa_dspy.concurrency import acall
 from moa_dspy.models import as_lm, missing_key
 from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose, resample, rollout_of
-from moa_dspy.saving.bound_lm import BoundLM
-from moa_dspy.saving.keyless import Keyless
-from moa_dspy.saving.saved_format import BOUND
+from moa_dspy.secrets import Keyless
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
@@ -29,8 +27,8 @@ logger = logging.getLogger(__name__)
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
 # Modules and adapters of DSPy's that ask no other LM than the one in the context.
-_ASK_ONE_LM: tuple[Any, ...] = (dspy.Predict, dspy.ChainOfThought)
-_ADAPTERS: tuple[Any, ...] = (type(None), dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter)
+_ASK_ONE_LM: frozenset[Any] = frozenset((dspy.Predict, dspy.ChainOfThought))
+_ADAPTERS: frozenset[Any] = frozenset((type(None), dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter))
 _adopting = threading.Lock()
 
 
@@ -107,6 +105,11 @@ class Agent(Keyless):
         return [lm for lm in [self.lm, *self._own_lms.values(), *inside] if lm is not None]
 
     @property
+    def asks_only_its_lm(self) -> bool:
+        """Whether neither the program nor agents inside it bring LMs of their own."""
+        return not self._own_lms and not self.has_agents
+
+    @property
     def asks_ambient_lm(self) -> bool:
         """Whether some of the program has no other LM than `dspy.settings.lm`."""
         if self.lm is not None:
@@ -119,12 +122,23 @@ class Agent(Keyless):
         """Whether all of the program brings its LMs: they answer no rollouts, so it cannot be sampled again."""
         return bool(self._own_lms) and not self.has_agents and len(self._own_lms) == len(self._predictors())
 
-    def meter(self) -> Meter:
-        """A meter for one call: of the agent's LM alone, where its program can ask no other."""
-        program: Any = self.program
-        asks_one_lm = type(program) in _ASK_ONE_LM or vars(type(program)).get("asks_one_lm", False)
+    def bind(self, rollout: Rollout | None = None) -> tuple[Meter, dict[str, Any]]:
+        """What one call of this agent runs under, after `adopt_lms`.
+
+        Args:
+            rollout: Which sample it is asked for.
+
+        Returns:
+            The meter that sees its LM calls, and DSPy's settings, its LM among them.
+        """
+        kind = type(self.program)
+        asks_one_lm = kind in _ASK_ONE_LM or vars(kind).get("asks_one_lm", False)
         everywhere = not asks_one_lm or bool(self._own_lms) or type(dspy.settings.adapter) not in _ADAPTERS
-        return Meter(self.name, everywhere)
+        meter = Meter(self.name, everywhere, owner=self)
+        # A strategy watches the LM itself, call by call.
+        watch = meter.watch if kind in _ASK_ONE_LM else resample
+        lm, rollout = self._lm_for(compose(ambient_rollout(), rollout), watch)
+        return meter, {**meter.settings(), "lm": lm, AMBIENT: rollout}
 
     def rename(self, name: str) -> Agent:
         """The same agent under another name: another object, on the same LM, with the same program."""
@@ -142,9 +156,27 @@ class Agent(Keyless):
         with self._bound():
             return await acall(self._runnable(), **inputs)
 
-    def named_parameters(self) -> list[tuple[str, Any]]:
-        """Those of the program, and the LM: DSPy saves and loads it with them."""
-        return [(BOUND, BoundLM(self)), *super().named_parameters()]
+    @contextmanager
+    def _bound(self) -> Iterator[None]:
+        meter = dspy.settings.get(METER)
+        if meter is not None and meter.owner is self:  # a mixture's, which has bound it
+            yield
+            return
+        adopt_lms([self])
+        lm, rollout = self._lm_for(ambient_rollout(), resample)
+        with dspy.context(**{"lm": lm, AMBIENT: rollout}):
+            yield
+
+    def _lm_for(
+        self, rollout: Rollout | None, watch: Callable[[dspy.BaseLM, Rollout | None], dspy.BaseLM]
+    ) -> tuple[dspy.BaseLM | None, Rollout | None]:
+        """The LM as it answers this rollout and the agent's own, and both rollouts as one."""
+        rollout = compose(rollout, self._rollout)
+        lm: dspy.BaseLM | None = self.lm
+        if lm is not None:
+            return watch(lm, rollout and compose(rollout_of(lm), rollout)), rollout
+        ambient = dspy.settings.lm
+        return (None if ambient is None else watch(ambient, rollout)), rollout
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The agent's LM, else that of its program."""
@@ -175,21 +207,6 @@ class Agent(Keyless):
             raise ValueError(f"Agent {self.name!r} has no program yet: it gets one inside a mixture. Give program=.")
         return self.program
 
-    @contextmanager
-    def _bound(self) -> Iterator[None]:
-        adopt_lms([self])
-        rollout = compose(ambient_rollout(), self._rollout)
-        lm = self.lm
-        if lm is not None:
-            asked = rollout and compose(rollout_of(lm), rollout)
-        else:
-            lm, asked = dspy.settings.lm, rollout
-        if lm is not None:
-            meter = dspy.settings.get(METER)
-            lm = resample(lm, asked) if meter is None else meter.watch(lm, asked)
-        with dspy.context(lm=lm, **{AMBIENT: rollout}):
-            yield
-
     # Adoption of what others put into the predictors.
 
     def _take_program(self) -> None:
@@ -202,6 +219,8 @@ class Agent(Keyless):
         program: Any = self.program
         if type(program) is dspy.Predict:
             return [("", program)]
+        if type(program) is dspy.ChainOfThought:
+            return [(".predict", program.predict)]
         found = list(_find(() if program is None else program, Agent, dspy.Predict))
         inside = [item for _, item in found if isinstance(item, Agent)]
         theirs = {id(p) for agent in inside for _, p in _find(agent, dspy.Predict)}
@@ -277,11 +296,12 @@ def check_keys(agents: Sequence[Agent]) -> None:
     """
     missing = {agent.name: found for agent in agents if (found := agent.missing_key()) is not None}
     if missing:
-        who = "; ".join(f"{name!r} ({model}) needs {variable}" for name, (model, variable) in missing.items())
+        who = "; ".join(
+            f"agent {name!r} ({model}): {variable} is not set" for name, (model, variable) in missing.items()
+        )
         raise ValueError(
-            f"No API key for {'an agent' if len(missing) == 1 else 'some agents'}: agent {who}, which is not set, so "
-            "the provider would refuse every call. Set the environment variable, pass api_key= to dspy.LM, or use a "
-            "simulated model such as 'simulated/alice'."
+            f"No API key for {who}. The provider would refuse every call. Set the environment variable, pass api_key= "
+            "to dspy.LM, or use a simulated model such as 'simulated/alice'."
         )
 
 

@@ -24,7 +24,6 @@ import anyio.from_thread
 import anyio.to_thread
 import dspy
 
-from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose
 from moa_dspy.workers import start_worker
 
 __all__ = ["Batch", "Call", "Outcome", "Steps", "acall", "adrive", "drive", "run_side_by_side", "together"]
@@ -40,12 +39,11 @@ _LOOK = 0.1
 
 @dataclass(frozen=True)
 class Call:
-    """One module to be called, with the DSPy settings and the rollout it runs under."""
+    """One module to be called, with the DSPy settings it runs under."""
 
     module: dspy.Module
     inputs: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
-    rollout: Rollout | None = None
 
 
 @dataclass
@@ -206,6 +204,9 @@ def _raise_interrupt(outcome: Outcome) -> None:
 def _gather(batch: Batch) -> list[Outcome]:
     """Run a batch in threads; what is no longer needed is abandoned."""
     outcomes = [Outcome() for _ in batch.calls]
+    if len(outcomes) == 1 and batch.timeout is None:
+        _run(batch.calls[0], outcomes[0])
+        return outcomes
     finished: queue.SimpleQueue[int] = queue.SimpleQueue()
     # What nobody may have to abandon runs right here: one thread less to wake.
     here = len(outcomes) - 1 if batch.timeout is None and batch.enough is None else None
@@ -291,8 +292,7 @@ async def _arun(call: Call, outcome: Outcome) -> None:
 def _private(call: Call, outcome: Outcome) -> Iterator[None]:
     """A trace of its own for each call, or their steps would mix in the order in which they happen to finish."""
     trace = None if dspy.settings.trace is None else outcome.trace
-    rollout = compose(ambient_rollout(), call.rollout)
-    with dspy.context(**{"trace": trace, AMBIENT: rollout, **call.settings}):
+    with dspy.context(**{"trace": trace, **call.settings}):
         yield
 
 

@@ -53,8 +53,11 @@ def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ())
     """
     names = {name.casefold() for name in field_names}
     heads = tuple(f"{name}:" for name in line_heads)
+    signs = ("[[", "]]", "<", "Proposal", *heads)
 
     def escape(text: str) -> str:
+        if text.isascii() and not any(sign in text for sign in signs):  # as most texts are: nothing to escape
+            return text
         text = _FENCE.sub(_single, text)
         text = _MARKER.sub(_apart, text)
         for marker in (CUSTOM_TYPE_START_IDENTIFIER, CUSTOM_TYPE_END_IDENTIFIER):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
@@ -17,14 +16,11 @@ from moa_dspy.limits import Limits, require_positive
 from moa_dspy.panel import Panel, Round, failure_of
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
-from moa_dspy.saving.savable import Savable
+from moa_dspy.saving import Savable
 from moa_dspy.signatures import task_signature, tell_apart
 from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, count_votes, fall_back
 from moa_dspy.usage import LMCall
 from moa_dspy.values import check_inputs
-
-if TYPE_CHECKING:
-    from moa_dspy.config import MoAConfig
 
 __all__ = ["MoA"]
 
@@ -104,22 +100,6 @@ class MoA(Savable):
         self.aggregator = as_aggregator(aggregator, bound)
         tell_apart(self.named_predictors())
 
-    @classmethod
-    def from_config(
-        cls, signature: str | type[dspy.Signature], config: MoAConfig | str | Path, router: Any = None
-    ) -> MoA:
-        """The mixture that a config describes.
-
-        Args:
-            signature: The task's signature.
-            config: What to build: a `MoAConfig`, or the path of its file.
-            router: A `litellm.Router` for models named `router/GROUP`, instead of the config's own.
-        """
-        from moa_dspy.config import MoAConfig
-
-        config = config if isinstance(config, MoAConfig) else MoAConfig.load(config)
-        return cls(signature, **config.arguments(router))
-
     @property
     def panels(self) -> list[Panel]:
         """The layers of proposers, the first one first."""
@@ -144,18 +124,21 @@ class MoA(Savable):
 
         async def acall(self, **inputs: Any) -> MoAPrediction: ...
 
-    def forward(self, **inputs: Any) -> MoAPrediction:
-        return drive(self._answer(inputs))
+    def forward(self, *positional: Any, **inputs: Any) -> MoAPrediction:
+        return drive(self._answer(positional, inputs))
 
-    async def aforward(self, **inputs: Any) -> MoAPrediction:
-        return await adrive(self._answer(inputs))
+    async def aforward(self, *positional: Any, **inputs: Any) -> MoAPrediction:
+        return await adrive(self._answer(positional, inputs))
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The aggregator's LM, else the first proposer's: what resampling modules start from."""
         adopt_lms(self.agents)
         return next((agent.lm for agent in [self.aggregator, *self.agents] if agent.lm is not None), None)
 
-    def _answer(self, inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
+    def _answer(self, positional: Sequence[Any], inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
+        if positional:
+            names = ", ".join(f"{name}=..." for name in self.signature.input_fields)
+            raise TypeError(f"Inputs are given by name, as to any DSPy module: write moa({names}).")
         inputs = check_inputs(self.signature, inputs)
         agents = self.agents
         adopt_lms(agents)
@@ -195,8 +178,8 @@ class MoA(Savable):
         return self.strategy.needs_aggregator
 
     def _decide(self, case: Case, account: _Account) -> Steps[Verdict]:
-        meter = self.aggregator.meter()
-        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, meter.settings())])
+        meter, settings = self.aggregator.bind()
+        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, settings)])
         account.calls += meter.calls()
         error = outcome.error or _reject(outcome.value, case.task)
         if error is None:

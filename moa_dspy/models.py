@@ -1,55 +1,83 @@
-"""From a model's name to its LM, and what is known of the model."""
+"""From a model's name to its LM, and what is known of the model: its window, its price, its key."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 import dspy
-from dspy.clients.backend_selection import select_backend
-from dspy.clients.engines.lm15_engine import LM15Engine
 from dspy.clients.model_metadata import model_info
-from dspy.lm15 import LM15Error, RouterConfig
+from dspy.lm15 import LM15Error, LMRouter, Resolution, RouterConfig, registered_providers
+from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["as_lm", "context_window", "mask", "missing_key", "redact", "secret_values"]
+from moa_dspy.secrets import reference_name
+
+__all__ = ["Prices", "as_lm", "context_window", "missing_key"]
 
 _SIMULATED = "simulated/"
 _ROUTED = "router/"
 
 
-def as_lm(model: str | dspy.BaseLM, **options: Any) -> dspy.BaseLM:
+class Prices(BaseModel):
+    """What a model's tokens cost, where DSPy does not know it: an endpoint of your own, a negotiated price.
+
+    Attributes:
+        input: USD per million prompt tokens.
+        output: USD per million completion tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    input: float = Field(ge=0, allow_inf_nan=False)
+    output: float = Field(ge=0, allow_inf_nan=False)
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        """What a call costs in USD."""
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+def as_lm(
+    model: str | dspy.BaseLM, *, prices: Prices | Mapping[str, float] | None = None, **options: Any
+) -> dspy.BaseLM:
     """The LM of this name, or the given LM with these options.
 
     Args:
         model: A name such as `"openai/gpt-5-mini"` or `"simulated/alice"`, or an LM.
-        **options: What `dspy.LM` takes: `temperature`, `max_tokens`, `api_base`, ...
+        prices: What its calls cost, in USD per million tokens: `{"input": 0.15, "output": 0.6}`.
+        **options: What `dspy.LM` takes: `temperature`, `max_tokens`, `api_base`, ... A key may be named by the
+            environment variable that holds it: `api_key="os.environ/GROQ_API_KEY"`.
 
     Raises:
-        TypeError: If it is neither.
-        ValueError: If it names a router's group: only a config knows the router.
+        TypeError: If `model` is neither.
+        ValueError: If it names a router's group: only a config knows the router; or if the options do not suit it.
     """
-    options = {name: value for name, value in options.items() if value is not None}
+    options = _resolve({name: value for name, value in options.items() if value is not None})
     if isinstance(model, dspy.BaseLM):
-        return model.copy(**options) if options else model
-    if not isinstance(model, str):
+        lm = model.copy(**options) if options or prices is not None else model
+    elif not isinstance(model, str):
         raise TypeError(
             f"A model is a name such as 'openai/gpt-5-mini' or a dspy.LM, not {type(model).__name__}. "
             "Wrap a module as Agent(program=...)."
         )
-    if model.startswith(_SIMULATED):
+    elif model.startswith(_SIMULATED):
         from moa_dspy.simulated import simulated_lm
 
-        return simulated_lm(model, **options)
-    if model.startswith(_ROUTED):
+        lm = simulated_lm(model, **options)
+    elif model.startswith(_ROUTED):
         group = model.removeprefix(_ROUTED)
         raise ValueError(
             f"{model!r} names a group of a router, and there is no router here. Name it in a MoAConfig with a "
             f"`router`, or give its LM: router_lm({group!r}, router)."
         )
-    return dspy.LM(model, **options)
+    else:
+        _check_address(model, options)
+        lm = dspy.LM(model, **options)
+    if prices is not None:
+        # On the LM and not among its options: those go to the provider.
+        vars(lm)["prices"] = Prices.model_validate(prices)
+    return lm
 
 
 def missing_key(lm: dspy.BaseLM) -> str | None:
@@ -57,20 +85,23 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
 
     Silent where it cannot know: custom engines, endpoints and keys given in code, gateways named in the
     environment, cloud credentials, and what only litellm serves (that fails at the first call, naming it then).
+    A key that was named before its variable was set is taken over here.
     """
     engine: Any = getattr(lm, "engine", None)
     if hasattr(engine, "missing_key"):
         return engine.missing_key()
-    if not isinstance(engine, str) or any(lm.kwargs.get(name) for name in _OWN_ACCESS):
+    if _unresolved(lm.kwargs):
+        lm.kwargs.update(_resolve(lm.kwargs))
+        if (unset := _unresolved(lm.kwargs)) is not None:
+            return unset
+    by_dspy = engine in ("auto", "lm15") and lm.model_type != "text"
+    if not by_dspy or any(lm.kwargs.get(name) for name in _OWN_ACCESS):
         return None
-    providers = tuple(binding.definition for binding in getattr(lm, "_providers", ()))
-    config = RouterConfig(env=dict(os.environ), providers=providers)
-    try:
-        if not select_backend(lm).native:
-            return None
-        variable: str | None = LM15Engine(config, model_type=lm.model_type).resolve(lm.model).env_key
-    except LM15Error:
+    prefix = lm.model.split("/", 1)[0].upper()
+    if any(os.environ.get(f"{prefix}_{name}") for name in ("API_BASE", "BASE_URL")):
         return None
+    resolution = _resolution(lm.model)
+    variable = resolution and resolution.env_key
     return variable if variable and not os.environ.get(variable) else None
 
 
@@ -82,42 +113,46 @@ def context_window(model: str) -> int | None:
     return window if isinstance(window, int) else None
 
 
-def redact(text: str, *lms: dspy.BaseLM | None) -> str:
-    """The text with the LMs' secrets, those of the environment, and whatever looks like one, masked."""
-    return mask(text, secret_values(*lms))
-
-
-def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
-    """The secrets in the LMs' settings and in the environment, the longest first."""
-    secrets = [value for lm in lms for value in _secrets(getattr(lm, "kwargs", {}))]
-    engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
-    secrets += [value for engine in engines if hasattr(engine, "secrets") for value in engine.secrets()]
-    secrets += [value for name, value in os.environ.items() if _SECRET_NAME.search(name)]
-    return sorted({value for value in secrets if len(value) >= 8}, key=len, reverse=True)
-
-
-def mask(text: str, secrets: Iterable[str]) -> str:
-    """The text with these, and whatever looks like a secret, masked."""
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return _SECRET_VALUE.sub("***", text)
-
-
-_OWN_ACCESS = ("api_key", "api_base", "base_url", "azure_ad_token", "azure_ad_token_provider")
-_SECRET_NAME = re.compile(r"(?i)key|token|secret|password|passwd|credential|authorization|headers")
-_SECRET_VALUE = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|pplx|nvapi|ghp|gho|xoxb|AKIA|AIza|ya29|eyJ)[-_A-Za-z0-9.]{12,}"
-    r"|(?<=[Bb]earer )[^\s\"']+|(?<=[Bb]asic )[A-Za-z0-9+/=]{12,}"
+_OWN_ACCESS = (
+    *("api_key", "api_base", "base_url", "headers", "extra_headers"),
+    *("azure_ad_token", "azure_ad_token_provider", "custom_llm_provider"),
 )
 
 
-def _secrets(settings: object, named: bool = False) -> list[str]:
-    if isinstance(settings, str):
-        return [settings, settings.split(" ")[-1]] if named else []  # a header says "Bearer" before the key
+def _resolution(model: str) -> Resolution | None:
+    """How DSPy reaches the model by itself; None if it leaves it to litellm."""
+    providers = tuple(provider.definition for provider in registered_providers())
+    try:
+        return LMRouter(RouterConfig(env=dict(os.environ), providers=providers)).resolve_openai_chat(model)
+    except LM15Error:
+        return None
+
+
+def _resolve(settings: Any) -> Any:
+    """The settings with the values of the environment variables that they name, as far as those are set."""
     if isinstance(settings, Mapping):
-        return [
-            found
-            for name, value in settings.items()
-            for found in _secrets(value, named or bool(_SECRET_NAME.search(str(name))))
-        ]
-    return []
+        return {name: _resolve(value) for name, value in settings.items()}
+    name = reference_name(settings)
+    return settings.replace(f"os.environ/{name}", os.environ[name]) if name and os.environ.get(name) else settings
+
+
+def _unresolved(settings: Any) -> str | None:
+    if isinstance(settings, Mapping):
+        return next((name for value in settings.values() if (name := _unresolved(value))), None)
+    return reference_name(settings)
+
+
+def _check_address(model: str, options: Mapping[str, Any]) -> None:
+    """Refuse addresses of local servers at which nobody answers: DSPy speaks OpenAI's API there, litellm Ollama's own.
+
+    Raises:
+        ValueError: Naming the address that works.
+    """
+    address, provider = str(options.get("api_base") or options.get("base_url") or "").rstrip("/"), model.split("/")[0]
+    if not address or provider not in ("hosted_vllm", "ollama", "ollama_chat"):
+        return
+    by_litellm = options.get("engine") == "litellm" or "headers" in options or "extra_headers" in options
+    by_litellm = by_litellm and provider != "hosted_vllm"
+    if address.endswith("/v1") == by_litellm:
+        right = address.removesuffix("/v1") if by_litellm else f"{address}/v1"
+        raise ValueError(f"{model!r} does not answer at {address!r}, every call would fail. Write api_base: {right}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import dspy
 
-from moa_dspy.config import MoAConfig
+from moa_dspy.config import MoAConfig, as_config
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
 
@@ -14,23 +15,24 @@ __all__ = ["arun_moa", "run_moa"]
 
 
 def run_moa(
-    query: str, system_prompt: str, config: MoAConfig | str, router: Any = None
+    query: str, system_prompt: str, config: MoAConfig | str | Path, router: Any = None
 ) -> tuple[MoAPrediction, MoAMetadata]:
     """Ask a mixture one question.
 
-    For more than one question, or an answer that is no text, build the mixture once: `MoA.from_config`.
+    For more than one question build the mixture once: `MoA.from_config`.
 
     Args:
         query: The question.
-        system_prompt: What all models are told: the instructions of `query -> answer`. Empty for DSPy's own.
-        config: The mixture, or a preset's name.
-        router: A `litellm.Router` or a `RouterConfig` for models named `router/GROUP`, instead of the config's own.
+        system_prompt: What all models are told: the instructions of `query -> answer`. Empty for DSPy's own, for
+            those of the config's `signature`, and for a compiled mixture, which has its prompts.
+        config: The mixture, a preset's name, or the path of a file: a config, or what `MoA.save` wrote.
+        router: A `litellm.Router` for models named `router/GROUP`, instead of the config's own.
 
     Returns:
-        The solution, whose `answer` is a text, and the account of the call.
+        The solution, whose `answer` is a text unless the config's `signature` says otherwise, and the account.
 
     Raises:
-        ValueError: If the config does not make a mixture, or a key is missing.
+        ValueError: If the config does not make a mixture that takes one input, or a key is missing.
         MoAError: If no answer came of it; see `moa_dspy.errors`.
 
     Example:
@@ -39,20 +41,33 @@ def run_moa(
         >>> solution.answer, metadata.num_proposers, len(metadata.all_proposals)
         ('Ankara', 2, 2)
     """
-    solution: Any = _moa(system_prompt, config, router)(query=query)
+    moa, name = _moa(system_prompt, config, router)
+    solution: Any = moa(**{name: query})
     return solution, solution.metadata
 
 
 async def arun_moa(
-    query: str, system_prompt: str, config: MoAConfig | str, router: Any = None
+    query: str, system_prompt: str, config: MoAConfig | str | Path, router: Any = None
 ) -> tuple[MoAPrediction, MoAMetadata]:
     """Ask a mixture one question, on the running event loop; see `run_moa`."""
-    solution: Any = await _moa(system_prompt, config, router).acall(query=query)
+    moa, name = _moa(system_prompt, config, router)
+    solution: Any = await moa.acall(**{name: query})
     return solution, solution.metadata
 
 
-def _moa(system_prompt: str, config: MoAConfig | str, router: Any) -> MoA:
-    if isinstance(config, str):
-        config = MoAConfig.preset(config)
-    signature = dspy.make_signature("query -> answer", system_prompt.strip() or None)
-    return MoA.from_config(signature, config, router)
+def _moa(system_prompt: str, config: MoAConfig | str | Path, router: Any) -> tuple[MoA, str]:
+    """The mixture, and the name of its one input."""
+    described = as_config(config)
+    told = system_prompt.strip() or None
+    if described.signature is None:
+        return MoA.from_config(dspy.make_signature("query -> answer", told), described, router), "query"
+    if told is not None:
+        raise ValueError(
+            "The config has a signature, with instructions of its own, so that the system prompt would be ignored. "
+            "Write it there and pass an empty one."
+        )
+    moa = MoA.from_config(None, config, router)
+    names = list(moa.signature.input_fields)
+    if len(names) != 1:
+        raise ValueError(f"The mixture takes {', '.join(names)}, and a query is one input. Use MoA.from_config.")
+    return moa, names[0]

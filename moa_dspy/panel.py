@@ -14,14 +14,13 @@ from dspy.utils.exceptions import ContextWindowExceededError
 from moa_dspy.agent import Agent, adopt_lms, clone
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
-from moa_dspy.models import redact
 from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.rollouts import Rollout, sample_rollout
-from moa_dspy.saving.keyless import Keyless
+from moa_dspy.secrets import Keyless, redact
 from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
 from moa_dspy.usage import LMCall, Meter
-from moa_dspy.values import typed_outputs
+from moa_dspy.values import outputs_of, typed_outputs
 
 __all__ = ["Panel", "Round", "failure_of"]
 
@@ -53,13 +52,13 @@ class Round:
 
 @dataclass(frozen=True)
 class _Sample:
-    """One sample of one agent: its number, its proposal's id, what it asks its LMs for, and who watches them."""
+    """One sample of one agent: its number, its proposal's id, who watches its LM, and what it runs under."""
 
     agent: Agent
     number: int
     id: str
-    rollout: Rollout | None
     meter: Meter
+    settings: Mapping[str, Any]
 
 
 class Panel(Keyless):
@@ -111,15 +110,17 @@ class Panel(Keyless):
         return clone(self, memo)
 
     def forward(self, **inputs: Any) -> Round:
+        adopt_lms(self.agents)
         return drive(self.ask(inputs))
 
     async def aforward(self, **inputs: Any) -> Round:
+        adopt_lms(self.agents)
         return await adrive(self.ask(inputs))
 
     def ask(
         self, inputs: Mapping[str, Any], seen: Sequence[Proposal] = (), is_decided: IsDecided | None = None
     ) -> Steps[Round]:
-        """Ask every agent for its samples.
+        """Ask every agent for its samples, after `adopt_lms`.
 
         Args:
             inputs: The task's inputs.
@@ -128,7 +129,6 @@ class Panel(Keyless):
                 and says whether the rest is no longer needed.
         """
         agents = self.agents
-        adopt_lms(agents)
         samples = _samples_of(agents, self.samples)
         reader = _Reader(self.task, inputs, seen) if seen else None
         decided = False
@@ -249,13 +249,15 @@ class _Reader:
 
 
 def _call(sample: _Sample, inputs: Mapping[str, Any]) -> Call:
-    return Call(sample.agent, inputs, sample.meter.settings(), sample.rollout)
+    return Call(sample.agent, inputs, sample.settings)
 
 
 def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
     """The samples in declared order, with rollouts that tell apart those that ask one model."""
     pairs = [(agent, place) for agent in agents for place in range(1, number + 1)]
     models = {agent.name: _models(agent) for agent in agents}
+    if number == 1 and len(set().union(*models.values())) == sum(map(len, models.values())):
+        return [_Sample(agent, 1, agent.name, *agent.bind()) for agent in agents]
     asked = Counter(name for agent, _ in pairs for name in models[agent.name])
     taken: Counter[str] = Counter()
     rollouts: dict[tuple[str, int], Rollout | None] = {}
@@ -272,8 +274,7 @@ def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
             agent,
             place,
             agent.name if place == 1 else f"{agent.name}#{place}",
-            rollouts[agent.name, place],
-            agent.meter(),
+            *agent.bind(rollouts[agent.name, place]),
         )
         for agent, place in pairs
     ]
@@ -281,6 +282,8 @@ def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
 
 def _models(agent: Agent) -> set[str]:
     """Names of the models that an agent may ask; its own name if that cannot be known."""
+    if agent.lm is not None and agent.asks_only_its_lm:
+        return {agent.lm.model}
     ambient = dspy.settings.lm if agent.asks_ambient_lm else None
     return {lm.model for lm in [*agent.lms, ambient] if isinstance(lm, dspy.BaseLM)} or {agent.name}
 
@@ -293,10 +296,10 @@ def _build_program(task: type[dspy.Signature], role: str, layer: int, agent: Age
 
 
 def _reasoning(prediction: Any, task: type[dspy.Signature]) -> str | None:
-    reasoning = None if REASONING in task.output_fields else prediction.get(REASONING)
+    reasoning = None if REASONING in outputs_of(task) else prediction.get(REASONING)
     return None if reasoning is None else str(reasoning)
 
 
 def _extras(prediction: Any, task: type[dspy.Signature]) -> dict[str, Any]:
-    fields = task.output_fields
+    fields = outputs_of(task)
     return {name: value for name, value in prediction.items() if name not in fields and name != REASONING}

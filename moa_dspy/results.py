@@ -159,7 +159,7 @@ class MoAMetadata(BaseModel):
     repaired: bool = False
 
     # Few callers look at the votes: they are counted when somebody does.
-    _count: Count | Callable[[], Count] = PrivateAttr(default=(None, []))
+    _count: Count | Callable[[], Count] | None = PrivateAttr(default=None)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -218,7 +218,7 @@ class MoAMetadata(BaseModel):
 
     def _counted(self) -> Count:
         if not isinstance(self._count, tuple):
-            self._count = self._count()
+            self._count = (None, []) if self._count is None else self._count()
         return self._count
 
     def _by(self, column: str) -> dict[str, Usage]:

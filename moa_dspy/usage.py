@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, MutableSequence, Sequence
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Final
 
 import dspy
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 
 from moa_dspy.rollouts import Rollout, resample
 
-__all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "metered"]
+__all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "metered", "watch_lm"]
 
 # Among DSPy's settings: the meter in force.
 METER: Final = "moa_dspy_meter"
@@ -36,6 +38,7 @@ class LMCall(BaseModel):
         cache_hit: Answered from DSPy's cache: nothing was billed.
         error: Type of the error that ended it; `"Unfinished"` for a call that was abandoned under way.
         finish_reason: Why the model stopped (`"stop"`, `"length"`, ...), where the provider says so.
+        deployment: Which deployment answered, of a router's group.
     """
 
     agent: str
@@ -49,6 +52,7 @@ class LMCall(BaseModel):
     cache_hit: bool = False
     error: str | None = None
     finish_reason: str | None = None
+    deployment: str | None = None
 
 
 class Usage(BaseModel):
@@ -103,28 +107,30 @@ class Usage(BaseModel):
 class Meter(BaseCallback, UsageTracker):
     """Watches the LM calls of one agent.
 
-    Three of DSPy's hooks see each call, under one call id: the callback (start, end, error), the
-    usage tracker (what is billed: never a cache hit) and the history (the cost).
+    Everywhere, three of DSPy's hooks see each call, under one call id: the callback (start, end, error), the
+    usage tracker (what is billed: never a cache hit) and the history (the cost). That costs 0.3 ms per predictor
+    call, as DSPy then binds the arguments of every module.
 
     Args:
         agent: Under whose name the calls are entered.
-        everywhere: Whether to see all calls in the context, whatever LM they ask, those of nested
-            mixtures included. That costs 0.3 ms per predictor call, as DSPy then binds the arguments of
-            every module; else only the LMs are seen that `watch` gives.
+        everywhere: Whether to see all calls in the context, whatever LM they ask, those of nested mixtures
+            included; else only those of the LMs that `watch` gives.
+        owner: Whose call it meters, where that matters: see `Agent.bind`.
     """
 
-    def __init__(self, agent: str, everywhere: bool = True) -> None:
+    def __init__(self, agent: str, everywhere: bool = True, owner: object = None) -> None:
         UsageTracker.__init__(self)
         self.agent = agent
         self.everywhere = everywhere
-        self.history = _Entries(self)
+        self.owner = owner
+        self.history = _Entries(self.enter)
         self._parent = dspy.settings.usage_tracker
         if self._parent is not None:
             # A tracker nested in ours writes its sums here when it ends: they belong to ours' parent too.
             self.usage_data = self._parent.usage_data
-        self._open: dict[str, tuple[float, int]] = {}
+        self._open: dict[str, tuple[float, int, Any]] = {}  # since when, entries overheard by then, the LM's prices
         self._billed: set[str] = set()
-        self._rows: dict[str, LMCall] = {}
+        self._rows: dict[str, dict[str, Any]] = {}  # what goes into an `LMCall`, once somebody asks for it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
         # dspy.Parallel copies the tracker for each of its workers, and what a copy counts is lost.
@@ -133,7 +139,7 @@ class Meter(BaseCallback, UsageTracker):
     def settings(self) -> dict[str, Any]:
         """The DSPy settings under which this meter sees LM calls."""
         if not self.everywhere:
-            return {METER: self, "usage_tracker": self}
+            return {METER: self}
         return {
             METER: self,
             "usage_tracker": self,
@@ -143,9 +149,9 @@ class Meter(BaseCallback, UsageTracker):
 
     def watch(self, lm: dspy.BaseLM, rollout: Rollout | None = None) -> dspy.BaseLM:
         """The LM as it answers this rollout, seen by this meter."""
-        if self.everywhere:
-            return resample(lm, rollout)
-        return resample(lm, rollout, callbacks=[*lm.callbacks, self], history=_Entries(self, lm.history))
+        lm = resample(lm, rollout)
+        # What else somebody configured as an LM, a name perhaps, DSPy refuses in its own words.
+        return lm if self.everywhere or not isinstance(lm, dspy.BaseLM) else watch_lm(lm, self)
 
     def calls(self) -> list[LMCall]:
         """The calls so far, in the order in which they were started."""
@@ -153,42 +159,59 @@ class Meter(BaseCallback, UsageTracker):
 
     def call(self, call_id: str) -> LMCall | None:
         """What is known so far of the call with this id; None for one that this meter has not seen."""
-        return self._rows.get(call_id)
+        row = self._rows.get(call_id)
+        return None if row is None else self._so_far(call_id, row)
 
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._open[call_id] = time.perf_counter(), len(self._overheard(instance.model))
-        self._rows[call_id] = LMCall(agent=self.agent, model=instance.model)
+    def start(self, call_id: str, lm: dspy.BaseLM, heard: int = 0) -> None:
+        """Enter a call that is started."""
+        self._open[call_id] = time.perf_counter(), heard, vars(lm).get("prices")
+        self._rows[call_id] = {"agent": self.agent, "model": lm.model}
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        row, (started, entries) = self._rows[call_id], self._open[call_id]
-        row.seconds = time.perf_counter() - started
-        for usage in self._overheard(row.model)[entries:]:
-            self._bill(call_id, usage)
-        if exception is not None:
-            row.error = "Unfinished" if isinstance(exception, asyncio.CancelledError) else type(exception).__name__
+    def end(self, call_id: str, error: BaseException | None) -> None:
+        """Enter how a call ended."""
+        row, (started, _, prices) = self._rows[call_id], self._open[call_id]
+        row["seconds"] = time.perf_counter() - started
+        if error is not None:
+            row["error"] = "Unfinished" if isinstance(error, asyncio.CancelledError) else type(error).__name__
         elif call_id not in self._billed:
-            row.cache_hit, row.cost_usd = True, 0.0
+            row["cache_hit"], row["cost_usd"] = True, 0.0
+        elif prices is not None:  # stated by the user, see `models.as_lm`
+            row["cost_usd"] = prices.cost(row["prompt_tokens"], row["completion_tokens"])
         del self._open[call_id]
 
+    def bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
+        """Enter the tokens of a call; the first that are told count."""
+        if call_id in self._rows and call_id not in self._billed:
+            self._billed.add(call_id)
+            self._rows[call_id].update(_tokens(usage))
+
+    def enter(self, entry: Mapping[str, Any], call_id: str | None = None) -> None:
+        """Take what DSPy wrote into the history entry of the call under way."""
+        call_id = call_id or ACTIVE_CALL_ID.get() or ""
+        row = self._rows.get(call_id)
+        if row is not None:
+            row.update(_told(entry))
+            if entry.get("usage"):
+                self.bill(call_id, entry["usage"])
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self.start(call_id, instance, len(self._overheard(instance.model)))
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        for usage in self._overheard(self._rows[call_id]["model"])[self._open[call_id][1] :]:
+            self.bill(call_id, usage)
+        self.end(call_id, exception)
+
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
-        self._bill(ACTIVE_CALL_ID.get() or "", usage_entry)
+        self.bill(ACTIVE_CALL_ID.get() or "", usage_entry)
         if self._parent is not None:
             self._parent.add_usage(lm, usage_entry)
 
-    def enter(self, entry: Mapping[str, Any]) -> None:
-        """Take what DSPy wrote into the history entry of the call under way."""
-        call_id = ACTIVE_CALL_ID.get() or ""
-        row = self._rows.get(call_id)
-        if row is not None:
-            row.cost_usd, row.finish_reason = _cost(entry), _finish_reason(entry.get("response"))
-            if entry.get("usage"):
-                self._bill(call_id, entry["usage"])
-
-    def _so_far(self, call_id: str, row: LMCall) -> LMCall:
+    def _so_far(self, call_id: str, row: Mapping[str, Any]) -> LMCall:
         under_way = self._open.get(call_id)
         if under_way is None:
-            return row
-        return row.model_copy(update={"error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
+            return LMCall(**row)
+        return LMCall(**{**row, "error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
 
     def _overheard(self, model: str) -> Sequence[Mapping[str, Any]]:
         """What a tracker of the program's own was told in our place, if history is off: it is all there is then.
@@ -202,10 +225,64 @@ class Meter(BaseCallback, UsageTracker):
             tracker = tracker._parent
         return () if tracker is None or tracker is self else tracker.usage_data.get(model, ())
 
-    def _bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
-        if call_id in self._rows and call_id not in self._billed:
-            self._billed.add(call_id)
-            _add_tokens(self._rows[call_id], usage)
+
+def watch_lm(lm: dspy.BaseLM, meter: Meter) -> Any:
+    """The LM as one that tells a meter of each of its calls, at a fifth of what a callback costs.
+
+    It shares all that the LM has, history and connections included, and counts its calls in `asked`.
+    """
+    watched: Any = object.__new__(_watching(type(lm)))
+    vars(watched).update(vars(lm), meter=meter, asked=0)
+    return watched
+
+
+@lru_cache(maxsize=64)
+def _watching(kind: type[dspy.BaseLM]) -> type[dspy.BaseLM]:
+    # A class of its own: DSPy's adapters want the very object called that they were given, so no wrapper will do.
+    return type(kind.__name__, (_Watching, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+class _Watching(dspy.BaseLM):
+    meter: Meter
+    asked: int
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        with self._watched():
+            return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        with self._watched():
+            return await super().acall(prompt, messages=messages, **kwargs)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        self.asked += 1
+        call = _Watch(self.meter)
+        self.meter.start(call.id, self)
+        callers = [*(dspy.settings.caller_modules or ()), call]
+        try:
+            with dspy.context(usage_tracker=call, caller_modules=callers):
+                yield
+        except BaseException as error:
+            self.meter.end(call.id, error)
+            raise
+        self.meter.end(call.id, None)
+
+
+class _Watch(UsageTracker):
+    """Stands where DSPy tells of one call: what is billed (never a cache hit), and the history entry with the cost."""
+
+    def __init__(self, meter: Meter) -> None:
+        self.id = uuid.uuid4().hex
+        self.meter = meter
+        self.parent = dspy.settings.usage_tracker
+        self.usage_data = {} if self.parent is None else self.parent.usage_data
+        self.history = _Entries(lambda entry: meter.enter(entry, self.id))
+
+    def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
+        self.meter.bill(self.id, usage_entry)
+        if self.parent is not None:
+            self.parent.add_usage(lm, usage_entry)
 
 
 @contextmanager
@@ -226,26 +303,28 @@ def metered(agent: str) -> Iterator[Meter]:
 
 def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
     """The row of a call that DSPy wrote into a history; without tokens, it was a hit in DSPy's cache."""
-    response = entry.get("response")
-    row = LMCall(agent=agent, model=entry["model"], cost_usd=_cost(entry), finish_reason=_finish_reason(response))
-    _add_tokens(row, entry.get("usage") or {})
-    return row
+    return LMCall(agent=agent, model=entry["model"], **_told(entry), **_tokens(entry.get("usage") or {}))
 
 
 class _Entries(list[Any]):
-    """Stands where DSPy keeps a history: tells a meter of each entry, and hands it on to the history of an LM."""
+    """Stands where DSPy keeps a history: tells of each entry, and keeps no prompt."""
 
-    def __init__(self, meter: Meter, history: MutableSequence[Any] | None = None) -> None:
+    def __init__(self, tell: Callable[[Mapping[str, Any]], None]) -> None:
         super().__init__()
-        self._meter = meter
-        self._history = history
+        self._tell = tell
 
     def append(self, entry: Any) -> None:
-        self._meter.enter(entry)
-        if self._history is not None:
-            while len(self._history) >= dspy.settings.max_history_size:
-                self._history.pop(0)
-            self._history.append(entry)
+        self._tell(entry)
+
+
+def _told(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a history entry says beside the tokens."""
+    response = entry.get("response")
+    return {
+        "cost_usd": _cost(entry),
+        "finish_reason": _finish_reason(response),
+        "deployment": _deployment(response),
+    }
 
 
 def _cost(entry: Mapping[str, Any]) -> float | None:
@@ -264,6 +343,11 @@ def _finish_reason(response: Any) -> str | None:
     return next((str(reason) for reason in reasons if reason is not None), None)
 
 
+def _deployment(response: Any) -> str | None:
+    told = [(getattr(one, "provider_data", None) or {}).get("deployment") for one in _responses(response)]
+    return next((str(name) for name in told if name), None)
+
+
 def _responses(response: Any) -> Sequence[Any]:
     """The responses of a history entry: one a candidate natively, `choices` in litellm's form."""
     if isinstance(response, (list, tuple)):
@@ -271,12 +355,14 @@ def _responses(response: Any) -> Sequence[Any]:
     return getattr(response, "choices", None) or [response]
 
 
-def _add_tokens(row: LMCall, usage: Mapping[str, Any]) -> None:
+def _tokens(usage: Mapping[str, Any]) -> dict[str, Any]:
     prompt, completion = _details(usage, "prompt_tokens_details"), _details(usage, "completion_tokens_details")
-    row.prompt_tokens += usage.get("prompt_tokens") or 0
-    row.completion_tokens += usage.get("completion_tokens") or 0
-    row.cached_tokens += prompt.get("cached_tokens") or 0
-    row.reasoning_tokens += completion.get("reasoning_tokens") or 0
+    return {
+        "prompt_tokens": usage.get("prompt_tokens") or 0,
+        "completion_tokens": usage.get("completion_tokens") or 0,
+        "cached_tokens": prompt.get("cached_tokens") or 0,
+        "reasoning_tokens": completion.get("reasoning_tokens") or 0,
+    }
 
 
 def _details(usage: Mapping[str, Any], name: str) -> Mapping[str, Any]:

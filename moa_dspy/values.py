@@ -80,13 +80,25 @@ def hash_of(value: Any, digits: int = 16) -> str:
     return hashlib.sha256(to_json(value).encode()).hexdigest()[:digits]
 
 
+@lru_cache(maxsize=256)
+def inputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
+    """The task's input fields; DSPy makes the dict anew each time."""
+    return dict(task.input_fields)
+
+
+@lru_cache(maxsize=256)
+def outputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
+    """The task's output fields."""
+    return dict(task.output_fields)
+
+
 def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs; others, as a dataset may have them, are left out with a warning.
 
     Raises:
         ValueError: If inputs are missing, or settings are given that would have no effect.
     """
-    fields = task.input_fields
+    fields = inputs_of(task)
     if inputs.keys() == fields.keys():
         return dict(inputs)
     missing = [name for name, field in fields.items() if name not in inputs and is_needed(field)]
@@ -125,7 +137,7 @@ def typed_outputs(prediction: Any, task: type[dspy.Signature]) -> dict[str, Any]
             f"The program returned {type(prediction).__name__}; a proposer returns a dspy.Prediction with the "
             f"outputs {', '.join(task.output_fields)}."
         )
-    fields = task.output_fields
+    fields = outputs_of(task)
     outputs = {name: prediction[name] for name in fields if name in prediction}
     if len(outputs) < len(fields):
         outputs = apply_output_field_defaults(task, outputs)

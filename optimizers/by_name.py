@@ -11,7 +11,7 @@ import dspy
 
 from moa_dspy.evaluation.metrics import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 
 from .bill import Bill, Stop
 from .budgets import Budget, bootstrap_budget, gepa_budget, mipro_budget, specialize_budget

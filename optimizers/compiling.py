@@ -12,8 +12,8 @@ import dspy
 
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
 from moa_dspy.panel import Panel
+from moa_dspy.secrets import redact
 
 from .bill import Bill, Stop
 from .checkpoint import Checkpoint

@@ -708,10 +708,14 @@ class TestKeys:
 
     def test_that_is_set_later_is_found(self, monkeypatch: pytest.MonkeyPatch) -> None:
         agent = Agent("openai/gpt-5", dspy.Predict(QA))
-        with pytest.raises(ValueError, match=r"OPENAI_API_KEY"):
-            agent.check_key()
+        assert agent.missing_key() == ("openai/gpt-5", "OPENAI_API_KEY")
         monkeypatch.setenv("OPENAI_API_KEY", "sk-x")
-        agent.check_key()
+        assert agent.missing_key() is None
+
+    def test_all_missing_ones_are_in_one_message(self) -> None:
+        moa = MoA(QA, ["anthropic/claude-haiku-4-5", "openai/gpt-5"], strategy="voting")
+        with pytest.raises(ValueError, match=r"ANTHROPIC_API_KEY is not set; .*OPENAI_API_KEY is not set"):
+            moa(question="?")
 
 
 class Mine(Strategy):

@@ -1,186 +1,136 @@
+"""How calls run side by side, where a mixture cannot show it."""
+
 import asyncio
-import random
+import os
+import subprocess
+import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+import time
 from typing import Any
 
 import dspy
 import pytest
-from support.fake_lm import FakeLM
-from support.gate import Gate
-from support.mixtures import QA, Ask, calls, cast, echo, every_way, mixture, question
+from support.mixtures import QA, cast, mixture
 
-from moa_dspy import Agent, MoA, Selection
-
-QUESTIONS = [dspy.Example(question=f"q{n}", answer=f"q{n}").with_inputs("question") for n in range(48)]
+from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive, run_side_by_side, together
+from moa_dspy.workers import start_worker
 
 
-def exact(example: Any, prediction: Any, trace: Any = None) -> bool:
-    return bool(prediction.answer == example.answer)
+class Says(dspy.Module):
+    def __init__(self, value: Any, delay: float = 0.0) -> None:
+        super().__init__()
+        self.value, self.delay = value, delay
+
+    def forward(self) -> Any:
+        time.sleep(self.delay)
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value, threading.current_thread().name
 
 
-def wavering(name: str, seed: int, usage: tuple[int, int] = (10, 5)) -> FakeLM:
-    """A fake that echoes the question after a random while."""
-    clock, lock = random.Random(seed), threading.Lock()
-
-    def answer(prompt: str) -> Any:
-        with lock:
-            pause = clock.uniform(0, 0.01)
-        threading.Event().wait(pause)
-        return echo(prompt)
-
-    return FakeLM(name, answer, usage=usage)
+def ask(*modules: Says, **options: Any) -> Steps[list[Any]]:
+    outcomes = yield Batch([Call(module, {}) for module in modules], **options)
+    return outcomes
 
 
-class TestInFlightAtOnce:
-    @every_way
-    def test_are_all_proposers_and_samples(self, ask: Ask) -> None:
-        gate = Gate(6)
-        lms = {**cast("a", "b", "c", gate=gate), **cast("judge")}
-        pred = ask(mixture(lms, num_proposals_per_model=2), question="?")
-        assert (len(pred.proposals), gate.opened) == (6, 1)
-
-    @every_way
-    def test_are_64_proposers(self, ask: Ask) -> None:
-        gate = Gate(64, timeout=20)
-        lms = {**cast(*(f"m{n}" for n in range(64)), gate=gate), **cast("judge")}
-        pred = ask(mixture(lms), question="?")
-        assert [p.agent for p in pred.proposals] == [f"m{n}" for n in range(64)] and gate.opened == 1
-        assert len(pred.metadata.calls) == 65
-
-    @every_way
-    def test_are_the_proposers_of_mixtures_inside(self, ask: Ask) -> None:
-        gate = Gate(5)
-        lms = cast("a", "b", "c", "d", "e", gate=gate)
-        a, b, c, d, e = lms.values()
-        inner = [MoA(QA, [a, b], strategy="voting"), MoA(QA, [MoA(QA, [c, d], strategy="voting")], strategy="voting")]
-        pred = ask(MoA(QA, [*inner, e], strategy="voting"), question="?")
-        assert (len(pred.proposals), gate.opened, calls(lms)) == (3, 1, dict.fromkeys("abcde", 1))
-
-    @every_way
-    def test_are_the_rotations_of_a_selection(self, ask: Ask) -> None:
-        gate = Gate(3)
-        judge = FakeLM("judge", lambda prompt: {"reasoning": "r", "choice": "P1"}, gate=gate)
-        ask(mixture({**cast("a", "b"), "judge": judge}, strategy=Selection(rotations=3)), question="?")
-        assert (gate.opened, judge.calls) == (1, 3)
-
-    def test_are_the_proposers_in_evaluate(self) -> None:
-        gate = Gate(16)
-        lms = [FakeLM(name, echo, gate=gate) for name in "ab"]
-        moa = MoA(QA, lms, strategy="voting")
-        evaluate = dspy.Evaluate(devset=QUESTIONS[:16], metric=exact, num_threads=8, display_progress=False)
-        assert (evaluate(moa).score, gate.opened) == (100, 2)
-
-    def test_are_the_calls_of_several_tasks(self) -> None:
-        gate = Gate(16)
-        moa = MoA(QA, [FakeLM(name, echo, gate=gate) for name in "ab"], strategy="voting")
-
-        async def main() -> list[Any]:
-            return await asyncio.gather(*(moa.acall(question=f"q{n}") for n in range(8)))
-
-        assert [pred.answer for pred in asyncio.run(main())] == [f"q{n}" for n in range(8)] and gate.opened == 1
-
-    def test_need_no_more_workers_than_dspy_is_allowed(self) -> None:
-        gate = Gate(12)
-        lms = cast(*(f"m{n}" for n in range(12)), gate=gate)
-        with dspy.context(async_max_workers=1, num_threads=1):
-            run: Any = dspy.asyncify(MoA(QA, [*lms.values()], strategy="voting"))
-            asyncio.run(run(question="?"))
-        assert gate.opened == 1
+def test_the_last_call_runs_in_the_callers_thread() -> None:
+    names = [outcome.value[1] for outcome in drive(ask(Says(1), Says(2), Says(3)))]
+    assert names == ["moa", "moa", threading.current_thread().name]
 
 
-class TestManyThreads:
-    def test_get_each_its_own_answer_and_account(self) -> None:
-        lms = [
-            wavering("a", 1, (1, 2)),
-            wavering("b", 2, (3, 4)),
-            wavering("a", 3, (5, 6)),
-            wavering("judge", 4, (7, 8)),
-        ]
-        moa = MoA(QA, lms[:3], lms[3], num_proposals_per_model=2)
-
-        def ask(example: dspy.Example) -> Any:
-            with dspy.context(trace=[], track_usage=True):
-                return moa(question=example.question), list(dspy.settings.trace)
-
-        with ThreadPoolExecutor(16) as pool:
-            jobs = [pool.submit(copy_context().run, ask, example) for example in QUESTIONS]
-            results = [job.result(timeout=60) for job in jobs]
-        for example, (pred, trace) in zip(QUESTIONS, results, strict=True):
-            assert {p.outputs["answer"] for p in pred.proposals} == {example.answer} == {pred.answer}
-            assert [step[1]["question"] for step in trace] == [example.question] * 7
-            agents = {name: (usage.calls, usage.prompt_tokens) for name, usage in pred.metadata.agents.items()}
-            assert agents == {"a": (2, 2), "b": (2, 6), "a_2": (2, 10), "aggregator": (1, 7)}
-            usage = pred.get_lm_usage()
-            assert {model: told["completion_tokens"] for model, told in usage.items()} == {"a": 16, "b": 8, "judge": 8}
-        assert [lm.calls for lm in lms] == [96, 96, 96, 48]
-        assert all(question(prompt).startswith("q") for lm in lms for prompt in lm.prompts)
-
-    def test_may_share_mixtures_inside_mixtures(self) -> None:
-        a, b, judge = wavering("a", 1), wavering("b", 2), wavering("judge", 3)
-        inner = MoA(QA, [a, b], judge)
-        moa = MoA(QA, [inner, Agent(b, dspy.ChainOfThought(QA))], judge)
-        evaluate = dspy.Evaluate(devset=QUESTIONS, metric=exact, num_threads=8, display_progress=False)
-        assert evaluate(moa).score == 100
-        assert calls({"a": a, "b": b, "judge": judge}) == {"a": 48, "b": 96, "judge": 96}
-
-    def test_may_mix_threads_and_tasks(self) -> None:
-        moa = MoA(QA, [wavering("a", 1), wavering("b", 2)], strategy="voting")
-
-        async def main() -> list[str]:
-            tasks = [moa.acall(question=f"t{n}") for n in range(12)]
-            threads = [asyncio.to_thread(moa, question=f"s{n}") for n in range(12)]
-            return [pred.answer for pred in await asyncio.gather(*tasks, *threads)]
-
-        assert asyncio.run(main()) == [f"{kind}{n}" for kind in "ts" for n in range(12)]
-
-    def test_leave_no_threads_behind(self) -> None:
-        before = threading.active_count()
-        for _ in range(5):
-            mixture(cast("a", "b", "c", "judge"))(question="?")
-        while threading.active_count() > before:
-            threading.Event().wait(0.01)
-        assert threading.active_count() == before
+def test_what_may_have_to_be_abandoned_does_not() -> None:
+    started = time.monotonic()
+    outcomes = drive(ask(Says(1), Says(2, delay=5), timeout=0.3))
+    assert [o.finished for o in outcomes] == [True, False] and time.monotonic() - started < 3
 
 
-class TestSettings:
-    @every_way
-    def test_of_the_caller_reach_every_call(self, ask: Ask) -> None:
-        lms = cast("a", "b", "judge")
-        with dspy.context(adapter=dspy.JSONAdapter()):
-            ask(mixture(lms), question="?")
-        assert all("JSON object" in prompt for lm in lms.values() for prompt in lm.prompts)
-
-    @every_way
-    def test_are_left_as_they_were(self, ask: Ask) -> None:
-        before = dict(dspy.settings.config)
-        with dspy.context(max_errors=3):
-            ask(mixture(cast("a", "b", "judge")), question="?")
-        after = dict(dspy.settings.config)
-        assert {key: after[key] for key in before if key != "trace"} == {
-            key: before[key] for key in before if key != "trace"
-        }
-        assert {*after} == {*before}
-
-    @every_way
-    def test_may_be_read_only_for_the_mixture(self, ask: Ask) -> None:
-        lms = cast("a", "judge")
-        with dspy.context(lm=lms["judge"]):
-            assert ask(MoA(QA, [lms["a"]]), question="?").answer == "judge"
+def test_programs_side_by_side_join_their_batches() -> None:
+    a, b = drive(together(ask(Says("a", 0.2)), ask(Says("b", 0.2))))
+    assert (a[0].value[0], b[0].value[0]) == ("a", "b")
 
 
-def test_history_of_the_mixture_holds_every_call() -> None:
-    moa = mixture(cast("a", "b", "judge"))
-    moa(question="?")
-    assert sorted(entry["model"] for entry in moa.history) == ["a", "b", "judge"]
+def test_an_error_is_an_outcome_and_an_interrupt_is_not() -> None:
+    [outcome] = drive(ask(Says(ValueError("no"))))
+    assert isinstance(outcome.error, ValueError)
+    with pytest.raises(KeyboardInterrupt):
+        drive(ask(Says(KeyboardInterrupt()), Says(1)))
 
 
-@pytest.mark.parametrize("repeat", range(3))
-def test_stress_of_threads_and_mail_keeps_every_answer(repeat: int) -> None:
-    lms = [wavering(name, repeat) for name in ("a", "b", "judge")]
-    moa = MoA(QA, lms[:2], lms[2])
-    best = dspy.BestOfN(moa, N=2, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)
-    evaluate = dspy.Evaluate(devset=QUESTIONS[:24], metric=exact, num_threads=8, display_progress=False)
-    assert evaluate(best).score == 100
-    assert [lm.calls for lm in lms] == [48, 48, 48]
+def test_async_does_not_wait_for_a_task_that_ignores_its_cancellation() -> None:
+    class Stubborn(dspy.Module):
+        async def aforward(self) -> None:
+            for _ in range(100):
+                try:
+                    await asyncio.sleep(0.1)
+                except asyncio.CancelledError:
+                    pass
+
+    def steps() -> Steps[Any]:
+        return (yield Batch([Call(Stubborn(), {}), Call(Says(1), {})], timeout=0.2))
+
+    async def run() -> float:
+        started = time.monotonic()
+        await adrive(steps())
+        return time.monotonic() - started
+
+    loop = asyncio.new_event_loop()
+    assert loop.run_until_complete(run()) < 3
+
+
+def test_threads_are_used_again() -> None:
+    seen: set[int] = set()
+    for _ in range(20):
+        done = threading.Event()
+        start_worker(lambda done=done: (seen.add(threading.get_ident()), done.set()))
+        done.wait(5)
+        time.sleep(0.005)
+    assert len(seen) <= 5
+
+
+def test_a_thread_that_cannot_be_started_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(work: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("moa_dspy.concurrency.start_worker", refuse)
+    pred = mixture(cast("a", "b", "judge"))(question="?")
+    assert [(f.agent, f.error) for f in pred.metadata.failures] == [("a", "RuntimeError")]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_starts_threads_of_its_own() -> None:
+    program = """
+import os, threading
+from moa_dspy.workers import start_worker
+done = threading.Event(); start_worker(done.set); done.wait(5)
+import time; time.sleep(0.1)
+pid = os.fork()
+if pid == 0:
+    done = threading.Event(); start_worker(done.set)
+    os._exit(0 if done.wait(5) else 1)
+print(os.waitpid(pid, 0)[1])
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "0\n"
+
+
+def test_an_abandoned_call_does_not_keep_the_interpreter_from_exiting() -> None:
+    program = """
+import threading, dspy
+from moa_dspy.concurrency import Batch, Call, drive
+class Hangs(dspy.Module):
+    def forward(self): threading.Event().wait()
+def late(): yield Batch([Call(Hangs(), {})], timeout=0.1)
+drive(late()); print("done")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
+
+
+def test_work_side_by_side_stops_when_told() -> None:
+    asked: list[int] = []
+    results = run_side_by_side(lambda n: asked.append(n) or n, range(100), 2, lambda: int(len(asked) >= 10))
+    assert 10 <= len(list(results)) <= 12
+
+
+def test_256_samples_of_one_model_in_one_wave() -> None:
+    lms = cast("a", "judge")
+    assert QA and len(mixture(lms, num_proposals_per_model=256)(question="?").proposals) == 256

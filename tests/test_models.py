@@ -1,38 +1,69 @@
+"""Models by their names: LMs, keys, windows, prices."""
+
 import os
 from typing import Any
 
 import dspy
 import pytest
+from dspy.clients.model_metadata import model_info, rate
 from support.fake_lm import FakeLM
+from support.mixtures import QA, both_ways, says
 
-from moa_dspy.models import as_lm, context_window, missing_key, redact
-
-SECRET = "planted-secret-1234"
+from moa_dspy import MoA
+from moa_dspy.config import PRESETS
+from moa_dspy.models import Prices, as_lm, context_window, missing_key
 
 
 class TestAsLM:
     def test_takes_a_name_and_options(self) -> None:
-        lm = as_lm("openai/gpt-4o", temperature=0.5, max_tokens=100, api_base="http://x", num_retries=1)
+        lm = as_lm("openai/gpt-4o", temperature=0.5, max_tokens=100, api_base="http://x", num_retries=1, top_p=None)
         assert (lm.model, lm.num_retries) == ("openai/gpt-4o", 1)
         assert lm.kwargs == {"temperature": 0.5, "max_tokens": 100, "api_base": "http://x"}
 
-    def test_gives_an_lm_back_as_it_is(self) -> None:
-        lm = FakeLM("a", [])
-        assert as_lm(lm) is lm and as_lm(lm, temperature=None) is lm
-
-    def test_copies_an_lm_for_other_options(self) -> None:
+    def test_gives_an_lm_back_or_a_copy_with_options(self) -> None:
         lm = FakeLM("a", [], temperature=0.1)
+        assert as_lm(lm) is lm and as_lm(lm, temperature=None) is lm
         copied = as_lm(lm, temperature=0.9, cache=True)
-        assert (copied.kwargs["temperature"], copied.cache) == (0.9, True)
-        assert (lm.kwargs["temperature"], lm.cache) == (0.1, False)
-
-    def test_makes_simulated_ones(self) -> None:
-        assert as_lm("simulated/alice").model == "simulated/alice"
+        assert (copied.kwargs["temperature"], copied.cache, lm.kwargs["temperature"]) == (0.9, True, 0.1)
 
     @pytest.mark.parametrize("model", [None, 3, ["openai/x"], dspy.Predict("a -> b")])
     def test_refuses_the_rest(self, model: Any) -> None:
         with pytest.raises(TypeError, match=rf"A model is a name .* or a dspy.LM, not {type(model).__name__}"):
             as_lm(model)
+
+    def test_refuses_a_group_without_its_router(self) -> None:
+        with pytest.raises(ValueError, match=r"router_lm\('fast', router\)"):
+            as_lm("router/fast")
+
+    @pytest.mark.parametrize(
+        ("model", "options", "right"),
+        [
+            ("ollama_chat/llama3", {"api_base": "http://localhost:11434"}, "http://localhost:11434/v1"),
+            ("hosted_vllm/x", {"base_url": "http://gpu:8000/"}, "http://gpu:8000/v1"),
+            ("ollama/x", {"api_base": "http://h:1/v1", "engine": "litellm"}, "http://h:1"),
+        ],
+    )
+    def test_refuses_addresses_at_which_nobody_answers(self, model: str, options: Any, right: str) -> None:
+        with pytest.raises(ValueError, match=f"Write api_base: {right}$"):
+            as_lm(model, **options)
+        options = {name: right if name in ("api_base", "base_url") else value for name, value in options.items()}
+        assert as_lm(model, **options).model == model
+
+
+class TestKeysByReference:
+    def test_are_read_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MINE", "mine-1234")
+        lm = as_lm("openai/x", api_key="os.environ/MINE", extra_headers={"Authorization": "Bearer os.environ/MINE"})
+        assert (lm.kwargs["api_key"], lm.kwargs["extra_headers"]) == (
+            "mine-1234",
+            {"Authorization": "Bearer mine-1234"},
+        )
+
+    def test_may_be_set_later_and_are_missed_until_then(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        lm = as_lm("groq/x", api_key="os.environ/MINE")
+        assert missing_key(lm) == "MINE"
+        monkeypatch.setenv("MINE", "mine-1234")
+        assert missing_key(lm) is None and lm.kwargs["api_key"] == "mine-1234"
 
 
 class TestMissingKey:
@@ -63,11 +94,11 @@ class TestMissingKey:
     @pytest.mark.parametrize(
         "options",
         [
-            {"api_key": "key"},
-            {"api_base": "http://localhost:9"},
-            {"base_url": "http://localhost:9"},
-            {"extra_headers": {"Authorization": "x"}},
+            {"api_key": "k"},
+            {"api_base": "http://h"},
+            {"extra_headers": {"A": "x"}},
             {"engine": "litellm"},
+            {"model_type": "text"},
         ],
         ids=str,
     )
@@ -82,71 +113,44 @@ class TestMissingKey:
         assert missing_key(FakeLM("openai/gpt-5", [])) is None
 
 
-class TestContextWindow:
-    @pytest.mark.parametrize(
-        ("model", "tokens"),
-        [
-            ("openai/gpt-4o", 128000),
-            ("gpt-4o", 128000),
-            ("anthropic/claude-haiku-4-5", 200000),
-            ("a", None),
-            ("", None),
-        ],
-    )
-    def test_is_what_dspys_metadata_says(self, model: str, tokens: int | None) -> None:
-        assert context_window(model) == tokens
+@pytest.mark.parametrize(
+    ("model", "tokens"),
+    [("openai/gpt-4o", 128000), ("gpt-4o", 128000), ("anthropic/claude-haiku-4-5", 200000), ("a", None), ("", None)],
+)
+def test_the_window_is_what_dspys_metadata_says(model: str, tokens: int | None) -> None:
+    assert context_window(model) == tokens
 
 
-class TestRedact:
-    @pytest.mark.parametrize(
-        "settings",
-        [
-            {"api_key": SECRET},
-            {"azure_ad_token": SECRET},
-            {"extra_headers": {"X-Custom": SECRET}},
-            {"headers": {"Authorization": f"Bearer {SECRET}"}},
-            {"aws": {"aws_secret_access_key": SECRET}},
-        ],
-        ids=str,
-    )
-    def test_masks_what_an_lm_holds(self, settings: Any) -> None:
-        lm = dspy.LM("openai/x", **settings)
-        assert SECRET not in redact(f"refused {SECRET} and Bearer {SECRET}", None, lm)
+class TestPrices:
+    @both_ways
+    def test_make_the_cost(self, ask: Any) -> None:
+        a = as_lm(FakeLM("a", says("4"), usage=(1_000_000, 500_000)), prices={"input": 0.15, "output": 0.6})
+        pred = ask(MoA(QA, [a, FakeLM("b", says("4"))], strategy="voting", num_proposals_per_model=2), question="?")
+        assert [(call.agent, call.cost_usd) for call in pred.metadata.calls] == [
+            *[("a", pytest.approx(0.45))] * 2,
+            *[("b", None)] * 2,
+        ]
+        assert "prices" not in a.kwargs
 
-    def test_masks_what_the_environment_holds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("SOME_PROVIDER_API_KEY", SECRET)
-        monkeypatch.setenv("SHORT_KEY", "abc")
-        assert redact(f"abc {SECRET}") == "abc ***"
+    def test_cost_nothing_from_the_cache(self, cached: None) -> None:
+        lm = as_lm(FakeLM("a", says("4"), cache=True), prices=Prices(input=1, output=1))
+        moa = MoA(QA, [lm], strategy="voting")
+        assert [moa(question="?").metadata.usage.cost_usd for _ in range(2)] == [pytest.approx(15e-6), 0.0]
 
-    @pytest.mark.parametrize(
-        "secret",
-        [
-            "sk-proj-abcdefghijkl1234",
-            "sk-ant-api03-abcdefghijkl",
-            "AIzaSyA-abcdefghijklmnop",
-            "gsk_abcdefghijklmnop",
-            "hf_abcdefghijklmnop",
-            "eyJhbGciOiJIUzI1NiJ9.eyJzdWIi",
-        ],
-    )
-    def test_masks_what_looks_like_a_key(self, secret: str) -> None:
-        assert redact(f"Incorrect API key provided: {secret}.") in (
-            "Incorrect API key provided: ***.",
-            "Incorrect API key provided: ***",
-        )
+    @pytest.mark.parametrize("prices", [{"input": 1}, {"input": -1, "output": 1}, {"input": 1, "output": 1, "x": 1}])
+    def test_that_are_none_are_refused(self, prices: Any) -> None:
+        with pytest.raises(ValueError, match="validation error for Prices"):
+            as_lm("openai/a", prices=prices)
 
-    def test_masks_credentials_in_a_header(self) -> None:
-        text = redact("{'Authorization': 'Bearer abc', 'x': 'Basic dXNlcjpwYXNzd29yZA=='}")
-        assert text == "{'Authorization': 'Bearer ***', 'x': 'Basic ***'}"
 
-    def test_masks_the_longer_of_two_that_overlap(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("ONE_KEY", "12345678")
-        monkeypatch.setenv("TWO_KEY", "1234567890")
-        assert redact("1234567890") == "***"
-
-    def test_leaves_the_rest(self) -> None:
-        text = "Rate limit reached for gpt-4o: 30000 tokens per min. key=value, sk, Bearer of news"
-        assert redact(text, dspy.LM("openai/x", max_tokens=30000)) == text.replace("Bearer of", "Bearer ***")
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_presets_models_have_prices_and_no_end_in_sight(name: str) -> None:
+    config = PRESETS[name].config
+    for model in map(str, [*config.proposer_models, config.aggregator_model]):
+        provider, _, rest = model.partition("/")
+        info = model_info(provider, rest)
+        prices = [rate(info, f"{side}_cost_per_token") for side in ("input", "output")]
+        assert all(prices) and info.get("deprecation_date") is None, model
 
 
 def test_environment_of_the_tests_holds_no_keys() -> None:

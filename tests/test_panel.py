@@ -43,7 +43,7 @@ class TestRound:
     def test_has_proposals_in_declared_order(self, ask: Ask) -> None:
         lms = [FakeLM(name, says(name, f"r{name}"), delay=delay) for name, delay in (("a", 0.1), ("b", 0.05), ("c", 0))]
         round = ask(panel(*lms), question="?")
-        assert [p.model_dump(exclude={"seconds"}) for p in round.proposals] == [
+        assert [p.model_dump(exclude={"seconds", "extras"}) for p in round.proposals] == [
             {
                 "id": name,
                 "agent": name,
@@ -229,6 +229,8 @@ class TestTimeout:
         [failure] = pred.metadata.failures
         assert failure.model_dump() == {
             "agent": "late",
+            "id": "late",
+            "layer": 1,
             "model": "late",
             "error": "ProposerTimeout",
             "message": "No answer within 0.5 s (Limits.proposer_timeout).",

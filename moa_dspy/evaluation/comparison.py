@@ -5,24 +5,80 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
 import numpy as np
 import numpy.typing as npt
-from pydantic_core import to_jsonable_python
 
-from moa_dspy.evaluation.comparison_row import Row, Trouble
 from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
-from moa_dspy.evaluation.records import Record, System
+from moa_dspy.evaluation.scores import Kind, ScoredRow, System
+from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
+from moa_dspy.values import to_jsonable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Comparison"]
+__all__ = ["COLUMNS", "Comparison", "Row", "Trouble"]
 
 CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system's results. What it takes is the mean per question; None where nothing could be measured.
+
+    Attributes:
+        name: The system.
+        kind: What it is; see `System`.
+        score: The mean score; an accuracy (0 to 1) if the metric says right or wrong.
+        interval: Its 95% interval: Wilson's for an accuracy, else the bootstrap's.
+        difference: The score minus that of the best single model.
+        difference_interval: Its 95% interval by the paired bootstrap; None for the best single model.
+        calls: LM calls.
+        prompt_tokens: Billed prompt tokens.
+        completion_tokens: Billed completion tokens.
+        cost_usd: USD; None if a price is not known.
+        seconds: Wall time.
+        failures: Questions without an answer; they count as wrong.
+        fallbacks: Questions that the vote answered because the aggregator failed.
+        cached: Questions left out of tokens, cost and seconds because DSPy's cache answered a call.
+    """
+
+    name: str
+    kind: Kind
+    score: float
+    interval: Interval
+    difference: float
+    difference_interval: Interval | None
+    calls: float | None
+    prompt_tokens: float | None
+    completion_tokens: float | None
+    cost_usd: float | None
+    seconds: float | None
+    failures: int
+    fallbacks: int
+    cached: int
+
+    @property
+    def tokens(self) -> float | None:
+        """Prompt and completion tokens."""
+        if self.prompt_tokens is None or self.completion_tokens is None:
+            return None
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """An error that kept recurring in one system, with the first message of its kind."""
+
+    system: str
+    error: str
+    message: str
+    count: int
 
 
 @dataclass(frozen=True)
@@ -31,26 +87,31 @@ class Comparison:
 
     Attributes:
         systems: What is compared, in the order of the rows.
-        records: One per finished question, in the dataset's order: the matrix of all answers.
-        planned: How many questions there were to ask; fewer records mean that it was interrupted.
+        questions: One per scored question, in the dataset's order: the matrix of all answers.
+        planned: How many questions there were to ask; fewer scored ones mean that it was interrupted.
         metric: The metric's name.
         seed: Of the bootstrap.
     """
 
     systems: Sequence[System]
-    records: Sequence[Record]
+    questions: Sequence[ScoredRow]
     planned: int
     metric: str
     seed: int = 0
 
+    @cached_property
+    def recording(self) -> Recording:
+        """What was asked and answered: `save` it, or score it anew with another metric without a call."""
+        return Recording(question.row for question in self.questions)
+
     def scores(self, system: str) -> npt.NDArray[np.float64]:
-        """A system's scores, one per record."""
-        return np.array([record.answers[system].score for record in self.records], dtype=float)
+        """A system's scores, one per question."""
+        return np.array([question.answers[system].score for question in self.questions], dtype=float)
 
     @cached_property
     def is_accuracy(self) -> bool:
         """Whether every score says right (1) or wrong (0)."""
-        return all(answer.score in (0, 1) for record in self.records for answer in record.answers.values())
+        return all(answer.score in (0, 1) for question in self.questions for answer in question.answers.values())
 
     @property
     def is_simulated(self) -> bool:
@@ -66,7 +127,7 @@ class Comparison:
     @cached_property
     def rows(self) -> list[Row]:
         """One row per system; none before a question is finished."""
-        if not self.records:
+        if not self.questions:
             return []
         table = np.stack([self.scores(system.name) for system in self.systems], axis=1)
         if self.is_accuracy:
@@ -84,58 +145,127 @@ class Comparison:
     @property
     def usage(self) -> Usage:
         """What was really spent: less than the rows' sum, as each proposal served all systems."""
-        return Usage.of(call for record in self.records for call in record.calls)
+        return self.recording.usage
 
     @cached_property
     def troubles(self) -> list[Trouble]:
         """What went wrong, by system and type of error, as often as it did."""
         found: dict[tuple[str, str], list[str]] = {}
         for system in self.systems:
-            for record in self.records:
-                cause = record.answers[system.name].failure
+            for question in self.questions:
+                cause = question.answers[system.name].failure
                 if cause is not None:
                     found.setdefault((system.name, cause.error), []).append(cause.message)
         return [Trouble(name, error, messages[0], len(messages)) for (name, error), messages in found.items()]
 
-    def split(self, key: Callable[[dspy.Example], Any]) -> dict[Any, Comparison]:
-        """One comparison per group of questions, in order of first appearance."""
-        groups: dict[Any, list[Record]] = {}
-        for record in self.records:
-            groups.setdefault(key(record.example), []).append(record)
+    def split(self, key: str | Callable[[dspy.Example], Any]) -> dict[Any, Comparison]:
+        """One comparison per group of questions, in order of first appearance.
+
+        Args:
+            key: The name of a field of the dataset, or what gives an example's group.
+        """
+        groups: dict[Any, list[ScoredRow]] = {}
+        for question in self.questions:
+            group = question.example.get(key) if isinstance(key, str) else key(question.example)
+            groups.setdefault(group, []).append(question)
         return {
-            group: Comparison(self.systems, records, len(records), self.metric, self.seed)
-            for group, records in groups.items()
+            group: Comparison(self.systems, questions, len(questions), self.metric, self.seed)
+            for group, questions in groups.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The results as plain data for JSON; the answers themselves are in the records' `to_dict()`."""
-        plain = {
+        """The results as data for JSON; the answers themselves are in the recording."""
+        results = {
             "simulated": self.is_simulated,
-            "questions": len(self.records),
+            "questions": len(self.questions),
             "planned": self.planned,
             "metric": self.metric,
             "score": "accuracy" if self.is_accuracy else "mean",
             "confidence": CONFIDENCE,
             "seed": self.seed,
-            "best_single": self.best_single if self.records else None,
+            "best_single": self.best_single if self.questions else None,
             "rows": [asdict(row) | {"tokens": row.tokens} for row in self.rows],
             "models": {system.name: system.models for system in self.systems},
             "troubles": self.troubles,
             "spent": self.usage,
         }
-        return to_jsonable_python(plain, fallback=str)
+        data: dict[str, Any] = to_jsonable(results)
+        return data
 
     def table(self, width: int = 80) -> Table:
-        """The rows as a rich table for a terminal of this many columns."""
-        from moa_dspy.evaluation.comparison_table import comparison_table
+        """The rows as a rich table; scores are in percent if the metric says right or wrong.
 
-        return comparison_table(self, width)
+        Args:
+            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space.
+        """
+        table = _table(gap=2 if width >= 100 else 1)
+        # Names that are too long go on in the next line: cut short, models of one family would look the same.
+        table.add_column("", overflow="fold", no_wrap=width < 75)
+        for title in [self.score_title, *COLUMNS]:
+            table.add_column(title, no_wrap=True, justify="left" if title == "95%" else "right")
+        for heading, rows in groupby(self.rows, key=lambda row: _HEADINGS[row.kind]):
+            table.add_row(f"[dim]{heading}[/dim]")
+            for row in rows:
+                table.add_row(*_styled(row, self.cells(row, decimals=1 if width >= 100 else 0)))
+        return table
+
+    def split_table(self, key: str | Callable[[dspy.Example], Any]) -> Table:
+        """The systems' scores by kind of question, the best of each kind in bold; `key` as for `split`."""
+        from rich.text import Text
+
+        groups = self.split(key)
+        table = _table()
+        table.add_column("%" if self.is_accuracy else "", no_wrap=True, overflow="ellipsis")
+        for group in groups:
+            table.add_column(Text(str(group)), justify="right")
+        table.add_row("questions", *(str(len(part.questions)) for part in groups.values()), style="dim")
+        names = [system.name for system in self.systems if system.kind != "oracle"]
+        means = {name: [float(part.scores(name).mean()) for part in groups.values()] for name in names}
+        best = [max(column) for column in zip(*means.values(), strict=True)]
+        for name, column in means.items():
+            styles = ["bold" if mean == top else "" for mean, top in zip(column, best, strict=True)]
+            cells = [self._number(mean, decimals=0) for mean in column]
+            table.add_row(Text(name), *(Text(*cell) for cell in zip(cells, styles, strict=True)))
+        return table
+
+    def plot(self, path: str | Path) -> Path:
+        """Plot every system's score against what it takes; see `save_plot`."""
+        from moa_dspy.evaluation.plot import save_plot
+
+        return save_plot(self, path)
+
+    @property
+    def score_title(self) -> str:
+        """What the scores are, as a column's title."""
+        return "acc. %" if self.is_accuracy else "score"
+
+    def cells(self, row: Row, decimals: int = 1) -> list[str]:
+        """A row as text: the name, the score and `COLUMNS`."""
+        gain = row.difference_interval
+        return [
+            row.name,
+            self._number(row.score, 1),
+            "-".join(self._number(bound, decimals) for bound in row.interval),
+            "best" if gain is None else self._difference(row.difference, "+"),
+            "" if gain is None else " to ".join(self._difference(bound) for bound in gain),
+            _count(row.calls),
+            _count(row.tokens),
+            _usd(row.cost_usd),
+            _time(row.seconds),
+        ]
+
+    def _number(self, value: float, decimals: int) -> str:
+        return f"{100 * value:.{decimals}f}" if self.is_accuracy else f"{value:.2f}"
+
+    def _difference(self, value: float, sign: str = "-") -> str:
+        return f"{100 * value:{sign}.1f}" if self.is_accuracy else f"{value:{sign}.2f}"
 
     def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
-        answers = [record.answers[system.name] for record in self.records]
-        spent = [answer.spent for answer in answers if answer.spent is not None]
-        fresh = [one for one in spent if not one.cached]
-        score = _mean(answer.score for answer in answers) or 0.0
+        answers = [question.answers[system.name] for question in self.questions]
+        taken = [(answer, Usage.of(answer.calls)) for answer in answers if answer.calls is not None]
+        fresh = [(answer, usage) for answer, usage in taken if not usage.cache_hits]
+        priced = [(a.share, u.cost_usd) for a, u in fresh if u.cost_usd is not None and not u.unpriced_calls]
+        score = float(np.mean([answer.score for answer in answers]))
         return Row(
             name=system.name,
             kind=system.kind,
@@ -143,15 +273,61 @@ class Comparison:
             interval=interval,
             difference=score - float(self.scores(self.best_single).mean()),
             difference_interval=None if system.name == self.best_single else gain,
-            calls=_mean(one.calls for one in spent),
-            prompt_tokens=_mean(one.prompt_tokens for one in fresh),
-            completion_tokens=_mean(one.completion_tokens for one in fresh),
-            cost_usd=_mean(one.cost_usd for one in fresh if one.cost_usd is not None),
-            seconds=_mean(one.seconds for one in fresh),
+            calls=_mean(answer.share * usage.calls for answer, usage in taken),
+            prompt_tokens=_mean(answer.share * usage.prompt_tokens for answer, usage in fresh),
+            completion_tokens=_mean(answer.share * usage.completion_tokens for answer, usage in fresh),
+            cost_usd=_mean(share * cost for share, cost in priced),
+            seconds=_mean(answer.seconds for answer, _ in fresh),
             failures=sum(answer.outputs is None for answer in answers),
-            fallbacks=sum(answer.fallback for answer in answers),
-            cached=len(spent) - len(fresh),
+            fallbacks=sum(answer.fallback_used for answer in answers),
+            cached=len(taken) - len(fresh),
         )
+
+
+COLUMNS = ("95%", "gain", "95%", "calls", "tokens", "USD", "time")
+
+_HEADINGS: dict[Kind, str] = {
+    "proposer": "alone",
+    "aggregator": "alone",
+    "vote": "mixed",
+    "strategy": "mixed",
+    "other": "others",
+    "oracle": "bound",
+}
+
+
+def _table(gap: int = 2) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+
+
+def _styled(row: Row, cells: Sequence[str]) -> list[Any]:
+    from rich.text import Text
+
+    gain = row.difference_interval
+    verdict = "" if gain is None or gain.low <= 0 <= gain.high else "green" if gain.low > 0 else "red"
+    score = "bold" if row.kind in ("vote", "strategy", "other") else ""
+    styles = ["", score, "dim", verdict, "dim", *[""] * 4]
+    name, *numbers = cells
+    return [Text(cell, style) for cell, style in zip([f" {name}", *numbers], styles, strict=True)]
+
+
+def _count(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
+
+
+def _usd(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s"
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import dspy
 
-from moa_dspy.account import Account
+from moa_dspy.agent import Agent
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.metrics import Metric, MetricError, as_metric, score
-from moa_dspy.evaluation.question import ask_all
-from moa_dspy.evaluation.records import Record
-from moa_dspy.evaluation.systems import Field
+from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.evaluation.rescoring import select_recorded
+from moa_dspy.evaluation.scores import ORACLE, VOTE, Kind, ScoredRow, System, score_row, typed_example
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.strategies import Strategy
+from moa_dspy.panel import Panel
+from moa_dspy.recording import (
+    Recording,
+    RecordingInterrupted,
+    Row,
+    Summary,
+    as_questions,
+    is_recording,
+    name_strategies,
+    record,
+)
+from moa_dspy.results import MoAMetadata
+from moa_dspy.strategies import STRATEGIES, Strategy
 from moa_dspy.values import IncompleteProposal, typed_outputs
 
 __all__ = ["EvaluationInterrupted", "evaluate"]
+
+STRATEGY: Kind = "strategy"
+OTHER: Kind = "other"
 
 
 class EvaluationInterrupted(KeyboardInterrupt):
@@ -35,7 +54,7 @@ class EvaluationInterrupted(KeyboardInterrupt):
 
 def evaluate(
     moa: MoA,
-    dataset: Sequence[dspy.Example],
+    dataset: Sequence[dspy.Example | Mapping[str, Any]] | Recording | str | Path,
     metric: str | Metric = "exact",
     *,
     strategies: Sequence[str | Strategy] | None = None,
@@ -43,18 +62,19 @@ def evaluate(
     aggregator_alone: bool = True,
     concurrency: int = 8,
     seed: int = 0,
+    path: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare a mixture's models alone, the vote, its strategies and the oracle on a dataset.
 
-    Every model is asked once per question, and its proposals serve the vote, the oracle and all strategies: that
-    costs one panel instead of one per strategy, and makes the comparison paired. What a system is said to take
-    is nevertheless what it takes on its own. A vote that stops early would take less than is said: here all
-    proposals are in. A failure counts as a wrong answer.
+    Every model is asked once per question, and its proposals serve the vote, the oracle and all strategies: one panel
+    is paid, and the comparison is paired. What a system is said to take is nevertheless what it takes on its own (a
+    vote that stops early would take less: here all proposals are in). A failure counts as a wrong answer.
 
     Args:
         moa: The mixture. Its own strategy is taken as it is, compiled prompts included.
-        dataset: Examples with the task's inputs, and the gold outputs that the metric needs.
+        dataset: Examples with the task's inputs, and the gold outputs that the metric needs; or a file of them. Or
+            a recording, or its file: it is scored anew, and nobody is asked; what it does not hold is left out.
         metric: `"exact"`, `"contains"`, `"module:function"` or a function; see `as_metric`. What
             a metric itself asks of a model is not counted.
         strategies: What to compare, by name or as objects; None means all that are built in.
@@ -62,15 +82,17 @@ def evaluate(
         aggregator_alone: Whether the aggregator's model is asked too, where it is none of the proposers.
         concurrency: How many questions are under way at a time; each asks its proposers side by side.
         seed: Of the bootstrap.
-        on_progress: Called with the number of finished questions and of all.
+        path: A file to keep the answers in, and to resume from; see `record`.
+        on_progress: Called with the number of answered questions and of all.
 
     Returns:
-        The comparison; its records hold every answer.
+        The comparison; its recording holds every answer.
 
     Raises:
-        ValueError: If the dataset is empty, a name is unknown, or an API key is missing.
+        ValueError: If the dataset is empty or malformed, a name is unknown, or an API key is missing.
+        TypeError: If the first argument is no mixture.
         MetricError: If the metric gives no score; on the first question's gold outputs, before anything is paid
-            for, where the example has them. `comparison` on the error holds what was finished.
+            for, where the example has them. `recording` on the error holds what was answered.
         TooFewProposals: If nobody answers the first question.
         EvaluationInterrupted: On Ctrl-C, with what was finished.
 
@@ -81,59 +103,179 @@ def evaluate(
         >>> comparison = evaluate(moa, [example], strategies=["synthesis"])
         >>> [(row.name, row.score) for row in comparison.rows][-3:]
         [('plain vote', 1.0), ('synthesis', 1.0), ('oracle', 1.0)]
+        >>> evaluate(moa, comparison.recording, "contains").usage.calls == comparison.usage.calls  # no call
+        True
     """
-    examples = list(dataset)
-    if not examples:
-        raise ValueError("The dataset is empty: there is no question to compare the systems on.")
-    if concurrency < 1:
-        raise ValueError(f"concurrency={concurrency} asks nothing. Give a whole number from 1.")
-    scorer = as_metric(metric, moa.signature)
-    _try_on_gold(scorer, examples[0], moa.signature)
-    field = Field(moa, strategies, others, aggregator_alone)
-    records: list[Record] = []
+    if not isinstance(moa, MoA):
+        raise TypeError(
+            f"evaluate() compares a mixture with its models, and this is {type(moa).__name__}. Write "
+            "evaluate(MoA(signature, [program, ...]), ...), or give it as others={'mine': program} beside one; to "
+            "score one program alone, use dspy.Evaluate."
+        )
+    require_positive(concurrency=concurrency)
+    scoring = _Scoring(moa, metric, concurrency, seed)
+    alone = _aggregator_alone(moa) if aggregator_alone else None
+    name = None if alone is None else _unused(alone.name, [*moa.panels[0].names, *(others or {})])
+    if isinstance(dataset, (str, Path)) and is_recording(dataset):
+        dataset = Recording.load(dataset)
+    if isinstance(dataset, Recording):
+        if path is not None:
+            raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
+        recording, recorded = select_recorded(moa, dataset, strategies, others, name)
+        scoring.list_systems(recorded, name)
+        return scoring.compare(recording)
+    chosen = _choose(moa) if strategies is None else list(strategies)
+    modules = {**({} if alone is None or name is None else {name: alone}), **(others or {})}
+    kinds: dict[str, Kind] = {**dict.fromkeys(name_strategies(chosen), STRATEGY), **dict.fromkeys(modules, OTHER)}
+    scoring.list_systems(kinds, name)
+    examples = scoring.read(dataset)
 
-    def comparison() -> Comparison:
-        in_order = sorted(records, key=lambda record: record.number)
-        name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
-        return Comparison(field.systems, in_order, len(examples), name, seed)
+    def on_row(row: Row | None, summary: Summary) -> None:
+        if row is not None and scoring.first is None:
+            scoring.look_at_first(row)
+        if on_progress is not None:
+            on_progress(summary.questions - summary.left, summary.questions)
 
-    if on_progress is not None:
-        on_progress(0, len(examples))
-    numbered = list(enumerate(examples, start=1))
+    settings: dict[str, Any] = {"strategies": chosen, "others": modules, "concurrency": concurrency}
     try:
-        # The first question goes alone: what is wrong for all of them shows before the rest is paid for.
-        for questions in (numbered[:1], numbered[1:]):
-            for record in run_side_by_side(lambda question: ask_all(field, scorer, *question), questions, concurrency):
-                records.append(record)
-                if on_progress is not None:
-                    on_progress(len(records), len(examples))
-            _refuse_silence(records[0], field)
-    except KeyboardInterrupt as stop:
-        raise EvaluationInterrupted(comparison()) from stop
-    except MetricError as error:
-        error.comparison = comparison()
-        raise
-    return comparison()
+        return scoring.compare(record(moa, examples, path, on_row=on_row, **settings))
+    except RecordingInterrupted as stop:
+        raise EvaluationInterrupted(scoring.compare(stop.recording)) from stop
 
 
-def _try_on_gold(metric: Metric, example: dspy.Example, task: type[dspy.Signature]) -> None:
-    try:
-        gold = typed_outputs(example, task)
-    except IncompleteProposal:
-        return  # the metric may know how to compare golds of other types, or need none
-    score(metric, example, dspy.Prediction(**gold))
+class _Scoring:
+    """Scores recorded rows side by side, and keeps what was scored whatever ends it."""
+
+    def __init__(self, moa: MoA, metric: str | Metric, concurrency: int, seed: int) -> None:
+        self.moa = moa
+        self.metric = as_metric(metric, moa.signature)
+        self.needs_gold = isinstance(metric, str) and metric.partition(":")[0] in METRICS
+        self.name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+        self.concurrency, self.seed = concurrency, seed
+        self.systems: list[System] = []
+        self.examples: dict[str, dspy.Example] = {}
+        self.first: ScoredRow | None = None
+
+    def list_systems(self, kinds: Mapping[str, Kind], aggregator: str | None) -> None:
+        """Enter who is compared: all that the panel gives, and the verdicts of these names."""
+        names = [*self.moa.panels[0].names, VOTE, *kinds, ORACLE]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(
+                f"{twice[0]!r} names two systems: their scores could not be told apart. Name the proposer or the "
+                "module otherwise."
+            )
+        panel = [System(name, "proposer") for name in self.moa.panels[0].names]
+        alone = [System(name, "aggregator") for name in kinds if name == aggregator]
+        verdicts = [System(name, kind) for name, kind in kinds.items() if name != aggregator]
+        self.systems = [*panel, *alone, System(VOTE, "vote"), *verdicts, System(ORACLE, "oracle")]
+
+    def read(self, dataset: Any) -> list[Any]:
+        """Check the dataset, and try the metric on its first gold outputs."""
+        is_file = isinstance(dataset, (str, Path))
+        given = [] if is_file else list(dataset)
+        questions = as_questions(dataset if is_file else given, self.moa.signature)
+        if not questions:
+            raise ValueError("The dataset is empty: there is no question to compare the systems on.")
+        rows = [question.example for question in questions] if is_file else given
+        for question, row in zip(questions, rows, strict=True):
+            # The caller's own example as it is, of whatever class and types.
+            is_own = not is_file and isinstance(row, dspy.Example)
+            self.examples[question.key] = row if is_own else typed_example(question.example, self.moa.signature)
+        self._try_on_gold(next(iter(self.examples.values())))
+        return rows
+
+    def compare(self, recording: Recording) -> Comparison:
+        """Score all rows.
+
+        Raises:
+            MetricError: If the metric gives no score.
+            EvaluationInterrupted: On Ctrl-C.
+        """
+        scored: dict[int, ScoredRow] = {}
+        places = range(len(recording))
+        try:
+            for place, row in run_side_by_side(lambda n: (n, self._score(recording[n])), places, self.concurrency):
+                scored[place] = row
+        except KeyboardInterrupt as stop:
+            raise EvaluationInterrupted(self._comparison(scored, len(recording))) from stop
+        except MetricError as error:
+            error.comparison, error.recording = self._comparison(scored, len(recording)), recording
+            raise
+        return self._comparison(scored, len(recording))
+
+    def look_at_first(self, row: Row) -> None:
+        """Stop before the rest is paid for if nobody answers the first question, or the metric cannot score it."""
+        alone = [row.verdicts[s.name] for s in self.systems if s.kind == "aggregator" and s.name in row.verdicts]
+        if not any(proposal.layer == 1 for proposal in row.proposals):
+            raise _too_few("No proposer answered", self.moa, row)
+        if alone and alone[0].outputs is None:
+            raise _too_few("The aggregator's model did not answer", self.moa, row)
+        [self.first] = self.compare(Recording([row])).questions
+
+    def _score(self, row: Row) -> ScoredRow:
+        if self.first is not None and self.first.row is row:
+            return self.first
+        example = self.examples.get(str(row.id))
+        example = typed_example(row.example, self.moa.signature) if example is None else example
+        return score_row(self.moa, row, example, self.systems, self.metric)
+
+    def _comparison(self, scored: Mapping[int, ScoredRow], recorded: int) -> Comparison:
+        rows = [scored[place] for place in sorted(scored)]
+        systems = [replace(system, models=_models(rows, system.name)) for system in self.systems]
+        return Comparison(systems, rows, max(recorded, len(self.examples)), self.name, self.seed)
+
+    def _try_on_gold(self, example: dspy.Example) -> None:
+        try:
+            gold = typed_outputs(example, self.moa.signature)
+        except IncompleteProposal:
+            if not self.needs_gold:
+                return  # the metric may know how to compare golds of other types, or need none
+            gold = {name: example[name] for name in self.moa.signature.output_fields if name in example}
+        score(self.metric, example, prediction_of(gold))
 
 
-def _refuse_silence(first: Record, field: Field) -> None:
-    """Stop if no proposer answered the first question, or if the aggregator's model did not."""
-    alone = {"No proposer answered": list(first.proposals.values())}
-    if field.judge_name is not None:
-        alone["The aggregator's model did not answer"] = [first.answers[field.judge_name]]
-    for complaint, answers in alone.items():
-        failures = [answer.failure for answer in answers if answer.failure is not None]
-        if len(failures) == len(answers):
-            causes = "; ".join(f"{failed.agent}: {failed.error}: {failed.message}" for failed in failures)
-            account = Account(field.moa.strategy.name, len(field.moa.panels[0].names))
-            account.calls, account.failures = list(first.calls), failures
-            message = f"{complaint} the first question, so the others were not asked. {causes}"
-            raise TooFewProposals(message, account.metadata())
+def _choose(moa: MoA) -> list[str]:
+    can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
+    built_in = [name for name, strategy in STRATEGIES.items() if can_ask or not strategy.needs_aggregator]
+    return list(dict.fromkeys([*built_in, moa.strategy.name]))
+
+
+def _aggregator_alone(moa: MoA) -> Agent | None:
+    """The aggregator's model as a proposer; None if it is one anyway."""
+    lm, panel = moa.aggregator.lm or dspy.settings.lm, moa.panels[0]
+    if lm is None or lm.model in [agent.model for agent in panel.agents]:
+        return None
+    # The prompt that the proposers share, also a compiled one: what is compared is mixing, not prompting.
+    agent, shared = Agent(lm), getattr(panel, "shared", None)
+    return Panel(moa.signature, [agent if shared is None else agent.with_program(shared)]).agents[0]
+
+
+def _too_few(complaint: str, moa: MoA, row: Row) -> TooFewProposals:
+    failures = [*row.failures, *(verdict.failure for verdict in row.verdicts.values() if verdict.failure is not None)]
+    causes = [f"{failed.agent}: {failed.error}: {failed.message}" for failed in failures]
+    causes = causes or ([] if row.error is None else [row.error.message])
+    account = MoAMetadata(
+        strategy=moa.strategy.name,
+        answered_by=moa.strategy.name,
+        num_proposers=len(moa.panels[0].names),
+        proposals_asked=len(row.asked),
+        proposals_received=len(row.proposals),
+        all_proposals=row.proposals,
+        failures=failures,
+        calls=[*row.calls, *(call for verdict in row.verdicts.values() for call in verdict.calls)],
+    )
+    return TooFewProposals(
+        f"{complaint} the first question, so the others were not asked. {'; '.join(causes)}", account
+    )
+
+
+def _models(rows: Sequence[ScoredRow], system: str) -> tuple[str, ...]:
+    calls = (call for row in rows for call in row.answers[system].calls or ())
+    return tuple(dict.fromkeys(call.model for call in calls))
+
+
+def _unused(name: str, taken: Sequence[str]) -> str:
+    unused, number = name, 2
+    while unused in taken:
+        unused, number = f"{name} {number}", number + 1
+    return unused

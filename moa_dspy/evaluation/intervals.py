@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 __all__ = ["Interval", "bootstrap", "difference_interval", "mean_interval", "wilson"]
 
-RESAMPLES = 10_000
-
 
 class Interval(NamedTuple):
     """The lower and the upper bound, in the unit of what was measured."""
@@ -33,9 +31,6 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
         asked: How many questions were asked, at least 1.
         confidence: Between 0 and 1.
 
-    Returns:
-        Bounds between 0 and 1.
-
     Raises:
         ValueError: If the counts are no counts of right answers, or the confidence is out of range.
 
@@ -54,20 +49,13 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
     return Interval(0.0 if right == 0 else center - half, 1.0 if right == asked else center + half)
 
 
-def mean_interval(
-    scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
-) -> Interval:
-    """The interval of the mean of one score per question, by the bootstrap; see `bootstrap`."""
-    return bootstrap(np.reshape(scores, (-1, 1)), confidence=confidence, seed=seed, resamples=resamples)[0]
-
-
 def difference_interval(
     scores: npt.ArrayLike,
     baseline: npt.ArrayLike,
     *,
     confidence: float = 0.95,
     seed: int = 0,
-    resamples: int = RESAMPLES,
+    resamples: int = 10_000,
 ) -> Interval:
     """The interval of the difference of two systems' means, by the paired bootstrap.
 
@@ -94,8 +82,15 @@ def difference_interval(
     return mean_interval(ours - theirs, confidence=confidence, seed=seed, resamples=resamples)
 
 
+def mean_interval(
+    scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
+) -> Interval:
+    """The interval of the mean of one score per question; see `bootstrap`."""
+    return bootstrap(np.reshape(scores, (-1, 1)), confidence=confidence, seed=seed, resamples=resamples)[0]
+
+
 def bootstrap(
-    scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = RESAMPLES
+    scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
 ) -> list[Interval]:
     """The intervals of the means of several columns, whose rows (the questions) are resampled together.
 
@@ -121,19 +116,9 @@ def bootstrap(
     if resamples < 1:
         raise ValueError(f"resamples={resamples} draws nothing. Give a whole number from 1.")
     _check(confidence)
-    tail = (1 - confidence) / 2
-    bounds = np.quantile(_resampled_means(table, seed, resamples), [tail, 1 - tail], axis=0)
-    return [Interval(float(low), float(high)) for low, high in bounds.T]
-
-
-# Draws held in memory at a time: 32 MB.
-_BLOCK = 4_000_000
-
-
-def _resampled_means(table: npt.NDArray[Any], seed: int, resamples: int) -> npt.NDArray[Any]:
     random, questions = np.random.default_rng(seed), len(table)
-    block = max(1, _BLOCK // questions)
     means = []
+    block = max(1, _DRAWS // questions)
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         drawn = random.integers(questions, size=(rows, questions))
@@ -141,7 +126,13 @@ def _resampled_means(table: npt.NDArray[Any], seed: int, resamples: int) -> npt.
         flat = (drawn + np.arange(rows)[:, None] * questions).ravel()
         times = np.bincount(flat, minlength=rows * questions).reshape(rows, questions)
         means.append(times @ table / questions)
-    return np.concatenate(means)
+    tail = (1 - confidence) / 2
+    bounds: npt.NDArray[Any] = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
+    return [Interval(float(low), float(high)) for low, high in bounds.T]
+
+
+# Draws held in memory at a time: 32 MB.
+_DRAWS = 4_000_000
 
 
 def _check(confidence: float) -> None:

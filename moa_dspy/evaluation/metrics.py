@@ -7,18 +7,21 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+import unicodedata
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.ballots import ABSTAIN, canonical, equivalent
-from moa_dspy.canonical import fold
+from moa_dspy.strategies.equality import ABSTAIN, fold, normalise, same
+from moa_dspy.strategies.normalizers import find_convention
 
 if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison
+    from moa_dspy.recording import Recording
 
-__all__ = ["METRICS", "Metric", "MetricError", "as_metric", "score"]
+__all__ = ["METRICS", "Metric", "MetricError", "as_metric", "prediction_of", "score"]
 
 Metric = Callable[..., Any]
 
@@ -27,29 +30,41 @@ class MetricError(ValueError):
     """A metric raised, or gave something that is no score.
 
     Attributes:
-        comparison: In an evaluation: of the questions that were finished by then.
+        comparison: In an evaluation: of the questions that were scored by then.
+        recording: In an evaluation: all that was asked by then, to be scored with a mended metric without a call.
     """
 
     comparison: Comparison | None = None
+    recording: Recording | None = None
 
 
 def as_metric(metric: str | Metric, task: type[dspy.Signature]) -> Metric:
     """The metric of this name, bound to the task's types.
 
     Args:
-        metric: `"exact"`: every output that the example has a gold value for says the same, compared by
-            type as votes are (see `moa_dspy.ballots`). `"contains"`: the gold value stands in the output,
-            as whole words. `"module:function"`: DSPy's kind of metric, imported, also from the current
-            folder. Or such a function: `metric(example, prediction, trace=None) -> float | bool`.
+        metric: `"exact"`: every output that the example has a gold value for says the same, compared by type as
+            votes are; `"exact:number"`, `"exact:choice"`, ...: read by that convention first. `"contains"`: the gold
+            value stands in the output, as whole words where the script parts words by spaces. `"module:function"`:
+            DSPy's kind of metric, imported, also from the current folder. Or such a function:
+            `metric(example, prediction, trace=None) -> float | bool`.
         task: The task's signature.
 
     Raises:
         ValueError: If there is no such metric.
         TypeError: If it cannot be called.
+
+    Example:
+        >>> from moa_dspy.signatures import task_signature
+        >>> metric = as_metric("contains", task_signature("question -> answer"))
+        >>> metric(dspy.Example(answer="北京"), dspy.Prediction(answer="答案是北京。"))
+        True
     """
     if isinstance(metric, str):
+        name, colon, convention = metric.partition(":")
         if metric in METRICS:
-            return _of_outputs(METRICS[metric], task)
+            return _of_outputs(METRICS[metric], task, metric)
+        if name == "exact" and colon:
+            return _of_outputs(partial(_exact, convention=find_convention(convention)), task, metric)
         return _imported(metric)
     if not callable(metric):
         raise TypeError(f"A metric is a name or a function, not {type(metric).__name__}.")
@@ -80,32 +95,77 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction) ->
     return float(value)
 
 
-def _exact(gold: Any, given: Any, annotation: Any) -> bool:
-    wanted, got = canonical(gold, annotation), canonical(given, annotation)
+def prediction_of(outputs: Mapping[str, Any]) -> dspy.Prediction:
+    """A prediction of these outputs, whatever their names: as keyword arguments, `base` would be the constructor's."""
+    prediction = dspy.Prediction()
+    for name, value in outputs.items():
+        prediction[name] = value
+    return prediction
+
+
+def _exact(gold: Any, given: Any, annotation: Any, convention: Callable[[Any], Any] | None = None) -> bool:
+    wanted, got = (normalise(value, annotation, convention=convention) for value in (gold, given))
     if wanted is ABSTAIN:
         # Where no answer is the right one, a refusal is none.
         return got is ABSTAIN and (given is None or not str(given).strip())
-    return equivalent(wanted, got)
+    return same(wanted, got)
 
 
 def _contains(gold: Any, given: Any, annotation: Any) -> bool:
-    wanted, got = fold(str(gold)), fold(str(given))
-    before = r"(?<![\w.,+-])" if wanted[:1].isdigit() else r"(?<!\w)"
-    after = r"(?!\w|[.,]\d)" if wanted[-1:].isdigit() else r"(?!\w)"
-    return bool(wanted) and re.search(before + re.escape(wanted) + after, got) is not None
+    wanted, text = fold(str(gold)), fold(str(given))
+    start = text.find(wanted) if wanted else -1
+    while start >= 0:
+        if _is_whole(text, start, start + len(wanted)):
+            return True
+        start = text.find(wanted, start + 1)
+    return False
 
 
 METRICS: dict[str, Callable[[Any, Any, Any], bool]] = {"exact": _exact, "contains": _contains}
 
 
-def _of_outputs(same: Callable[[Any, Any, Any], bool], task: type[dspy.Signature]) -> Metric:
+def _is_whole(text: str, start: int, end: int) -> bool:
+    """Whether a piece of a text is no part of a longer word or number."""
+    before, after = text[start - 1 : start], text[end : end + 1]
+    if _is_mark(after):  # an accent or a vowel sign of the last letter
+        return False
+    if text[start].isdigit() and before and before in ".,+-":
+        return False
+    if text[end - 1].isdigit() and after and after in ".," and text[end + 1 : end + 2].isdigit():
+        return False
+    starts_inside = _is_spaced(before) and not _is_unspaced(text[start])
+    ends_inside = _is_spaced(after) and not _is_unspaced(text[end - 1])
+    return not (starts_inside or ends_inside)
+
+
+def _is_spaced(character: str) -> bool:
+    """Whether a character belongs to a word that spaces set apart."""
+    return (character.isalnum() or character == "_" or _is_mark(character)) and not _is_unspaced(character)
+
+
+def _is_unspaced(character: str) -> bool:
+    """Whether a script writes its words without spaces, or endings onto them as Korean does."""
+    return re.split("[ -]", unicodedata.name(character or " ", ""))[0] in _UNSPACED
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character or " ").startswith("M")
+
+
+# First words of characters' names.
+_UNSPACED = {"BOPOMOFO", "CJK", "HALFWIDTH", "HANGUL", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA"} | {
+    *("KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN")
+}
+
+
+def _of_outputs(is_same: Callable[[Any, Any, Any], bool], task: type[dspy.Signature], name: str) -> Metric:
     def metric(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
         names = [name for name in task.output_fields if name in example]
         if not names:
             raise KeyError(f"no gold value for any of {', '.join(task.output_fields)}")
-        return all(same(example[n], prediction.get(n), task.output_fields[n].annotation) for n in names)
+        return all(is_same(example[n], prediction.get(n), task.output_fields[n].annotation) for n in names)
 
-    metric.__name__ = same.__name__.strip("_")
+    metric.__name__ = name
     return metric
 
 

@@ -1,6 +1,8 @@
 """Recordings: what was asked, answered and paid, kept; and mixtures that answer from them without a call."""
 
-from moa_dspy.recording.questions import Question, read_questions
+from moa_dspy.recording.asking import name_strategies
+from moa_dspy.recording.files import is_recording
+from moa_dspy.recording.questions import Question, as_questions, read_questions
 from moa_dspy.recording.recorder import RecordingInterrupted, Summary, record
 from moa_dspy.recording.recording import Recording
 from moa_dspy.recording.replay import replay
@@ -14,6 +16,9 @@ __all__ = [
     "Row",
     "RowError",
     "Summary",
+    "as_questions",
+    "is_recording",
+    "name_strategies",
     "read_questions",
     "record",
     "replay",

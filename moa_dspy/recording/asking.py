@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -12,19 +12,19 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
-from moa_dspy.panel import failure_of
+from moa_dspy.panel import Panel, failure_of
 from moa_dspy.proposers import as_aggregator
-from moa_dspy.recording.identity import aggregator_fingerprint, identity, part_of
+from moa_dspy.recording.identity import aggregator_fingerprint, describe_changes, identity
 from moa_dspy.recording.questions import Question
-from moa_dspy.recording.replay import replay
+from moa_dspy.recording.replay import proposal_ids, replay
 from moa_dspy.recording.rows import IMPORTED, RecordedVerdict, Row, RowError, is_outage
 from moa_dspy.results import Failure
+from moa_dspy.secrets import redact
 from moa_dspy.strategies import Case, Strategy, Verdict, as_strategy
 from moa_dspy.usage import metered
 from moa_dspy.values import typed_outputs
 
-__all__ = ["Asker"]
+__all__ = ["Asker", "name_strategies"]
 
 
 class Asker:
@@ -34,6 +34,7 @@ class Asker:
         moa: The mixture.
         strategies: What decides on the proposals; None asks the mixture as it is.
         others: Name -> further modules.
+        force: Take what is there for this mixture's, whoever was asked.
     """
 
     def __init__(
@@ -41,16 +42,22 @@ class Asker:
         moa: MoA,
         strategies: Sequence[str | Strategy] | None = None,
         others: Mapping[str, dspy.Module] | None = None,
+        force: bool = False,
     ) -> None:
         self.moa = moa
+        self.force = force
         self.mixture = identity(moa)
         self.whole = strategies is None
         self.others = dict(others or {})
-        self.aggregators: dict[str, Agent] = {}
-        for strategy in strategies or ():
-            name = strategy if isinstance(strategy, str) else strategy.name
-            aggregator = moa.aggregator if strategy == moa.strategy.name else _aggregator(moa, strategy)
-            self.aggregators[_unused(name, self.aggregators)] = aggregator
+        self.aggregators = {
+            name: moa.aggregator if strategy == moa.strategy.name else _aggregator(moa, strategy)
+            for name, strategy in name_strategies(strategies or ()).items()
+        }
+        if taken := [name for name in self.others if name in self.aggregators]:
+            raise ValueError(
+                f"`others` names {taken[0]!r}, which is a strategy: their answers would stand in one place. Give it "
+                "another name."
+            )
         self.by = {name: aggregator_fingerprint(aggregator) for name, aggregator in self.aggregators.items()}
 
     @property
@@ -74,31 +81,38 @@ class Asker:
             ValueError: As the mixture does for inputs of a wrong shape.
         """
         row = Row(id=question.id, mixture=self.mixture, inputs=question.given, gold=question.gold, extra=question.extra)
+        recorded = earlier if earlier is not None and self._has_proposals(earlier) else None
         # Nobody reads the trace of a recording, and it would keep ten thousand prompts in memory.
         with dspy.context(trace=None):
             if self.whole:
-                self._answer(row, question)
+                self._answer(row, question, recorded)
             else:
-                self._propose(row, question, earlier)
+                self._propose(row, question, recorded)
+                row.verdicts = {} if earlier is None else self._reusable(earlier, recorded is not None)
                 if row.error is None:
                     self._decide(row, question)
+                self._ask_others(row, question)
         return row
 
-    def _answer(self, row: Row, question: Question) -> None:
+    def _answer(self, row: Row, question: Question, recorded: Row | None) -> None:
+        moa = self.moa if recorded is None else replay(self.moa, [recorded], ask_aggregator=True)
         try:
-            prediction = self.moa(**question.inputs)
+            prediction = moa(**question.inputs)
         except Exception as error:
             self._fail(row, error)
         else:
             row.take(prediction.metadata)
             row.outputs = dict(prediction.items())
+        if recorded is not None:
+            row.verdicts = recorded.verdicts
+            row.calls = [*recorded.calls, *row.calls]
+            row.seconds += recorded.seconds
 
-    def _propose(self, row: Row, question: Question, earlier: Row | None) -> None:
-        if earlier is not None and self._has_proposals(earlier):
-            row.proposals, row.failures, row.calls = earlier.proposals, earlier.failures, earlier.calls
-            row.seconds, row.agreement, row.degraded = earlier.seconds, earlier.agreement, earlier.degraded
-            kept = {name: v for name, v in earlier.verdicts.items() if v.by == self.by.get(name, "")}
-            row.verdicts = {name: verdict for name, verdict in kept.items() if verdict.failure is None}
+    def _propose(self, row: Row, question: Question, recorded: Row | None) -> None:
+        if recorded is not None:
+            row.proposals, row.failures, row.calls = recorded.proposals, recorded.failures, recorded.calls
+            row.seconds, row.agreement, row.degraded = recorded.seconds, recorded.agreement, recorded.degraded
+            row.outputs = None if self._changed(recorded) else recorded.outputs
             return
         panels: Any = copy.copy(self.moa)
         panels.aggregator = Agent(program=_ProposalsOnly(), name=self.moa.aggregator.name)
@@ -107,6 +121,12 @@ class Asker:
         except Exception as error:
             self._fail(row, error)
 
+    def _reusable(self, earlier: Row, same_proposals: bool) -> dict[str, RecordedVerdict]:
+        """The verdicts that need not be asked for again; strategies' only on the proposals they were made on."""
+        missing = self._missing(earlier)
+        kept = {name: verdict for name, verdict in earlier.verdicts.items() if name not in missing}
+        return {name: verdict for name, verdict in kept.items() if same_proposals or not verdict.by}
+
     def _decide(self, row: Row, question: Question) -> None:
         recorded = replay(self.moa, [row], ask_aggregator=True)
         for name, aggregator in self.aggregators.items():
@@ -114,6 +134,8 @@ class Asker:
                 mixture: Any = copy.copy(recorded)
                 mixture.aggregator = aggregator
                 row.verdicts[name] = self._verdict(name, mixture, question)
+
+    def _ask_others(self, row: Row, question: Question) -> None:
         for name, module in self.others.items():
             if name not in row.verdicts:
                 row.verdicts[name] = self._ask_other(name, module, question)
@@ -161,23 +183,38 @@ class Asker:
         row.error = RowError(type=type(error).__name__, message=message)
 
     def _changed(self, row: Row) -> bool:
-        return any(
-            part_of(row.mixture, part) != part_of(self.mixture, part) for part in ("task", "panel", "aggregator")
-        )
+        return not self.force and bool(describe_changes(row.mixture, self.mixture))
 
     def _has_proposals(self, row: Row) -> bool:
         """Whether a row holds the proposals that this mixture's panels would be asked for."""
-        if row.mixture != IMPORTED and any(
-            part_of(row.mixture, part) != part_of(self.mixture, part) for part in ("task", "panel")
-        ):
+        is_known = self.force or row.mixture == IMPORTED
+        if not is_known and describe_changes(row.mixture, self.mixture, ("task", "panel")):
             return False
-        panel = self.moa.panels[0]
-        wanted = {n if k == 1 else f"{n}#{k}" for n in panel.names for k in range(1, panel.samples + 1)}
-        return wanted <= set(row.asked) and not any(is_outage(f) for f in row.failures if f.id is not None)
+        return all(self._has_layer(row, panel) for panel in self.moa.panels)
+
+    def _has_layer(self, row: Row, panel: Panel) -> bool:
+        wanted = proposal_ids(panel)
+        came = {one.id for one in row.proposals if one.layer == panel.layer}.intersection(wanted)
+        failed = {one.id: one for one in row.failures if one.id in wanted and one.layer == panel.layer}
+        if any(is_outage(failure) for failure in failed.values()) or len(came) < self.moa.limits.min_proposals:
+            return False
+        return came | failed.keys() >= set(wanted)
 
     def _missing(self, row: Row) -> list[str]:
         verdicts = {name: v for name, v in row.verdicts.items() if v.failure is None and v.by == self.by.get(name, "")}
         return [name for name in [*self.aggregators, *self.others] if name not in verdicts]
+
+
+def name_strategies(strategies: Iterable[str | Strategy]) -> dict[str, str | Strategy]:
+    """The names under which strategies' verdicts are recorded: `voting`, `voting 2`, ..."""
+    named: dict[str, str | Strategy] = {}
+    for strategy in strategies:
+        name = strategy if isinstance(strategy, str) else strategy.name
+        unused, number = name, 2
+        while unused in named:
+            unused, number = f"{name} {number}", number + 1
+        named[unused] = strategy
+    return named
 
 
 class _ProposalsOnly(Strategy):
@@ -194,10 +231,3 @@ def _aggregator(moa: MoA, strategy: str | Strategy) -> Agent:
     bound.has_aggregator = bound.needs_aggregator or moa.aggregator.lm is not None
     bound.bind(moa.signature, moa.panels[0].names)
     return as_aggregator(moa.aggregator.lm, bound)
-
-
-def _unused(name: str, taken: Mapping[str, Any]) -> str:
-    unused, number = name, 2
-    while unused in taken:
-        unused, number = f"{name} {number}", number + 1
-    return unused

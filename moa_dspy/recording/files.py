@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import tempfile
@@ -21,7 +22,7 @@ try:
 except ImportError:  # Windows: nothing keeps two processes from asking the same questions there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["RecordingFile", "read_rows"]
+__all__ = ["RecordingFile", "is_recording", "read_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,14 @@ def read_rows(path: str | Path) -> list[Row]:
     """
     with open(path, "rb") as file:
         return list({str(row.id): row for row in _rows(file, Path(path))}.values())
+
+
+def is_recording(path: str | Path) -> bool:
+    """Whether a file starts as a recording does; false if there is none."""
+    if not Path(path).is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_OPENING)) == _OPENING
 
 
 class RecordingFile:
@@ -70,6 +79,10 @@ class RecordingFile:
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_SH)
+                while not self._is_in_place():  # another process put its rows into order while we waited
+                    self._file.close()
+                    self._file = open(self.path, "a+b", buffering=0)
+                    fcntl.flock(self._file, fcntl.LOCK_SH)
             self._read = self._written = 0  # bytes that were read, and bytes that we wrote since
             self.refresh()
         except BaseException:
@@ -89,10 +102,13 @@ class RecordingFile:
             if os.fstat(self._file.fileno()).st_size == self._read + self._written:
                 return
             self._file.seek(self._read)
-            for row in _rows(self._file, self.path, self._read):
+            content = self._file.read()
+            # Another process may be in the middle of the last line: it is read again when it is whole.
+            whole = content[: content.rfind(b"\n") + 1]
+            for row in _rows(io.BytesIO(whole if self._read else content), self.path, self._read):
                 if str(row.id) not in self._ours:
                     self._enter(row)
-            self._read, self._written = self._file.tell(), 0
+            self._read, self._written = self._read + len(whole), 0
 
     def claim(self, key: str) -> bool:
         """Whether the question of this key is ours to ask: no other process is asking it, or has answered it since."""
@@ -159,15 +175,16 @@ class RecordingFile:
         self.rows.pop(str(row.id), None)  # a question that was asked again stands where it was asked last
         self.rows[str(row.id)] = row
 
-    def _check_in_place(self) -> None:
+    def _is_in_place(self) -> bool:
         try:
-            there: os.stat_result | None = os.stat(self.path)
+            return os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno()))
         except FileNotFoundError:
-            there = None
-        ours = os.fstat(self._file.fileno())
-        if there is None or (there.st_dev, there.st_ino) != (ours.st_dev, ours.st_ino):
+            return False
+
+    def _check_in_place(self) -> None:
+        if not self._is_in_place():
             raise OSError(f"{self.path} was removed or replaced while it was written: what came after is not in it.")
-        if ours.st_size < self._read:
+        if os.fstat(self._file.fileno()).st_size < self._read:
             raise OSError(f"{self.path} was cut while it was written: rows that were in it are gone.")
 
     def _ends_a_line(self, end: int) -> bool:
@@ -202,7 +219,8 @@ def _rows(file: Any, path: Path, start: int = 0) -> Iterator[Row]:
         try:
             row = Row.model_validate_json(line)
         except ValidationError as error:
-            if not (line.startswith(_OPENING) or _OPENING.startswith(line)) or (not known and line.endswith(b"\n")):
+            is_start = line.startswith(_OPENING) or _OPENING.startswith(line.rstrip(b"\n"))
+            if not is_start or (line.endswith(b"\n") and not known):
                 reason = error.errors(include_input=False)[0]
                 raise ValueError(
                     f"Line {number} of {path} is no row of a recording ({_where(reason)}), so the file is left as it "

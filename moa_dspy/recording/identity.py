@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import dspy
 
 from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.moa import MoA
-from moa_dspy.saving.keyless import without_secrets
+from moa_dspy.secrets import without_secrets
 from moa_dspy.strategies import Strategy
 from moa_dspy.values import hash_of
 
@@ -65,9 +66,9 @@ def part_of(identity: str, part: str) -> str:
     return found[1] if found else ""
 
 
-def describe_changes(there: str, now: str) -> str:
-    """What differs between two mixtures, in words."""
-    return " and ".join(said for part, said in PARTS.items() if part_of(there, part) != part_of(now, part))
+def describe_changes(there: str, now: str, parts: Iterable[str] = tuple(PARTS)) -> str:
+    """What differs between two mixtures, in words; empty if nothing does in these parts."""
+    return " and ".join(PARTS[part] for part in parts if part_of(there, part) != part_of(now, part))
 
 
 def _agent(agent: Agent) -> list[Any]:

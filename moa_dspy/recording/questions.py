@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from moa_dspy.values import adapter_of, hash_of, is_needed, to_jsonable
 
-__all__ = ["Question", "as_questions", "read_questions"]
+__all__ = ["Cells", "Question", "as_questions", "read_file", "read_questions"]
 
 Rows = Iterator[tuple[str, Any]]
 _SHOWN = 5
@@ -64,7 +64,7 @@ def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Qu
         ValueError: If there are none, or rows are malformed: the message names every place (up to five).
         OSError: If the file cannot be read.
     """
-    questions = _checked(_read(path), signature)
+    questions = _checked(read_file(path), signature)
     if not questions:
         raise ValueError(f"{path} holds no questions. Write one JSON object a line, with {_wanted(signature)}.")
     return questions
@@ -89,26 +89,30 @@ def as_questions(
     )
 
 
-def _read(path: str | Path) -> Rows:
-    if str(path) == "-":
-        return _json_rows(sys.stdin.buffer.read())
+def read_file(path: str | Path) -> Rows:
+    """Where each row of a file stands, and what it holds: an object, or the error for which it cannot be read.
+
+    Raises:
+        ValueError: If nothing can be read.
+        OSError: If the file cannot be read.
+    """
     kind = Path(path).suffix.lower()
     if kind == ".parquet":
         return _parquet_rows(Path(path))
-    content = Path(path).read_bytes()
+    content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError("This is UTF-16, and files are read as UTF-8. Convert it: iconv -f UTF-16 -t UTF-8.")
+    content = content.removeprefix(b"\xef\xbb\xbf")
     if kind in (".csv", ".tsv"):
         return _table_rows(content, "," if kind == ".csv" else "\t")
     return _json_rows(content)
 
 
 def _json_rows(content: bytes) -> Rows:
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError("This is UTF-16, and questions are read as UTF-8. Convert the file: iconv -f UTF-16 -t UTF-8.")
     if content.lstrip()[:1] == b"[":
         rows = _parse(content)
         if isinstance(rows, ValueError):
-            raise ValueError(f"This is no JSON: {rows}.")
+            raise ValueError(f"The file cannot be read: {rows}")
         yield from ((f"Row {number}", row) for number, row in enumerate(rows, start=1))
         return
     for number, line in enumerate(content.split(b"\n"), start=1):
@@ -120,9 +124,9 @@ def _parse(text: bytes) -> Any:
     try:
         return json.loads(text.decode(), parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
     except ValueError as error:  # also what is no UTF-8
-        return error
+        return ValueError(f"this is no JSON: {error}.")
     except RecursionError:
-        return ValueError("it is nested too deeply to be a row")
+        return ValueError("this is no JSON: it is nested too deeply to be a row.")
 
 
 def _refuse_constant(name: str) -> Any:
@@ -138,18 +142,21 @@ def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _table_rows(content: bytes, delimiter: str) -> Rows:
-    lines = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), delimiter=delimiter)
-    for row in lines:
-        if None in row:
-            yield (
-                f"Line {lines.line_num}",
-                ValueError(f"it has more cells than the header ({len(lines.fieldnames or ())})"),
-            )
-        else:
-            yield f"Line {lines.line_num}", _Cells({name: value for name, value in row.items() if value is not None})
+    try:
+        lines = csv.reader(io.StringIO(content.decode(), newline=""), delimiter=delimiter)
+        header = next(lines, [])
+        if twice := [name for name, count in Counter(header).items() if count > 1]:
+            raise ValueError(f"The column {twice[0]!r} stands there twice, so one of the values would be lost.")
+        for cells in lines:
+            if len(cells) > len(header):
+                yield f"Line {lines.line_num}", ValueError(f"it has more cells than the header ({len(header)}).")
+            elif cells:
+                yield f"Line {lines.line_num}", Cells(zip(header, cells, strict=False))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"The table cannot be read as UTF-8 text: {error}.") from None
 
 
-class _Cells(dict[str, Any]):
+class Cells(dict[str, Any]):
     """A row of a table of texts: what is no text by the signature is read as JSON."""
 
 
@@ -184,7 +191,7 @@ def _checked(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -
 
 def _question(row: Any, signature: type[dspy.Signature], repeated: Counter[str]) -> Question:
     if isinstance(row, ValueError):
-        raise ValueError(f"this is no JSON: {row}.")
+        raise row
     if not isinstance(row, Mapping):
         raise ValueError(f"a row is a JSON object with {_wanted(signature)}, not {row!r:.60}.")
     fields, outputs = signature.input_fields, signature.output_fields
@@ -220,7 +227,7 @@ def _typed(name: str, row: Mapping[str, Any], annotation: Any) -> Any:
 
 def _cell(row: Mapping[str, Any], name: str, annotation: Any) -> Any:
     value = row[name]
-    if not isinstance(row, _Cells) or annotation is str:
+    if not isinstance(row, Cells) or annotation is str:
         return value
     try:
         return json.loads(value)

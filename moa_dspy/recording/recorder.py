@@ -14,7 +14,7 @@ from typing import Any
 import dspy
 from pydantic import BaseModel, Field, PrivateAttr
 
-from moa_dspy.agent import check_keys
+from moa_dspy.agent import Agent, check_keys
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
@@ -23,7 +23,7 @@ from moa_dspy.recording.files import RecordingFile
 from moa_dspy.recording.identity import describe_changes
 from moa_dspy.recording.questions import Question, as_questions
 from moa_dspy.recording.recording import Recording
-from moa_dspy.recording.rows import Row
+from moa_dspy.recording.rows import IMPORTED, Row
 from moa_dspy.strategies import Strategy
 from moa_dspy.usage import Usage
 from moa_dspy.values import hash_of
@@ -147,17 +147,18 @@ def record(
     require_positive(concurrency=concurrency)
     questions = as_questions(examples, moa.signature)
     _refuse_same_file(examples, path)
-    asker = Asker(moa, strategies, others)
+    asker = Asker(moa, strategies, others, force)
     with RecordingFile(path) if path is not None else nullcontext() as file:
         if file is not None and not force:
-            _refuse_other_mixtures(file, asker.mixture)
+            _refuse_other_mixtures(file, asker)
         rows = {str(row.id): row for row in known} | (file.rows if file is not None else {})
         earlier = {
             question.key: rows[question.key] for question in questions if _is_same(question, rows.get(question.key))
         }
         pending = [q for q in questions if not asker.is_complete(earlier.get(q.key))]
         if pending:
-            check_keys(moa.agents if asker.asks_aggregator else moa.agents[:-1])
+            agents = moa.agents if asker.asks_aggregator else moa.agents[:-1]
+            check_keys([*agents, *(other for other in asker.others.values() if isinstance(other, Agent))])
         summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
         done = {key: row for key, row in earlier.items() if asker.is_complete(row)}
 
@@ -221,14 +222,16 @@ def _is_same(question: Question, row: Row | None) -> bool:
     return row is not None and hash_of(row.inputs) == hash_of(question.given)
 
 
-def _refuse_other_mixtures(file: RecordingFile, mixture: str) -> None:
-    others = list(dict.fromkeys(row.mixture for row in file.rows.values() if row.error is None))
-    others = [other for other in others if describe_changes(other, mixture)]
+def _refuse_other_mixtures(file: RecordingFile, asker: Asker) -> None:
+    # A verdict says itself who decided; only a mixture's own answer does not.
+    parts = ("task", "panel", "aggregator") if asker.whole else ("task", "panel")
+    there = dict.fromkeys(row.mixture for row in file.rows.values() if row.error is None and row.mixture != IMPORTED)
+    others = [other for other in there if describe_changes(other, asker.mixture, parts)]
     if not others:
         return
-    changed = describe_changes(others[0], mixture)
+    changed = describe_changes(others[0], asker.mixture, parts)
     raise ValueError(
-        f"{file.path} holds answers of another mixture:\n  there: {', '.join(others)}\n  now:   {mixture}\n"
+        f"{file.path} holds answers of another mixture:\n  there: {', '.join(others)}\n  now:   {asker.mixture}\n"
         f"What changed: {changed}. They would be mixed without a trace in the numbers. Use the same settings as "
         "before, write to another file, or force it: then the answers that are there are kept and the rest is asked "
         "with these settings."

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import dspy
 
+from moa_dspy.agent import as_identifier
 from moa_dspy.recording.files import read_rows
-from moa_dspy.recording.questions import as_questions
+from moa_dspy.recording.questions import Cells, as_questions, read_file
 from moa_dspy.recording.rows import IMPORTED, Row
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.usage import Usage
@@ -65,7 +68,8 @@ class Recording(Sequence[Row]):
         Args:
             answers: Agent -> its answers in the order of the examples: the value of the task's one output, a
                 mapping of all outputs, or None where there is no answer; as a mapping, a pandas frame with one
-                column per agent, or a file of such rows (JSONL, CSV, TSV, Parquet).
+                column per agent, or a file of such rows (JSONL, CSV, TSV, Parquet). Models' names become agents'
+                as in a mixture: `gpt-5-mini` is `gpt_5_mini`.
             examples: The questions, with gold outputs where they are known; or their file.
             signature: The task.
 
@@ -82,7 +86,7 @@ class Recording(Sequence[Row]):
 
         task = task_signature(signature)
         questions = as_questions(examples, task)
-        table = _table(answers)
+        table = _read_table(answers)
         for agent, column in table.items():
             if len(column) != len(questions):
                 raise ValueError(
@@ -188,25 +192,49 @@ def _cell(value: Any) -> Any:
     return to_json(value) if isinstance(value, (dict, list)) else value
 
 
-def _table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, list[Any]]:
+def _read_table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, list[Any]]:
+    """Agent -> its answers."""
+    columns: Any = answers
     if isinstance(answers, (str, Path)):
-        import pandas
+        columns = _read_columns(answers)
+    elif hasattr(columns, "notna"):  # missing cells of a frame are NaN, of whatever type
+        columns = columns.astype(object).where(columns.notna(), None).to_dict("list")
+    if not isinstance(columns, Mapping):
+        raise TypeError(f"A table of answers maps agents to their answers, and this is {type(answers).__name__}.")
+    table: dict[str, list[Any]] = {}
+    for label, column in columns.items():
+        if isinstance(column, (str, Mapping)) or not isinstance(column, Iterable):
+            raise TypeError(f"{label} has {type(column).__name__} in place of a list of answers, one for each example.")
+        # As a mixture names the agent of a model that is called so.
+        agent = str(label) if str(label).isidentifier() else as_identifier(str(label).rsplit("/", 1)[-1])
+        if agent in table:
+            raise ValueError(f"Two columns are the agent {agent!r}: its answers could not be told apart.")
+        table[agent] = list(column)
+    if not table:
+        raise ValueError("The table has no column: give the answers of at least one agent.")
+    return table
 
-        read = {".csv": pandas.read_csv, ".parquet": pandas.read_parquet}.get(Path(answers).suffix.lower())
-        if Path(answers).suffix.lower() == ".tsv":
-            answers = pandas.read_csv(answers, sep="\t")
-        else:
-            answers = read(answers) if read else pandas.read_json(answers, lines=True)
-    frame: Any = answers
-    if hasattr(frame, "to_dict"):  # missing cells of a frame are NaN, of whatever type
-        frame = frame.astype(object).where(frame.notna(), None).to_dict("list")
-    return {str(agent): list(column) for agent, column in frame.items()}
+
+def _read_columns(path: str | Path) -> dict[str, list[Any]]:
+    rows = list(read_file(path))
+    for place, row in rows:
+        if not isinstance(row, Mapping):
+            raise ValueError(
+                f"{place} of {path} is no row of answers: {row if isinstance(row, ValueError) else repr(row)}"
+            )
+    names = dict.fromkeys(name for _, row in rows for name in row)
+    # An empty cell of a table of texts is no answer.
+    return {n: [None if isinstance(r, Cells) and r.get(n) == "" else r.get(n) for _, r in rows] for n in names}
 
 
 def _outputs(answer: Any, task: type[dspy.Signature], where: str) -> dict[str, Any] | None:
     names = list(task.output_fields)
     if answer is None:
         return None
+    is_data = len(names) > 1 or task.output_fields[names[0]].annotation is not str
+    if isinstance(answer, str) and is_data and answer.lstrip()[:1] in ("{", "["):  # a table of texts holds it as JSON
+        with suppress(ValueError):
+            answer = json.loads(answer)
     if isinstance(answer, Mapping) and set(names) <= set(answer):
         return {name: answer[name] for name in names}
     if len(names) > 1:

@@ -16,7 +16,7 @@ from moa_dspy.results import Failure, Proposal
 from moa_dspy.strategies import Case, Strategy, Unusable, Verdict
 from moa_dspy.values import hash_of, to_jsonable
 
-__all__ = ["ReplayedPanel", "replay"]
+__all__ = ["ReplayedPanel", "proposal_ids", "replay"]
 
 
 def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) -> MoA:
@@ -53,6 +53,11 @@ def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) 
     return replayed
 
 
+def proposal_ids(panel: Panel) -> list[str]:
+    """The ids of the proposals that a panel asks for, in declared order."""
+    return [n if place == 1 else f"{n}#{place}" for n in panel.names for place in range(1, panel.samples + 1)]
+
+
 def question_key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> str:
     """What a question is known by, whether its inputs are typed or as a file holds them."""
     return hash_of({name: to_jsonable(inputs[name]) for name in task.input_fields if name in inputs})
@@ -86,11 +91,11 @@ class ReplayedPanel:
     def round(self, row: Row) -> Round:
         """What this panel's agents said, as a row holds it."""
         layer = self.panel.layer
-        wanted = [n if place == 1 else f"{n}#{place}" for n in self.names for place in range(1, self.samples + 1)]
+        wanted = proposal_ids(self.panel)
         came = {proposal.id: proposal for proposal in row.proposals if proposal.layer == layer}
         failed = {f.id: f for f in row.failures if f.id is not None and f.layer == layer}
         unknown = [id for id in wanted if id not in came and id not in failed]
-        if unknown:
+        if unknown and not row.stopped_early:
             here = [proposal.id for proposal in row.proposals if proposal.layer == layer]
             raise ValueError(
                 f"The recording holds no proposal of {', '.join(unknown)} (it has {', '.join(here) or 'none'}). Give a "
@@ -98,9 +103,10 @@ class ReplayedPanel:
             )
         return Round(
             proposals=[self._typed(came[id]) for id in wanted if id in came],
-            failures=[failed[id] for id in wanted if id not in came],
+            failures=[failed[id] for id in wanted if id in failed and id not in came],
             calls=[],
-            asked={id: agent_of(id) for id in wanted},
+            asked={id: agent_of(id) for id in wanted if id not in unknown},
+            abandoned=unknown,
         )
 
     def _typed(self, proposal: Proposal) -> Proposal:
@@ -125,11 +131,9 @@ def find_row(rows: Mapping[str, Row], task: type[dspy.Signature], inputs: Mappin
 class _RecordedStrategy(Strategy):
     """Says what a strategy decided when it was recorded."""
 
-    name = "recorded"  # type: ignore[misc]  # an instance has the name of the strategy it stands for
-
     def __init__(self, strategy: Strategy, rows: Mapping[str, Row]) -> None:
         super().__init__()
-        self.name = strategy.name
+        self.name = strategy.name  # type: ignore[misc]  # of the strategy that it stands for
         self.rows = rows
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _RecordedStrategy:

@@ -77,6 +77,7 @@ class Row(BaseModel):
         error: Why there is none.
         agreement: The leading answer's share of all votes.
         degraded: Something was missing: a proposer, the aggregator's own answer, a part of what it read.
+        stopped_early: The vote was decided before all proposals were in; the others were abandoned.
         proposals: Who said what, of all layers; of a failed question, those that were paid for.
         failures: Who failed, and why.
         verdicts: Name -> what that strategy, or another system, answered on the same proposals.
@@ -97,6 +98,7 @@ class Row(BaseModel):
     error: RowError | None = None
     agreement: float | None = None
     degraded: bool = False
+    stopped_early: bool = False
     proposals: list[Proposal] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
     verdicts: dict[str, RecordedVerdict] = Field(default_factory=dict)
@@ -128,11 +130,13 @@ class Row(BaseModel):
         """Enter what happened in a call of the mixture."""
         self.proposals, self.failures, self.calls = metadata.all_proposals, metadata.failures, metadata.calls
         self.agreement, self.degraded, self.seconds = metadata.agreement, metadata.degraded, metadata.seconds
+        self.stopped_early = metadata.stopped_early
 
     def line(self) -> bytes:
         """The row as it stands in a file: JSON, whole on one line whatever a reader takes for a line break."""
-        held = {name: getattr(self, name) for name in ("inputs", "gold", "outputs", "proposals", "verdicts")}
-        self.not_finite = list(_not_finite(held))
+        held = {name: getattr(self, name) for name in _VALUES}
+        # A row that was read from a file has null there already.
+        self.not_finite = list(dict.fromkeys([*self.not_finite, *_not_finite(held)]))
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         return text.translate(_BREAKS).encode(errors="replace") + b"\n"
 
@@ -180,6 +184,8 @@ def _not_finite(value: Any, path: str = "") -> Iterator[str]:
 def _names_of(kind: type[Exception]) -> set[str]:
     return {kind.__name__}.union(*[_names_of(sub) for sub in kind.__subclasses__()])
 
+
+_VALUES = ("inputs", "gold", "extra", "outputs", "proposals", "verdicts")
 
 _OUTAGES = frozenset(_names_of(LMError) - _names_of(ContextWindowExceededError))
 

@@ -1,13 +1,11 @@
-"""Simulated models: `dspy.LM`s that answer without a key, a network or a cost, always the same way."""
+"""Simulated models: `dspy.LM`s that answer without a key, a network or a cost, always the same way.
 
-from moa_dspy.simulated.lm import (
-    SIMULATED_MODELS,
-    AsyncSimulatedEngine,
-    SimulatedEngine,
-    SimulatedLM,
-    SimulatedModel,
-    simulated_lm,
-)
+They stand in for real models in demos, examples, tests and dry runs. What they simulate, and what they do not, is
+written at `SimulatedModel`.
+"""
+
+from moa_dspy.simulated.engine import AsyncSimulatedEngine, SimulatedEngine, SimulatedLM, simulated_lm
+from moa_dspy.simulated.models import SIMULATED_MODELS, SimulatedModel
 
 __all__ = [
     "SIMULATED_MODELS",

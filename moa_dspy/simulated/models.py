@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from importlib.resources import files
 from typing import Any
 
 from moa_dspy.simulated.questions import KINDS
+
+__all__ = ["JUDGEMENT", "SIMULATED_MODELS", "SimulatedModel", "mentions"]
 
 JUDGEMENT = "judgement"
 """What `hints` call the ability to tell a right proposal from a wrong one."""
@@ -20,8 +24,8 @@ class SimulatedModel:
 
     It simulates what matters to a mixture of agents and its optimizers: models are good at different kinds of
     questions, find the same questions hard, make the same popular mistakes, follow instructions differently,
-    learn from demos, and judge answers better than they find them. It simulates no language: it recognizes the
-    questions of `moa_dspy.simulated.questions` and says so about any other.
+    learn from demos, and judge answers better than they find them. It simulates no language: it knows the
+    questions of `moa_dspy.simulated.questions`, and abstains from any other.
 
     Attributes:
         name: What it is called, without `simulated/`; also the seed of everything it draws.
@@ -63,13 +67,8 @@ class SimulatedModel:
         unknown = sorted((set(self.skills) | set(self.hints)) - {*KINDS, JUDGEMENT})
         if unknown:
             raise ValueError(f"No question is of the kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}.")
-        probabilities = {
-            **self.skills,
-            "other_skill": self.other_skill,
-            "judgement": self.judgement,
-            "steadiness": self.steadiness,
-        }
-        for name, probability in probabilities.items():
+        others = {name: getattr(self, name) for name in ("other_skill", "judgement", "steadiness")}
+        for name, probability in {**self.skills, **others}.items():
             if not 0 <= probability <= 1:
                 raise ValueError(f"{name} of the simulated model {self.name!r} is a probability, not {probability!r}.")
         if self.price is not None and not (len(self.price) == 2 and min(self.price) >= 0):
@@ -115,62 +114,7 @@ def _words(text: str) -> str:
 
 
 SIMULATED_MODELS: dict[str, SimulatedModel] = {
-    model.name: model
-    for model in (
-        SimulatedModel(
-            "alice",
-            skills=dict(arithmetic=0.92, ordering=0.55, units=0.88, dates=0.60, strings=0.50, geography=0.72),
-            hints={
-                "arithmetic": {"estimate the result first": -0.15},
-                "ordering": {"draw the order as a list": 0.30, "restate every clue": -0.10},
-                "dates": {"count month by month": 0.30},
-                "strings": {"number the letters": 0.35, "spell the word aloud": -0.10},
-                "geography": {"beware of larger cities": 0.15},
-            },
-        ),
-        SimulatedModel(
-            "bob",
-            skills=dict(arithmetic=0.58, ordering=0.90, units=0.55, dates=0.86, strings=0.70, geography=0.55),
-            hints={
-                "arithmetic": {"step by step": 0.30},
-                "ordering": {"draw the order as a list": -0.15},
-                "units": {"write the unit after every number": 0.30, "convert to the smallest unit": -0.10},
-                "dates": {"count month by month": -0.15},
-                "geography": {"picture the map": 0.30},
-            },
-        ),
-        SimulatedModel(
-            "carol",
-            skills=dict(arithmetic=0.55, ordering=0.68, units=0.62, dates=0.58, strings=0.92, geography=0.90),
-            hints={
-                "arithmetic": {"estimate the result first": 0.30, "step by step": -0.10},
-                "ordering": {"restate every clue": 0.25},
-                "units": {"convert to the smallest unit": 0.30},
-                "dates": {"check for leap years": 0.30},
-                "strings": {"number the letters": -0.15},
-                "geography": {"picture the map": -0.15},
-            },
-        ),
-        SimulatedModel(
-            "dave",
-            skills=dict(arithmetic=0.80, ordering=0.60, units=0.86, dates=0.84, strings=0.58, geography=0.56),
-            hints={
-                "ordering": {"restate every clue": 0.30},
-                "units": {"write the unit after every number": -0.15},
-                "dates": {"check for leap years": -0.15},
-                "strings": {"spell the word aloud": 0.30},
-                "geography": {"beware of larger cities": 0.30},
-            },
-        ),
-        SimulatedModel(
-            "judge",
-            skills=dict(arithmetic=0.78, ordering=0.76, units=0.74, dates=0.72, strings=0.70, geography=0.76),
-            hints={
-                "arithmetic": {"step by step": 0.10},
-                "judgement": {"recompute the answer yourself": 0.30, "prefer the longest proposal": -0.30},
-            },
-            judgement=0.50,
-        ),
-    )
+    name: SimulatedModel(name, **numbers)
+    for name, numbers in json.loads(files("moa_dspy.simulated").joinpath("models.json").read_text("utf-8")).items()
 }
-"""The named profiles: four proposers, each strong where others are weak, and one that judges well."""
+"""The named models: four proposers, each strong where others are weak, and one that judges well."""

@@ -1,20 +1,27 @@
-"""What a prompt asks for, read from any of DSPy's adapters, and a reply written the way that adapter parses it."""
+"""Prompts by any of DSPy's adapters: what they ask for, which proposals they show, how they want it written."""
 
 from __future__ import annotations
 
 import json
 import re
+import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
-from dspy.lm15 import Message, Request
+from dspy.lm15 import Request
 
-from moa_dspy.simulated.schemas import Schema, schema_of_annotation, schema_of_note, schema_of_xml
+from moa_dspy.simulated.questions import same_answer
 
-Style = Literal["chat", "json", "xml", "plain"]
+__all__ = ["THOUGHTS", "Prompt", "Schema", "Shown", "group", "prompt_text", "read_prompt", "read_proposals", "write"]
+
+Style = Literal["chat", "json", "xml", "none"]
+Schema = Mapping[str, Any]
+
+THOUGHTS = frozenset({"reasoning", "rationale", "thought", "thoughts", "next_thought", "explanation", "discussion"})
+"""The names of fields that say how an answer came about."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +29,10 @@ class Prompt:
     """A prompt, taken apart.
 
     Attributes:
-        style: The adapter's format; `"plain"` for a prompt that no adapter wrote.
+        style: The adapter's format; `"none"` for a prompt that no adapter wrote.
         instructions: The objective: what optimizers rewrite.
         inputs: Input field -> its text.
-        outputs: Requested output field -> its JSON schema, in the order asked for.
+        outputs: Requested output field -> its JSON schema without references, in the order asked for.
         demos: The earlier turns: what was asked and what was answered.
     """
 
@@ -43,133 +50,175 @@ def read_prompt(request: Request) -> Prompt:
         >>> from dspy.lm15 import Message, Request
         >>> prompt = read_prompt(Request(model="simulated/alice", messages=(Message.user("What is 2+2?"),)))
         >>> prompt.style, dict(prompt.inputs), dict(prompt.outputs)
-        ('plain', {'prompt': 'What is 2+2?'}, {'answer': {'type': 'string'}})
+        ('none', {'prompt': 'What is 2+2?'}, {'answer': {'type': 'string'}})
     """
-    system, turns = _turns(request)
-    asked = turns[-1][0]
-    demos = tuple(turns[:-1])
+    system = _text(request.system)
+    *demos, (asked, _) = _turns(request)
     # The last one counts: an input may quote such a sentence.
-    style = max(_REQUESTS, key=lambda style: asked.rfind(_REQUESTS[style][0]))
-    sentence, marker = _REQUESTS[style]
-    values, found, wanted = asked.rpartition(sentence)
-    first = re.match(marker, wanted)
-    if not found or first is None:
-        return Prompt("plain", system, {"prompt": asked}, {"answer": {"type": "string"}}, demos)
-    names = [first[1], *re.findall(rf", then {marker}", wanted)]
-    described = _describe(system, style)
-    schemas = {**described.schemas, **_schemas_of_format(request.config.response_format)}
-    outputs = {name: schemas.get(name, {"type": "string"}) for name in names}
-    return Prompt(style, described.instructions, _values(values, described.inputs, style), outputs, demos)
+    style = max(_REQUESTS, key=lambda style: asked.rfind(_REQUESTS[style]))
+    values, found, _ = asked.rpartition(_REQUESTS[style])
+    instructions, inputs, outputs = _describe(system, style)
+    if not found or not outputs:
+        return Prompt("none", system, {"prompt": asked}, {"answer": {"type": "string"}}, demos)
+    return Prompt(style, instructions, _values(values, inputs, style), outputs, demos)
 
 
 def prompt_text(request: Request) -> str:
-    r"""Return all the text of a request.
-
-    Example:
-        >>> from dspy.lm15 import Message, Request
-        >>> prompt_text(Request(model="m", system="Be brief.", messages=(Message.user("Hello"),)))
-        'Be brief.\nHello'
-    """
-    return "\n".join([_system_text(request), *map(_message_text, request.messages)])
+    """Return all the text of a request."""
+    return "\n".join([_text(request.system), *(_text(message.parts) for message in request.messages)])
 
 
-def write_reply(style: Style, values: Mapping[str, Any]) -> str:
+def write(style: Style, values: Mapping[str, Any]) -> str:
     r"""Write the values of the output fields as the adapter of this style parses them.
 
     Example:
-        >>> write_reply("chat", {"answer": 4})
+        >>> write("chat", {"answer": 4})
         '[[ ## answer ## ]]\n4\n\n[[ ## completed ## ]]'
     """
     if style == "json":
         return json.dumps(dict(values), ensure_ascii=False, indent=2)
+    texts = {
+        name: json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, dict | list) else str(value)
+        for name, value in values.items()
+    }
     if style == "xml":
-        return "\n\n".join(_xml(value, name) for name, value in values.items())
-    if style == "plain":
-        return "\n".join(map(_text, values.values()))
-    sections = [f"[[ ## {name} ## ]]\n{_text(value)}" for name, value in values.items()]
-    return "\n\n".join([*sections, "[[ ## completed ## ]]"])
-
-
-# How each adapter closes its request, and how it spells a field there.
-_REQUESTS: dict[Style, tuple[str, str]] = {
-    "chat": ("Respond with the corresponding output fields, starting with the field ", r"`\[\[ ## (\w+) ## \]\]`"),
-    "json": ("Respond with a JSON object in the following order of fields: ", r"`(\w+)`"),
-    "xml": ("Respond with the corresponding output fields wrapped in XML tags ", r"`<(\w+)>`"),
-}
-_OBJECTIVE = "In adhering to this structure, your objective is:"
-_NOTE = r"\{\w+\} +# note: the value you produce (.*)"
+        # XMLAdapter reads JSON inside a tag.
+        return "\n\n".join(f"<{name}>{escape(text)}</{name}>" for name, text in texts.items())
+    if style == "chat":
+        sections = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]
+        return "\n\n".join([*sections, "[[ ## completed ## ]]"])
+    return "\n".join(texts.values())
 
 
 @dataclass(frozen=True)
-class _Description:
-    instructions: str
-    inputs: tuple[str, ...]
-    schemas: dict[str, Schema]
+class Shown:
+    """One proposal as an aggregator's prompt shows it: its label, how many gave it, and its fields as text."""
+
+    label: str
+    support: int
+    fields: Mapping[str, str]
+
+    @property
+    def answer(self) -> str:
+        """What it answers: the field of that name, else all that is no reasoning."""
+        answers = {name: text for name, text in self.fields.items() if name not in THOUGHTS}
+        return answers.get("answer", "\n".join(answers.values()))
+
+    def gives(self, answer: str) -> bool:
+        """Whether one of its fields is this answer, or a list of nothing else."""
+        texts = (text.strip('[]"\n ') for name, text in self.fields.items() if name not in THOUGHTS)
+        return any(same_answer(text, answer) for text in texts)
 
 
-def _turns(request: Request) -> tuple[str, list[tuple[str, str]]]:
-    """Return the system text, and each user turn with the answer to it (none to the last)."""
-    texts = [_system_text(request)]
+def read_proposals(text: str) -> list[Shown]:
+    r"""Return the proposals shown in a text.
+
+    Example:
+        >>> read_proposals("Proposal P1 (given by 2 of 3 proposers):\n«««\nreasoning: ...\nanswer: 42\n»»»")
+        [Shown(label='P1', support=2, fields={'reasoning': '...', 'answer': '42'})]
+    """
+    return [
+        Shown(label, int(support or 1), _sections(r"^(\w+): ?", body) or {"answer": body.strip()})
+        for label, support, body in _PROPOSAL.findall(text)
+    ]
+
+
+def group(proposals: Sequence[Shown]) -> list[list[Shown]]:
+    """Return the proposals grouped by equal answers, the most supported group first."""
+    groups: list[list[Shown]] = []
+    for proposal in proposals:
+        same = next((found for found in groups if same_answer(found[0].answer, proposal.answer)), None)
+        if same is None:
+            groups.append([proposal])
+        else:
+            same.append(proposal)
+    return sorted(groups, key=lambda found: -sum(proposal.support for proposal in found))
+
+
+# How each adapter closes its request.
+_REQUESTS: dict[Style, str] = {
+    "chat": "Respond with the corresponding output fields, starting with the field ",
+    "json": "Respond with a JSON object in the following order of fields: ",
+    "xml": "Respond with the corresponding output fields wrapped in XML tags ",
+}
+_LISTED = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
+_PROPOSAL = re.compile(
+    r"^Proposal (\w+)(?: \(given by (\d+) of \d+[^)]*\))?:\s*«««\n(.*?)\n?»»»",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def _text(parts: object) -> str:
+    if isinstance(parts, Sequence) and not isinstance(parts, str):
+        return "\n".join(str(getattr(part, "text", "")) for part in parts)
+    return str(parts or "")
+
+
+def _turns(request: Request) -> list[tuple[str, str]]:
+    """Return what the user said at each turn and what was answered; nothing yet to the last."""
     turns: list[tuple[str, str]] = []
     for message in request.messages:
-        if message.role == "developer":
-            texts.append(_message_text(message))
+        if message.role == "user":
+            turns.append((_text(message.parts), ""))
         elif message.role == "assistant" and turns:
-            turns[-1] = (turns[-1][0], _message_text(message))
-        elif message.role == "user":
-            turns.append((_message_text(message), ""))
-    return "\n".join(texts), turns or [("", "")]
-
-
-def _system_text(request: Request) -> str:
-    system = request.system
-    return system if isinstance(system, str) else "\n".join(str(getattr(part, "text", "")) for part in system or ())
-
-
-def _message_text(message: Message) -> str:
-    return "\n".join(str(getattr(part, "text", "")) for part in message.parts)
+            turns[-1] = turns[-1][0], _text(message.parts)
+    return turns or [("", "")]
 
 
 # Reading the same system message again for every question would cost more than all the rest.
 @lru_cache(maxsize=256)
-def _describe(system: str, style: Style) -> _Description:
-    head, _, objective = system.partition(_OBJECTIVE)
-    fields, _, structure = head.partition("All interactions will be structured in the following way")
-    inputs, _, outputs = fields.partition("Your output fields are:")
-    schemas = {name: schema_of_annotation(annotation) for name, annotation in _LISTED.findall(outputs)}
-    for name, text in _structure(structure, style).items():
-        note = re.fullmatch(_NOTE, text)
-        if note:
-            schemas[name] = schema_of_note(note[1])
-        elif schemas.get(name) is None and style == "xml":
-            schemas[name] = schema_of_xml(text)
+def _describe(system: str, style: Style) -> tuple[str, list[str], dict[str, Schema]]:
+    """Return the instructions, the names of the inputs, and the outputs with their schemas."""
+    head, _, objective = system.partition("In adhering to this structure, your objective is:")
+    listed, _, structure = head.partition("All interactions will be structured in the following way")
+    inputs, _, outputs = listed.partition("Your output fields are:")
     instructions = "\n".join(line.removeprefix(" " * 8) for line in objective.splitlines()).strip()
-    known = {name: schema for name, schema in schemas.items() if schema is not None}
-    return _Description(instructions, tuple(name for name, _ in _LISTED.findall(inputs)), known)
+    schemas = _schemas(structure, style)
+    named = {name: schemas.get(name, {"type": "string"}) for name in _LISTED.findall(outputs)}
+    return instructions, _LISTED.findall(inputs), named
 
 
-_LISTED = re.compile(r"^\d+\. `(\w+)` \((.*?)\):", re.MULTILINE)
+def _schemas(structure: str, style: Style) -> dict[str, Schema]:
+    """Return the types that the adapter shows in the place of the fields; those of text it leaves out."""
+    schemas: dict[str, Schema] = {}
+    for name, note in re.findall(r"\{(\w+)\} +# note: the value you produce (.*)", structure):
+        # JSONAdapter's note stands inside a JSON string.
+        schemas[name] = _schema_of_note(json.loads('"' + note.rstrip(",")) if style == "json" else note)
+    if style == "xml":
+        for line, name in re.findall(r"^(<(\w+)>.+</\2>)$", structure, re.MULTILINE):
+            # Of an object without named fields it shows nothing but dots.
+            schemas[name] = _schema_of_element(ET.fromstring(line)) or {"type": "object"}
+    return schemas
 
 
-def _structure(text: str, style: Style) -> dict[str, str]:
-    """Return what the system message shows in the place of each field."""
-    if style == "json":
-        _, _, template = text.partition("Outputs will be a JSON object with the following fields.")
-        try:
-            shown = json.JSONDecoder().raw_decode(template.strip())[0]
-        except ValueError:
-            return {}
-        return {name: str(value) for name, value in shown.items()} if isinstance(shown, dict) else {}
-    pattern = r"^<(\w+)>\n?(.*)\n?</\1>$" if style == "xml" else r"^\[\[ ## (\w+) ## \]\]\n(.*)$"
-    return dict(re.findall(pattern, text, re.MULTILINE))
+def _schema_of_note(note: str) -> Schema:
+    opening, _, rest = note.partition(": ")
+    if opening.endswith("one of"):
+        return {"enum": rest.split("; ")}
+    if opening.endswith("JSON schema"):
+        schema = json.loads(rest)
+        return _resolve(schema, schema.get("$defs", {}))
+    return {"type": {"must be True or False": "boolean", "must be a single int value": "integer"}.get(note, "number")}
 
 
-def _schemas_of_format(response_format: Mapping[str, Any] | None) -> dict[str, Schema]:
-    schema = (response_format or {}).get("schema")
-    if not isinstance(schema, Mapping):
-        return {}
-    definitions = {"$defs": schema.get("$defs", {})}
-    return {name: {**definitions, **field} for name, field in schema.get("properties", {}).items()}
+def _schema_of_element(element: ET.Element) -> Schema:
+    """Return the schema of XMLAdapter's picture of a nested value, which shows names but no types."""
+    children = {child.tag: _schema_of_element(child) for child in element}
+    if set(children) == {"item"}:
+        return {"type": "array", "items": children["item"]}
+    return {"type": "object", "properties": children, "required": list(children)} if children else {}
+
+
+def _resolve(schema: Any, definitions: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """Return the schema with its references written out; a model inside itself may be anything."""
+    if isinstance(schema, list):
+        return [_resolve(part, definitions, inside) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        name = schema["$ref"].rsplit("/", 1)[-1]
+        return {} if name in inside else _resolve(definitions[name], definitions, (*inside, name))
+    return {key: _resolve(part, definitions, inside) for key, part in schema.items() if key != "$defs"}
 
 
 def _values(text: str, names: Sequence[str], style: Style) -> dict[str, str]:
@@ -177,29 +226,13 @@ def _values(text: str, names: Sequence[str], style: Style) -> dict[str, str]:
     if style == "xml":
         found = ((name, re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)) for name in names)
         return {name: match[1] for name, match in found if match}
-    parts = re.split(rf"^\[\[ ## ({'|'.join(names)}) ## \]\]$", text, flags=re.MULTILINE) if names else [text]
-    values: dict[str, str] = {}
+    return _sections(rf"^\[\[ ## ({'|'.join(names)}) ## \]\]$", text)
+
+
+def _sections(heading: str, text: str) -> dict[str, str]:
+    """Return what stands under each heading; of equal ones, under the first."""
+    parts = re.split(heading, text, flags=re.MULTILINE)
+    sections: dict[str, str] = {}
     for name, value in zip(parts[1::2], parts[2::2], strict=True):
-        values.setdefault(name, value.strip())
-    return values
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return "null"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-
-
-def _xml(value: object, tag: str, key: str | None = None) -> str:
-    attribute = f" key={quoteattr(key)}" if key is not None else ""
-    if isinstance(value, list):
-        inner = "".join(_xml(item, "item") for item in value)
-    elif isinstance(value, dict):
-        names = {str(name): item for name, item in value.items()}
-        inner = "".join(
-            _xml(item, name) if name.isidentifier() and name.isascii() else _xml(item, "entry", name)
-            for name, item in names.items()
-        )
-    else:
-        inner = "" if value is None else escape(str(value))
-    return f"<{tag}{attribute}>{inner}</{tag}>"
+        sections.setdefault(name, value.strip())
+    return sections

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError, LMError, is_retryable_lm_error
 
 from moa_dspy.concurrency import Batch, Call, Steps
@@ -16,6 +15,7 @@ from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
 from moa_dspy.results import Proposal
 from moa_dspy.rollouts import Rollout, compose, resample, rollout_of
 from moa_dspy.signatures import PROPOSALS
+from moa_dspy.usage import METER, Meter, watch_lm
 from moa_dspy.values import IncompleteProposal, as_text, typed_outputs
 
 __all__ = ["FAILED", "Reply", "Unusable", "ask_aggregator", "fields_of"]
@@ -88,7 +88,10 @@ def fields_of(predictor: dspy.Module) -> dict[str, Any]:
     return {name: field for one in predictors for name, field in one.signature.fields.items()}
 
 
-class _Repair(BaseCallback):
+_UNREAD = "aggregator"
+
+
+class _Repair:
     """The one repair that a question may have.
 
     Most of DSPy's adapters ask again in JSON by themselves if they cannot read a reply. That is the
@@ -96,18 +99,17 @@ class _Repair(BaseCallback):
     """
 
     def __init__(self) -> None:
-        super().__init__()
         self._adapter = dspy.settings.adapter or dspy.ChatAdapter()
         self._falls_back = not isinstance(self._adapter, dspy.JSONAdapter) and bool(
             getattr(self._adapter, "use_json_adapter_fallback", False)
         )
         self._asked_again = False
-        self._surplus_calls = 0
+        self._askings: list[Any] = []
 
     @property
     def is_made(self) -> bool:
         """Whether the question was asked again."""
-        return self._asked_again or (self._falls_back and self._surplus_calls > 0)
+        return self._asked_again or (self._falls_back and any(lm.asked > 1 for lm in self._askings))
 
     def helps(self, error: Exception) -> bool:
         """Whether to ask again after this error."""
@@ -130,17 +132,17 @@ class _Repair(BaseCallback):
         """
         settings: dict[str, Any] = {}
         lm, rollout = dspy.settings.lm, 2 * lap + self._asked_again
-        self._surplus_calls -= 1
         if lm is not None:
             asked = compose(rollout_of(lm), _another_rollout(lm, rollout)) if rollout else None
-            settings["lm"] = resample(lm, asked, callbacks=[*lm.callbacks, self])
+            meter = dspy.settings.get(METER)
+            # A meter that sees all calls anyway would count a watched one twice: what this one counts nobody reads.
+            meter = Meter(_UNREAD, everywhere=False) if meter is None or meter.everywhere else meter
+            self._askings.append(watch_lm(resample(lm, asked), meter))
+            settings["lm"] = self._askings[-1]
         if self.is_made and self._falls_back:
             settings["adapter"] = copy.copy(self._adapter)
             settings["adapter"].use_json_adapter_fallback = False
         return settings
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._surplus_calls += 1
 
 
 def _another_rollout(lm: dspy.BaseLM, number: int) -> Rollout:

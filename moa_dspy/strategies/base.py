@@ -13,7 +13,7 @@ from moa_dspy.results import Element, Proposal
 from moa_dspy.strategies.asking import Complaint, Narrow, Reply, ask_aggregator
 
 if TYPE_CHECKING:
-    from moa_dspy.ballots import Tally
+    from moa_dspy.strategies.counting import Tally
 
 __all__ = ["Case", "Strategy", "Verdict"]
 

@@ -10,12 +10,13 @@ import dspy
 
 from moa_dspy.concurrency import Steps
 from moa_dspy.escaping import escaper
-from moa_dspy.merging import Merged, merge
 from moa_dspy.rendering import Rendering
 from moa_dspy.results import Element
 from moa_dspy.signatures import ELEMENTS, SETTLED, fusion_signature, without
+from moa_dspy.strategies.answers import Answer, answer_of, output_types
 from moa_dspy.strategies.asking import Reply, fields_of
 from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.strategies.merging import Merged, merge_outputs
 from moa_dspy.values import as_text
 
 __all__ = ["Fusion"]
@@ -24,23 +25,38 @@ __all__ = ["Fusion"]
 class Fusion(Strategy):
     """Compatible elements are merged; `metadata.elements` holds each with the proposals that support it.
 
-    Structured outputs are merged in code, field by field: what all agree on is kept, scalars vote,
-    lists unite. Only fields in conflict, differing texts among them, go to the aggregator: one call,
-    none if nothing is in conflict. It takes the proposals apart (consensus, contradictions, unique
-    points) before it composes the answer; cf. Jiang et al., "LLM-Blender" (2023), for fusing.
+    Structured outputs are merged in code, field by field: a value that most agree on is kept, lists are merged in
+    the order that they share. Only fields in conflict, differing texts among them, go to the aggregator: one call,
+    none if nothing is in conflict. It takes the proposals apart (consensus, contradictions, unique points) before it
+    composes the answer; cf. Jiang et al., "LLM-Blender" (2023), for fusing. Outputs that explain or grade the others
+    (`ballot.left_out`) follow the proposal that says most of what was merged.
+
+    Args:
+        min_support: How many proposals must hold an item of a list, or a key of a dict, for it to stay.
+
+    Raises:
+        ValueError: If `min_support` is less than 1.
     """
 
     name = "fusion"
     needs_aggregator = True
+    asks_one_lm = True
+    ballot: Answer | None = None
+    """Once bound: the output fields that are merged, and those that follow them."""
+
+    def __init__(self, min_support: int = 1) -> None:
+        super().__init__()
+        if not isinstance(min_support, int) or isinstance(min_support, bool) or min_support < 1:
+            raise ValueError(f"min_support={min_support!r} keeps what nobody says. Give a whole number from 1.")
+        self.min_support = min_support
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
+        self.ballot = answer_of(task)
         self.fuse = dspy.Predict(fusion_signature(task))
 
     def decide(self, case: Case) -> Steps[Verdict]:
-        merged = {
-            name: merge({p.id: p.outputs[name] for p in case.proposals}, field.rebuild_annotation(), name)
-            for name, field in case.task.output_fields.items()
-        }
+        outputs = {proposal.id: proposal.outputs for proposal in case.proposals}
+        merged = merge_outputs(outputs, output_types(case.task), self.min_support)
         settled = [name for name, part in merged.items() if not part.conflicts]
         elements = [element for part in merged.values() for element in part.elements]
         if len(settled) == len(merged):

@@ -9,6 +9,7 @@ import dspy
 from moa_dspy.concurrency import Steps
 from moa_dspy.signatures import synthesis_signature
 from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.values import outputs_of
 
 __all__ = ["Synthesis"]
 
@@ -30,7 +31,7 @@ class Synthesis(Strategy):
     def decide(self, case: Case) -> Steps[Verdict]:
         reply = yield from self.ask(self.synthesize, case)
         return Verdict(
-            {name: reply.prediction[name] for name in case.task.output_fields},
+            {name: reply.prediction[name] for name in outputs_of(case.task)},
             order_shown=reply.shown.order,
             shortened=reply.shown.shortened,
             repaired=reply.repaired,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -10,41 +11,53 @@ from typing import Any
 import dspy
 from dspy.adapters.utils import annotation_allows_none
 
-from moa_dspy.ballots import Ballot, Candidate, Tally, count, decided, fields_to_vote_on, free_text
-from moa_dspy.canonical import TOLERANCE
 from moa_dspy.concurrency import Steps
 from moa_dspy.rendering import Rendering
 from moa_dspy.results import Proposal
 from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
+from moa_dspy.strategies.annotations import free_text
+from moa_dspy.strategies.answers import Answer, answer_of, output_types, type_at, value_at
 from moa_dspy.strategies.asking import Reply, Unusable
 from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.strategies.counting import Ballot, Candidate, Tally, count, decided
+from moa_dspy.strategies.equality import TOLERANCE
+from moa_dspy.strategies.normalizers import Convention, NormalizerName, find_convention
 
 __all__ = ["Voting", "count_votes", "fall_back"]
+
+logger = logging.getLogger(__name__)
 
 
 class Voting(Strategy):
     """The most frequent answer, counted in code; the winner is an actual proposal, value for value.
 
-    Answers are compared by type (see `moa_dspy.ballots`). No aggregator call as a rule; one at most:
-    when free text leaves no strict majority, to say which answers are the same, or when first place is
-    tied. Ties: weight, then the aggregator, then declared order. Without an aggregator none is asked,
-    and with `exact_text` none is asked which answers are the same.
+    Answers are compared by type (see `moa_dspy.strategies.equality`), all output fields together but those that
+    explain or grade the others: `ballot.left_out` names them. Of answers that count as one, the most frequent
+    spelling is returned. No aggregator call as a rule; one at most: when free text leaves no strict majority, to say
+    which answers are the same, or when first place is tied. Ties: weight, then the aggregator, then declared order.
+    Without an aggregator none is asked, and with `exact_text` none is asked which answers are the same.
 
     Args:
-        fields: The output fields that make up a ballot. By default all that can be compared by type,
-            and free text only where there is nothing else.
+        fields: The output fields that make up a ballot, or paths into them (`"label.name"`). By default all but
+            those that explain or grade (`reasoning`, `confidence`, ...), at every depth.
         weights: Agent -> what its vote counts (1 if not named).
         early_stop: Return as soon as the lead cannot be overtaken; the rest is cancelled or abandoned.
         tolerance: How far two numbers may differ and still be the same, as a share of the larger.
-        exact_text: Compare text letter by letter, as for code or passwords. Otherwise case and white
-            space are folded, and empty text and refusals abstain.
+        exact_text: Compare text letter by letter, as for code or passwords. Otherwise case, white space and invisible
+            characters are folded, and empty text and refusals abstain.
+        normalize: What makes a field's value comparable first: a function, or `"number"`, `"choice"`, `"latex"` or
+            `"date"` (see `NORMALIZERS`), by which `$1,000` and `1000` are one answer. The value returned is as it was.
 
     Raises:
-        ValueError: If a weight or the tolerance is negative or not finite, or no field is named; at
-            binding, if a field or an agent is unknown.
+        ValueError: If a weight or the tolerance is negative or not finite, no field is named, or `normalize` is no
+            name that there is; at binding, if a field or an agent is unknown.
+        TypeError: If `normalize` is neither a name nor a function.
     """
 
     name = "voting"
+    asks_one_lm = True
+    ballot: Answer | None = None
+    """Once bound: the output fields that make up a ballot, and the paths of what is left out."""
 
     def __init__(
         self,
@@ -54,6 +67,7 @@ class Voting(Strategy):
         early_stop: bool = False,
         tolerance: float = TOLERANCE,
         exact_text: bool = False,
+        normalize: Convention | NormalizerName | None = None,
     ) -> None:
         super().__init__()
         numbers = {"tolerance": tolerance, **{f"weight of {agent!r}": w for agent, w in (weights or {}).items()}}
@@ -62,57 +76,66 @@ class Voting(Strategy):
                 raise ValueError(f"The {what} is {number}: the count would mean nothing. Give 0 or more.")
         if fields is not None and (isinstance(fields, str) or not fields):
             raise ValueError(f"fields={fields!r} names no output fields to vote on. Give a list, or none at all.")
+        find_convention(normalize)
         self.fields = None if fields is None else list(fields)
         self.weights = dict(weights or {})
         self.early_stop = early_stop
         self.tolerance = tolerance
         self.exact_text = exact_text
+        self.normalize: Convention | NormalizerName | None = normalize
+        self.group: dspy.Predict | None = None
+        self.break_tie: dspy.Predict | None = None
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
-        _refuse_unknown("field", self.fields or (), task.output_fields)
-        _refuse_unknown("agent", self.weights, agents)
-        if not self.has_aggregator:
-            return
-        if any(free_text(field.annotation) for field in task.output_fields.values()):
-            self.group = dspy.Predict(voting_signature(task))
-        self.break_tie = dspy.Predict(selection_signature(task))
+        if unknown := [agent for agent in self.weights if agent not in agents]:
+            raise ValueError(
+                f"Voting names the agent {unknown[0]!r}, which there is not, so it would count for nothing. "
+                f"Known: {', '.join(agents)}."
+            )
+        self.ballot = answer_of(task, self.fields)
+        if self.ballot.left_out:
+            logger.info("The vote leaves out %s. Name in fields= what should count.", ", ".join(self.ballot.left_out))
+        # An optimizer would tune predictors that nobody asks, and pay for it.
+        is_free = self.has_aggregator and any(free_text(kind) for kind in output_types(task).values())
+        self.group = dspy.Predict(voting_signature(task)) if is_free else None
+        self.break_tie = dspy.Predict(selection_signature(task)) if self.has_aggregator else None
 
     def decide(self, case: Case) -> Steps[Verdict]:
         tally = self.count(case)
         reply: Reply | None = None
         if case.has_aggregator and len(tally.candidates) > 1:
-            if tally.majority is None and self._may_be_reworded(case):
-                signature: Any = self.group.signature
-                reply = yield from self.ask(
-                    self.group,
-                    case,
-                    narrow=lambda shown: grouped_among(signature, tuple(shown.labels)),
-                    complaint=_overlap,
-                )
+            if tally.majority is None and self.group is not None and self._may_be_reworded(case):
+                reply = yield from self._ask_for_groups(self.group, case)
                 tally = self._regrouped(case, tally, reply)
-            elif len(tally.tied) > 1:
-                reply = yield from self._tie_break(case, tally.tied)
+            elif len(tally.tied) > 1 and self.break_tie is not None:
+                reply = yield from self._ask_for_best(self.break_tie, case, tally.tied)
                 tally = _led_by(tally, reply.shown.labels[reply.prediction[CHOICE]][0].id)
         return self.verdict(case, tally, reply)
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
         return decided(self.count(case), math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
 
-    def count(self, case: Case, groups: Sequence[Collection[str]] | None = None) -> Tally:
+    def count(self, case: Case, groups: Sequence[Collection[str]] = ()) -> Tally:
         """Count the proposals; those that did not come abstain.
 
         Args:
             case: What was asked for and what came.
             groups: Ids of proposals that are known to say the same.
         """
-        names = self._ballot_fields(case)
-        values = {p.id: {name: p.outputs.get(name) for name in names} for p in case.proposals}
+        types = self._ballot_types(case)
+        values = {p.id: {path: value_at(p.outputs, path) for path in types} for p in case.proposals}
         ballots = [
-            Ballot(id, values.get(id, dict.fromkeys(names)), self.weights.get(agent, 1.0))
+            Ballot(id, values.get(id, dict.fromkeys(types)), self.weights.get(agent, 1.0))
             for id, agent in case.asked.items()
         ]
-        annotations = {name: case.task.output_fields[name].annotation for name in names}
-        return count(ballots, annotations, tolerance=self.tolerance, groups=groups, exact_text=self.exact_text)
+        return count(
+            ballots,
+            types,
+            tolerance=self.tolerance,
+            groups=groups,
+            exact_text=self.exact_text,
+            convention=find_convention(self.normalize),
+        )
 
     def verdict(self, case: Case, tally: Tally, reply: Reply | None = None) -> Verdict:
         """The leading proposal, and how it came to lead.
@@ -135,21 +158,31 @@ class Voting(Strategy):
         )
 
     def _says_none(self, case: Case, proposal: Proposal) -> bool:
-        fields = case.task.output_fields
         return all(
-            proposal.outputs[name] is None and annotation_allows_none(fields[name].annotation)
-            for name in self._ballot_fields(case)
+            value_at(proposal.outputs, path) is None and annotation_allows_none(kind)
+            for path, kind in self._ballot_types(case).items()
         )
 
-    def _ballot_fields(self, case: Case) -> Sequence[str]:
-        if self.fields is not None:
-            return self.fields
-        return fields_to_vote_on({name: field.annotation for name, field in case.task.output_fields.items()})
+    def _ballot_types(self, case: Case) -> dict[str, Any]:
+        types = output_types(case.task)
+        return {path: type_at(types, path) for path in answer_of(case.task, self.fields).fields}
 
     def _may_be_reworded(self, case: Case) -> bool:
-        if self.exact_text:
-            return False
-        return any(free_text(case.task.output_fields[name].annotation) for name in self._ballot_fields(case))
+        return not self.exact_text and any(free_text(kind) for kind in self._ballot_types(case).values())
+
+    def _ask_for_groups(self, group: dspy.Predict, case: Case) -> Steps[Reply]:
+        signature: Any = group.signature
+        return self.ask(
+            group,
+            case,
+            narrow=lambda shown: grouped_among(signature, tuple(shown.labels)),
+            complaint=_find_overlap,
+        )
+
+    def _ask_for_best(self, break_tie: dspy.Predict, case: Case, tied: Sequence[Candidate]) -> Steps[Reply]:
+        signature: Any = break_tie.signature
+        leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tied])
+        return self.ask(break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)))
 
     def _regrouped(self, case: Case, tally: Tally, reply: Reply) -> Tally:
         groups = [
@@ -160,11 +193,6 @@ class Voting(Strategy):
         # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
         best = reply.shown.labels[reply.prediction[BEST]][0].id
         return _led_by(grouped, best) if any(best in tied.voters for tied in grouped.tied) else grouped
-
-    def _tie_break(self, case: Case, tied: Sequence[Candidate]) -> Steps[Reply]:
-        signature: Any = self.break_tie.signature
-        leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tied])
-        return self.ask(self.break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)))
 
 
 def count_votes(case: Case) -> Tally:
@@ -183,16 +211,7 @@ def _led_by(tally: Tally, id: str) -> Tally:
     return replace(tally, candidates=tuple(candidates))
 
 
-def _overlap(prediction: dspy.Prediction, shown: Rendering) -> str | None:
+def _find_overlap(prediction: dspy.Prediction, shown: Rendering) -> str | None:
     labels = [label for group in prediction[GROUPS] for label in set(group)]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     return f"{', '.join(twice)} stand in two groups of answers at once." if twice else None
-
-
-def _refuse_unknown(what: str, names: Collection[str], known: Collection[str]) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise ValueError(
-            f"Voting names the {what} {unknown[0]!r}, which there is not, so it would count for nothing. "
-            f"Known: {', '.join(known)}."
-        )

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import mlflow
 
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 
 __all__ = [
     "LIMIT",

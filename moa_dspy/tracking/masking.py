@@ -11,8 +11,7 @@ from typing import Any
 import dspy
 from pydantic import BaseModel
 
-from moa_dspy.models import mask, secret_values
-from moa_dspy.secrets import is_secret
+from moa_dspy.secrets import is_secret, mask, secret_values
 
 __all__ = ["Mask"]
 

@@ -11,11 +11,10 @@ from typing import Any
 import dspy
 
 from moa_dspy.agent import Agent, adopt_lms
+from moa_dspy.lm_data import describe_lm
 from moa_dspy.moa import MoA
-from moa_dspy.models import mask, secret_values
-from moa_dspy.saving.keyless import without_secrets
-from moa_dspy.saving.lm_state import lm_state
-from moa_dspy.saving.mixture_state import MixtureState
+from moa_dspy.saved_mixture import describe_mixture
+from moa_dspy.secrets import mask, secret_values, without_secrets
 from moa_dspy.values import to_jsonable
 
 from .naming import metric_names
@@ -35,16 +34,18 @@ def config_of(moa: MoA) -> dict[str, Any]:
         ('synthesis', 'simulated/alice')
     """
     adopt_lms(moa.agents)
-    saved = MixtureState(moa).saved().state()
+    mixture = describe_mixture(moa)
+    saved = mixture.config
+    strategy = saved["aggregation_strategy"]
     config = {
         "signature": moa.signature.signature,
-        "strategy": {**saved["strategy"].pop("options", {}), **saved["strategy"]},
+        "strategy": {"name": strategy} if isinstance(strategy, str) else strategy,
         "layers": saved["layers"],
         "num_proposals_per_model": saved["num_proposals_per_model"],
         "use_specialized_prompts": saved["use_specialized_prompts"],
         "limits": saved["limits"],
         "versions": {name: importlib.metadata.version(name) for name in ("dspy", "mlflow")}
-        | {"moa_dspy": saved["version"]},
+        | {"moa_dspy": mixture.version},
         "agents": {name: _agent(agent) for name, agent in _named(moa)},
         "fields": saved["signature"],
     }
@@ -93,8 +94,8 @@ def _named(moa: MoA) -> Iterator[tuple[str, Agent]]:
 
 
 def _agent(agent: Agent) -> dict[str, Any]:
-    saved = lm_state(agent.lm)
-    settings = {name: value for name, value in (saved.lm or {}).items() if name not in ("model", "_dspy_lm_class")}
+    saved = None if agent.lm is None else describe_lm(agent.lm)
+    settings = {} if saved is None else {name: value for name, value in saved.entry.items() if name != "model"}
     for engine in ("engine", "async_engine"):
         if isinstance(settings.get(engine), Mapping):  # one of somebody's own: what its state holds is not for all eyes
             settings[engine] = settings[engine].get("class")
@@ -102,7 +103,7 @@ def _agent(agent: Agent) -> dict[str, Any]:
     return {
         **({} if agent.model is None else {"model": agent.model}),
         **settings,
-        **({"left_out": saved.left_out} if saved.left_out else {}),
+        **({"left_out": saved.left_out} if saved is not None and saved.left_out else {}),
         **({"models": list(inner)} if inner else {}),
         **({"instructions": agent.instructions} if agent.instructions else {}),
         "program": type(agent.program).__name__,

@@ -14,8 +14,8 @@ from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import MoAError
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
 from moa_dspy.results import MoAMetadata
+from moa_dspy.secrets import redact
 from moa_dspy.tracking.columns import ACCOUNT, CONCURRENCY, OUTPUTS, Columns
 
 __all__ = ["PROGRAM", "MixtureProgram"]

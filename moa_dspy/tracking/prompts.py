@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from moa_dspy.agent import adopt_lms
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 from moa_dspy.values import as_text, to_jsonable
 
 from .guard import Guard, bounded

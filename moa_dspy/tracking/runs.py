@@ -15,7 +15,8 @@ from mlflow.dspy.callback import MlflowCallback
 from mlflow.dspy.util import log_dspy_dataset, log_dummy_model_outputs, save_dspy_module_state
 from mlflow.exceptions import MlflowException
 
-from moa_dspy.saving.keyless import keyless, keyless_lm
+from moa_dspy.secrets import strip_lm as keyless_lm
+from moa_dspy.secrets import strip_module as keyless
 from moa_dspy.tracking.active import deactivate
 from moa_dspy.tracking.guard import Guard
 from moa_dspy.tracking.losses import Losses

@@ -8,8 +8,8 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.models import mask, secret_values
 from moa_dspy.results import MoAMetadata
+from moa_dspy.secrets import mask, secret_values
 from moa_dspy.values import as_text
 
 __all__ = ["ROWS", "ProposalTable"]

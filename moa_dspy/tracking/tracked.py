@@ -12,7 +12,7 @@ import dspy
 import mlflow
 
 from moa_dspy.moa import MoA
-from moa_dspy.models import redact
+from moa_dspy.secrets import redact
 from moa_dspy.usage import LMCall, Usage
 
 from .active import activate, deactivate

@@ -34,13 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from moa_dspy import MoA
-from moa_dspy.concurrency import run_side_by_side
+from moa_dspy.usage import metered
 from moa_dspy.evaluation.metrics import as_metric
+from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.optimizers import Scored, Specialize, specialized
 from moa_dspy.simulated import simulated_lm
-from moa_dspy.simulated.question_bank import TEMPLATES
-from moa_dspy.simulated.questions import bundled_questions
-from moa_dspy.usage import metered
+from moa_dspy.simulated.questions import bundled_questions, held_back_questions
 
 PROPOSERS = ("alice", "bob", "carol", "dave")
 
@@ -66,20 +65,6 @@ def split(seed: int, train: int = 48) -> tuple[list[dspy.Example], list[dspy.Exa
     questions = bundled_questions()
     random.Random(seed).shuffle(questions)
     return questions[:train], questions[train:]
-
-
-def fresh(each: int = 12) -> list[dspy.Example]:
-    """Questions that are not bundled, of each wording so many, or as many as there are."""
-    seen = {example.question.casefold() for example in bundled_questions()}
-    found = []
-    for template in TEMPLATES:
-        new: dict[str, dspy.Example] = {}
-        for attempt in range(20 * each):
-            question = template.read(template.text.format_map(template.sample(f"{template.text} held back {attempt}")))
-            if question is not None and question.text.casefold() not in seen and len(new) < each:
-                new[question.text] = dspy.Example(question=question.text, answer=question.answer, kind=question.kind)
-        found += [example.with_inputs("question") for example in new.values()]
-    return found
 
 
 def scores(moa: MoA, examples: Sequence[dspy.Example]) -> tuple[float, float]:
@@ -196,7 +181,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="balanced")
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    held = fresh()
+    held = held_back_questions()
     runs = [run(seed, options.recipe, held) for seed in range(options.seeds)]
     console = Console()
     console.print(f"SIMULATED models. {len(held)} held-back questions, {options.seeds} seeds, recipe {options.recipe}.")

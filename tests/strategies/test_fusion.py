@@ -89,11 +89,28 @@ def test_elements_name_the_proposals_behind_their_labels(adapter: dspy.Adapter) 
 
     fake = FakeLM("judge", judge)
     with dspy.context(adapter=adapter):
-        verdict = decide(Fusion(), case_of(QA, *answers("x", "y", "x")), fake)
-    assert [(*e.supported_by,) for e in verdict.elements] == [("a", "c", "b"), ("a", "c"), ()]
+        verdict = decide(Fusion(), case_of(QA, *answers("x", "y", "x", "y")), fake)
+    assert [(*e.supported_by,) for e in verdict.elements] == [("a", "c", "b", "d"), ("a", "c"), ()]
     assert verdict.elements[1] == Element(
         statement="x not y", kind="contradiction", supported_by=["a", "c"], resolution="x: it is checked"
     )
+
+
+def test_an_explanation_alone_is_nothing_to_ask_about() -> None:
+    outputs = [{"reasoning": r, "answer": a} for r, a in (("p", "x"), ("q", "y"), ("r", "Y"))]
+    verdict = decide(Fusion(), case_of("question -> reasoning, answer", *outputs), FakeLM("judge", []))
+    assert verdict.outputs == {"reasoning": "q", "answer": "y"}
+
+
+def test_what_fewer_say_can_be_left_out() -> None:
+    outputs = [trip(2, "ab"), trip(2, "ac"), trip(2, "a")]
+    assert decide(Fusion(min_support=2), case_of(Trip, *outputs), FakeLM("judge", [])).outputs == trip(2, "a")
+
+
+@pytest.mark.parametrize("number", [0, 1.5, True, "2"])
+def test_a_support_that_makes_no_sense_is_refused(number: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^min_support={number!r} keeps what nobody says"):
+        Fusion(min_support=number)
 
 
 def test_labels_that_were_not_shown_are_asked_about_once_more() -> None:

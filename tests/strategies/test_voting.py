@@ -32,6 +32,11 @@ class Person(BaseModel):
     age: int
 
 
+class Judged(BaseModel):
+    label: str
+    confidence: float
+
+
 def typed(annotation: Any) -> type[dspy.Signature]:
     return task_signature("question -> x").delete("x").append("answer", dspy.OutputField(), annotation)
 
@@ -78,6 +83,18 @@ def prompt_of(prompt: str) -> str:
         pytest.param(["A", "A", "A", "B"], str, "A", id="text that is an article"),
         pytest.param(["-5", "5", "5"], str, "5", id="text with a sign"),
         pytest.param(["Paris", "Rome", "  PARIS"], str, "Paris", id="text in another case"),
+        pytest.param(["bxc3", "Bxc3", "Bxc3"], str, "Bxc3", id="the most frequent spelling"),
+        pytest.param(["other", "42", "\u200b42"], str, "42", id="what nobody sees is no part of an answer"),
+        pytest.param(
+            [
+                Judged(label="ham", confidence=0.5),
+                Judged(label="spam", confidence=0.9),
+                Judged(label="spam", confidence=0.8),
+            ],
+            Judged,
+            Judged(label="spam", confidence=0.9),
+            id="a confidence does not split the vote",
+        ),
         pytest.param([None, 7, None], int | None, 7, id="None abstains"),
     ],
 )
@@ -109,11 +126,45 @@ def test_who_abstains_or_does_not_answer_counts_in_the_agreement(
     assert vote(outputs, int | None, silent=silent).tally.agreement == agreement
 
 
+def test_text_beside_a_typed_field_counts_and_its_explanation_does_not() -> None:
+    outputs = [{"answer": x, "sure": True, "reasoning": f"{n}"} for n, x in enumerate(["Lyon", "Paris", "Paris"])]
+    verdict = decide(Voting(), case_of("q -> reasoning, answer, sure: bool", *outputs))
+    assert verdict.outputs == outputs[1]
+    assert verdict.tally and verdict.tally.agreement == pytest.approx(2 / 3)
+
+
 def test_what_is_voted_on_can_be_named() -> None:
     outputs = [{"n": 1, "m": 5}, {"n": 2, "m": 5}, {"n": 2, "m": 6}]
     case = case_of("q -> n: int, m: int", *outputs)
     assert decide(Voting(["m"]), case).outputs == outputs[0]
     assert decide(Voting(["n"]), case).outputs == outputs[1]
+
+
+def test_what_is_voted_on_can_be_a_part() -> None:
+    outputs = [Judged(label=label, confidence=c) for label, c in (("x", 0.5), ("y", 0.6), ("z", 0.6))]
+    verdict = vote(outputs, Judged, fields=["answer.confidence"])
+    assert verdict.selected == "b"
+    assert verdict.tally.winner.values == {"answer.confidence": 0.6}
+
+
+def test_without_an_aggregator_there_is_nothing_for_an_optimizer_to_tune() -> None:
+    strategy = Voting()
+    strategy.has_aggregator = False
+    strategy.bind(task_signature(QA), ["a"])
+    assert strategy.named_predictors() == []
+    strategy.bind(task_signature(QA), ["a"])
+    assert [name for name, _ in strategy.named_predictors()] == ["group", "break_tie"]
+    strategy.bind(typed(int), ["a"])
+    assert [name for name, _ in strategy.named_predictors()] == ["break_tie"]
+
+
+def test_a_vote_bound_without_an_aggregator_asks_nobody() -> None:
+    case = case_of(QA, *answers("x", "y"))
+    strategy = Voting()
+    strategy.has_aggregator = False
+    strategy.bind(case.task, ["a", "b"])
+    with dspy.context(lm=FakeLM("stray", [])):
+        assert strategy(case=case).selected == "a"
 
 
 # Free text: grouped by the aggregator only where there is no majority.

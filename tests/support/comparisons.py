@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import dspy
 
-from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.records import Answer, Kind, Record, Spent, System
+from moa_dspy.evaluation import Answer, Comparison, System
+from moa_dspy.evaluation.scores import Kind, ScoredRow
+from moa_dspy.recording import Row
+from moa_dspy.usage import LMCall
 
 
 def comparison(
@@ -29,14 +31,17 @@ def comparison(
     """
     kinds, costs = kinds or {}, costs or {}
     systems = [System(name, kinds.get(name, "proposer"), (model,)) for name in scores]
-    records = []
-    for index, row in enumerate(zip(*scores.values(), strict=True)):
+    questions = []
+    for index, column in enumerate(zip(*scores.values(), strict=True)):
         answers = {}
-        for number, (system, score) in enumerate(zip(systems, row, strict=True), start=1):
-            spent = Spent(number, 100.0 * number, 10.0 * number, costs.get(system.name), 0.5 * number, cached)
-            answers[system.name] = Answer(
-                None if score < 0 else {"answer": "x"}, max(score, 0.0), None if system.kind == "oracle" else spent
-            )
-        example = dspy.Example(question=f"question {index}", kind=groups[index % len(groups)] if groups else "")
-        records.append(Record(index + 1, example.with_inputs("question"), {}, answers, []))
-    return Comparison(systems, records, len(records), "exact")
+        for number, (system, score) in enumerate(zip(systems, column, strict=True), start=1):
+            cost = costs[system.name] / number if system.name in costs else None
+            call = LMCall(agent="a", model=model, prompt_tokens=100, completion_tokens=10, cost_usd=cost)
+            call.cache_hit = cached
+            taken = None if system.kind == "oracle" else [call] * number
+            outputs = None if score < 0 else {"answer": "x"}
+            answers[system.name] = Answer(outputs, max(score, 0.0), calls=taken, seconds=0.5 * number)
+        example = dspy.Example(question=f"q{index}", kind=groups[index % len(groups)] if groups else "")
+        row = Row(id=index, inputs={"question": f"q{index}"})
+        questions.append(ScoredRow(row, example.with_inputs("question"), {}, answers))
+    return Comparison(systems, questions, len(questions), "exact")

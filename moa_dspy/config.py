@@ -1,0 +1,268 @@
+"""A mixture as data: what `MoA` takes, as YAML or JSON, and mixtures that are ready to use."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, get_type_hints
+
+import dspy
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+
+from moa_dspy.files import drafting, dump_data, format_of, read_data
+from moa_dspy.limits import Limits
+from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig, name_nearest, refuse
+from moa_dspy.router import RouterEngine, as_engine
+from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
+from moa_dspy.strategies import STRATEGIES, Strategy
+
+__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "naming"]
+
+SAVED: Final = "moa_dspy"
+"""The key of a mixture's own entry in what DSPy saves."""
+
+
+def _checked_strategy(given: Any) -> Any:
+    if not isinstance(given, (str, Mapping)):
+        raise ValueError("a strategy is a name, or a mapping such as {name: selection, rotations: 3}.")
+    name = given if isinstance(given, str) else given.get("name")
+    if not isinstance(name, str) or name not in STRATEGIES:
+        # What stands for a name here may be anything, so it is told only if it is a name.
+        what = f"there is no strategy {name!r}" if isinstance(name, str) else "the strategy has no name"
+        raise ValueError(f"{what}. {name_nearest(name, STRATEGIES)}")
+    if isinstance(given, str):
+        return given
+    constructor = STRATEGIES[name].__init__
+    known = [option for option in inspect.signature(constructor).parameters if option not in ("self", "args", "kwargs")]
+    hints = get_type_hints(constructor)
+    for option, value in given.items():
+        if option not in ("name", *known):
+            raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *known])}")
+        if option in hints:
+            try:
+                TypeAdapter(hints[option]).validate_python(value, strict=True)
+            except ValidationError as error:
+                problem = error.errors()[0]
+                raise ValueError(f"{'.'.join(map(str, (option, *problem['loc'])))}: {problem['msg']}.") from None
+    _strategy_of(given)
+    return to_jsonable_python(given)
+
+
+def _strategy_of(given: str | Mapping[str, Any]) -> Strategy:
+    if isinstance(given, str):
+        return STRATEGIES[given]()
+    return STRATEGIES[given["name"]](**{name: value for name, value in given.items() if name != "name"})
+
+
+def _checked_signature(given: Any) -> Any:
+    if isinstance(given, type) and issubclass(given, dspy.Signature):
+        return describe_signature(given)
+    if isinstance(given, (str, Mapping)):
+        with suppress(UnknownTypes):  # whoever builds the mixture gives them
+            read_signature(given)
+    return given
+
+
+def _checked_router(given: Any) -> Any:
+    return RouterEngine(given).dump_state()["router"] if isinstance(given, (str, Mapping)) else given
+
+
+class MoAConfig(ConfigPart):
+    """A mixture as data: the arguments of `MoA`, and the router that its models may be behind.
+
+    It holds no secrets: keys come from the environment. `proposers`, `aggregator` and `strategy` are read too, as
+    `MoA` calls them.
+
+    Attributes:
+        signature: The task's signature: `"question -> answer: int"`, or a mapping of `inputs`, `outputs` (name -> type)
+            and `instructions`. With it the config is enough to ask.
+        proposer_models: Models that propose, each a name or a `ModelConfig`; one twice gives two answers.
+        aggregator_model: The model that judges; None means `dspy.settings.lm`.
+        num_proposals_per_model: Samples of each proposer.
+        aggregation_strategy: `synthesis`, `selection`, `voting` or `fusion`; or a mapping of its `name` and
+            the options of its constructor: `{name: selection, rotations: 3}`.
+        use_specialized_prompts: Each proposer has a prompt of its own.
+        layers: Layers of proposers; see `MoA`.
+        limits: What the mixture may do.
+        router: What the router is made of that models named `router/GROUP` are behind, as litellm's proxy reads it
+            (`model_list`, `router_settings`), or the path of its file.
+
+    Raises:
+        ValueError: Naming what is wrong, the nearest known key for an unknown one, and never a secret.
+
+    Example:
+        >>> from moa_dspy import MoA
+        >>> config = MoAConfig(proposer_models=["simulated/alice", "simulated/bob"], aggregator_model="simulated/judge")
+        >>> moa = MoA.from_config("question -> answer", config)
+        >>> moa(question="What is the capital of Turkey?").answer
+        'Ankara'
+    """
+
+    signature: Annotated[str | dict[str, Any], BeforeValidator(_checked_signature)] | None = None
+    proposer_models: list[Model] = Field(min_length=1)
+    aggregator_model: Model | None = None
+    num_proposals_per_model: int = Field(default=1, ge=1, le=10_000)
+    aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(_checked_strategy)] = "synthesis"
+    use_specialized_prompts: bool = False
+    layers: int = Field(default=1, ge=1, le=100)
+    limits: Limits = Field(default_factory=Limits)
+    router: Annotated[str | dict[str, Any], BeforeValidator(_checked_router)] | None = None
+
+    @classmethod
+    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        for alias, name in _ALIASES.items():
+            if alias in data and name in data:
+                raise refuse(((alias,), f"this is {name} by another name. Give one of the two."))
+        return {_ALIASES.get(name, name): value for name, value in data.items()}
+
+    @classmethod
+    def load(cls, path: str | Path) -> MoAConfig:
+        """Read a `.yaml`, `.yml` or `.json` file: a config, or a mixture that `MoA.save` wrote.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: Naming the file and the key; of a saved mixture, why it is no config.
+        """
+        data = read_data(path)
+        with naming(path):
+            if SAVED in data:
+                from moa_dspy.saved_mixture import SavedMixture
+
+                return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
+            return cls.model_validate(data)
+
+    @classmethod
+    def preset(cls, name: str) -> MoAConfig:
+        """The preset of this name; see `PRESETS`.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"There is no preset {name!r}. {name_nearest(name, PRESETS)}")
+        return PRESETS[name].config.model_copy()
+
+    def save(self, path: str | Path) -> None:
+        """Write a `.yaml`, `.yml` or `.json` file that `load` reads."""
+        target = Path(path).resolve()
+        text = dump_data(self._data(), format_of(target))
+        with drafting(target) as draft:
+            draft.write_text(text, encoding="utf-8")
+            os.replace(draft, target)
+
+    def to_yaml(self) -> str:
+        """The config as YAML."""
+        return dump_data(self._data(), "YAML")
+
+    def to_json(self) -> str:
+        """The config as JSON."""
+        return dump_data(self._data(), "JSON")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
+        """A copy with other settings; checked, unlike pydantic's own."""
+        return self.model_validate({**dict(self), **(update or {})})
+
+    def arguments(
+        self,
+        router: Any = None,
+        signature: str | type[dspy.Signature] | None = None,
+        *,
+        allow_unsafe_lm_state: bool = False,
+    ) -> dict[str, Any]:
+        """The keyword arguments of `MoA`, the signature only if there is one.
+
+        Args:
+            router: A `litellm.Router`, or what one is made of, instead of the config's own.
+            signature: The task's signature, instead of the config's own.
+            allow_unsafe_lm_state: Whether classes that `lm_state` names may be imported.
+
+        Raises:
+            ValueError: If a model cannot be made, or names a group that no router has.
+        """
+        router = self.router if router is None else router
+        engine = None if router is None else as_engine(router)
+        unsafe = allow_unsafe_lm_state
+        if signature is None and self.signature is not None:
+            signature = read_signature(self.signature)
+        entries = [_entry(model) for model in self.proposer_models]
+        judge = None if self.aggregator_model is None else _entry(self.aggregator_model)
+        return {
+            **({} if signature is None else {"signature": signature}),
+            "proposers": [entry.agent(engine, allow_unsafe_lm_state=unsafe) for entry in entries],
+            "aggregator": judge and judge.agent(engine, allow_unsafe_lm_state=unsafe),
+            "strategy": _strategy_of(self.aggregation_strategy),
+            "num_proposals_per_model": self.num_proposals_per_model,
+            "use_specialized_prompts": self.use_specialized_prompts,
+            "layers": self.layers,
+            "limits": self.limits,
+        }
+
+    def _data(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A mixture that is ready to use.
+
+    Attributes:
+        about: What it is, in a sentence.
+        config: What to build.
+    """
+
+    about: str
+    config: MoAConfig
+
+    @property
+    def calls(self) -> int:
+        """LM calls of one answer, if nothing fails."""
+        config = self.config
+        return len(config.proposer_models) * config.num_proposals_per_model * config.layers + 1
+
+
+def as_config(config: MoAConfig | str | Path) -> MoAConfig:
+    """The config: as it is, by a preset's name, or from a file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is no config.
+    """
+    if isinstance(config, MoAConfig):
+        return config
+    is_name = isinstance(config, str) and not Path(config).suffix
+    return MoAConfig.preset(str(config)) if is_name else MoAConfig.load(config)
+
+
+@contextmanager
+def naming(path: str | Path | None) -> Iterator[None]:
+    """Errors that name the file, a sentence for each mistake in a config."""
+    try:
+        yield
+    except ValidationError as error:
+        found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
+        lines = [": ".join(filter(None, (str(path or ""), *one))) for one in found]
+        raise ValueError("\n".join(lines)) from None
+    except (TypeError, ValueError) as error:
+        if path is None:
+            raise
+        raise ValueError(f"{path}: {error}") from error
+
+
+_ALIASES = {"proposers": "proposer_models", "aggregator": "aggregator_model", "strategy": "aggregation_strategy"}
+
+
+def _entry(model: str | ModelConfig) -> ModelConfig:
+    return model if isinstance(model, ModelConfig) else ModelConfig(model=model)
+
+
+def _read_presets() -> dict[str, Preset]:
+    presets = read_data(Path(__file__).with_name("presets.yaml"))
+    return {name: Preset(data.pop("about"), MoAConfig(**data)) for name, data in presets.items()}
+
+
+PRESETS: dict[str, Preset] = _read_presets()

@@ -1,0 +1,208 @@
+"""A model as data, and what all parts of a config have in common: no unknown keys, no secrets, errors in sentences."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+
+import dspy
+from dspy.utils.exceptions import DSPyError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from moa_dspy.agent import Agent, check_name
+from moa_dspy.limits import Limits
+from moa_dspy.models import Prices, as_lm
+from moa_dspy.router import RouterEngine, router_lm
+from moa_dspy.router_call import PREFIX
+from moa_dspy.secrets import find_secrets
+
+__all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig", "name_nearest", "refuse"]
+
+OF_SAVED: Final = {"saved": True}
+"""Pydantic's context for what a mixture had: that is no slip of the pen, however it is called."""
+
+Part = TypeVar("Part", bound="ConfigPart")
+KeyPath = tuple[int | str, ...]
+
+_TAGS = ("<name>", "<settings>")  # pydantic adds those of unions to its paths: they are no keys of the data
+
+
+class ConfigPart(BaseModel):
+    """A part of a config: frozen, without unknown keys and without secrets.
+
+    Its errors do not hold the data that was given: there may be a secret in it, in the wrong place.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check(cls: type[Part], data: Any, handler: Any) -> Part:
+        if isinstance(data, Mapping):
+            # What fields are called is no setting: a task may well ask for a `key`.
+            found = find_secrets({name: value for name, value in data.items() if name != "signature"})
+            if found:
+                text = "a config holds no secrets, as it is saved, shared and logged."
+                raise refuse(*((path, f"{text} {advice}") for path, advice in found))
+            data = cls._renamed(data)
+        try:
+            made: Part = handler(data)
+        except ValidationError as error:
+            raise refuse(*(cls._in_words(problem) for problem in error.errors())) from None
+        return made
+
+    @classmethod
+    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        return data
+
+    @classmethod
+    def _in_words(cls, problem: Mapping[str, Any]) -> tuple[KeyPath, str]:
+        path: KeyPath = tuple(step for step in problem["loc"] if step not in _TAGS)
+        if problem["type"] == "extra_forbidden" and len(path) <= 2:
+            allowed = cls.model_fields if len(path) == 1 else Limits.model_fields
+            return path, f"unknown key. {name_nearest(problem['loc'][-1], allowed)}"
+        if problem["type"] == "missing":
+            return path, "the key is missing."
+        text = problem["msg"].removeprefix("Value error, ")
+        return path, text if text.endswith((".", "'", ")")) else f"{text}."
+
+
+def _model_name(name: str) -> str:
+    if not name.strip() or name != name.strip():
+        raise ValueError("a model's name cannot be empty or have spaces around it. Example: openai/gpt-5-mini.")
+    return name
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
+
+
+class ModelConfig(ConfigPart):
+    """A model with its settings: these, and every other option of `dspy.LM` by its name.
+
+    What is not given is the provider's or DSPy's default. A key is named by the environment variable that holds it,
+    `api_key: os.environ/GROQ_API_KEY`; headers likewise.
+
+    Attributes:
+        model: Its name: `openai/gpt-5-mini`, `simulated/alice`, or `router/GROUP`.
+        name: The agent's name; by default made of the model's.
+        temperature: Sampling temperature.
+        max_tokens: Most tokens of an answer.
+        instructions: What this proposer is told beside the task's instructions; with specialized prompts only.
+        api_base: The endpoint, for a model that is served elsewhere than at its provider.
+        num_retries: How often a call is repeated after a transient error.
+        timeout: Seconds that one attempt may take.
+        prices: What its tokens cost, in USD per million: `{input: 0.15, output: 0.60}`.
+        lm_state: DSPy's own state of an LM that is not made by its name and options; from saved mixtures.
+
+    Example:
+        >>> ModelConfig(model="openai/gpt-4o", temperature=0.5, top_p=0.9).lm().kwargs["top_p"]
+        0.9
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    model: ModelName
+    name: Annotated[str, AfterValidator(check_name)] | None = None
+    temperature: float | None = Field(default=None, ge=0)
+    max_tokens: int | None = Field(default=None, ge=1)
+    instructions: str | None = Field(default=None, min_length=1)
+    api_base: str | None = Field(default=None, min_length=1)
+    num_retries: int | None = Field(default=None, ge=0)
+    timeout: float | None = Field(default=None, gt=0)
+    prices: Prices | None = None
+    lm_state: dict[str, Any] | None = None
+
+    if TYPE_CHECKING:  # it takes more than its fields
+
+        def __init__(self, model: str, **settings: Any) -> None: ...
+
+    @model_validator(mode="after")
+    def _makes_an_agent(self, info: ValidationInfo) -> ModelConfig:
+        if self.model.startswith(PREFIX):
+            for name in ("api_base", "api_key", "num_retries", "timeout"):
+                if getattr(self, name, None) is not None:
+                    raise ValueError(f"the router does not see {name} of {self.model}: set it in the router.")
+        elif self.lm_state is None and info.context is not OF_SAVED:
+            try:
+                Agent(self.model, name=self.name, instructions=self.instructions, **self._options())
+            except (DSPyError, TypeError) as error:
+                raise ValueError(str(error)) from None
+        return self
+
+    def agent(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> Agent:
+        """The proposer."""
+        lm = self.lm(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        return Agent(lm, name=self.name, instructions=self.instructions)
+
+    def lm(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> dspy.BaseLM:
+        """The LM; models of a router ask `engine`."""
+        if self.lm_state is not None:
+            unsafe = allow_unsafe_lm_state or _is_simulated(self.lm_state)
+            return as_lm(dspy.BaseLM.load_state(self.lm_state, allow_custom_lm_class=unsafe), prices=self.prices)
+        if self.model.startswith(PREFIX) and engine is not None:
+            options = self._options()
+            prices = options.pop("prices", None)
+            return as_lm(router_lm(self.model, engine, **options), prices=prices)
+        return as_lm(self.model, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return self.model_dump(exclude_none=True, exclude={"model", "name", "instructions", "lm_state"})
+
+
+def _is_simulated(state: Mapping[str, Any]) -> bool:
+    """Whether the classes that a state names are those of simulated models: they come with this package."""
+    engines = [state.get(name) for name in ("engine", "async_engine")]
+    paths = [state.get("_dspy_lm_class"), *(one.get("class") for one in engines if isinstance(one, Mapping))]
+    return all(re.fullmatch(r"moa_dspy\.simulated\.\w+[.:]\w+", str(path)) for path in paths)
+
+
+def _kind(model: object) -> str | None:
+    if isinstance(model, str):
+        return _TAGS[0]
+    return _TAGS[1] if isinstance(model, (Mapping, ModelConfig)) else None
+
+
+Model = Annotated[
+    Annotated[ModelName, Tag(_TAGS[0])] | Annotated[ModelConfig, Tag(_TAGS[1])],
+    Discriminator(
+        _kind,
+        custom_error_type="config",
+        custom_error_message="a model is its name, such as openai/gpt-5-mini, or a mapping with its `model`.",
+    ),
+]
+
+
+def refuse(*problems: tuple[KeyPath, str]) -> ValidationError:
+    """The error that says what is wrong where, and holds nothing that was given."""
+    details = [
+        InitErrorDetails(type=PydanticCustomError("config", "{text}", {"text": text}), loc=path, input=None)
+        for path, text in problems
+    ]
+    return ValidationError.from_exception_data("config", details, hide_input=True)
+
+
+def name_nearest(name: object, allowed: Iterable[str]) -> str:
+    """`Did you mean 'x'? Allowed: x, y.`"""
+    known = list(allowed)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known)}."

@@ -1,0 +1,232 @@
+"""Models behind a `litellm.Router`: a model may be a router's group of deployments."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import dspy
+from dspy.lm15 import (
+    AsyncOpenAIChatLM,
+    ConfigurationError,
+    OpenAIChatLM,
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamErrorEvent,
+    StreamStartEvent,
+)
+
+from moa_dspy.files import read_data
+from moa_dspy.router_call import MARK, PREFIX, AsyncRouterCall, RouterCall
+from moa_dspy.secrets import find_secrets, reference_name, without_secrets
+from moa_dspy.values import hash_of
+
+__all__ = ["PREFIX", "AsyncRouterEngine", "RouterEngine", "as_engine", "router_lm"]
+
+Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
+
+
+def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
+    """The LM of a router's group of deployments.
+
+    Args:
+        group: The group's name, with or without `router/` before it.
+        router: A `litellm.Router`, or what it is made of as litellm's proxy reads it (`model_list`,
+            `router_settings`), as a dict or the path of its YAML file; or the `RouterEngine` of either. LMs of one
+            engine share the router: its limits, failures and cooldowns.
+        **options: What `dspy.LM` takes: `temperature`, `max_tokens`, `cache`, ... `num_retries` is 0 by
+            default: the router retries by itself, and DSPy would repeat all of its retries and fallbacks.
+
+    Raises:
+        ValueError: If the router has no such group, or holds a key.
+        TypeError: If `router` is no router.
+
+    Example:
+        >>> deployment = {"model_name": "fast", "litellm_params": {"model": "openai/gpt-5-mini"}}
+        >>> router_lm("fast", {"model_list": [deployment]}).model
+        'router/fast'
+    """
+    engine = as_engine(router)
+    group = group.removeprefix(PREFIX)
+    if not any(fnmatchcase(group, known) for known in engine.groups):
+        raise ValueError(f"The router has no group {group!r}. Its groups: {', '.join(engine.groups)}.")
+    # DSPy's cache knows a model by its name: other deployments under that name must not get these answers.
+    options["metadata"] = {**options.get("metadata", {}), MARK: engine.fingerprint(group)}
+    options.setdefault("num_retries", 0)
+    return dspy.LM(PREFIX + group, engine=engine, async_engine=AsyncRouterEngine(engine), **options)
+
+
+def as_engine(router: Any) -> RouterEngine:
+    """The engine over this router; see `router_lm`."""
+    return router if isinstance(router, RouterEngine) else RouterEngine(router)
+
+
+class RouterEngine:
+    """DSPy's synchronous engine over a router. It repeats nothing itself: the router does.
+
+    Attributes:
+        config: What the router is made of; None if a `litellm.Router` was given.
+    """
+
+    def __init__(self, router: Any) -> None:
+        router = read_data(router) if isinstance(router, (str, Path)) else router
+        if not isinstance(router, Mapping) and not hasattr(router, "get_available_deployment"):
+            raise TypeError(
+                f"A router is a litellm.Router, or a mapping with a `model_list`, not {type(router).__name__}."
+            )
+        self.config: dict[str, Any] | None = _check(router) if isinstance(router, Mapping) else None
+        self._router: Any = None if self.config else router
+        self._lock = threading.Lock()
+
+    @property
+    def groups(self) -> list[str]:
+        """The names of the router's groups."""
+        return list(dict.fromkeys(row["model_name"] for row in self._deployments()))
+
+    @property
+    def router(self) -> Any:
+        """The `litellm.Router`.
+
+        Raises:
+            ConfigurationError: If an environment variable is not set that a deployment names.
+        """
+        with self._lock:
+            if self._router is None and self.config is not None:
+                if (variable := self.missing_key()) is not None:
+                    # LiteLLM would go on without, and send this deployment another provider's key.
+                    raise ConfigurationError(
+                        f"The environment variable {variable}, which a deployment of the router names, is not set. "
+                        "Set it, or take the deployment out."
+                    )
+                self._router = _make_router(self.config)
+            return self._router
+
+    def missing_key(self) -> str | None:
+        """The environment variable that a deployment names and that is not set."""
+        if self.config is None or self._router is not None:
+            return None
+        names = [reference_name(value) for row in self._deployments() for value in row["litellm_params"].values()]
+        return next((name for name in names if name and not os.environ.get(name)), None)
+
+    def secrets(self) -> list[str]:
+        """The keys of its deployments, also those whose environment variables have harmless names."""
+        found = []
+        for row in self._deployments():
+            hidden = without_secrets(row["litellm_params"])[1]
+            found += [value for name in hidden if isinstance(value := row["litellm_params"].get(name), str)]
+            names = [reference_name(value) for value in row["litellm_params"].values()]
+            found += [os.environ[name] for name in names if name and name in os.environ]
+        return found
+
+    def fingerprint(self, group: str) -> str:
+        """A short hash of what the group's deployments are, their secrets left out."""
+        rows = [row["litellm_params"] for row in self._deployments() if row["model_name"] == group]
+        return hash_of([without_secrets(row)[0] for row in rows], digits=12)
+
+    def complete(self, request: Request) -> Response:
+        return _open_chat(OpenAIChatLM, RouterCall(self, request)).complete(request)
+
+    def stream(self, request: Request) -> Iterator[Event]:
+        yield from _open_chat(OpenAIChatLM, RouterCall(self, request)).stream(request)
+
+    def close(self) -> None:
+        """Nothing to close: the connections are LiteLLM's."""
+
+    def dump_state(self) -> dict[str, Any]:
+        """What the router is made of, which holds no secrets.
+
+        Raises:
+            TypeError: If a `litellm.Router` was given, which holds them.
+        """
+        if self.config is None:
+            raise TypeError(
+                "An LM on a litellm.Router cannot be saved: the router holds keys and connections. Give what it is "
+                "made of (model_list, router_settings), or set this LM again after loading."
+            )
+        return {"router": self.config}
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> RouterEngine:
+        """The engine that was saved; the keys come from the environment."""
+        return cls(state["router"])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RouterEngine:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self).load_state, (self.dump_state(),)
+
+    def _deployments(self) -> list[Any]:
+        return (self.config["model_list"] if self.config else self._router.get_model_list()) or []
+
+
+class AsyncRouterEngine:
+    """DSPy's asynchronous engine over the router of a `RouterEngine`."""
+
+    def __init__(self, engine: RouterEngine) -> None:
+        self.engine = engine
+
+    async def complete(self, request: Request) -> Response:
+        return await _open_chat(AsyncOpenAIChatLM, AsyncRouterCall(self.engine, request)).complete(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        async for event in _open_chat(AsyncOpenAIChatLM, AsyncRouterCall(self.engine, request)).stream(request):
+            yield event
+
+    async def aclose(self) -> None:
+        """Nothing to close: the connections are LiteLLM's."""
+
+    def dump_state(self) -> dict[str, Any]:
+        """What the router is made of."""
+        return self.engine.dump_state()
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> AsyncRouterEngine:
+        """The engine that was saved."""
+        return cls(RouterEngine.load_state(state))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncRouterEngine:
+        return self
+
+
+def _check(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a router is made of, refused where it could not be one; the rest is litellm's to judge."""
+    if found := find_secrets(config):
+        path, advice = found[0]
+        raise ValueError(f"router.{'.'.join(map(str, path))}: this holds a secret, and is saved and logged. {advice}")
+    if proxys := sorted({"litellm_settings", "general_settings", "environment_variables"} & config.keys()):
+        raise ValueError(f"router: {', '.join(proxys)} is the proxy's own. Give `model_list` and `router_settings`.")
+    rows = config.get("model_list")
+    if not isinstance(rows, list) or not rows:
+        raise ValueError("router: a router needs its `model_list`, a list of deployments.")
+    for index, row in enumerate(rows):
+        params = row.get("litellm_params") if isinstance(row, Mapping) else None
+        named = isinstance(params, Mapping) and isinstance(params.get("model"), str)
+        if not named or not isinstance(row.get("model_name"), str):
+            raise ValueError(
+                f"router.model_list.{index}: a deployment has a `model_name`, its group, and `litellm_params` with "
+                "the `model`: {model_name: fast, litellm_params: {model: openai/gpt-5-mini}}."
+            )
+    return dict(config)
+
+
+def _open_chat(dialect: Any, call: RouterCall) -> Any:
+    """OpenAI's dialect over this call in the place of a connection; the deployments have their own keys."""
+    return dialect(api_key="unused", base_url="http://router", transport=call)
+
+
+def _make_router(config: Mapping[str, Any]) -> Any:
+    try:
+        import litellm
+        from litellm.router import Router
+    except ImportError:
+        raise ConfigurationError("A router needs LiteLLM, which is not installed: pip install litellm.") from None
+    litellm.suppress_debug_info = True  # else it prints advice on stdout with every error
+    settings = {name: value for name, value in config.items() if name != "router_settings"}
+    return Router(**settings, **config.get("router_settings", {}))

@@ -1,0 +1,283 @@
+"""A signature as data, and back: as DSPy's text, or field by field with types as Python writes them.
+
+Types are looked up in a table and never evaluated, and nothing is imported. Classes of the user's own stand there by
+name: whoever reads the data gives them.
+"""
+
+from __future__ import annotations
+
+import ast
+import collections.abc
+import dataclasses
+import datetime
+import decimal
+import enum
+import pathlib
+import re
+import types
+import uuid
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
+
+import annotated_types
+import dspy
+import pydantic
+from dspy.signatures.signature import infer_prefix
+from dspy.utils.constants import IS_TYPE_UNDEFINED
+from pydantic.fields import FieldInfo
+
+from moa_dspy.values import to_jsonable, validated
+
+__all__ = ["UnknownTypes", "describe_signature", "read_signature", "read_type", "type_text"]
+
+
+def describe_signature(signature: type[dspy.Signature]) -> dict[str, Any]:
+    """The signature as JSON-able data, which `read_signature` reads.
+
+    Example:
+        >>> describe_signature(dspy.Signature("question -> score: float"))["outputs"]
+        {'score': 'float'}
+    """
+    return {
+        "name": signature.__name__,
+        "instructions": signature.instructions,
+        "inputs": {name: _describe_field(name, info) for name, info in signature.input_fields.items()},
+        "outputs": {name: _describe_field(name, info) for name, info in signature.output_fields.items()},
+    }
+
+
+def read_signature(
+    data: str | Mapping[str, Any], custom_types: Mapping[str, Any] | None = None
+) -> type[dspy.Signature]:
+    """The signature that a text or data describes.
+
+    Args:
+        data: `"question -> answer: int"`, or a mapping of `inputs`, `outputs` (name -> type, or a mapping of `type`,
+            `desc`, `default`), and optionally `instructions`.
+        custom_types: Classes of the user's own, by the names that they have in the data.
+
+    Raises:
+        ValueError: If it is none, or names types that are not given.
+    """
+    given = _split(data) if isinstance(data, str) else dict(data)
+    if unknown := given.keys() - {"name", "instructions", "inputs", "outputs"}:
+        raise ValueError(f"signature: unknown key {min(unknown)!r}. Allowed: name, instructions, inputs, outputs.")
+    names, fields, missing = {**_TYPES, **(custom_types or {})}, dict[str, Any](), list[str]()
+    for kind in ("input", "output"):
+        described = given.get(f"{kind}s")
+        if not isinstance(described, Mapping) or not described:
+            raise ValueError(f"signature: `{kind}s` is a mapping of names to types, such as {{question: str}}.")
+        for name, field in described.items():
+            try:
+                fields[str(name)] = _read_field(str(name), field, kind, names)
+            except UnknownTypes as error:
+                missing += [text for text in error.args if text not in missing]
+    if missing:
+        classes = ", ".join(f"{name!r}: {name}" for name in missing if name.isidentifier())
+        raise UnknownTypes(
+            f"The signature names types that are not Python's or DSPy's own ({', '.join(missing)}): pass the signature "
+            "itself as signature=" + (f", or the classes as custom_types={{{classes}}}." if classes else ".")
+        )
+    make: Any = dspy.make_signature
+    name = str(given.get("name", "Task"))
+    try:
+        return make(fields, given.get("instructions"), signature_name=name if name.isidentifier() else "Task")
+    except (TypeError, NameError) as error:  # names that every signature has, constraints that do not fit
+        raise ValueError(f"The signature cannot be made of this: {error}") from None
+
+
+def type_text(annotation: Any) -> str:
+    """The type as Python writes it.
+
+    Example:
+        >>> type_text(Optional[list[Annotated[int, annotated_types.Ge(1)]]])
+        'list[Annotated[int, Ge(ge=1)]] | None'
+    """
+    annotation = getattr(annotation, "__value__", annotation)  # of `type Price = float`
+    if annotation is None or annotation is type(None):
+        return "None"
+    origin, args = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        members = [f"{type(a).__name__}.{a.name}" if isinstance(a, enum.Enum) else repr(a) for a in args]
+        return f"Literal[{', '.join(members)}]"
+    if origin in (Union, types.UnionType):
+        return " | ".join(map(type_text, args))
+    if origin is Annotated:
+        marks = [_mark_text(mark) for mark in args[1:] if mark is not None]
+        return f"Annotated[{', '.join([type_text(args[0]), *marks])}]"
+    if origin in _NAMES and args:
+        return f"{_NAMES[origin]}[{', '.join('...' if arg is ... else type_text(arg) for arg in args)}]"
+    if getattr(annotation, "__module__", None) == dspy.Code.__module__ and annotation is not dspy.Code:
+        return f"dspy.Code[{annotation.language!r}]"  # DSPy makes another class each time
+    if isinstance(annotation, collections.abc.Hashable) and annotation in _NAMES:
+        return _NAMES[annotation]
+    return re.sub(r"\W+", "_", getattr(annotation, "__name__", str(annotation)))
+
+
+def read_type(text: str, names: Mapping[str, Any] | None = None) -> Any:
+    """The type that a text names.
+
+    Args:
+        text: As `type_text` writes it.
+        names: The types there are, by name; the builtin ones by default.
+
+    Raises:
+        ValueError: If it is no text of a type, or names one that there is not.
+    """
+    try:
+        return _read(ast.parse(text.strip(), mode="eval").body, _TYPES if names is None else names)
+    except UnknownTypes:
+        raise
+    except (SyntaxError, TypeError, ValueError, AttributeError, RecursionError, MemoryError):
+        raise ValueError(f"{text!r:.100} is no type. Write it as Python does, such as list[str] | None.") from None
+
+
+class UnknownTypes(ValueError):
+    """Types that are neither Python's nor DSPy's: whoever reads the data has to give them."""
+
+
+def _describe_field(name: str, info: FieldInfo) -> Any:
+    extra: dict[str, Any] = dict(info.json_schema_extra or {})  # type: ignore[arg-type]
+    kind = extra.pop("__dspy_field_type")
+    untyped = extra.pop(IS_TYPE_UNDEFINED, False)
+    described: dict[str, Any] = {} if untyped else {"type": type_text(info.rebuild_annotation())}
+    if not info.is_required():
+        described["default"] = to_jsonable(info.get_default(call_default_factory=True))
+    described |= {key: value for key, value in extra.items() if value != _implied(name, kind).get(key)}
+    described = to_jsonable(described)
+    return described["type"] if described.keys() == {"type"} else described
+
+
+def _read_field(name: str, data: Any, kind: str, names: Mapping[str, Any]) -> tuple[Any, Any]:
+    described = {"type": data} if isinstance(data, str) else dict(data or {})
+    annotation = read_type(str(described.get("type", "str")), names)
+    extra = _implied(name, kind) | {key: described[key] for key in described if key not in ("type", "default")}
+    if kind == "input" and "type" not in described:
+        extra[IS_TYPE_UNDEFINED] = True
+    default: Any = {}
+    if "default" in described:
+        default = {"default": validated(described["default"], annotation)}
+    return annotation, pydantic.Field(json_schema_extra={"__dspy_field_type": kind, **extra}, **default)
+
+
+def _implied(name: str, kind: str) -> dict[str, Any]:
+    """What DSPy's fields say when nothing else is said."""
+    return {"desc": f"${{{name}}}", "prefix": f"{infer_prefix(name)}:"}
+
+
+def _split(text: str) -> dict[str, Any]:
+    """The fields of DSPy's text, read without importing what it names."""
+    parts = text.split("->")
+    try:
+        [inputs, outputs] = [ast.parse(f"def f({part}): ...").body[0] for part in parts]
+    except (SyntaxError, ValueError):
+        raise ValueError(f"{text!r:.200} is no signature. Write it as in 'question -> answer: float'.") from None
+
+    def fields(function: Any) -> dict[str, Any]:
+        return {arg.arg: ast.unparse(arg.annotation) if arg.annotation else {} for arg in function.args.args}
+
+    return {"name": "StringSignature", "inputs": fields(inputs), "outputs": fields(outputs)}
+
+
+def _read(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=value) if value is ...:
+            return ...
+        case ast.Constant(value=str(text)):  # a quoted name
+            return read_type(text, names)
+        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="dspy" | "typing" | "datetime"), attr=name):
+            known = f"dspy.{name}" if f"dspy.{name}" in names and isinstance(node, ast.Attribute) else name
+            if known not in names:
+                raise UnknownTypes(name)
+            return names[known]
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return Union[_read(left, names), _read(right, names)]  # noqa: UP007
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=args):
+            return Literal[
+                tuple(_read_value(arg, names) for arg in (args.elts if isinstance(args, ast.Tuple) else [args]))
+            ]
+        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *marks])):
+            return Annotated[tuple([_read(inner, names), *map(_read_mark, marks)])]
+        case ast.Subscript(value=ast.Attribute(attr="Code"), slice=ast.Constant(value=str(language))):
+            return dspy.Code[language]
+        case ast.Subscript(value=value, slice=ast.Tuple(elts=args)):
+            return _read(value, names)[tuple(_read(arg, names) for arg in args)]
+        case ast.Subscript(value=value, slice=arg):
+            return _read(value, names)[_read(arg, names)]
+    raise UnknownTypes(ast.unparse(node))
+
+
+def _read_value(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):  # a member of an enum
+        return _read(node.value, names)[node.attr]
+    return ast.literal_eval(node)
+
+
+def _mark_text(mark: Any) -> str:
+    """What stands beside a type in `Annotated`, as the call that makes it; validators by their name alone."""
+    name, arguments = type(mark).__name__, dict[str, Any]()
+    if isinstance(mark, FieldInfo) or name not in _MARKS:
+        parts = mark.metadata if isinstance(mark, FieldInfo) else [mark]
+        arguments = {key: value for part in parts for key, value in _attributes(part).items()}
+        name = "Field" if arguments.keys() <= _CONSTRAINTS else name
+    else:
+        arguments = _attributes(mark)
+    given = {key: getattr(value, "pattern", value) for key, value in arguments.items() if value is not None}
+    if name not in _MARKS:
+        return name
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
+
+
+def _attributes(mark: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(mark) and not isinstance(mark, type):
+        return {field.name: getattr(mark, field.name) for field in dataclasses.fields(mark)}
+    return dict(getattr(mark, "__dict__", {"": mark}))
+
+
+def _read_mark(node: ast.expr) -> Any:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MARKS and not node.args:
+        given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in node.keywords}
+        if given.keys() <= _CONSTRAINTS:
+            return _MARKS[node.func.id](**given)
+    raise UnknownTypes(ast.unparse(node))
+
+
+_PLAIN: tuple[Any, ...] = (
+    *(str, bool, int, float, complex, bytes, list, dict, set, frozenset, tuple),
+    *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, decimal.Decimal, uuid.UUID, pathlib.Path),
+    *(collections.abc.Collection, collections.abc.Iterable, collections.abc.Mapping, collections.abc.Sequence),
+    *(collections.abc.MutableMapping, collections.abc.MutableSequence, collections.abc.Set),
+)
+_TYPES: dict[str, Any] = {
+    **{cls.__name__: cls for cls in _PLAIN},
+    **{name: getattr(pydantic, name) for name in ("AnyUrl", "EmailStr", "HttpUrl", "SecretStr")},
+    **{name: getattr(pydantic, name) for name in ("AwareDatetime", "FutureDate", "NaiveDatetime", "PastDate")},
+    **{
+        name: getattr(pydantic, name) for name in ("PositiveFloat", "PositiveInt", "NonNegativeFloat", "NonNegativeInt")
+    },
+    **{f"dspy.{name}": getattr(dspy, name) for name in ("Audio", "Code", "File", "History", "Image", "Reasoning")},
+    **{f"dspy.{name}": getattr(dspy, name) for name in ("Tool", "ToolCalls")},
+    "Any": Any,
+    "Dict": dict,
+    "List": list,
+    "NoneType": None,
+    "Optional": Optional,
+    "Set": set,
+    "Tuple": tuple,
+    "Union": Union,
+}
+_NAMES = {cls: name for name, cls in reversed(_TYPES.items()) if isinstance(cls, collections.abc.Hashable)}
+_MARKS: dict[str, Any] = {
+    "Field": pydantic.Field,
+    **{cls.__name__: cls for cls in (pydantic.AllowInfNan, pydantic.Strict, pydantic.StringConstraints)},
+    **{name: getattr(annotated_types, name) for name in ("Ge", "Gt", "Interval", "Le", "Lt", "MultipleOf")},
+    **{name: getattr(annotated_types, name) for name in ("Len", "MaxLen", "MinLen")},
+}
+_CONSTRAINTS = frozenset(
+    {
+        *("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places"),
+        *("allow_inf_nan", "coerce_numbers_to_str", "strict", "strip_whitespace", "to_upper", "to_lower", "union_mode"),
+    }
+)

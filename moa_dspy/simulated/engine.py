@@ -1,0 +1,228 @@
+"""Simulated models as `dspy.LM`s: they answer without a key, a network or a cost, always the same way."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import re
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import dspy
+from dspy.lm15 import (
+    Message,
+    Request,
+    Response,
+    StreamDeltaEvent,
+    StreamEndEvent,
+    StreamStartEvent,
+    TextDelta,
+    Usage,
+)
+
+from moa_dspy.simulated.models import SIMULATED_MODELS, SimulatedModel
+from moa_dspy.simulated.prompts import prompt_text
+from moa_dspy.simulated.replies import reply
+
+__all__ = ["AsyncSimulatedEngine", "SimulatedEngine", "SimulatedLM", "simulated_lm"]
+
+PREFIX = "simulated/"
+
+Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
+
+
+def simulated_lm(name: str, **options: Any) -> SimulatedLM:
+    """Return the LM of a named simulated model.
+
+    Args:
+        name: `"alice"`, `"bob"`, `"carol"`, `"dave"` or `"judge"`, with or without `simulated/` before it.
+        **options: What `SimulatedLM` takes: `latency`, `temperature`, `cache`, ...
+
+    Raises:
+        ValueError: If no simulated model has this name.
+
+    Example:
+        >>> lm = simulated_lm("alice")
+        >>> lm.model, lm("What is 17*23?")
+        ('simulated/alice', ['391'])
+    """
+    return SimulatedLM(name, **options)
+
+
+class SimulatedLM(dspy.LM):
+    """A `dspy.LM` answered by a simulated model.
+
+    It answers the same way every time, in every process. To hear another answer, ask for another sample: a
+    `rollout_id`, a `seed` or `n` above 1, at a temperature that is not 0.
+
+    Args:
+        model: The model's name, with or without `simulated/` before it.
+        profile: The model's numbers; by default those of the model that is named so.
+        latency: Seconds that each answer takes.
+        **kwargs: What `dspy.LM` takes. `cache` is False by default.
+
+    Raises:
+        ValueError: If no profile is given and no simulated model has this name, or the latency is negative.
+
+    Example:
+        >>> ace = SimulatedModel("ace", skills={"geography": 1.0})
+        >>> with dspy.context(lm=SimulatedLM("ace", profile=ace)):
+        ...     dspy.Predict("question -> answer")(question="What is the capital of Turkey?").answer
+        'Ankara'
+    """
+
+    def __init__(
+        self,
+        model: str,
+        profile: SimulatedModel | None = None,
+        latency: float = 0.0,
+        # Off, unlike dspy.LM: cached calls would take no time and count no tokens, and DSPy's cache, which outlives
+        # the process, knows models by name only: a profile with other numbers would get the old one's answers.
+        cache: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        name = model.removeprefix(PREFIX)
+        if "engine" not in kwargs:  # a saved program brings it
+            profile = profile or _find(name)
+            kwargs["engine"] = SimulatedEngine(profile, latency)
+            kwargs["async_engine"] = AsyncSimulatedEngine(profile, latency)
+        super().__init__(PREFIX + name, cache=cache, **kwargs)
+
+    def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Answer as `dspy.LM` does."""
+        with _sampling({**self.kwargs, **kwargs}.get("rollout_id")):
+            return super().__call__(prompt, messages=messages, **kwargs)
+
+    async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Answer as `dspy.LM` does."""
+        with _sampling({**self.kwargs, **kwargs}.get("rollout_id")):
+            return await super().acall(prompt, messages=messages, **kwargs)
+
+
+class _Engine:
+    """What the sync and the async engine share."""
+
+    supports_response_schema = True
+    supported_params = frozenset({"max_tokens", "response_format", "seed", "temperature"})
+
+    def __init__(self, profile: SimulatedModel, latency: float = 0.0) -> None:
+        if not latency >= 0:
+            raise ValueError(f"latency is the seconds that each answer takes, 0 or more: not {latency!r}.")
+        self.profile = profile
+        self.latency = latency
+
+    def dump_state(self) -> dict[str, Any]:
+        """Return what `load_state` needs to make the same engine."""
+        return {"profile": self.profile.dump_state(), "latency": self.latency}
+
+    @classmethod
+    def load_state(cls, state: Mapping[str, Any]) -> Any:
+        """Return the engine that `dump_state` described."""
+        return cls(SimulatedModel(**state["profile"]), state["latency"])
+
+    def answer(self, request: Request) -> Response:
+        """Return the whole answer, at once."""
+        text, finish = reply(self.profile, request, _read_sample(request)), "stop"
+        limit = request.config.max_tokens
+        if limit is not None and _count_tokens(text) > limit:
+            text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
+        read, written = _count_tokens(prompt_text(request)), _count_tokens(text)
+        priced: dict[str, Any] = {}
+        if self.profile.price is not None:
+            # DSPy prices the answers of known providers only, unless an engine says what they cost.
+            prompt_price, completion_price = self.profile.price
+            priced["response_cost"] = (prompt_price * read + completion_price * written) / 1e6
+        usage = Usage(input_tokens=read, output_tokens=written)
+        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=priced)
+
+
+class SimulatedEngine(_Engine):
+    """Answers DSPy's requests as a simulated model: `dspy.LM(..., engine=SimulatedEngine(profile))`.
+
+    Args:
+        profile: Who answers.
+        latency: Seconds that each answer takes.
+    """
+
+    def complete(self, request: Request) -> Response:
+        """Return the whole answer."""
+        time.sleep(self.latency)
+        return self.answer(request)
+
+    def stream(self, request: Request) -> Iterator[Event]:
+        """Yield the answer word by word."""
+        yield from _events(self.complete(request))
+
+    def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+class AsyncSimulatedEngine(_Engine):
+    """The same for `async_engine`.
+
+    Args:
+        profile: Who answers.
+        latency: Seconds that each answer takes.
+    """
+
+    async def complete(self, request: Request) -> Response:
+        """Return the whole answer."""
+        await asyncio.sleep(self.latency)
+        return self.answer(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[Event]:
+        """Yield the answer word by word."""
+        for event in _events(await self.complete(request)):
+            yield event
+
+    async def aclose(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+_CHARACTERS_PER_TOKEN = 4
+
+# DSPy keeps rollout ids and the number of a candidate from engines, so they take this way: a call's rollout, and
+# the count of its candidates.
+_call: ContextVar[tuple[object, Iterator[int]] | None] = ContextVar("simulated_call", default=None)
+
+
+@contextmanager
+def _sampling(rollout: object) -> Iterator[None]:
+    token = _call.set((rollout, itertools.count()))
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
+def _read_sample(request: Request) -> str:
+    """Return which of the model's answers is asked for; `""` is the one that it gives by default."""
+    rollout, candidates = _call.get() or (None, itertools.count())
+    parts = {"rollout": rollout, "candidate": next(candidates) or None, "seed": request.config.seed}
+    asked = [f"{name} {value}" for name, value in parts.items() if value is not None]
+    return "" if request.config.temperature == 0 else ", ".join(asked)
+
+
+def _find(name: str) -> SimulatedModel:
+    if name not in SIMULATED_MODELS:
+        known = ", ".join(SIMULATED_MODELS)
+        raise ValueError(
+            f"There is no simulated model {name!r}; there are {known}. "
+            "Describe one of your own with SimulatedLM(name, profile=SimulatedModel(name, skills=...))."
+        )
+    return SIMULATED_MODELS[name]
+
+
+def _count_tokens(text: str) -> int:
+    return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
+
+
+def _events(response: Response) -> Iterator[Event]:
+    yield StreamStartEvent(model=response.model)
+    for word in re.findall(r"\s*\S+|\s+", response.text or ""):
+        yield StreamDeltaEvent(TextDelta(word))
+    yield StreamEndEvent(response.finish_reason, response.usage)

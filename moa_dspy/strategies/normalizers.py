@@ -1,0 +1,211 @@
+"""What graders call the same by convention: never guessed, used where they are asked for by name."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import date
+from fractions import Fraction
+from typing import Any, Final, Literal
+
+from moa_dspy.strategies.equality import fold
+
+__all__ = ["NORMALIZERS", "Convention", "NormalizerName", "find_convention"]
+
+Convention = Callable[[Any], Any]
+NormalizerName = Literal["number", "choice", "latex", "date"]
+
+
+def find_convention(normalize: Convention | NormalizerName | None) -> Convention | None:
+    """The function that a name stands for, or the function that was given.
+
+    Raises:
+        ValueError: If there is none of this name.
+        TypeError: If it is neither a name nor a function.
+    """
+    if isinstance(normalize, str):
+        if normalize not in NORMALIZERS:
+            raise ValueError(
+                f"There is no normalizer {normalize!r}, so nothing would be made comparable. "
+                f"Choose one of: {', '.join(NORMALIZERS)}; or give a function."
+            )
+        return NORMALIZERS[normalize]
+    if normalize is not None and not callable(normalize):
+        raise TypeError(f"normalize={normalize!r} is neither a function nor one of: {', '.join(NORMALIZERS)}.")
+    return normalize
+
+
+def _number(text: str) -> Any:
+    """A number however it is written; other text as it would be compared without.
+
+    | the same | not the same |
+    |---|---|
+    | `$1,000`, `1000`, `1 000.00`, `1e3`, `1 x 10^3`, `+1000.` | `1,00`, `1000 km`, `-1000` |
+    | `50%`, `0.5`, `1/2`, `½`, `.5` | `50`, `5/10 of it` |
+    | `-3`, `-$3`, the sign U+2212 before `3` | `3`, `(3)` |
+    | `1½`, `1 1/2`, `1.5` | `11/2` |
+    """
+    number = _read_number(text)
+    return fold(text) if number is None else number
+
+
+def _choice(text: str) -> Any:
+    """The letter (or the one digit) of a multiple choice, wherever the text of the option follows it.
+
+    | the same | not the same |
+    |---|---|
+    | `(B)`, `B`, `b.`, `B)`, `**B**`, `[B]`, `Answer: B`, `The answer is (B).`, `Option B`, `B) Paris` | `A`, `Both` |
+    | `(1)`, `1.` | `1.5`, `10` |
+    """
+    said = re.sub(r"[*_`$]|\\(?:boxed|text|mathrm|mathbf)\b|[{}]", "", unicodedata.normalize("NFKC", text)).strip()
+    said = re.sub(
+        r"(?i)^(?:the\s+)?(?:(?:correct|final|best)\s+)*(?:answer|option|choice)\s*(?:is\b)?\s*:?\s*", "", said
+    )
+    said = re.sub(r"(?i)^(?:option|choice)\s+", "", said)
+    found = re.fullmatch(r"[(\[]?([A-Za-z]|\d)(?:[)\].:]+(?:\s.*)?|\s*)", said, re.DOTALL)
+    return found[1].upper() if found else fold(text)
+
+
+def _latex(text: str) -> Any:
+    r"""The last boxed formula, or the whole, without what only sets it; a number where it is one. Case counts.
+
+    | the same | not the same |
+    |---|---|
+    | `\boxed{4}`, `$4$`, `4`, `So it is \boxed{4}.` | `\boxed{-4}` |
+    | `\frac{1}{2}`, `\dfrac12`, `1/2`, `0.5`, `50\%` | `\frac{2}{1}` |
+    | `\left( x, y \right)`, `(x,\,y)` | `(X, y)` |
+    | `\sqrt2`, `\sqrt{2}` | `2` |
+    """
+    said = _boxed(text) or text
+    for pattern, instead in _SETTING:
+        said = re.sub(pattern, instead, said)
+    number = _read_number(re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", said))
+    return re.sub(r"\s+", "", said) if number is None else number
+
+
+def _date(text: str) -> Any:
+    """A calendar day, where it can be only one; `05/06/2024` is May or June, and stays text.
+
+    | the same | not the same |
+    |---|---|
+    | `2024-05-01`, `2024/5/1`, `20240501`, `1 May 2024`, `May 1st, 2024`, `Wednesday, 1 May 2024`, `01.05.2024` | `2024-05-02` |
+    | `25/12/2023`, `12/25/2023`, `Dec. 25, 2023` | `05/06/2024` and `2024-06-05` |
+    """  # noqa: E501
+    return _read_date(text) or fold(text)
+
+
+def _read_number(text: str) -> int | Fraction | None:
+    if len(text) > 400:  # no answer, and Python refuses to read numbers of thousands of digits
+        return None
+    # NFKC would make 1½ of three characters 11/2.
+    said = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", fold(text))
+    said = unicodedata.normalize("NFKC", said).replace("\u2044", "/").replace("\u2212", "-").replace("\u2013", "-")
+    found = _AMOUNT.fullmatch(said)
+    value = _value(found["body"]) if found else None
+    if found is None or value is None:
+        return None
+    value = (-value if found["sign"] == "-" else value) / (100 if found["percent"] else 1)
+    return value.numerator if value.denominator == 1 else value
+
+
+def _value(body: str) -> Fraction | None:
+    if found := re.fullmatch(r"(?:(\d+) )?(\d+) ?/ ?(\d+)", body):
+        whole, top, bottom = (int(digits or 0) for digits in found.groups())
+        return whole + Fraction(top, bottom) if bottom else None
+    if not (found := _DECIMAL.fullmatch(body)):
+        return None
+    tens = int(found["tens"] or found["power"] or 0)
+    if abs(tens) > 400:  # its digits would fill the memory
+        return None
+    return Fraction(re.sub(r"[,' _]", "", found["digits"])) * Fraction(10) ** tens
+
+
+_AMOUNT: Final = re.compile(
+    r"(?:[$€£¥₹] ?)?(?P<sign>[+-]?) ?(?:[$€£¥₹] ?)?(?P<body>[\d.].*?) ?(?:[$€£¥₹]|(?P<percent>\\?%))?\.?"
+)
+_DECIMAL: Final = re.compile(
+    r"""
+    (?P<digits> (?: \d{1,3} (?P<gap>[,'\ _]) \d{3} (?: (?P=gap) \d{3} )* | \d+ ) (?:\.\d+)? | \.\d+ )
+    (?: e (?P<tens> [+-]?\d{1,5} ) | \ ?(?:x|\*|\u00d7|\\times)\ ?10\^\{? (?P<power> [+-]?\d{1,5} ) \}? )?
+    """,
+    re.VERBOSE,
+)
+
+_SETTING: Final = (
+    (r"^\s*(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])\s*\.?\s*$", ""),
+    (r"\\[dtc]frac", r"\\frac"),
+    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
+    (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
+    (r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}", r"\1"),
+    (r"\\(?:left|right|displaystyle|q?quad)(?![a-zA-Z])|\\[,;:! ]|~", ""),
+    (r"\{,\}", ","),
+    (r"\\([%$])", r"\1"),
+    (r"\^\{?\\circ\}?", ""),
+)
+
+
+def _boxed(text: str) -> str | None:
+    """What stands in the last box, braces matched."""
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    if start < 0:
+        return None
+    depth, begin = 0, text.index("{", start)
+    for place in range(begin, len(text)):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[begin + 1 : place]
+    return None
+
+
+def _read_date(text: str) -> date | None:
+    said = re.sub(r"^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+", "", fold(text))
+    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|[,]|\bof\b|(?<=[a-z])\.", " ", said.rstrip("."))
+    for pattern in _DATES:
+        if not (found := re.fullmatch(pattern, " ".join(said.split()))):
+            continue
+        given = found.groupdict()
+        month = _MONTHS.index(given["name"][:3]) + 1 if "name" in given else int(given["month"])
+        with suppress(ValueError):
+            day = date(int(given["year"]), month, int(given["day"]))
+            is_open = "open" in given and month <= 12 and int(given["day"]) <= 12 and month != int(given["day"])
+            return None if is_open else day
+    return None
+
+
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_NAME: Final = (
+    r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
+    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
+_DATES: Final = (
+    r"(?P<year>\d{4})([-/.]?)(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?:t00:00(?::00)?z?)?",
+    rf"(?P<day>\d{{1,2}})[ -]?{_NAME}[ -]?(?P<year>\d{{4}})",
+    rf"{_NAME} (?P<day>\d{{1,2}}) (?P<year>\d{{4}})",
+    r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})",
+    r"(?P<day>\d{1,2})(?P<open>[/-])(?P<month>\d{1,2})[/-](?P<year>\d{4})",
+    r"(?P<month>\d{1,2})(?P<open>[/-])(?P<day>\d{1,2})[/-](?P<year>\d{4})",
+)
+
+
+def _of_text(convention: Callable[[str], Any]) -> Convention:
+    """The convention for any value: used on each text in it, and on nothing else."""
+
+    def normalizer(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [normalizer(item) for item in value]
+        return convention(value) if isinstance(value, str) else value
+
+    normalizer.__name__ = convention.__name__.strip("_")
+    normalizer.__doc__ = convention.__doc__
+    return normalizer
+
+
+NORMALIZERS: Final[dict[str, Convention]] = {
+    "number": _of_text(_number),
+    "choice": _of_text(_choice),
+    "latex": _of_text(_latex),
+    "date": _of_text(_date),
+}
+"""The bundled conventions by name; each one's docstring is its table."""

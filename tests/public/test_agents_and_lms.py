@@ -1,0 +1,223 @@
+"""Each role asks its own LM: in copies, after resets, when somebody sets another, and with one model in two roles."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from support.fake_lm import FakeLM
+from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, in_task, mixture, says
+from support.roles import Outer, never
+
+from moa_dspy import Agent, MoA
+
+specialized = pytest.mark.parametrize("specialized", [False, True], ids=["shared", "specialized"])
+Copied = Callable[[MoA, Path], Any]
+
+
+def saved(moa: MoA, folder: Path) -> Any:
+    moa.save(str(folder / "program"), save_program=True)
+    return dspy.load(str(folder / "program"), allow_pickle=True)
+
+
+COPIES: dict[str, Copied] = {
+    "itself": lambda moa, _: moa,
+    "reset_copy": lambda moa, _: moa.reset_copy(),
+    "deepcopy": lambda moa, _: copy.deepcopy(moa),
+    "copy of a copy": lambda moa, _: moa.deepcopy().reset_copy().deepcopy(),
+    "save_program": saved,
+    "LabeledFewShot": lambda moa, _: dspy.LabeledFewShot(k=1).compile(moa, trainset=EXAMPLES),
+}
+
+
+class Brings(dspy.Module):
+    """A proposer that brings its LM."""
+
+    def __init__(self, lm: dspy.BaseLM) -> None:
+        super().__init__()
+        self.answer = dspy.ChainOfThought(QA)
+        self.answer.set_lm(lm)
+
+    def forward(self, question: str) -> Any:
+        return self.answer(question=question)
+
+
+def predictor(moa: Any, role: str) -> Any:
+    """The predictor that belongs to a role, by its name."""
+    [found] = [part for name, part in moa.named_predictors() if role in name.split(".")]
+    return found
+
+
+# Its own LM, whatever became of the program.
+
+
+@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("stray", [False, True], ids=["no settings.lm", "settings.lm"])
+@specialized
+def test_every_role_asks_its_own_lm(name: str, stray: bool, specialized: bool, tmp_path: Path) -> None:
+    lms = cast("a", "b", "judge", "stray")
+    with dspy.context(lm=lms["stray"] if stray else None):
+        moa = COPIES[name](mixture(lms, use_specialized_prompts=specialized), tmp_path)
+        assert moa(question="?").answer == "judge"
+    assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
+    assert {part.lm for part in moa.predictors()} == {None}
+
+
+@every_way
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_program_keeps_the_lm_that_it_brings(ask: Ask, reset: bool) -> None:
+    lms = cast("own", "judge", "stray")
+    with dspy.context(lm=lms["stray"]):
+        moa = MoA(QA, [Brings(lms["own"])], lms["judge"])
+        ask(moa.reset_copy() if reset else moa, question="?")
+    assert calls(lms) == {"own": 1, "judge": 1, "stray": 0}
+
+
+@every_way
+def test_who_has_no_lm_asks_the_one_of_the_settings(ask: Ask) -> None:
+    lms = cast("a", "ambient")
+    with dspy.context(lm=lms["ambient"]):
+        pred = ask(MoA(QA, [lms["a"], dspy.ChainOfThought(QA)]), question="?")
+    assert (pred.answer, calls(lms)) == ("ambient", {"a": 1, "ambient": 2})
+
+
+def test_copies_share_the_lms_and_not_the_prompts() -> None:
+    lms = cast("a", "judge")
+    moa: Any = mixture(lms)
+    copied: Any = moa.deepcopy()
+    assert all(agent.lm is lm for agent, lm in zip(copied.agents, lms.values(), strict=True))
+    copied.predictors()[0].demos = EXAMPLES
+    assert moa.predictors()[0].demos == []
+
+
+def test_an_agent_is_a_program_of_its_own() -> None:
+    a, stray = cast("a", "stray").values()
+    agent = Agent(a, dspy.Predict(QA))
+    with dspy.context(lm=stray):
+        assert (agent(question="?").answer, in_task(agent, question="?").answer) == ("a", "a")
+    assert (a.calls, stray.calls, agent.get_lm()) == (2, 0, a)
+
+
+# What is put on the predictors is adopted.
+
+
+@specialized
+@every_way
+def test_an_lm_that_is_set_replaces_every_agents(ask: Ask, specialized: bool) -> None:
+    lms = cast("a", "b", "judge", "new")
+    moa = mixture({name: lms[name] for name in ("a", "b", "judge")}, use_specialized_prompts=specialized)
+    moa.set_lm(lms["new"])
+    assert moa.get_lm() is lms["new"]
+    for _ in range(2):
+        ask(moa, question="?")
+    ask(moa.deepcopy(), question="?")
+    assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "new": 9}
+
+
+@specialized
+@every_way
+def test_one_with_a_rollout_makes_each_agent_sample_its_own_again(ask: Ask, specialized: bool) -> None:
+    lms = cast("a", "b", "judge", "stray")
+    moa = mixture(lms, use_specialized_prompts=specialized)
+    moa.set_lm(lms["stray"].copy(rollout_id=7, temperature=0.9))
+    ask(moa, question="?")
+    assert [lm.rollouts for lm in lms.values()] == [[7], [7], [7], []]
+    assert {lm.requests[0].config.temperature for lm in lms.values() if lm.calls} == {0.9}
+
+
+@pytest.mark.parametrize(
+    ("role", "rollout", "asked"),
+    [
+        ("b", None, {"a": 1, "b": 0, "judge": 1, "new": 1}),
+        ("b", 5, {"a": 1, "b": 1, "judge": 1, "new": 0}),
+        ("aggregator", None, {"a": 1, "b": 1, "judge": 0, "new": 1}),
+    ],
+)
+def test_one_on_a_predictor_is_for_its_agent_only(role: str, rollout: Any, asked: dict[str, int]) -> None:
+    lms = cast("a", "b", "judge", "new")
+    moa = mixture({name: lms[name] for name in ("a", "b", "judge")}, use_specialized_prompts=True)
+    predictor(moa, role).lm = lms["new"].copy(rollout_id=rollout, temperature=1.0) if rollout else lms["new"]
+    moa(question="?")
+    assert calls(lms) == asked and [lms["a"].rollouts, lms["b"].rollouts] == [[None], [rollout] * asked["b"]]
+
+
+@both_ways
+def test_it_reaches_agents_in_a_program_around_them_and_in_a_mixture_inside(ask: Ask) -> None:
+    lms = cast("a", "inner", "judge", "stray")
+    outer = Outer(MoA(QA, [MoA(QA, [lms["a"]], lms["inner"])], lms["judge"]))
+    outer.set_lm(lms["stray"].copy(rollout_id=2, temperature=1.0))
+    outer(question="?")
+    assert [lm.rollouts for lm in lms.values()] == [[2], [2], [2], []]
+    outer.set_lm(lms["stray"])
+    outer(question="?")
+    assert lms["stray"].calls == 3
+
+
+def test_it_arrives_whole_however_many_threads_call_at_once() -> None:
+    lms = cast("a", "b", "judge", "stray")
+    moa, run = mixture(lms), dspy.Parallel(num_threads=8, disable_progress_bar=True)
+    for _ in range(5):
+        moa.set_lm(lms["stray"])
+        run([(moa, {"question": "?"})] * 8)
+    assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 5 * 8 * 3}
+
+
+@pytest.mark.parametrize("sampler", [dspy.BestOfN, dspy.Refine])
+@pytest.mark.parametrize("wrapped", [lambda moa: moa, Outer], ids=["mixture", "outer program"])
+@specialized
+def test_resampling_modules_get_n_answers_of_every_lm(
+    sampler: Any, wrapped: Any, specialized: bool, cached: None
+) -> None:
+    lms = cast("a", "b", "judge", cache=True)
+    adviser = FakeLM("adviser", lambda prompt: {"discussion": "?", "advice": {}})
+    program = wrapped(mixture(lms, use_specialized_prompts=specialized))
+    with dspy.context(lm=adviser):
+        assert sampler(program, N=3, reward_fn=never, threshold=1.0)(question="?").answer == "judge"
+    assert calls(lms) == {"a": 3, "b": 3, "judge": 3}
+    assert [len({*lm.rollouts}) for lm in lms.values()] == [3, 3, 3]
+
+
+@specialized
+def test_each_round_of_bootstrapping_samples_every_lm_anew(specialized: bool, cached: None) -> None:
+    lms = cast("a", "b", "judge", "stray", cache=True)
+    optimizer = dspy.BootstrapFewShot(metric=never, max_rounds=3, max_labeled_demos=0)
+    with dspy.context(lm=lms["stray"]):
+        optimizer.compile(mixture(lms, use_specialized_prompts=specialized), trainset=EXAMPLES[:1])
+    assert calls(lms) == {"a": 3, "b": 3, "judge": 3, "stray": 0}
+    assert {len({*lm.rollouts}) for lm in lms.values() if lm.calls} == {3}
+
+
+# One model, several answers.
+
+
+@both_ways
+def test_one_model_twice_gives_two_answers(ask: Ask, cached: None) -> None:
+    a = FakeLM("a", [{"reasoning": "r", "answer": "one"}, {"reasoning": "r", "answer": "two"}], cache=True)
+    pred = ask(MoA(QA, [a, a], FakeLM("judge", says("j"))), question="?")
+    assert [p.agent for p in pred.proposals] == ["a", "a_2"] and None in a.rollouts
+    assert sorted(p.outputs["answer"] for p in pred.proposals) == ["one", "two"]
+
+
+def test_two_lms_of_one_name_stay_apart_in_the_cache(cached: None) -> None:
+    lms = [FakeLM("same", says(answer), cache=True) for answer in "12"]
+    moa = MoA(QA, [*lms, Brings(FakeLM("same", says("3"), cache=True))], strategy="voting")
+    for _ in range(2):
+        assert [p.outputs["answer"] for p in moa(question="?").proposals] == ["1", "2", "3"]
+
+
+def test_samples_layers_mixtures_inside_and_attempts_never_collide(cached: None) -> None:
+    a, judge = (FakeLM(name, says(name), cache=True) for name in ("a", "judge"))
+    inner = [MoA(QA, [a, a], judge) for _ in range(2)]
+    moa = MoA(QA, [inner[0], a, a.copy(rollout_id=1), inner[1], a], judge, num_proposals_per_model=2)
+    moa(question="?")
+    dspy.BestOfN(moa, N=3, reward_fn=never, threshold=1.0)(question="?")
+    assert a.calls == len({*a.rollouts}) == 4 * 2 * 7
+
+
+def test_the_same_question_again_comes_from_the_cache(cached: None) -> None:
+    lms = cast("a", "judge", cache=True)
+    moa = MoA(QA, [lms["a"], lms["a"]], lms["judge"], num_proposals_per_model=2)
+    first, again = moa(question="?").metadata.usage, moa(question="?").metadata.usage
+    assert (first.cache_hits, again.cache_hits, calls(lms)) == (0, 5, {"a": 4, "judge": 1})

@@ -1,0 +1,202 @@
+"""A mixture as data: YAML and JSON files, presets, routers, and the one-call form."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from support.mixtures import QA, both_ways
+from support.openai_server import ChatRequest, OpenAIServer, Tokens
+from support.openai_server import Reply as Answered
+from support.rendering import asked
+
+from moa_dspy import Limits, MoA, MoAConfig, ModelConfig, arun_moa, run_moa
+
+ALICE, BOB, JUDGE = "simulated/alice", "simulated/bob", "simulated/judge"
+FULL = MoAConfig(
+    proposer_models=[
+        ALICE,
+        ModelConfig(model="openai/gpt-4o-mini", name="mini", temperature=0.5, max_tokens=99, instructions="Be\nbrief."),
+    ],
+    aggregator_model=ModelConfig(model=JUDGE, temperature=0.3),
+    num_proposals_per_model=2,
+    aggregation_strategy={"name": "voting", "weights": {"mini": 2}, "early_stop": True},
+    use_specialized_prompts=True,
+    layers=2,
+    limits=Limits(min_proposals=3, proposer_timeout=30, strict=True),
+)
+# Calls per question and proposers, by preset.
+PRESETS = {"balanced": 4, "max_quality": 9, "budget": 4, "together_moa": 13, "moa_lite": 7, "self_moa": 7}
+
+
+@pytest.mark.parametrize("name", ["moa.yaml", "moa.yml", "moa.json"])
+def test_what_is_saved_is_loaded(tmp_path: Path, name: str) -> None:
+    FULL.save(tmp_path / name)
+    assert MoAConfig.load(tmp_path / name) == MoAConfig.load(str(tmp_path / name)) == FULL
+
+
+def test_every_setting_arrives_in_the_mixture() -> None:
+    moa = MoA.from_config(QA, FULL)
+    layer = [("alice", ALICE, None), ("mini", "openai/gpt-4o-mini", "Be\nbrief.")]
+    assert [(a.name, a.model, a.instructions) for a in moa.agents[:-1]] == layer * 2
+    mini, judge = moa.agents[1].lm, moa.agents[-1].lm
+    assert mini is not None and judge is not None
+    assert (mini.kwargs["temperature"], mini.kwargs["max_tokens"], judge.kwargs["temperature"]) == (0.5, 99, 0.3)
+    strategy: Any = moa.strategy
+    assert (strategy.name, strategy.weights, strategy.early_stop) == ("voting", {"mini": 2}, True)
+    assert (moa.limits, moa.use_specialized_prompts) == (FULL.limits, True)
+
+
+def test_a_file_makes_a_mixture_that_answers(tmp_path: Path) -> None:
+    text = f"proposer_models:\n  - {ALICE}\n  - {{model: {BOB}, name: bee}}\naggregator_model: {JUDGE}\n"
+    (tmp_path / "moa.yaml").write_text(f"{text}aggregation_strategy: {{name: selection, rotations: 2}}\n")
+    pred = MoA.from_config(QA, MoAConfig.load(tmp_path / "moa.yaml"))(question="What is the capital of Australia?")
+    assert ([p.agent for p in pred.proposals], pred.metadata.usage.calls) == (["alice", "bee"], 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"layer": 2}, "layer.*layers"),
+        ({"proposer_models": [{"model": ALICE, "temprature": 1}]}, "temprature.*temperature"),
+        ({"limits": {"min_proposal": 1}}, "min_proposal.*min_proposals"),
+        ({"aggregation_strategy": "synthesys"}, "'synthesys'.*'synthesis'"),
+        ({"aggregation_strategy": {"name": "selection", "rotation": 3}}, "rotation.*rotations"),
+        ({"aggregation_strategy": {"name": "selection", "rotations": 0}}, "rotations"),
+        ({"aggregation_strategy": {"rotations": 3}}, "name.*synthesis, selection, voting, fusion"),
+        ({"proposer_models": []}, "proposer_models"),
+        ({"proposer_models": [{"name": "x"}]}, "model"),
+        ({"proposer_models": [{"model": ALICE, "temperature": -1}]}, "temperature"),
+        ({"num_proposals_per_model": 0}, "num_proposals_per_model"),
+        ({"layers": "2"}, "layers"),
+        ({"use_specialized_prompts": "yes"}, "use_specialized_prompts"),
+        ({"proposer_models": [{"model": ALICE, "name": "a"}, {"model": BOB, "name": "a"}]}, "'a'"),
+        ({"proposer_models": [{"model": ALICE, "instructions": "x"}]}, "share one prompt"),
+        ({"proposer_models": [{"model": ALICE, "temperature": 0}], "num_proposals_per_model": 3}, "temperature 0"),
+        ({"limits": {"min_proposals": 2}}, "min_proposals"),
+    ],
+)
+def test_a_mistake_is_named_with_what_is_allowed(settings: Any, words: str, tmp_path: Path) -> None:
+    import yaml
+
+    data = {"proposer_models": [ALICE], **settings}
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        MoA.from_config(QA, MoAConfig(**data))
+    (tmp_path / "moa.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(ValueError, match=rf"(?s)moa\.yaml.*{words}|{words}"):
+        MoA.from_config(QA, MoAConfig.load(tmp_path / "moa.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("moa.yaml", "layers: 2\nproposer_models: [a\n", "YAML"),
+        ("moa.yaml", "layers: !!python/name:os.system\n", "YAML"),
+        ("moa.json", '{"layers": 2,,}', "JSON"),
+        ("moa.yaml", "", "proposer_models|nothing"),
+        ("moa.yaml", "- a\n", "list"),
+        ("moa.yaml", "proposer_models: [x/a]\nlayers: 1\nlayers: 2\n", "'layers'.*twice"),
+        ("moa.toml", "layers = 2", r"\.yaml, \.yml, \.json"),
+        ("none.yaml", None, "none.yaml"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){words}") as raised:
+        MoAConfig.load(tmp_path / name)
+    assert name in str(raised.value)
+
+
+def test_a_config_is_frozen_and_a_copy_is_checked() -> None:
+    with pytest.raises(ValidationError):
+        FULL.layers = 3
+    assert FULL.model_copy(update={"layers": 1}).layers == 1
+    with pytest.raises(ValidationError, match="layers"):
+        FULL.model_copy(update={"layers": 0})
+
+
+# Presets.
+
+
+@pytest.mark.parametrize(("name", "calls"), PRESETS.items())
+def test_a_preset_is_a_whole_mixture_and_a_file(name: str, calls: int, tmp_path: Path) -> None:
+    config = MoAConfig.preset(name)
+    proposals = len(config.proposer_models) * config.num_proposals_per_model * config.layers
+    assert config.aggregator_model is not None and proposals + 1 == calls
+    config.save(tmp_path / "moa.yaml")
+    assert MoAConfig.load(tmp_path / "moa.yaml") == config
+    assert all(agent.model for agent in MoA.from_config(QA, config).agents)
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"'balance'.*'balanced'.*" + ", ".join(PRESETS)):
+        MoAConfig.preset("balance")
+
+
+# In one call.
+
+
+def asked_async(*arguments: Any) -> Any:
+    return asyncio.run(arun_moa(*arguments))
+
+
+@pytest.mark.parametrize("run", [run_moa, asked_async], ids=["sync", "async"])
+def test_one_call_gives_the_solution_and_the_account(run: Any) -> None:
+    config = MoAConfig(proposer_models=[ALICE, BOB], aggregator_model=JUDGE, num_proposals_per_model=2)
+    solution, metadata = run("What is the capital of Turkey?", "Name the city only.", config)
+    assert (solution.answer, metadata.num_proposers, len(metadata.all_proposals)) == ("Ankara", 2, 4)
+    with pytest.raises(ValueError, match=r"'moa_light'.*moa_lite"):
+        run("Why?", "", "moa_light")
+
+
+# Routers.
+
+
+def reply(request: ChatRequest) -> Answered:
+    if request.model == "broken":
+        return Answered("out of order", status=500)
+    wanted = asked(request.prompt)
+    assert wanted is not None
+    return Answered(wanted.render({"reasoning": "so", "answer": f"I am {request.model}"}), usage=Tokens(100, 50))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    monkeypatch.setenv("KEY_ONE", "first-secret")
+    with OpenAIServer(reply) as started:
+        yield started
+
+
+def deployment(server: OpenAIServer, group: str, model: str) -> dict[str, Any]:
+    params = {"model": f"openai/{model}", "api_base": server.url, "api_key": "os.environ/KEY_ONE"}
+    return {"model_name": group, "litellm_params": params}
+
+
+@both_ways
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")  # litellm's own
+def test_a_proposer_may_be_a_group_of_a_router(server: OpenAIServer, ask: Any) -> None:
+    groups: Any = {"model_list": [deployment(server, "mini", "gpt-4o-mini"), deployment(server, "mine", "mine")]}
+    config = MoAConfig(proposer_models=["router/mini"], aggregator_model="router/mine", router=groups)
+    pred = ask(MoA.from_config(QA, config), question="Who are you?")
+    assert (pred.answer, pred.proposals[0].outputs["answer"]) == ("I am mine", "I am gpt-4o-mini")
+    price = pytest.approx((100 * 0.15 + 50 * 0.6) / 1e6)
+    rows = [(call.agent, call.model, call.cost_usd) for call in pred.metadata.calls]
+    assert rows == [("mini", "router/mini", price), ("aggregator", "router/mine", None)]
+    assert {request.headers["Authorization"] for request in server.requests} == {"Bearer first-secret"}
+    assert "first-secret" not in config.model_dump_json() + repr(config)
+
+
+@pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")
+def test_a_router_of_your_own_falls_back_as_it_was_told(server: OpenAIServer) -> None:
+    from litellm.router import Router
+
+    groups = [deployment(server, "mini", "broken"), deployment(server, "spare", "gpt-4o-mini")]
+    own = Router(groups, fallbacks=[{"mini": ["spare"]}], num_retries=0)
+    config = MoAConfig(proposer_models=["router/mini"], aggregation_strategy="voting")
+    pred = MoA.from_config(QA, config, router=own)(question="Who are you?")
+    assert pred.answer == "I am gpt-4o-mini" and [r.model for r in server.requests] == ["broken", "gpt-4o-mini"]
+    with pytest.raises(ValueError, match=r"(?s)fats.*mini"):
+        MoA.from_config(QA, MoAConfig(proposer_models=["router/fats"], aggregation_strategy="voting"), router=own)

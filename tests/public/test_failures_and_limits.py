@@ -1,0 +1,244 @@
+"""Who fails or is late costs a proposal and not the call; what was paid for is never lost."""
+
+import asyncio
+import time
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import AuthError, ContextLengthError, RateLimitError, ServerError
+from support.fake_lm import FakeLM
+from support.mixtures import QA, Ask, both_ways, calls, cast, every_way, mixture, says
+from support.shown import ADAPTERS, JUDGED, always, panel_of
+
+from moa_dspy import Agent, AggregationFailed, Limits, MoA, MoAError, Selection, TooFewProposals, Voting
+
+NONSENSE = "I would rather not say."
+GOOD = {"reasoning": "so", "answer": "fine"}
+
+
+class Gives(dspy.Module):
+    """A program that gives or raises what it is told."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, **inputs: Any) -> Any:
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
+def failing(error: Exception, name: str = "bad") -> FakeLM:
+    return FakeLM(name, lambda prompt: error)
+
+
+# Proposers.
+
+
+@every_way
+@pytest.mark.parametrize(
+    ("error", "reported"),
+    [
+        (RateLimitError("slow down"), "LMRateLimitError"),
+        (AuthError("who?"), "LMAuthError"),
+        (ServerError("oops"), "LMServerError"),
+        (ContextLengthError("long"), "ContextWindowExceededError"),
+        (RuntimeError("odd"), "LMUnexpectedError"),
+    ],
+)
+def test_a_failing_lm_is_reported_and_is_no_answer(ask: Ask, error: Exception, reported: str) -> None:
+    lms = {"bad": failing(error), **cast("b", "judge")}
+    pred = ask(mixture(lms), question="?")
+    [failure] = pred.metadata.failures
+    assert (failure.agent, failure.model, failure.error) == ("bad", "bad", reported)
+    assert str(error) in failure.message and str(error) not in "".join(lms["judge"].prompts)
+    assert ([p.agent for p in pred.proposals], pred.metadata.degraded) == (["b"], True)
+
+
+@both_ways
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        ("text", "str"),
+        (None, "None"),
+        (dspy.Prediction(other="x"), "answer"),
+        (dspy.Prediction(answer="many"), "'many'"),
+        (ValueError("a bug"), "a bug"),
+        (asyncio.CancelledError(), ""),
+    ],
+)
+def test_a_program_that_gives_no_answer_is_a_failure(ask: Ask, result: Any, words: str) -> None:
+    moa = MoA("question -> answer: int", [Gives(result), FakeLM("b", always(answer=1))], strategy="voting")
+    pred = ask(moa, question="?")
+    [failure] = pred.metadata.failures
+    assert (failure.agent, failure.model, pred.answer) == ("gives", None, 1) and words in failure.message
+
+
+def test_a_reply_that_cannot_be_read_is_a_failure() -> None:
+    pred = mixture({"a": FakeLM("a", [NONSENSE] * 2), **cast("b", "judge")})(question="?")
+    assert [failure.error for failure in pred.metadata.failures] == ["AdapterParseError"]
+
+
+@every_way
+def test_too_few_proposals_carry_every_proposal_and_cause_and_the_usage(ask: Ask) -> None:
+    lms = {**cast("a"), "bad": failing(RateLimitError("slow down")), **cast("judge")}
+    with pytest.raises(TooFewProposals, match=r"(?s)1 .*2.*bad.*slow down") as caught:
+        ask(mixture(lms, limits=Limits(min_proposals=2)), question="?")
+    error = caught.value
+    assert isinstance(error, MoAError) and [p.outputs for p in error.proposals] == [{"answer": "a"}]
+    assert [(f.agent, f.error) for f in error.failures] == [("bad", "LMRateLimitError")]
+    usage = error.metadata.usage
+    assert (usage.calls, usage.prompt_tokens, usage.failed_calls, lms["judge"].calls) == (2, 10, 1, 0)
+
+
+@both_ways
+def test_a_layer_need_not_be_complete(ask: Ask) -> None:
+    bad = FakeLM("bad", [AuthError("?"), {"reasoning": "r", "answer": "back"}])
+    pred = ask(mixture({"bad": bad, **cast("b", "judge")}, layers=2), question="?")
+    assert ([p.outputs["answer"] for p in pred.proposals], len(pred.metadata.failures)) == (["back", "b"], 1)
+
+
+# Late.
+
+
+@every_way
+def test_it_goes_on_without_who_is_late(ask: Ask) -> None:
+    lms = {**cast("a"), "late": FakeLM("late", says("x"), delay=3), **cast("judge")}
+    started = time.monotonic()
+    pred = ask(mixture(lms, limits=Limits(proposer_timeout=0.3)), question="?")
+    assert time.monotonic() - started < 2.5
+    [failure] = pred.metadata.failures
+    assert (failure.agent, failure.error, failure.seconds) == ("late", "ProposerTimeout", 0.3)
+    [row] = [call for call in pred.metadata.calls if call.agent == "late"]
+    assert (row.error, row.cost_usd, [p.agent for p in pred.proposals]) == ("Unfinished", None, ["a"])
+
+
+def test_a_late_task_is_cancelled_and_the_aggregator_has_all_its_time() -> None:
+    late, judge = FakeLM("late", says("x"), delay=5), FakeLM("judge", says("j"), delay=0.5)
+    moa = mixture({**cast("a"), "late": late, "judge": judge}, limits=Limits(proposer_timeout=0.2))
+    assert asyncio.run(moa.acall(question="?")).answer == "j"
+    assert [call.cancelled for call in late.log] == [True]
+
+
+@both_ways
+def test_all_late_are_too_few(ask: Ask) -> None:
+    with pytest.raises(TooFewProposals, match="ProposerTimeout") as caught:
+        ask(mixture(cast("a", "b", "judge", delay=1), limits=Limits(proposer_timeout=0.1)), question="?")
+    assert [call.error for call in caught.value.metadata.calls] == ["Unfinished", "Unfinished"]
+
+
+@both_ways
+def test_who_is_not_needed_any_more_is_no_failure(ask: Ask) -> None:
+    lms = [FakeLM(name, says("x")) for name in "ab"] + [FakeLM("late", says("y"), delay=3)]
+    moa = MoA(QA, lms, strategy=Voting(early_stop=True), limits=Limits(proposer_timeout=2))
+    metadata = ask(moa, question="?").metadata
+    assert (metadata.stopped_early, metadata.failures, metadata.degraded) == (True, [], False)
+    assert (metadata.proposals_asked, metadata.proposals_received) == (3, 2)
+
+
+@both_ways
+def test_stopping_early_does_not_undercut_the_minimum(ask: Ask) -> None:
+    lms = [FakeLM(name, says("x"), delay=delay) for name, delay in (("a", 0), ("b", 0), ("c", 0.2))]
+    moa = MoA(QA, lms, strategy=Voting(early_stop=True), limits=Limits(min_proposals=3))
+    assert len(ask(moa, question="?").proposals) == 3
+
+
+# The aggregator.
+
+
+@every_way
+@pytest.mark.parametrize("adapter", [None, *ADAPTERS], ids=lambda adapter: type(adapter).__name__)
+@pytest.mark.parametrize("first", [NONSENSE, "", ServerError("down")], ids=["nonsense", "empty", "down"])
+def test_one_unreadable_reply_is_repaired(ask: Ask, adapter: Any, first: Any) -> None:
+    judge = FakeLM("judge", [first, GOOD])
+    with dspy.context(adapter=adapter):
+        pred = ask(panel_of("x", "y", judge=judge), question="?")
+    metadata = pred.metadata
+    assert (pred.answer, metadata.repaired, metadata.fallback_used, metadata.degraded) == ("fine", True, False, False)
+    assert (judge.calls, metadata.usage.calls) == (2, 4)
+
+
+@every_way
+@pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
+@pytest.mark.parametrize("replies", [[NONSENSE] * 2, [AuthError("who?")]], ids=["nonsense", "refused"])
+def test_an_aggregator_that_still_fails_leaves_the_vote_and_says_so(ask: Ask, strategy: str, replies: Any) -> None:
+    judge = FakeLM("judge", replies)
+    pred = ask(panel_of("x", "y", "z", "z", judge=judge, strategy=strategy), question="?")
+    metadata = pred.metadata
+    assert (pred.answer, metadata.strategy, metadata.answered_by) == ("z", strategy, "voting")
+    assert (metadata.fallback_used, metadata.degraded, metadata.selected) == (True, True, "m2")
+    assert [(f.agent, f.model) for f in metadata.failures] == [("aggregator", "judge")]
+    assert len([call for call in metadata.calls if call.agent == "aggregator"]) == judge.calls == len(replies)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "wrong"),
+    [
+        ("selection", {"choice": "P7"}),
+        ("voting", {"groups": [["P1", "P2"], ["P2"]]}),
+        ("fusion", {"elements": [{"statement": "s", "kind": "unique", "supported_by": ["P9"], "resolution": None}]}),
+    ],
+)
+def test_labels_that_were_not_shown_are_asked_for_again(strategy: str, wrong: dict[str, Any]) -> None:
+    judge = FakeLM("judge", [{**JUDGED, "answer": "z", **wrong}, {**JUDGED, "answer": "z"}])
+    metadata = panel_of("x", "y", judge=judge, strategy=strategy)(question="?").metadata
+    assert (metadata.repaired, metadata.fallback_used, judge.calls) == (True, False, 2)
+
+
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"rollout_id": 7, "temperature": 1.0}], ids=str)
+def test_nonsense_is_not_replayed_from_the_cache(settings: dict[str, Any], cached: None) -> None:
+    judge = FakeLM("judge", [NONSENSE, GOOD], cache=True, **settings)
+    moa = panel_of("x", "y", judge=judge)
+    assert [moa(question="?").answer for _ in range(2)] == ["fine", "fine"] and judge.calls == 2
+
+
+@every_way
+def test_a_strict_mixture_raises_instead_with_all_that_was_paid_for(ask: Ask) -> None:
+    judge = FakeLM("judge", [AuthError("bad key sk-abcdefghijklmnop123")])
+    with pytest.raises(AggregationFailed, match="LMAuthError") as caught:
+        ask(panel_of("x", "y", judge=judge, limits=Limits(strict=True)), question="?")
+    error = caught.value
+    assert [p.outputs["answer"] for p in error.proposals] == ["x", "y"] and "sk-abc" not in str(error)
+    assert (error.failures[0].agent, error.metadata.usage.calls) == ("aggregator", 3)
+    assert isinstance(error, MoAError) and isinstance(error.__cause__, dspy.LMError)
+
+
+def test_a_rotation_that_fails_leaves_the_verdict_to_the_others() -> None:
+    asked = iter(range(9))
+    judge = FakeLM("judge", lambda prompt: AuthError("no") if next(asked) == 1 else JUDGED)
+    metadata = panel_of("x", "y", judge=judge, strategy=Selection(3))(question="?").metadata
+    assert (metadata.answered_by, [f.agent for f in metadata.failures], judge.calls) == ("selection", ["aggregator"], 3)
+
+
+# Interrupts.
+
+
+@every_way
+def test_an_interrupt_passes_through(ask: Ask) -> None:
+    class Interrupts(dspy.Module):
+        def forward(self, **inputs: Any) -> Any:
+            raise KeyboardInterrupt
+
+        async def aforward(self, **inputs: Any) -> Any:
+            raise KeyboardInterrupt
+
+    for others in ([], [FakeLM("b", says("b"))]):
+        with pytest.raises(KeyboardInterrupt):
+            ask(MoA(QA, [Agent(program=Interrupts(), name="i"), *others], strategy="voting"), question="?")
+
+
+def test_cancelling_a_call_cancels_the_calls_inside() -> None:
+    lms = {**cast("a", "b", delay=10), **cast("judge")}
+
+    async def main() -> None:
+        task = asyncio.create_task(MoA(QA, [mixture(lms), lms["a"]], lms["judge"]).acall(question="?"))
+        while lms["a"].calls + lms["b"].calls < 3:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+    asyncio.run(main())
+    assert [call.cancelled for name in "ab" for call in lms[name].log] == [True] * 3 and calls(lms)["judge"] == 0

@@ -1,0 +1,271 @@
+"""Many questions into a file: one JSON object a line, answered once each, resumed after a kill at any moment."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from support.fake_lm import FakeLM
+from support.mixtures import QA, cast, echo, mixture, question, says
+from support.openai_server import ChatRequest, OpenAIServer, Reply
+from support.rendering import render
+from typer.testing import CliRunner
+
+from moa_dspy import Limits, MoA, Selection, answer_all
+from moa_dspy.cli import app
+
+ROWS = [{"id": f"q{n}", "question": f"question {n}"} for n in range(5)]
+
+
+def one(answers: Any = echo, **options: Any) -> tuple[MoA, FakeLM]:
+    """A mixture of one, which asks one call a question, and its LM."""
+    lm = FakeLM("only", answers, **options)
+    return MoA(QA, [lm], strategy="voting"), lm
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def answers(path: Path) -> dict[Any, Any]:
+    return {row["id"]: row["outputs"] and row["outputs"]["answer"] for row in rows(path)}
+
+
+def asked(lm: FakeLM) -> list[str]:
+    return sorted(question(prompt) for prompt in lm.prompts)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "answers.jsonl"
+
+
+def test_a_row_holds_the_question_the_answer_and_how_it_came_about(out: Path) -> None:
+    lms = {"a": FakeLM("a", echo), "b": FakeLM("b", [ValueError("broken")]), "judge": FakeLM("judge", echo)}
+    summary = answer_all(mixture(lms, strategy="selection"), [{"question": "why", "gold": "w"}], out)
+    [row] = rows(out)
+    assert (row["inputs"], row["outputs"], row["error"]) == ({"question": "why"}, {"answer": "why"}, None)
+    assert row["id"] and row["seconds"] > 0 and '"gold": "w"' in out.read_text()
+    assert [(p["agent"], p["outputs"]) for p in row["proposals"]] == [("a", {"answer": "why"})]
+    assert (summary.answered, summary.degraded, summary.usage.calls, summary.usage.failed_calls) == (1, 1, 2, 1)
+    assert (summary.usage.prompt_tokens, summary.usage.cost_usd, summary.usage.unpriced_calls) == (10, None, 2)
+
+
+def test_answers_stand_in_the_order_of_the_questions_however_they_came(out: Path) -> None:
+    first = threading.Event()
+
+    def late(prompt: str) -> Any:
+        if question(prompt) == "question 0":
+            first.wait(5)
+        elif question(prompt) == "question 4":
+            first.set()
+        return echo(prompt)
+
+    answer_all(one(late)[0], ROWS, out, concurrency=2)
+    assert list(answers(out).items()) == [(f"q{n}", f"question {n}") for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("later", "expected"),
+    [
+        ([ROWS[4], *ROWS[:4]], ["question 3", "question 4"]),  # what is answered is not asked again
+        ([*ROWS[:2], {"id": "q2", "question": "another"}], ["another"]),  # edited under its id
+    ],
+)
+def test_the_same_call_again_asks_what_is_new(out: Path, later: Any, expected: list[str]) -> None:
+    answer_all(one()[0], ROWS[:3], out)
+    moa, lm = one()
+    summary = answer_all(moa, later, out)
+    assert (asked(lm), summary.answered, summary.skipped) == (expected, len(expected), len(later) - len(expected))
+    assert list(answers(out))[: len(later)] == [row["id"] for row in later]
+
+
+def test_without_ids_a_question_is_known_wherever_it_stands(out: Path) -> None:
+    answer_all(one()[0], [{"question": "b"}, {"question": "c"}, {"question": "c"}], out)
+    moa, lm = one()
+    answer_all(moa, [{"question": text} for text in "acbc"], out)
+    assert (asked(lm), [row["inputs"]["question"] for row in rows(out)]) == (["a"], [*"acbc"])
+
+
+def test_a_failed_question_is_kept_with_its_cause_and_asked_again(out: Path) -> None:
+    bad = FakeLM("b", [ValueError("no luck")])
+    moa = MoA(QA, [FakeLM("a", echo), bad], strategy="voting", limits=Limits(min_proposals=2))
+    summary = answer_all(moa, ROWS[:1], out)
+    [row] = rows(out)
+    assert (summary.failed, summary.answered, row["outputs"]) == (1, 0, None)
+    assert "no luck" in json.dumps(row["error"]) and row["proposals"][0]["outputs"] == {"answer": "question 0"}
+    mended = MoA(QA, [FakeLM("a", echo), FakeLM("b", echo)], strategy="voting", limits=Limits(min_proposals=2))
+    assert answer_all(mended, ROWS[:1], out).answered == 1 and answers(out) == {"q0": "question 0"}
+
+
+def test_a_line_cut_short_anywhere_is_asked_again(out: Path) -> None:
+    answer_all(one()[0], ROWS[:3], out)
+    whole = out.read_bytes()
+    last = whole.rstrip().rindex(b"\n") + 1
+    for end in [last + 1, last + 12, (last + len(whole)) // 2, len(whole) - 2]:
+        out.write_bytes(whole[:end])
+        moa, lm = one()
+        answer_all(moa, ROWS[:3], out)
+        assert (asked(lm), answers(out)) == (["question 2"], {f"q{n}": f"question {n}" for n in range(3)})
+
+
+@pytest.mark.parametrize("text", ["notes", '{"question": "a"}\n', '{"id": 1}\n'])
+def test_a_file_of_something_else_is_refused_and_left_alone(out: Path, text: str) -> None:
+    out.write_text(text)
+    with pytest.raises(ValueError, match=r"(?s)Line 1.*answers.jsonl"):
+        answer_all(one()[0], ROWS, out)
+    assert out.read_text() == text
+
+
+def test_a_file_of_another_mixture_is_refused_unless_forced(out: Path) -> None:
+    lms = cast("a", "b", "judge")
+    answer_all(mixture(lms, strategy="selection"), ROWS[:1], out)
+    for strategy in ("synthesis", Selection(rotations=2)):
+        with pytest.raises(ValueError, match=r"(?s)answers.jsonl.*force"):
+            answer_all(mixture(lms, strategy=strategy), ROWS, out)
+    assert answer_all(mixture(lms), ROWS, out, force=True).answered == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"question": "a"', "Line 2.*JSON"),
+        ('["a"]', "Line 2.*object"),
+        ('{"id": 1, "q": "a"}', "Line 2.*question is missing"),
+        ('{"question": null}', "Line 2.*question"),
+        ('{"question": "a", "id": "x"}', "Line 2.*'x'.*line 1"),
+        ('{"question": "a", "x": NaN}', "Line 2.*NaN"),
+    ],
+)
+def test_malformed_rows_are_named_before_anything_is_asked(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "fine", "id": "x"}\n' + line + "\n")
+    moa, lm = one()
+    with pytest.raises(ValueError, match=f"(?s){words}"):
+        answer_all(moa, tmp_path / "q.jsonl", tmp_path / "a.jsonl")
+    assert lm.calls == 0
+
+
+def test_a_bad_place_or_a_missing_key_is_found_before_anything_is_asked(tmp_path: Path, out: Path) -> None:
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    moa, lm = one()
+    for place in (questions, tmp_path / "no" / "a.jsonl", tmp_path):
+        with pytest.raises(ValueError):
+            answer_all(moa, questions, place)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+        answer_all(MoA(QA, [lm, "openai/gpt-5"], strategy="voting"), ROWS, out)
+    assert lm.calls == 0
+
+
+def test_unicode_stays_on_one_line_and_the_callers_settings_hold(out: Path) -> None:
+    note = "ä 漢\u2028\u2029\x85\r\n"
+    with dspy.context(lm=FakeLM("ambient", says("half a \ud83d"))):
+        moa = MoA(QA, [dspy.ChainOfThought(QA)], strategy="voting")
+        answer_all(moa, [{"id": 1, "question": "q", "note": note}], out)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 1 and answers(out) == {1: "half a ?"}
+
+
+def test_one_ctrl_c_lets_the_questions_under_way_finish(out: Path) -> None:
+    moa, lm = one(delay=0.02)
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(summary: Any) -> None:
+        if summary.answered == 1 and not summary.interrupted:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="left"):
+        answer_all(moa, [{"question": str(n)} for n in range(40)], out, concurrency=2, on_progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is before and lm.calls == len(rows(out)) < 40
+
+
+# `moa-dspy run` in a process of its own.
+
+QUESTIONS = [{"id": f"q{n}", "question": f"question {n}"} for n in range(60)]
+RUN = ["run", "questions.jsonl", "--out", "answers.jsonl", "--config", "moa.json", "--concurrency", "4"]
+
+
+def repeat(request: ChatRequest) -> Reply:
+    return Reply(render("chat", {"reasoning": "so", "answer": question(request.prompt)}))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
+    """A provider, and in the current folder a mixture of two of its models that agree, and questions."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", "any-key")
+    Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    with OpenAIServer(repeat) as server:
+        entries = [{"model": f"openai/{name}", "api_base": server.url, "num_retries": 0} for name in "ab"]
+        Path("moa.json").write_text(json.dumps({"proposer_models": entries, "aggregation_strategy": "voting"}))
+        yield server
+
+
+class Process:
+    """The command, without DSPy's cache."""
+
+    def __init__(self, server: OpenAIServer) -> None:
+        self.server = server
+        code = "from moa_dspy.cli import main; main()"
+        env = {**os.environ, "DSPY_CACHEDIR": str(Path(f"cache-{time.monotonic_ns()}").absolute()), "COLUMNS": "80"}
+        pipe: Any = subprocess.PIPE
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, *RUN], env=env, stdout=pipe, stderr=pipe, text=True
+        )
+
+    def signal(self, number: int, after: int) -> None:
+        """Send a signal when the server has seen so many requests."""
+        deadline = time.monotonic() + 60
+        while len(self.server.requests) < after:
+            assert self._process.poll() is None and time.monotonic() < deadline, self.end()
+            time.sleep(0.001)
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self._process.communicate(timeout=60)
+        return self._process.returncode, out, err
+
+
+def paid(server: OpenAIServer) -> Counter[str]:
+    """How often each question was asked, of both models together."""
+    return Counter(question(request.prompt) for request in server.requests)
+
+
+def test_killed_at_any_moment_it_goes_on_where_it_was(server: OpenAIServer) -> None:
+    draw, done, kills, server.latency = random.Random(7), dict[str, int](), 2, 0.02
+    for _ in range(kills):
+        process = Process(server)
+        process.signal(signal.SIGKILL, after=len(server.requests) + draw.randint(10, 40))
+        assert process.end()[0] == -signal.SIGKILL
+        time.sleep(0.05)  # what was on its way to the server has arrived
+        lines = Path("answers.jsonl").read_bytes().splitlines(keepends=True)
+        answered = {json.loads(line)["inputs"]["question"] for line in lines if line.endswith(b"\n")}
+        assert answered >= done.keys() and {text: paid(server)[text] for text in done} == done
+        done = {text: paid(server)[text] for text in answered}
+    last = CliRunner().invoke(app, RUN)
+    assert last.exit_code == 0 and {text: paid(server)[text] for text in done} == done, last.output
+    assert 2 * 60 <= len(server.requests) <= 2 * 60 + kills * 4 * 2
+    assert answers(Path("answers.jsonl")) == {row["id"]: row["question"] for row in QUESTIONS}
+
+
+def test_an_interrupt_finishes_what_is_under_way_and_nothing_is_paid_twice(server: OpenAIServer) -> None:
+    server.latency = 0.5
+    process = Process(server)
+    process.signal(0, after=1)
+    assert CliRunner().invoke(app, RUN).exit_code == 2  # another process is writing
+    server.latency = 0.05
+    process.signal(signal.SIGINT, after=20)
+    status, _, err = process.end()
+    answered = len(rows(Path("answers.jsonl")))
+    assert (status, len(server.requests), "Traceback" in err) == (130, 2 * answered, False)
+    assert CliRunner().invoke(app, RUN).exit_code == 0
+    assert (set(paid(server).values()), len(rows(Path("answers.jsonl")))) == ({2}, 60)

@@ -1,0 +1,257 @@
+"""A mixture in a file: prompts, demos, weights and models come back, here and in a process that has only the file."""
+
+import json
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from pydantic import BaseModel
+from support.fake_lm import FakeLM
+from support.mixtures import QA, both_ways, calls, cast, echo, mixture
+from support.roles import Outer
+from support.shown import JUDGED, always
+
+from moa_dspy import Agent, Limits, MoA, Selection, Strategy, Verdict, Voting
+
+CAPITAL = "What is the capital of Turkey?"
+FORMAT_1 = Path(__file__).parents[1] / "data" / "moa_format_1.json"
+NAMES = ["simulated/alice", "simulated/bob"]
+
+
+class Item(BaseModel):
+    name: str
+    since: date | None = None
+
+
+class Task(dspy.Signature):
+    """Read the note."""
+
+    note: str = dspy.InputField(desc="as it came in")
+    items: list[Item] = dspy.OutputField(desc="in order")
+
+
+class Longest(Strategy):
+    name = "longest"
+
+    def decide(self, case: Any) -> Verdict:
+        return Verdict(case.proposals[0].outputs)
+
+
+def taught(moa: Any, **demo: Any) -> Any:
+    """With another prompt and a demo for each predictor."""
+    for number, part in enumerate(moa.predictors()):
+        part.signature = part.signature.with_instructions(f"Prompt {number}.\nDo it.")
+        part.demos = [dspy.Example(**{"question": f"demo {number}", "answer": "a", "proposals": "««« x »»»", **demo})]
+    return moa
+
+
+def learned(moa: Any) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The instructions and demos of each predictor."""
+    return [(part.signature.instructions, [dict(demo) for demo in part.demos]) for part in moa.predictors()]
+
+
+def prompts(moa: MoA, lms: dict[str, FakeLM], **inputs: Any) -> dict[str, list[str]]:
+    """What each model is sent."""
+    before = calls(lms)
+    moa(**inputs)
+    return {name: lm.prompts[before[name] :] for name, lm in lms.items()}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "moa.json"
+
+
+# All comes back.
+
+
+@pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion", Selection(3)])
+@pytest.mark.parametrize("specialized", [False, True])
+def test_a_file_is_a_mixture(file: Path, strategy: Any, specialized: bool) -> None:
+    options: dict[str, Any] = {"use_specialized_prompts": specialized, "layers": 2, "num_proposals_per_model": 2}
+    agents = [Agent(NAMES[0], name="ann", temperature=0.5), NAMES[1]]
+    limits = Limits(min_proposals=2, proposer_timeout=9, strict=True)
+    moa: Any = taught(MoA(QA, agents, Agent("simulated/judge", max_tokens=900), strategy, limits=limits, **options))
+    moa.save(file)
+    back: Any = MoA.from_file(file)
+    assert [(a.name, a.model, a.lm.kwargs) for a in back.agents] == [(a.name, a.model, a.lm.kwargs) for a in moa.agents]
+    assert learned(back) == learned(moa) and learned(back)[0][0] == "Prompt 0.\nDo it."
+    assert (type(back.strategy), back.limits, back.use_specialized_prompts) == (type(moa.strategy), limits, specialized)
+    assert getattr(back.strategy, "rotations", 1) == getattr(moa.strategy, "rotations", 1)
+    assert (back(question=CAPITAL), len(back(question=CAPITAL).proposals)) == (moa(question=CAPITAL), 4)
+
+
+def test_a_new_process_needs_the_file_alone(file: Path) -> None:
+    moa: Any = MoA("question -> answer: int", NAMES, strategy=Voting(weights={"bob": 2.5}))
+    taught(moa, answer=4).save(file)
+    code = (
+        f"from moa_dspy import MoA\nmoa = MoA.from_file({str(file)!r})\n"
+        "print(repr(moa(question='What is 17 * 23?').answer), moa.strategy.weights)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=file.parent)
+    expected = moa(question="What is 17 * 23?").answer
+    assert done.stdout == f"{expected!r} {{'bob': 2.5}}\n", done.stderr
+
+
+@pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
+def test_the_same_prompts_are_sent_after_loading(file: Path, strategy: str) -> None:
+    def made() -> tuple[MoA, dict[str, FakeLM]]:
+        lms = {name: FakeLM(name, always(answer=name)) for name in ("a", "b", "judge")}
+        return mixture(lms, strategy=strategy, layers=2), lms
+
+    moa, lms = made()
+    taught(moa, **JUDGED).save(file)
+    fresh, others = made()
+    fresh.load(file)
+    assert prompts(fresh, others, question="now?") == prompts(moa, lms, question="now?")
+    assert "Do it." in others["judge"].prompts[0] and "demo 0" in others["a"].prompts[0]
+
+
+def test_typed_demos_are_typed_again(file: Path) -> None:
+    tea = Item(name="tea", since=date(2024, 2, 29))
+    moa = taught(MoA(Task, NAMES, strategy="voting"), note="n", items=[tea])
+    moa.save(file)
+    fresh: Any = MoA(Task, NAMES, strategy="voting")
+    fresh.load(file)
+    assert fresh.predictors()[0].demos[0]["items"] == [tea]
+
+
+@both_ways
+def test_live_lms_stay_when_a_file_is_loaded(file: Path, ask: Any) -> None:
+    taught(mixture(cast("a", "judge"))).save(file)
+    lms = cast("a", "judge")
+    moa = mixture(lms)
+    moa.load(file)
+    assert ask(moa, question="?").answer == "judge" and calls(lms) == {"a": 1, "judge": 1}
+
+
+def test_a_whole_program_is_saved_and_loaded(tmp_path: Path) -> None:
+    taught(mixture(cast("a", "judge"))).save(str(tmp_path / "program"), save_program=True)
+    assert dspy.load(str(tmp_path / "program"), allow_pickle=True)(question="?").answer == "judge"
+
+
+def test_a_program_around_it_carries_it(file: Path) -> None:
+    Outer(taught(MoA(QA, NAMES, strategy=Voting(weights={"bob": 0.5})))).save(file)
+    outer: Any = Outer(MoA(QA, NAMES, strategy="voting"))
+    outer.load(file)
+    assert outer.moa.strategy.weights == {"bob": 0.5}
+    assert outer.predictors()[0].signature.instructions == "Prompt 0.\nDo it."
+
+
+def test_what_dspy_has_frozen_is_missing_from_the_outer_file_until_it_is_thawed(file: Path) -> None:
+    moa = dspy.BootstrapFewShot(max_bootstrapped_demos=1).compile(
+        MoA(QA, [FakeLM("a", echo)], strategy="voting"),
+        trainset=[dspy.Example(question="q", answer="q").with_inputs("question")],
+    )
+    outer = Outer(moa)
+    assert (outer.predictors(), outer.dump_state()) == ([], {})
+    outer.moa._compiled = False
+    assert len(outer.predictors()) > 0 and outer.dump_state() != {}
+
+
+# What cannot be, said in words, and nothing changed.
+
+
+def real(*names: str, **options: Any) -> MoA:
+    return MoA(QA, [f"openai/{name}" for name in names], "openai/judge", **options)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (lambda: real("a"), "b"),
+        (lambda: real("a", "b", "c"), "c"),
+        (lambda: real("a", "b", layers=2), "layers"),
+        (lambda: real("a", "b", strategy="fusion"), "synthesis.*fusion"),
+        (lambda: real("a", "b", use_specialized_prompts=True), "use_specialized_prompts"),
+        (lambda: MoA("question -> answer: int", ["openai/a", "openai/b"], "openai/judge"), "str.*int"),
+    ],
+)
+def test_a_file_of_another_shape_is_refused_and_changes_nothing(file: Path, other: Any, words: str) -> None:
+    taught(real("a", "b")).save(file)
+    moa = other()
+    before = moa.dump_state()
+    with pytest.raises(ValueError, match=rf"(?s)moa\.json.*{words}"):
+        moa.load(file)
+    assert moa.dump_state() == before
+
+
+@pytest.mark.parametrize("text", ["", '{"moa_dspy": {"for', "[1]", '{"predict": {"demos": []}, "metadata": {}}'])
+def test_a_file_that_holds_no_mixture_is_refused_by_name(file: Path, text: str) -> None:
+    file.write_text(text)
+    for load in (MoA.from_file, real("a").load):
+        with pytest.raises(ValueError, match=r"moa\.json"):
+            load(file)
+
+
+def test_a_newer_format_says_to_upgrade(file: Path) -> None:
+    def newer(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: 999 if key == "format" else newer(value) for key, value in part.items()}
+        return [newer(item) for item in part] if isinstance(part, list) else part
+
+    real("a").save(file)
+    file.write_text(json.dumps(newer(json.loads(file.read_text()))))
+    for load in (MoA.from_file, real("a").load):
+        with pytest.raises(ValueError, match=r"(?s)moa\.json.*999.*[Uu]pgrade"):
+            load(file)
+
+
+def test_an_older_file_loads_or_says_what_to_do() -> None:
+    try:
+        moa = MoA.from_file(FORMAT_1)
+    except ValueError as told:
+        assert "moa_format_1.json" in str(told) and "moa-dspy" in str(told)
+    else:
+        assert [agent.model for agent in moa.agents[:2]] == NAMES and moa.agents[0].name == "ann"
+        assert learned(moa)[0][0].startswith("Prompt 0.")
+
+
+@pytest.mark.parametrize(
+    ("moa", "words"),
+    [
+        (lambda: MoA(QA, [Agent("simulated/alice", dspy.Predict(QA), name="doer")], strategy="voting"), "doer"),
+        (lambda: real("a", strategy=Longest()), "longest"),
+    ],
+    ids=["program", "strategy"],
+)
+def test_code_of_ones_own_is_in_no_file_but_its_state_is(file: Path, moa: Any, words: str) -> None:
+    taught(moa()).save(file)
+    with pytest.raises(ValueError, match=rf"(?s)moa\.json.*{words}.*load"):
+        MoA.from_file(file)
+    fresh = moa()
+    fresh.load(file)
+    assert fresh.predictors()[0].signature.instructions == "Prompt 0.\nDo it."
+
+
+def test_a_file_imports_nothing_that_it_names(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent / "evil_module.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(file.parent)
+    MoA(Task, NAMES, strategy="voting").save(file)
+    file.write_text(file.read_text().replace(f"{__name__}:Item", "evil_module:Evil"))
+    try:
+        MoA.from_file(file)
+    except ValueError as told:
+        assert "Item" in str(told) or "Evil" in str(told)
+
+
+def test_a_file_stays_if_saving_fails(file: Path) -> None:
+    moa = real("a")
+    moa.save(file)
+    before = file.read_bytes()
+    moa.predictors()[0].demos = [dspy.Example(question="no UTF-8: \ud800", answer="a")]
+    with pytest.raises(Exception, match="surrogates"):
+        moa.save(file)
+    assert file.read_bytes() == before and [path.name for path in file.parent.iterdir()] == ["moa.json"]
+
+
+def test_addresses_are_taken_from_trusted_files_only(file: Path) -> None:
+    MoA(QA, [Agent("openai/a", api_base="http://localhost:1")], strategy="voting").save(file)
+    with pytest.warns(UserWarning, match=r"api_base.*allow_unsafe_lm_state"):
+        wary: Any = MoA.from_file(file)
+    trusting: Any = MoA.from_file(file, allow_unsafe_lm_state=True)
+    assert [m.agents[0].lm.kwargs.get("api_base") for m in (wary, trusting)] == [None, "http://localhost:1"]

@@ -1,0 +1,159 @@
+import logging
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict, TypeVar
+
+import dspy
+import pytest
+from dspy.experimental import Noul
+from pydantic import BaseModel, Field
+from support.cases import case_of, decide
+
+from moa_dspy import Fusion, Voting
+from moa_dspy.strategies.annotations import approximate, free_text
+from moa_dspy.strategies.answers import answer_of, left_out, type_at, value_at
+
+
+class Color(Enum):
+    RED = "red"
+
+
+class Claim(BaseModel):
+    text: str
+    confidence: float = 0.5
+    reasoning: str = ""
+
+
+class Report(BaseModel):
+    claims: list[Claim]
+    parent: "Report | None" = None
+    why: str = ""
+
+
+@dataclass
+class Point:
+    x: float
+    note: str = field(default="", compare=False)
+
+
+class Pair(NamedTuple):
+    a: int
+    b: int
+
+
+class Row(TypedDict):
+    title: str
+
+
+UserId = NewType("UserId", int)
+Text = TypeVar("Text", bound=str)
+SHORT: Any = Annotated[str, Field(max_length=3)]
+CODE: Any = Annotated[str, Field(pattern="x")]
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"answer": str, "answerable": bool}, ""),
+        ({"reasoning": str, "answer": str}, "reasoning"),
+        ({"title": str, "summary": list[str]}, ""),
+        ({"label": str, "confidence": float}, "confidence"),
+        ({"label": str, "labelConfidenceScore": float}, "labelConfidenceScore"),
+        ({"label": Literal["a"], "certainty": Literal["high", "low"]}, "certainty"),
+        ({"stars": int, "explanation": str | None, "justification": list[str]}, "explanation justification"),
+        ({"thoughts": dspy.Reasoning, "answer": str}, "thoughts"),
+        ({"rationale": str, "probability": float}, "rationale"),
+        ({"confidence": float}, ""),
+        ({"reasoning": str}, ""),
+        ({"confidence_interval": tuple[float, float], "n": int}, ""),
+        ({"explanation_required": bool, "text": str}, ""),
+        ({"reasoning": Literal["deductive", "inductive"], "text": str}, ""),
+        ({"verdict": bool, "reason": str}, "reason"),
+        ({"order": str, "reason": str}, ""),
+        ({"ok": bool, "why": str}, "why"),
+        ({"answer": str, "score": float}, "score"),
+        ({"topic": Literal["a", "b"], "score": float}, "score"),
+        ({"team": str, "score": int}, ""),
+        ({"feedback": str, "score": float}, ""),
+        ({"value": bool, "confidence": float, "probability": float | None}, "confidence probability"),
+        ({}, ""),
+    ],
+)
+def test_what_explains_or_grades_is_no_part_of_the_answer(parts: dict[str, Any], expected: str) -> None:
+    assert left_out(parts) == set(expected.split())
+
+
+def task(**outputs: Any) -> type[dspy.Signature]:
+    names = ", ".join(f"{name}: {kind}" for name, kind in outputs.items())
+    signature: Any = dspy.Signature
+    return signature(f"question -> {names}", custom_types={"Report": Report, "Noul": Noul})
+
+
+def test_what_is_left_out_is_told_at_every_depth() -> None:
+    answer = answer_of(task(report="Report", rationale="str", sure="Noul"))
+    assert answer.fields == ("report", "sure")
+    assert answer.left_out == (
+        "rationale",
+        "report.claims.confidence",
+        "report.claims.reasoning",
+        "sure.confidence",
+        "sure.probability",
+    )
+
+
+def test_what_is_named_counts_whatever_it_is_called() -> None:
+    answer = answer_of(task(report="Report", reasoning="str"), ["report", "report.claims.confidence", "reasoning"])
+    assert answer.fields == ("report", "report.claims.confidence", "reasoning")
+    assert answer.left_out == ("report.claims.reasoning",)
+
+
+@pytest.mark.parametrize("path", ["repotr", "report.claim", "report.claims.txt"])
+def test_a_path_that_leads_nowhere_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"the field '{path}', which there is not, .* Known: report"):
+        answer_of(task(report="Report"), [path])
+
+
+def test_paths_lead_through_models_dicts_and_lists() -> None:
+    outputs = {"report": Report(claims=[Claim(text="a"), Claim(text="b")]), "rows": [{"id": 1}, {}]}
+    assert value_at(outputs, "report.claims.text") == ["a", "b"]
+    assert value_at(outputs, "rows.id") == [1, None]
+    assert type_at({"report": Report}, "report.claims.text") == list[str]
+    assert type_at({"rows": list[dict[str, int]]}, "rows.id") == list[Any]
+
+
+def test_a_bound_vote_tells_what_it_leaves_out_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    strategy = Voting()
+    with caplog.at_level(logging.INFO, "moa_dspy"):
+        strategy.bind(task(answer="str", confidence="float"), ["a"])
+    assert strategy.ballot == answer_of(task(answer="str", confidence="float"))
+    assert [record.message for record in caplog.records] == [
+        "The vote leaves out confidence. Name in fields= what should count."
+    ]
+
+
+def test_a_fusion_tells_what_follows_the_rest() -> None:
+    case = case_of("q -> answer, reasoning", {"answer": "x", "reasoning": "r"})
+    strategy = Fusion()
+    decide(strategy, case)
+    assert strategy.ballot == answer_of(case.task)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [str, Any, object, list, list[str], dict[str, int], str | None, SHORT, Claim, Row, Text, "X", Report],
+)
+def test_free_text_may_stand_in(annotation: Any) -> None:
+    assert free_text(annotation)
+
+
+@pytest.mark.parametrize(
+    "annotation", [int, None, Literal["a", "b"], Color, list[Literal["a"]], tuple[int, ...], Pair, UserId, bytes, CODE]
+)
+def test_free_text_may_not_stand_in(annotation: Any) -> None:
+    assert not free_text(annotation)
+
+
+def test_approximate_types() -> None:
+    assert [approximate(kind) for kind in (float, list[Decimal], Claim, Point, Any)] == [True] * 5
+    assert [approximate(kind) for kind in (int, str, list[int], Color, Literal[1])] == [False] * 5
