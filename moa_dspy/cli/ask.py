@@ -122,9 +122,9 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
         here.print()
     # On a narrow terminal the agents' names say enough of the models.
     shown = [0, *([1] if here.width >= _WIDE else []), *range(2, 7)]
-    rows = [[row[column] for column in shown] for row in _costs(metadata)]
+    costs = [[row[column] for column in shown] for row in _costs(metadata)]
     headings = ["agent", "model", "calls", "tokens in", "out", "cost", "seconds"]
-    here.print(table([headings[column] for column in shown], rows, right=5))
+    here.print(table([headings[column] for column in shown], costs, right=5))
     for line in _degraded(metadata):
         here.print(harmless(line, "yellow"))
 

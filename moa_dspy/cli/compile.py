@@ -15,6 +15,7 @@ import typer
 
 from moa_dspy.cli import options
 from moa_dspy.cli.output import INTERRUPTED, Progress, Stopped, console, cost_of, harmless, note, print_json, quietly
+from moa_dspy.cli.show import prompts_of
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def compile_(
     """Compile a mixture."""
     # GEPA's progress bars, one per stage side by side: read when tqdm is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from moa_dspy.agent import check_keys
     from moa_dspy.models import as_lm
     from moa_dspy.optimizers import build, split
 
@@ -110,9 +112,8 @@ def compile_(
         on_stage=_tell_stage,
     )
     budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * _calls_per_answer(moa)
-    note(
-        f"{optimizer}, recipe {recipe}. {len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back."
-    )
+    counts = f"{len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back"
+    note(f"{optimizer}, recipe {recipe}. {counts}.")
     note(
         f"At most {budget.calls:,} LM calls: {budget.agents:,} of the agents ({budget.formula}) and "
         f"{budget.optimizer:,} of the optimizer; then {measuring:,} on the held-back data.",
@@ -126,6 +127,7 @@ def compile_(
         "budget": {**vars(budget), "measuring": measuring},
     }
     if not dry_run:
+        check_keys(moa.agents)
         with tracking(mlflow, moa, out.stem, train) as tracked:
             with _counting("compiling", budget.calls):
                 tuned = _compile(tuner, moa, train, val, checkpoint)
@@ -209,22 +211,19 @@ def _measure(
 
 
 def _compare_prompts(moa: MoA, tuned: MoA) -> list[dict[str, Any]]:
-    """Each prompt of the tuned mixture, beside what it was; not those of an aggregator that nobody is."""
-
-    def prompts(program: MoA) -> dict[str, dict[str, Any]]:
-        parts: list[tuple[str, Any]] = program.named_predictors()
-        is_asked = program.aggregator.lm is not None or program.strategy.needs_aggregator
-        return {
-            name: {"instructions": part.signature.instructions, "demos": len(part.demos)}
-            for name, part in parts
-            if is_asked or not name.startswith("aggregator.")
-        }
-
-    before = prompts(moa)
+    """Each prompt of the tuned mixture, beside what it was."""
+    before, after = (
+        {name: {**prompt, "demos": len(prompt["demos"])} for name, prompt in prompts_of(program).items()}
+        for program in (moa, tuned)
+    )
     # Where the agents had one prompt, and each has its own now, they began with that one.
     return [
-        {"name": name, "before": before.get(name) or before[f"{name.partition('.')[0]}.shared.predict"], "after": after}
-        for name, after in prompts(tuned).items()
+        {
+            "name": name,
+            "before": before.get(name) or before[f"{name.partition('.')[0]}.shared.predict"],
+            "after": prompt,
+        }
+        for name, prompt in after.items()
     ]
 
 
@@ -289,24 +288,19 @@ def _show(result: dict[str, Any], report: Any) -> None:
                 here.print(harmless(line, style), soft_wrap=True)
     here.print()
     here.print(report.table())
-    if result["gain"] is None:
+    gain, same = result["gain"], all(prompt["before"] == prompt["after"] for prompt in result["prompts"])
+    if gain is None:
         here.print(harmless("No held-back data were scored, so whether this helped is not known.", "yellow"))
     else:
-        _show_scores(result)
+        here.print(f"On {result['examples']['heldout']} held-back examples, with 95% intervals:")
+        for name in ("before", "after"):
+            low, high = result[f"{name}_interval"]
+            here.print(f"  {name:<6}  {result[name]:.3f}  {low:.3f} to {high:.3f}")
+        low, high = result["interval"]
+        style = "green" if low > 0 else "red" if high < 0 else "yellow"
+        here.print(harmless(f"  gain   {gain:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
+        if same:
+            here.print("Nothing better was found: the prompts are as they were, and so is the score.", style="yellow")
+        elif low <= 0 <= high:
+            here.print("The gain's interval includes 0: it may be chance. More held-back data would tell.", style="dim")
     here.print(harmless(f"Saved: {result['out']}. Next: moa-dspy show {result['out']}"), soft_wrap=True)
-
-
-def _show_scores(result: dict[str, Any]) -> None:
-    here, count = console(), result["examples"]["heldout"]
-    here.print(f"On {count} held-back example{'s' * (count > 1)}, with 95% intervals:")
-    for name in ("before", "after"):
-        low, high = result[f"{name}_interval"]
-        here.print(f"  {name:<6}  {result[name]:.3f}  {low:.3f} to {high:.3f}")
-    if all(prompt["before"] == prompt["after"] for prompt in result["prompts"]):
-        here.print(harmless("Nothing better was found: the prompts are as they were, and so is the score.", "yellow"))
-        return
-    gain, (low, high) = result["gain"], result["interval"]
-    style = "green" if low > 0 else "red" if high < 0 else "yellow"
-    here.print(harmless(f"  gain   {gain:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
-    if low <= 0 <= high:
-        here.print(harmless("The gain's interval includes 0: it may be chance. More held-back data would tell.", "dim"))

@@ -68,7 +68,7 @@ def diagnose(
     verbose: options.Verbose = None,
 ) -> None:
     """Diagnose a mixture."""
-    from moa_dspy.evaluation import Comparison, check_plot, evaluate
+    from moa_dspy.evaluation import check_plot, evaluate
     from moa_dspy.optimizers import ProposersUnreachable, diagnosis_budget
     from moa_dspy.optimizers import diagnose as diagnose_mixture
     from moa_dspy.recording import Recording, RecordingInterrupted
@@ -84,37 +84,35 @@ def diagnose(
         if as_json:
             print_json({"calls": budget.calls, "formula": budget.formula})
         return
-    asking: dict[str, Any] = {"self_moa": self_moa, "recorded": recorded, "concurrency": concurrency, "seed": seed}
+    asking: dict[str, Any] = {"strategies": strategy, "self_moa": self_moa, "recorded": recorded}
+    asking |= {"concurrency": concurrency, "seed": seed}
     with tracking(mlflow, moa, "diagnose", examples) as tracked:
-        found, status = None, 0
+        diagnosis: Any = None
+        comparison: Any = None
         try:
             found, status = compare(
-                "asking",
-                lambda update: diagnose_mixture(
-                    moa, examples, metric, strategies=strategy, on_progress=update, **asking
-                ),
+                "asking", lambda update: diagnose_mixture(moa, examples, metric, on_progress=update, **asking)
             )
+            diagnosis, comparison = (None, found) if status else (found, found.comparison)
         except (ProposersUnreachable, RecordingInterrupted) as stop:
             complain(getattr(stop, "reason", "Interrupted."))
             status = INTERRUPTED if isinstance(stop, RecordingInterrupted) else FAILED
             if stop.recording:
-                found = evaluate(moa, stop.recording, metric, strategies=strategy, seed=seed)
-        is_part = found is None or isinstance(found, Comparison)
-        comparison = found if is_part else found.comparison
+                comparison = evaluate(moa, stop.recording, metric, strategies=strategy, seed=seed)
         if out is not None and comparison is not None:
             comparison.recording.save(out)
         if tracked is not None and comparison is not None:
             tracked.log_comparison(comparison)
-    if is_part:
+    if diagnosis is None or comparison is None:
         if comparison is not None:
             show_comparison(console(stderr=True), comparison)
         again = f"goes on from {out}" if out else "takes from DSPy's cache what was answered"
         raise Stopped(f"There is no diagnosis of a part. The same command again {again}.", status)
-    save_plot(found.comparison, plot)
+    save_plot(comparison, plot)
     if as_json:
-        print_json(found.to_dict())
+        print_json(diagnosis.to_dict())
     else:
         here = console()
-        show_comparison(here, found.comparison)
+        show_comparison(here, comparison)
         here.print()
-        here.print(found.findings())
+        here.print(diagnosis.findings())

@@ -78,8 +78,9 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             _end(Stopped("Interrupted: what was under way is lost."), INTERRUPTED, as_json)
         except Exception as error:
-            if hasattr(error, "format_message") and as_json:  # typer's own, of arguments that it cannot read
-                _print_error(error, error.format_message())
+            describe = getattr(error, "format_message", None)  # typer's own, of arguments that it cannot read
+            if describe is not None and as_json:
+                _print_error(error, describe())
             if type(error).__module__ != "moa_dspy.errors":
                 raise
             _end(error, FAILED, as_json)

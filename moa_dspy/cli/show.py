@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moa_dspy.cli import options
 from moa_dspy.cli.output import console, harmless, print_json
 
-__all__ = ["HELP", "show"]
+if TYPE_CHECKING:
+    from moa_dspy.moa import MoA
+
+__all__ = ["HELP", "prompts_of", "show"]
 
 HELP = """Show a mixture: its agents, models, prompts, demos and weights.
 
@@ -42,17 +45,7 @@ def show(
 
     config = MoAConfig.load(path)
     moa = MoA.from_config(options.DEFAULT_TASK if config.signature is None else None, path)
-    is_counted = moa.aggregator.lm is None and not moa.strategy.needs_aggregator  # nobody is asked those prompts
-    parts: list[tuple[str, Any]] = moa.named_predictors()
-    prompts = [
-        {
-            "name": name,
-            "instructions": part.signature.instructions,
-            "demos": [dict(demo.items()) for demo in part.demos],
-        }
-        for name, part in parts
-        if not (is_counted and name.startswith("aggregator."))
-    ]
+    prompts: list[dict[str, Any]] = [{"name": name, **prompt} for name, prompt in prompts_of(moa).items()]
     if as_json:
         layers = [number for number, panel in enumerate(moa.panels, start=1) for _ in panel.agents]
         agents = [
@@ -72,3 +65,14 @@ def show(
             here.print(harmless(f"demo {number}", "dim"))
             lines = "\n".join(f"  {name}: {value}" for name, value in demo.items())
             here.print(harmless(f"{lines}\n"), soft_wrap=True)
+
+
+def prompts_of(moa: MoA) -> dict[str, dict[str, Any]]:
+    """Predictor -> its instructions and demos; without those of an aggregator that nobody is."""
+    is_asked = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
+    parts = [(name, part) for name, part in moa.named_predictors() if is_asked or not name.startswith("aggregator.")]
+    return {name: _prompt_of(part) for name, part in parts}
+
+
+def _prompt_of(part: Any) -> dict[str, Any]:
+    return {"instructions": part.signature.instructions, "demos": [dict(demo) for demo in part.demos]}

@@ -94,11 +94,11 @@ def init(
     proposer: options.Proposers = None,
     aggregator: options.Aggregator = None,
     strategy: options.Strategy = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite FILE.")] = False,
+    force: options.Force = False,
     verbose: options.Verbose = None,
 ) -> None:
     """Write a config."""
-    from moa_dspy.config import MoAConfig
+    from moa_dspy.config import MoAConfig, ModelConfig
 
     if out.exists() and not force:
         raise ValueError(f"{out} exists already. Give another --out, or --force to overwrite it.")
@@ -107,9 +107,9 @@ def init(
     if preset is not None:
         config = MoAConfig.preset(preset)
     else:
-        models = [model for key, model in _SMALL_MODELS.items() if os.environ.get(key)]
+        models: list[str | ModelConfig] = [model for key, model in _SMALL_MODELS.items() if os.environ.get(key)]
         judge = models[0] if models else proposer[0] if proposer else options.JUDGE
-        config = MoAConfig(proposer_models=models or options.PANEL, aggregator_model=judge)
+        config = MoAConfig(proposer_models=models or [*options.PANEL], aggregator_model=judge)
     given = {"proposer_models": proposer, "aggregator_model": aggregator, "aggregation_strategy": strategy}
     config = config.model_copy(update={name: value for name, value in given.items() if value})
     lines = []

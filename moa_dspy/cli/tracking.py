@@ -34,7 +34,9 @@ def tracking(wanted: bool, moa: MoA, name: str, dataset: Sequence[Any] | None = 
 
     place = mask_address(mlflow.get_tracking_uri())
     name_of, id_of = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
-    which = {"experiment_id": id_of} if id_of and not name_of else {"experiment_name": name_of or "moa-dspy"}
+    which: dict[str, Any] = (
+        {"experiment_id": id_of} if id_of and not name_of else {"experiment_name": name_of or "moa-dspy"}
+    )
     try:
         within(limit(), lambda: mlflow.set_experiment(**which))
     except Exception as error:  # MLflow's own are many; none is worth an answer

@@ -17,17 +17,16 @@ def data(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "closed"),
     [
-        f"ask '{CAPITAL}'",
-        "run data.jsonl --out rows.jsonl",
-        "run data.jsonl --out rows.jsonl --json",
-        "eval data.jsonl --out rows.jsonl --plot plot.svg",
-        "demo --plot plot.svg",
-        "data sample",
+        (f"ask '{CAPITAL}'", "stdout"),
+        ("run data.jsonl --out rows.jsonl --json", "stdout"),
+        ("run data.jsonl --out rows.jsonl", "both"),
+        ("eval data.jsonl --out rows.jsonl --plot plot.svg", "stdout"),
+        ("demo --plot plot.svg", "both"),
+        ("data sample", "stdout"),
     ],
 )
-@pytest.mark.parametrize("closed", ["stdout", "both"])
 def test_a_closed_pipe_loses_nothing_and_shows_no_traceback(arguments: str, closed: str) -> None:
     process = Process(*(part.strip("'") for part in re.findall(r"'[^']*'|\S+", arguments)))
     process.popen.stdout.close()  # type: ignore[union-attr]

@@ -69,7 +69,8 @@ def test_without_it_nothing_is_tracked() -> None:
     assert mlflow.get_experiment_by_name("moa-dspy") is None
 
 
-def test_a_server_that_is_down_costs_a_sentence_and_no_answer() -> None:
+def test_a_server_that_is_down_costs_a_sentence_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it would try again long after the test
     mlflow.set_tracking_uri(f"http://me:secret@127.0.0.1:{free_port()}")
     done = moa_dspy("run", "data.jsonl", "-o", "a.jsonl", "-s", "voting", "--mlflow")
     assert done.exit_code == 0 and len(Path("a.jsonl").read_text().splitlines()) == 6
