@@ -61,7 +61,7 @@ def show(
         count = f" ({len(prompt['demos'])} demos)" if prompt["demos"] else ""
         here.print(harmless(f"{prompt['name']}{count}", "bold"), soft_wrap=True)
         here.print(harmless(f"{prompt['instructions']}\n"), soft_wrap=True)
-        for number, demo in enumerate(prompt["demos"] if demos else (), start=1):
+        for number, demo in enumerate(prompt["demos"] if demos else [], start=1):
             here.print(harmless(f"demo {number}", "dim"))
             lines = "\n".join(f"  {name}: {value}" for name, value in demo.items())
             here.print(harmless(f"{lines}\n"), soft_wrap=True)
