@@ -41,6 +41,12 @@ def test_it_compares_models_and_mixtures() -> None:
     assert all({"synthesis", "fusion"} <= row.verdicts.keys() for row in Recording.load("rows.jsonl"))
 
 
+def test_on_60_columns_numbers_are_whole_and_nothing_is_cut_short() -> None:
+    shown = moa_dspy("eval", "data.jsonl", columns=60).stdout
+    assert "…" not in shown and "tokens" not in shown.partition("alone")[0]
+    assert re.search(r"^ synthesis +\d+ +\d+-\d+ +[+-]\d+ +-?\d+ to -?\d+ +-$", shown, re.MULTILINE)
+
+
 def test_json_is_all_there_is_on_stdout() -> None:
     names = ["alice", "bob", "judge", "plain vote", "fusion", "voting", "oracle"]
     plain = printed("eval", "data.jsonl", *TWO, "-a", "simulated/judge", "-s", "fusion", "-s", "voting")
