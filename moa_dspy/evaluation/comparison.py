@@ -196,17 +196,21 @@ class Comparison:
         """The rows as a rich table; scores are in percent if the metric says right or wrong.
 
         Args:
-            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space.
+            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space; where
+                there is little, numbers are whole, and calls, tokens and time are left out.
         """
+        shown = range(len(COLUMNS) + 2) if width >= 75 else (0, 1, 2, 3, 4, 7)
+        titles = ["", self.score_title, *COLUMNS]
         table = _table(gap=2 if width >= 100 else 1)
         # Names that are too long go on in the next line: cut short, models of one family would look the same.
-        table.add_column("", overflow="fold", no_wrap=width < 75)
-        for title in [self.score_title, *COLUMNS]:
+        table.add_column("", overflow="fold")
+        for title in [titles[column] for column in shown[1:]]:
             table.add_column(title, no_wrap=True, justify="left" if title == "95%" else "right")
         for heading, rows in groupby(self.rows, key=lambda row: _HEADINGS[row.kind]):
             table.add_row(f"[dim]{heading}[/dim]")
             for row in rows:
-                table.add_row(*_styled(row, self.cells(row, decimals=1 if width >= 100 else 0)))
+                cells = _styled(row, self.cells(row, decimals=1 if width >= 100 else 0, is_whole=width < 75))
+                table.add_row(*(cells[column] for column in shown))
         return table
 
     def split_table(self, key: str | Callable[[dspy.Example], Any]) -> Table:
@@ -239,15 +243,15 @@ class Comparison:
         """What the scores are, as a column's title."""
         return "acc. %" if self.is_accuracy else "score"
 
-    def cells(self, row: Row, decimals: int = 1) -> list[str]:
+    def cells(self, row: Row, decimals: int = 1, is_whole: bool = False) -> list[str]:
         """A row as text: the name, the score and `COLUMNS`."""
-        gain = row.difference_interval
+        gain, digits = row.difference_interval, 0 if is_whole else 1
         return [
             row.name,
-            self._number(row.score, 1),
+            self._number(row.score, digits),
             "-".join(self._number(bound, decimals) for bound in row.interval),
-            "best" if gain is None else self._difference(row.difference, "+"),
-            "" if gain is None else " to ".join(self._difference(bound) for bound in gain),
+            "best" if gain is None else self._difference(row.difference, "+", digits),
+            "" if gain is None else " to ".join(self._difference(bound, decimals=digits) for bound in gain),
             _count(row.calls),
             _count(row.tokens),
             _usd(row.cost_usd),
@@ -257,8 +261,8 @@ class Comparison:
     def _number(self, value: float, decimals: int) -> str:
         return f"{100 * value:.{decimals}f}" if self.is_accuracy else f"{value:.2f}"
 
-    def _difference(self, value: float, sign: str = "-") -> str:
-        return f"{100 * value:{sign}.1f}" if self.is_accuracy else f"{value:{sign}.2f}"
+    def _difference(self, value: float, sign: str = "-", decimals: int = 1) -> str:
+        return f"{100 * value:{sign}.{decimals}f}" if self.is_accuracy else f"{value:{sign}.2f}"
 
     def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
         answers = [question.answers[system.name] for question in self.questions]
