@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field
 from support.cases import case_of, decide
 
 from moa_dspy import Fusion, Voting
-from moa_dspy.strategies.annotations import approximate, free_text
-from moa_dspy.strategies.answers import answer_of, left_out, type_at, value_at
+from moa_dspy.strategies.answers import answer_of, approximate, free_text, left_out
 
 
 class Color(Enum):

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from moa_dspy.strategies.clustering import cluster
+from moa_dspy.strategies.counting import cluster
 from moa_dspy.strategies.equality import ABSTAIN, fold, normalise, same
 
 NAN = float("nan")
