@@ -117,10 +117,11 @@ class Voting(Strategy):
             case: What was asked for and what came.
             groups: Ids of proposals that are known to say the same.
         """
-        outputs = {proposal.id: proposal.outputs for proposal in case.proposals}
+        types = self._ballot_types(case)
+        values = {p.id: {name: p.outputs.get(name) for name in types} for p in case.proposals}
         return count(
-            [Ballot(id, outputs.get(id, {}), self.weights.get(agent, 1.0)) for id, agent in case.asked.items()],
-            self._ballot_types(case),
+            [Ballot(id, values.get(id, {}), self.weights.get(agent, 1.0)) for id, agent in case.asked.items()],
+            types,
             tolerance=self.tolerance,
             groups=groups,
             exact_text=self.exact_text,
