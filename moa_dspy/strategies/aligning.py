@@ -160,14 +160,14 @@ def _find_alike(said: Sequence[Row], number_of_lists: int) -> dict[int, dict[int
 
 
 def _may_be_misread(a: Row, b: Row) -> bool:
-    """Whether one reader may have taken for a what another took for b: other numbers, or nearly the same texts."""
-    for x, y in ((a[path], b[path]) for path in a.keys() & b.keys() if not same(a[path], b[path])):
-        if isinstance(x, str) and isinstance(y, str):
-            if difflib.SequenceMatcher(None, x[:200], y[:200], autojunk=False).ratio() < _MISREAD:
-                return False
-        elif not (isinstance(x, tuple) and isinstance(y, tuple) and (x[0] is y[0] or {x[0], y[0]} == {int, float})):
-            return False
-    return True
+    """Whether what differs are other numbers, or nearly the same texts."""
+    return all(_is_near(a[path], b[path]) for path in a.keys() & b.keys() if not same(a[path], b[path]))
+
+
+def _is_near(a: Hashable, b: Hashable) -> bool:
+    if isinstance(a, str) and isinstance(b, str):
+        return difflib.SequenceMatcher(None, a[:200], b[:200], autojunk=False).ratio() >= _MISREAD
+    return isinstance(a, tuple) and isinstance(b, tuple) and (a[0] is b[0] or {a[0], b[0]} == {int, float})
 
 
 def _neighbours(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[set[tuple[int, int | None]]]:

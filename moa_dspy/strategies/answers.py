@@ -218,12 +218,12 @@ def _grades(name: Any, kind: Any, parts: Sequence[tuple[Any, Any]]) -> bool:
     words = _words(name)
     if not words or words[-1] in _GRADING:
         return bool(words)
-    if words[-1] not in ("score", "rating") or not _is_a(kind, _NUMBERS):
+    if words[-1] not in ("score", "rating") or _is_closed(kind) or not _is_a(kind, _NUMBERS):
         return False
     if len(words) > 1:
         return words[-2] in _OWN
     others = [(key, other) for key, other in parts if key != name]
-    is_labelled = any(_is_closed(other) for _, other in others) and not _is_a(kind, int)
+    is_labelled = any(_is_closed(other) for _, other in others) and not _is_a(kind, (int,))
     return is_labelled or any(word in _ANSWERING for key, _ in others for word in _words(key)[-1:])
 
 
@@ -249,14 +249,12 @@ def bare(annotation: Any) -> Any:
 
 def _is_closed(annotation: Any) -> bool:
     """Whether this is a choice among few: a Literal, an enum, yes or no."""
-    kind = bare(annotation)
-    return get_origin(kind) is Literal or (isinstance(kind, type) and issubclass(kind, (bool, Enum)))
+    return get_origin(bare(annotation)) is Literal or _is_a(annotation, (bool, Enum))
 
 
-def _is_a(annotation: Any, kinds: type | tuple[type, ...]) -> bool:
-    """Whether the type, `Optional` or not, is one of these; a bool is no number."""
+def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
     kind = bare(annotation)
-    return isinstance(kind, type) and issubclass(kind, kinds) and not issubclass(kind, bool)
+    return isinstance(kind, type) and issubclass(kind, kinds)
 
 
 def _may_hold(leaf: Any, kinds: type | tuple[type, ...]) -> bool:

@@ -17,13 +17,7 @@ __all__ = ["Ballot", "Candidate", "Tally", "cluster", "count", "decided"]
 
 @dataclass(frozen=True)
 class Ballot:
-    """What one voter answered.
-
-    Attributes:
-        voter: A proposal's id; no two ballots share one.
-        values: Its outputs, typed. Empty for a voter that failed: it abstains and stays in the denominator.
-        weight: What the vote counts, finite and at least 0.
-    """
+    """What one voter, a proposal's id, answered; without values it abstains and stays in the denominator."""
 
     voter: str
     values: Mapping[str, Any]

@@ -27,9 +27,7 @@ _EXACT_MODELS: Final = (dspy.Code, dspy.Image, dspy.Audio, dspy.File)
 
 
 class _Abstain(Enum):
-    """An enum, so that the one value there is survives copies and pickles."""
-
-    ABSTAIN = "abstain"
+    ABSTAIN = "abstain"  # an enum, so that the one value there is survives copies and pickles
 
     def __repr__(self) -> str:
         return "ABSTAIN"
@@ -86,11 +84,6 @@ def same(a: Hashable, b: Hashable, *, tolerance: float = TOLERANCE) -> bool:
     Two integers are equal or they are not: at 1e-6, 1000000 would otherwise be 1000001. Other numbers may differ
     by `tolerance` times the larger of them, and by `tolerance` itself from an exact zero, so tiny numbers stay apart
     (6.6e-34 is not 1.1e-34). The relation is symmetric but, for numbers, not transitive.
-
-    Args:
-        a: A form that `normalise` gave.
-        b: Another.
-        tolerance: At least 0; 0 asks for equal numbers.
 
     Example:
         >>> same(normalise([0.1 + 0.2, "x"]), normalise([0.3, "X"]))

@@ -91,12 +91,13 @@ def merge(values: Mapping[str, Any], annotation: Any, path: str, min_support: in
     try:
         if not present:
             return _merge_abstentions(values, annotation, path)
-        if len(tally.candidates) > 1 or len(present) < min_support:
+        leader, *others = tally.candidates
+        if others or len(present) < min_support:
             if _are_records(present):
                 return _merge_record(present, annotation, path, min_support)
             if _all(present, (list, set, frozenset)) and not _is_whole(present, annotation):
                 return _merge_items(present, annotation, path, min_support)
-        return _settle(tally.candidates[0], values, present, path, min_support)
+        return _settle(leader, values, present, path, min_support)
     except ValidationError:
         return Merged(conflicts=[path])
 
@@ -234,10 +235,5 @@ def _all(values: Mapping[str, Any], kinds: Any) -> bool:
 
 
 def _element(path: str, value: Any, kind: str, supporters: Sequence[str], place: str | None = None) -> Element:
-    return Element(
-        statement=f"{path}: {as_text(value)}",
-        path=place or path,
-        value=value,
-        kind=kind,
-        supported_by=list(supporters),
-    )
+    statement = f"{path}: {as_text(value)}"
+    return Element(statement=statement, path=place or path, value=value, kind=kind, supported_by=list(supporters))

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 from fractions import Fraction
 from functools import wraps
 from typing import Any, Final, Literal
@@ -151,27 +151,16 @@ _SETTING: Final = (
 
 def _read_date(text: str) -> date | None:
     said = re.sub(r"^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+", "", fold(text))
-    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|[,]|\bof\b|(?<=[a-z])\.", " ", said.rstrip("."))
+    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,|\bof\b|(?<=[a-z])\.|t00:00(?::00)?z?$", " ", said.rstrip("."))
+    days = set()
     for pattern in _DATES:
-        if found := re.fullmatch(pattern, " ".join(said.split())):
-            given = found.groupdict()
-            month = _MONTHS.index(given["name"][:3]) + 1 if "name" in given else int(given["month"])
-            with suppress(ValueError):  # there is no 31 February
-                day = date(int(given["year"]), month, int(given["day"]))
-                return None if "open" in given and day.day <= 12 and day.month != day.day else day
-    return None
+        with suppress(ValueError):
+            days.add(datetime.strptime(" ".join(said.split()), pattern).date())
+    return days.pop() if len(days) == 1 else None
 
 
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NAME: Final = (
-    r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
-    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
-)
 _DATES: Final = (
-    r"(?P<year>\d{4})([-/.]?)(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?:t00:00(?::00)?z?)?",
-    rf"(?P<day>\d{{1,2}})[ -]?{_NAME}[ -]?(?P<year>\d{{4}})",
-    rf"{_NAME} (?P<day>\d{{1,2}}) (?P<year>\d{{4}})",
-    r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})",
-    r"(?P<day>\d{1,2})(?P<open>[/-])(?P<month>\d{1,2})[/-](?P<year>\d{4})",
-    r"(?P<month>\d{1,2})(?P<open>[/-])(?P<day>\d{1,2})[/-](?P<year>\d{4})",
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y"),
+    *("%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%B %d %Y", "%b %d %Y"),
+    *("%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
 )

@@ -93,15 +93,15 @@ class Voting(Strategy):
         if self.ballot.left_out:
             logger.info("The vote leaves out %s. Name in fields= what should count.", ", ".join(self.ballot.left_out))
         # An optimizer would tune predictors that nobody asks, and pay for it.
-        is_free = self.has_aggregator and any(free_text(kind) for kind in output_types(task).values())
-        self.group = dspy.Predict(voting_signature(task)) if is_free else None
+        may_be_reworded = not self.exact_text and any(free_text(kind) for kind in self._ballot_types(task).values())
+        self.group = dspy.Predict(voting_signature(task)) if self.has_aggregator and may_be_reworded else None
         self.break_tie = dspy.Predict(selection_signature(task)) if self.has_aggregator else None
 
     def decide(self, case: Case) -> Steps[Verdict]:
         tally = self.count(case)
         reply: Reply | None = None
         if case.has_aggregator and len(tally.candidates) > 1:
-            if tally.majority is None and self.group is not None and self._may_be_reworded(case):
+            if tally.majority is None and self.group is not None:
                 tally, reply = yield from self._ask_for_groups(self.group, case)
             elif len(tally.tied) > 1 and self.break_tie is not None:
                 tally, reply = yield from self._ask_for_best(self.break_tie, case, tally)
@@ -117,7 +117,7 @@ class Voting(Strategy):
             case: What was asked for and what came.
             groups: Ids of proposals that are known to say the same.
         """
-        types = self._ballot_types(case)
+        types = self._ballot_types(case.task)
         values = {p.id: {name: p.outputs.get(name) for name in types} for p in case.proposals}
         return count(
             [Ballot(id, values.get(id, {}), self.weights.get(agent, 1.0)) for id, agent in case.asked.items()],
@@ -145,19 +145,16 @@ class Voting(Strategy):
         )
 
     def _id_of_none(self, case: Case) -> str:
-        types = self._ballot_types(case)
+        types = self._ballot_types(case.task)
         says_none = (proposal.outputs.get(name) is None for proposal in case.proposals for name in types)
         if all(says_none) and all(annotation_allows_none(kind) for kind in types.values()):
             return case.proposals[0].id
         number = len(case.proposals)
         raise Unusable(f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count.")
 
-    def _ballot_types(self, case: Case) -> dict[str, Any]:
-        types = output_types(case.task)
-        return {name: types[name] for name in answer_of(case.task, self.fields).fields}
-
-    def _may_be_reworded(self, case: Case) -> bool:
-        return not self.exact_text and any(free_text(kind) for kind in self._ballot_types(case).values())
+    def _ballot_types(self, task: type[dspy.Signature]) -> dict[str, Any]:
+        types = output_types(task)
+        return {name: types[name] for name in answer_of(task, self.fields).fields}
 
     def _ask_for_groups(self, group: dspy.Predict, case: Case) -> Steps[tuple[Tally, Reply]]:
         signature: Any = group.signature
