@@ -123,7 +123,7 @@ def evaluate(
     if isinstance(dataset, Recording):
         if path is not None:
             raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
-        recording, kinds = _find_recorded(moa, dataset, strategies, None if others is None else [*others, judge])
+        recording, kinds = _find_recorded(moa, dataset, strategies, others, judge)
         scoring.list_systems(kinds, judge)
         return scoring.compare(recording)
     chosen = _choose(moa) if strategies is None else list(strategies)
@@ -199,12 +199,7 @@ class _Scoring:
         [self.first] = self.compare(Recording([row])).questions
 
     def compare(self, recording: Recording) -> Comparison:
-        """Score all rows.
-
-        Raises:
-            MetricError: If the metric gives no score.
-            EvaluationInterrupted: On Ctrl-C.
-        """
+        """Score all rows."""
         scored: dict[int, ScoredRow] = {}
         places = range(len(recording))
         try:
@@ -220,10 +215,8 @@ class _Scoring:
     def _score(self, row: Row) -> ScoredRow:
         if self.first is not None and self.first.row is row:
             return self.first
-        example = self.examples.get(str(row.id))
-        return score_row(
-            self.moa, row, self._typed(row.example) if example is None else example, self.systems, self.metric
-        )
+        example = self.examples.get(str(row.id)) or self._typed(row.example)
+        return score_row(self.moa, row, example, self.systems, self.metric)
 
     def _comparison(self, scored: Mapping[int, ScoredRow], recorded: int) -> Comparison:
         rows = [scored[place] for place in sorted(scored)]
@@ -254,19 +247,13 @@ class _Scoring:
 
 
 def _find_recorded(
-    moa: MoA, recording: Recording, strategies: Sequence[str | Strategy] | None, others: Collection[str] | None
+    moa: MoA,
+    recording: Recording,
+    strategies: Sequence[str | Strategy] | None,
+    others: Collection[str] | None,
+    judge: str,
 ) -> tuple[Recording, dict[str, Kind]]:
-    """What a recording holds of what is wanted, and what a count in code makes of its proposals.
-
-    Args:
-        moa: The mixture.
-        recording: What was recorded.
-        strategies: Which are wanted; None means all that are recorded, and those that ask nobody.
-        others: Names of further modules that are wanted; None means all that are recorded.
-
-    Returns:
-        The recording with the verdicts of strategies that ask nobody, and the kinds of the verdicts that are wanted.
-    """
+    """The verdicts to be scored, of what is recorded and of strategies that count in code; None wants all."""
     if not recording:
         raise ValueError("The dataset is empty: there is no question to compare the systems on.")
     asked = {id for row in recording for id in row.asked}
@@ -287,9 +274,9 @@ def _find_recorded(
     for name in [*(name for name in wanted if name in deciders), *deciders]:
         if name in wanted or (deciders[name] and strategies is None):
             kinds[name] = _STRATEGY
-        elif not deciders[name] and (others is None or name in others):
+        elif not deciders[name] and (others is None or name in [*others, judge]):
             kinds[name] = _OTHER
-    left_out = [name for name in [*(wanted if strategies else ()), *(others or ())] if name and name not in deciders]
+    left_out = [name for name in [*(wanted if strategies else ()), *(others or ())] if name not in deciders]
     if left_out:
         logger.warning("%s: not in the recording, and left out, as nobody is asked.", ", ".join(left_out))
     return Recording(rows), kinds

@@ -28,14 +28,7 @@ __all__ = ["Asker", "aggregator_for", "decide", "name_strategies", "unused_name"
 
 
 class Asker:
-    """Asks one question after the other, and gives their rows.
-
-    Args:
-        moa: The mixture.
-        strategies: What decides on the proposals; None asks the mixture as it is.
-        others: Name -> further modules.
-        force: Take what is there for this mixture's, whoever was asked.
-    """
+    """Asks one question after the other, and gives their rows; for arguments as those of `record`."""
 
     def __init__(
         self,
@@ -75,11 +68,7 @@ class Asker:
         return self._has_proposals(row) and self._reusable(row).keys() >= self.by.keys()
 
     def ask(self, question: Question, earlier: Row | None = None) -> Row:
-        """Ask a question; what an earlier row holds of it is not asked again.
-
-        Raises:
-            ValueError: As the mixture does for inputs of a wrong shape.
-        """
+        """Ask a question; what an earlier row holds of it is not asked again."""
         recorded = earlier if earlier is not None and self._has_proposals(earlier) else None
         verdicts = {} if earlier is None else self._reusable(earlier)
         row = self._start(question, recorded)

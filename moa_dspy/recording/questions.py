@@ -16,7 +16,7 @@ import dspy
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from moa_dspy.values import adapter_of, hash_of, is_needed, to_jsonable
+from moa_dspy.values import hash_of, is_needed, to_jsonable, validated
 
 __all__ = ["Cells", "Question", "as_questions", "read_file", "read_questions"]
 
@@ -188,11 +188,8 @@ def _as_question(row: Any, signature: type[dspy.Signature], repeated: Counter[st
 
 def _as_input(name: str, row: Mapping[str, Any], annotation: Any) -> Any:
     value = _read_cell(row, name, annotation)
-    if annotation is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
-    adapter = adapter_of(annotation)
     try:
-        return value if adapter is None or type(value) is annotation else adapter.validate_python(value)
+        return value if type(value) is annotation else validated(value, annotation)
     except ValidationError as error:
         raise ValueError(f"`{name}`: {error.errors()[0]['msg']}, not {value!r:.60}.") from None
 

@@ -82,12 +82,7 @@ def separate_verdict(row: Row) -> Row:
 
 
 class ReplayedPanel:
-    """Stands where a mixture has a panel, and gives what is recorded instead of asking.
-
-    Args:
-        panel: Whose agents are wanted.
-        rows: `question_key` -> row.
-    """
+    """Stands where a mixture has a panel, and gives what is recorded (`question_key` -> row) instead of asking."""
 
     def __init__(self, panel: Panel, rows: Mapping[str, Row]) -> None:
         self.panel = panel
