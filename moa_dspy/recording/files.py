@@ -101,7 +101,7 @@ class RecordingFile:
             content = self._file.read()
             # Another process may be in the middle of the last line: it is read again when it is whole.
             whole = content[: content.rfind(b"\n") + 1]
-            for row in _parse(io.BytesIO(whole if self._read else content), self.path, is_known=self._read > 0):
+            for row in _parse(io.BytesIO(whole if self._read else content), self.path):
                 self._enter(row)
             self._read += len(whole)
 
@@ -208,29 +208,27 @@ def _replace(path: Any, content: bytes) -> None:
         os.replace(draft, path)
 
 
-def _parse(file: Any, path: Any, is_known: bool = False) -> Iterator[Row]:
-    """The rows of lines; blank lines and what a kill cut short are passed over once this is known to be a recording."""
+def _parse(file: Any, path: Any) -> Iterator[Row]:
+    """The rows of lines; blank lines and what a kill cut short are passed over."""
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
         try:
             row = Row.model_validate_json(line)
         except ValidationError as error:
+            problem = error.errors(include_input=False)[0]
             is_start = line.startswith(_OPENING) or _OPENING.startswith(line.rstrip(b"\n"))
-            if not is_start or (line.endswith(b"\n") and not is_known):
-                problem = error.errors(include_input=False)[0]
-                where = ".".join(map(str, problem["loc"]))
-                raise ValueError(
-                    f"Line {number} of {path} is no row of a recording ({where}{': ' if where else ''}"
-                    f"{problem['msg']}), so the file is left as it is. Give the file of a recording, or another name "
-                    "to write to."
-                ) from None
-            logger.warning("Line %d of %s was cut short by a kill, and is left out.", number, path)
-            continue
+            if is_start and problem["type"] == "json_invalid":
+                logger.warning("Line %d of %s was cut short by a kill, and is left out.", number, path)
+                continue
+            where = "".join(f"{place}: " for place in problem["loc"])
+            raise ValueError(
+                f"Line {number} of {path} is no row of a recording ({where}{problem['msg']}), so the file is left as "
+                "it is. Give the file of a recording, or another name to write to."
+            ) from None
         if row.recording > FORMAT:
             raise ValueError(
                 f"{path} is a recording of format {row.recording}, and this version reads format {FORMAT}. Update "
                 "moa-dspy to read it."
             )
-        is_known = True
         yield row

@@ -214,6 +214,14 @@ def test_a_line_cut_short_anywhere_is_dropped_and_its_question_asked_again(out: 
     assert (asked(lm), answers(out)) == (["question 2"], {f"q{n}": f"question {n}" for n in range(3)})
 
 
+def test_a_first_line_cut_short_is_no_other_file(out: Path) -> None:
+    record(one()[0], ROWS[:2], out)
+    first, second = out.read_bytes().splitlines(keepends=True)
+    for torn in (first[:60], first[:60] + b"\n" + second):
+        out.write_bytes(torn)
+        assert list(answers(record(one()[0], ROWS[:2], out))) == list(answers(out)) == ["q0", "q1"]
+
+
 def test_a_last_line_that_lacks_its_end_only_is_an_answer(out: Path) -> None:
     record(one()[0], ROWS[:2], out)
     out.write_bytes(out.read_bytes()[:-1])
