@@ -21,7 +21,7 @@ from moa_dspy.secrets import Keyless
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
-__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone"]
+__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone", "showing_lms"]
 
 logger = logging.getLogger(__name__)
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
@@ -90,7 +90,7 @@ class Agent(Keyless):
         self.instructions = instructions
         self._rollout: Rollout | None = None
         self._key_checked: dspy.BaseLM | None = None
-        self._shows_lm = False  # to weight optimizers, see optimizers/tuning_weights.py
+        self._shows_lm = False  # see `showing_lms`
         self._take_program()
 
     @property
@@ -133,7 +133,8 @@ class Agent(Keyless):
         """
         kind = type(self.program)
         asks_one_lm = kind in _ASK_ONE_LM or vars(kind).get("asks_one_lm", False)
-        everywhere = not asks_one_lm or bool(self._own_lms) or type(dspy.settings.adapter) not in _ADAPTERS
+        everywhere = not asks_one_lm or self._shows_lm or bool(self._own_lms)
+        everywhere = everywhere or type(dspy.settings.adapter) not in _ADAPTERS
         meter = Meter(self.name, everywhere, owner=self)
         # A strategy watches the LM itself, call by call.
         watch = meter.watch if kind in _ASK_ONE_LM else resample
@@ -286,6 +287,28 @@ def adopt_lms(agents: Sequence[Agent]) -> None:
             now.pop(),
             ", ".join(models),
         )
+
+
+@contextmanager
+def showing_lms(agents: Sequence[Agent]) -> Iterator[None]:
+    """Show each agent's LM on its predictors, where DSPy's weight optimizers read it and put the trained one.
+
+    Inside, predictors ask the LM that they hold, as in any program of DSPy's whose predictors have LMs: nothing
+    resamples it. Copies that are made inside go on showing theirs: use this once more on a copy that is kept.
+    """
+    def show(shows: bool) -> None:
+        adopt_lms(agents)
+        for agent in agents:
+            agent._shows_lm = shows
+            for path, predictor in agent._predictors():
+                if path not in agent._own_lms:
+                    agent._held[path] = predictor.lm = agent.lm if shows else None
+
+    show(True)
+    try:
+        yield
+    finally:
+        show(False)
 
 
 def check_keys(agents: Sequence[Agent]) -> None:

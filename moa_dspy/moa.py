@@ -124,18 +124,21 @@ class MoA(Savable):
 
         async def acall(self, **inputs: Any) -> MoAPrediction: ...
 
-    def forward(self, **inputs: Any) -> MoAPrediction:
-        return drive(self._answer(inputs))
+    def forward(self, *positional: Any, **inputs: Any) -> MoAPrediction:
+        return drive(self._answer(positional, inputs))
 
-    async def aforward(self, **inputs: Any) -> MoAPrediction:
-        return await adrive(self._answer(inputs))
+    async def aforward(self, *positional: Any, **inputs: Any) -> MoAPrediction:
+        return await adrive(self._answer(positional, inputs))
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The aggregator's LM, else the first proposer's: what resampling modules start from."""
         adopt_lms(self.agents)
         return next((agent.lm for agent in [self.aggregator, *self.agents] if agent.lm is not None), None)
 
-    def _answer(self, inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
+    def _answer(self, positional: Sequence[Any], inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
+        if positional:
+            names = ", ".join(f"{name}=..." for name in self.signature.input_fields)
+            raise TypeError(f"Inputs are given by name, as to any DSPy module: write moa({names}).")
         inputs = check_inputs(self.signature, inputs)
         agents = self.agents
         adopt_lms(agents)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, Literal, get_origin
@@ -10,8 +11,6 @@ import dspy
 from dspy.adapters.utils import get_field_description_string, translate_field_type
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
-
-from .from_text import from_text
 
 REASONING = "reasoning"
 PROPOSALS = "proposals"
@@ -42,7 +41,7 @@ def task_signature(signature: str | type[dspy.Signature]) -> type[dspy.Signature
         >>> list(task_signature("question -> answer: int").output_fields)
         ['answer']
     """
-    task = from_text(signature) if isinstance(signature, str) else signature
+    task = _parse(signature) if isinstance(signature, str) else signature
     if not (isinstance(task, type) and issubclass(task, dspy.Signature)):
         raise TypeError(f"A signature is a text such as 'question -> answer' or a dspy.Signature class, not {task!r}.")
     if not task.output_fields:
@@ -115,6 +114,25 @@ def for_role(signature: type[dspy.Signature], role: str) -> type[dspy.Signature]
     """
     mark: dict[str, Any] = {"moa_role": role}
     return signature.with_updated_fields(list(signature.output_fields)[-1], **mark)
+
+
+def _parse(text: str) -> type[dspy.Signature]:
+    make: Any = dspy.Signature  # which makes classes, and not what a type checker expects of a class
+    try:
+        return make(text)
+    except TypeError as error:
+        taken = sorted(name for name in re.findall(r"[A-Za-z_]\w*", text) if hasattr(dspy.Signature, name))
+        if not taken:
+            raise
+        raise ValueError(
+            f"The task's field `{taken[0]}` collides with a name that is taken: every signature has an attribute of "
+            f"that name, so DSPy can make no field of it. Rename it, for example to `task_{taken[0]}`."
+        ) from error
+    except ValueError as error:
+        raise ValueError(
+            f"{error} Types of your own are found where they stand alone; inside others, as in list[Item], say which "
+            "they are: dspy.Signature(text, custom_types={'Item': Item})."
+        ) from error
 
 
 def _described(fields: dict[str, FieldInfo]) -> str:

@@ -14,9 +14,7 @@ def proposals(*answers: Any, reasoning: str | None = None) -> list[Proposal]:
 
 
 def test_proposals_are_fenced_anonymous_and_counted() -> None:
-    assert render(proposals("x", "x"), seed=0).text == (
-        "Proposal P1 (given by 2 of 2 proposers):\n«««\nanswer: x\n»»»"
-    )
+    assert render(proposals("x", "x"), seed=0).text == ("Proposal P1 (given by 2 of 2 proposers):\n«««\nanswer: x\n»»»")
 
 
 def test_the_order_hangs_on_the_seed_alone() -> None:

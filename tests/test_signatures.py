@@ -154,10 +154,6 @@ def test_a_conversation_stays_one_only_where_the_task_is_answered() -> None:
     ("text", "annotation"),
     [
         ("q -> x: Person", Person),
-        ("q -> x: list[Person]", list[Person]),
-        ("q -> x: Optional[Person]", Person | None),
-        ("q -> x: dict[str, list[Person]]", dict[str, list[Person]]),
-        ("q -> x: list[Person | None]", list[Person | None]),
         ("q: dspy.Image -> x: Literal['a', 'b']", Literal["a", "b"]),
     ],
 )
@@ -165,11 +161,9 @@ def test_a_text_may_name_types_of_ones_own(text: str, annotation: Any) -> None:
     assert task_signature(text).output_fields["x"].annotation == annotation
 
 
-def test_types_are_looked_up_where_the_text_was_written() -> None:
-    class Local(BaseModel):
-        x: int
-
-    assert task_signature("q -> items: list[Local]").output_fields["items"].annotation == list[Local]
+def test_types_inside_others_are_to_be_named() -> None:
+    with pytest.raises(ValueError, match=r"Person.*custom_types"):
+        task_signature("q -> x: list[Person]")
 
 
 def test_a_class_is_taken_as_it_is() -> None:

@@ -192,7 +192,8 @@ class Comparison:
         """The rows as a rich table; scores are in percent if the metric says right or wrong.
 
         Args:
-            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space.
+            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space; where
+                there is little, numbers are whole, and calls, tokens and time are left out.
         """
         from moa_dspy.evaluation.table import rows_table
 

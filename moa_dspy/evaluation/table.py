@@ -29,11 +29,13 @@ _HEADINGS: dict[Kind, str] = {
 
 def rows_table(comparison: Comparison, width: int) -> Table:
     """A line per system: its score, its gain over the best single model, and what it takes per question."""
-    percent, is_wide = comparison.is_accuracy, width >= 100
+    percent, is_wide, is_narrow = comparison.is_accuracy, width >= 100, width < 75
+    digits = 0 if is_narrow else 1
     table = _empty(gap=2 if is_wide else 1)
     # Names that are too long go on in the next line: cut short, models of one family would look the same.
-    table.add_column("", overflow="fold", no_wrap=width < 75)
-    for title in ("acc. %" if percent else "score", "95%", "gain", "95%", "calls", "tokens", "USD", "time"):
+    table.add_column("", overflow="fold")
+    costs = ["USD"] if is_narrow else ["calls", "tokens", "USD", "time"]
+    for title in ["acc. %" if percent else "score", "95%", "gain", "95%", *costs]:
         table.add_column(title, no_wrap=True, justify="left" if title == "95%" else "right")
     for heading, rows in groupby(comparison.rows, key=lambda row: _HEADINGS[row.kind]):
         table.add_row(f"[dim]{heading}[/dim]")
@@ -42,11 +44,11 @@ def rows_table(comparison: Comparison, width: int) -> Table:
             style = "" if gain is None or gain.low <= 0 <= gain.high else "green" if gain.low > 0 else "red"
             table.add_row(
                 Text(f" {row.name}"),
-                Text(_score(row.score, percent, 1), "bold" if row.kind in ("vote", "strategy", "other") else ""),
+                Text(_score(row.score, percent, digits), "bold" if row.kind in ("vote", "strategy", "other") else ""),
                 Text("-".join(_score(bound, percent, int(is_wide)) for bound in row.interval), "dim"),
-                Text("best" if gain is None else _score(row.difference, percent, 1, "+"), style),
-                Text("" if gain is None else " to ".join(_score(bound, percent, 1) for bound in gain), "dim"),
-                *_costs(row),
+                Text("best" if gain is None else _score(row.difference, percent, digits, "+"), style),
+                Text("" if gain is None else " to ".join(_score(bound, percent, digits) for bound in gain), "dim"),
+                *(cell for title, cell in _costs(row).items() if title in costs),
             )
     return table
 
@@ -78,13 +80,14 @@ def _score(value: float, percent: bool, decimals: int, sign: str = "-") -> str:
     return f"{100 * value:{sign}.{decimals}f}" if percent else f"{value:{sign}.2f}"
 
 
-def _costs(row: Row) -> list[str]:
+def _costs(row: Row) -> dict[str, str]:
     usd, seconds = row.cost_usd, row.seconds
-    return [
-        *(_count(number) for number in (row.calls, row.tokens)),
-        "-" if usd is None else f"{usd:.2g}" if usd < 0.01 else f"{usd:.3f}",
-        "-" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s",
-    ]
+    return {
+        "calls": _count(row.calls),
+        "tokens": _count(row.tokens),
+        "USD": "-" if usd is None else f"{usd:.2g}" if usd < 0.01 else f"{usd:.3f}",
+        "time": "-" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s",
+    }
 
 
 def _count(number: float | None) -> str:

@@ -4,3 +4,22 @@ try:
     import mlflow as _mlflow  # noqa: F401
 except ImportError as error:
     raise ImportError("Tracking needs MLflow, which is not installed: pip install 'moa-dspy[mlflow]'.") from error
+
+from moa_dspy.tracking.autolog import autolog, flush
+from moa_dspy.tracking.model import load_model, log_model
+from moa_dspy.tracking.prompts import load_prompts, register_prompts
+from moa_dspy.tracking.store import find_store, mask_address
+from moa_dspy.tracking.track import Tracked, track
+
+__all__ = [
+    "Tracked",
+    "autolog",
+    "find_store",
+    "flush",
+    "load_model",
+    "load_prompts",
+    "log_model",
+    "mask_address",
+    "register_prompts",
+    "track",
+]

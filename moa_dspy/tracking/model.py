@@ -1,33 +1,41 @@
-"""Mixtures as MLflow models: logged without pickles and without secrets, loaded, served, run over tables."""
+"""Mixtures as MLflow models: logged without pickles and without secrets, loaded again, served."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import dspy
 import mlflow
 from mlflow.artifacts import download_artifacts
-from mlflow.models import Model, get_model_info, validate_schema
+from mlflow.models import get_model_info, validate_schema
 from mlflow.models.model import ModelInfo
 
 from moa_dspy.moa import MoA
-from moa_dspy.tracking import flavor
-from moa_dspy.tracking.columns import Columns
-from moa_dspy.tracking.flavor import FLAVOR, PROGRAM_PATH
-from moa_dspy.tracking.guard import bounded, masked, reach, told
+from moa_dspy.tracking.served import PROGRAM, Columns, ask_nobody, check_chat
+from moa_dspy.tracking.store import describe, limit, mask_address, within
 
 __all__ = ["load_model", "log_model"]
 
 Row: TypeAlias = Mapping[str, Any] | dspy.Example
+
+_KIND = "moa_dspy"  # among a model's metadata: what it is, and in which version of ours
+_CODE = """from mlflow.models import set_model
+
+from moa_dspy.tracking.served import {name}
+
+set_model({name}())
+"""
 
 
 def log_model(
     moa: MoA,
     name: str,
     *,
+    serve_as: Literal["rows", "chat"] = "rows",
     input_example: Row | Sequence[Row] | None = None,
     registered_model_name: str | None = None,
     pip_requirements: Sequence[str] | None = None,
@@ -37,11 +45,14 @@ def log_model(
 
     It is logged into the active run, or into the experiment if none is active; no model is asked. Served
     (`mlflow models serve`) or run in Spark (`mlflow.pyfunc.spark_udf`), it takes its keys from the environment
-    there, and answers many rows side by side: see `moa_dspy.tracking.program.MixtureProgram` for what comes back.
+    there.
 
     Args:
         moa: The mixture.
         name: The model's name.
+        serve_as: `"rows"` answers tables of the task's inputs, many rows side by side: see
+            `moa_dspy.tracking.served.MixtureProgram` for what comes back. `"chat"` answers chat payloads, streamed if
+            asked, as MLflow's `ResponsesAgent` does: for a task of one text input and one text output.
         input_example: Inputs of the task, one row or several; stored and shown with the model.
         registered_model_name: Register it under this name too.
         pip_requirements: What to install where it is served, instead of the versions of moa-dspy, DSPy and LiteLLM
@@ -52,6 +63,7 @@ def log_model(
         What MLflow knows of the model: `model_uri`, `signature`, ...
 
     Raises:
+        TypeError: If `moa` is no mixture.
         ValueError: If it could not answer elsewhere: it has programs or a strategy of your own, LMs that no file
             holds, or agents that ask `dspy.settings.lm`; or if the example lacks inputs or has them of other types.
         ConnectionError: If the tracking server does not answer.
@@ -66,25 +78,28 @@ def log_model(
         raise TypeError(f"log_model takes a MoA, not {type(moa).__name__}. MLflow logs other programs: mlflow.dspy.")
     _refuse_ambient(moa)
     # Whatever is wrong is found before MLflow is told: a model that failed half way stays in its lists.
+    rows = serve_as == "rows"
     columns = Columns(moa.signature)
     example = None if input_example is None else _example(input_example, columns)
-    with tempfile.TemporaryDirectory() as folder, bounded():
-        program = Path(folder, Path(PROGRAM_PATH).name)
+    if not rows:
+        check_chat(moa.signature)
+    options: dict[str, Any] = {"signature": columns.signature, "input_example": example} if rows else {}
+    with tempfile.TemporaryDirectory() as folder, ask_nobody():
+        program, code = Path(folder, f"{PROGRAM}.json"), Path(folder, "served_mixture.py")
         _write(moa, program)
+        code.write_text(_CODE.format(name="MixtureProgram" if rows else "MixtureAgent"))
         _reach()
-        return Model.log(
-            None,
-            flavor,
+        return mlflow.pyfunc.log_model(
             name=name,
-            flavor_name=FLAVOR,
+            python_model=str(code),
+            artifacts={PROGRAM: str(program)},
+            metadata={_KIND: _version("moa-dspy") or "unknown"},
             registered_model_name=registered_model_name,
-            program=program,
-            signature=columns.signature,
-            input_example=example,
-            # MLflow would ask the models the example, which costs money and needs keys.
-            validate_serving_input=False,
-            pip_requirements=flavor.requirements() if pip_requirements is None else list(pip_requirements),
+            pip_requirements=_requirements() if pip_requirements is None else list(pip_requirements),
             code_paths=None if code_paths is None else list(code_paths),
+            # Else MLflow takes the caller's uv.lock and pyproject.toml for the model's, with all that stands in them.
+            uv_project_path=folder,
+            **options,
         )
 
 
@@ -103,15 +118,15 @@ def load_model(
         ValueError: If the model is no mixture.
         mlflow.exceptions.MlflowException: If there is no such model.
     """
-    with tempfile.TemporaryDirectory() as folder, bounded():
-        kinds = get_model_info(str(uri)).flavors
-        if FLAVOR not in kinds:
-            raise ValueError(
-                f"The model {masked(str(uri))} is no mixture but of another kind ({', '.join(sorted(kinds))}). "
-                "load_model loads what moa_dspy.log_model logged; load this one with mlflow.pyfunc.load_model."
-            )
+    info = get_model_info(str(uri))
+    if _KIND not in (info.metadata or {}):
+        raise ValueError(
+            f"The model {mask_address(str(uri))} is no mixture ({', '.join(sorted(info.flavors))}): load_model loads "
+            "what moa_dspy.log_model logged. Load this one with mlflow.pyfunc.load_model."
+        )
+    with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(artifact_uri=str(uri), dst_path=folder)
-        program = Path(path, PROGRAM_PATH)
+        program = Path(path, "artifacts", f"{PROGRAM}.json")
         return MoA.from_file(program, allow_unsafe_lm_state=allow_unsafe_lm_state, custom_types=custom_types)
 
 
@@ -149,9 +164,22 @@ def _write(moa: MoA, program: Path) -> None:
 
 def _reach() -> None:
     try:
-        reach()
+        within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
     except Exception as error:
         raise ConnectionError(
-            f"MLflow at {masked(mlflow.get_tracking_uri())} does not answer, so the model was not logged: "
-            f"{told(str(error))} Start the server, or name another with mlflow.set_tracking_uri()."
+            f"MLflow at {mask_address(mlflow.get_tracking_uri())} does not answer, so the model was not logged: "
+            f"{describe(error)} Start the server, or name another with mlflow.set_tracking_uri()."
         ) from error
+
+
+def _requirements() -> list[str]:
+    """The packages that answer, in the versions installed here; MLflow adds itself."""
+    versions = {name: _version(name) for name in ("moa-dspy", "dspy", "litellm")}
+    return [f"{name}=={version}" for name, version in versions.items() if version] or ["moa-dspy"]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # a folder on the path
+        return None

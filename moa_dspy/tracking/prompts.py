@@ -1,33 +1,27 @@
-"""A mixture's prompts as text, and in MLflow's Prompt Registry: one per predictor, a version where it changed."""
+"""A mixture's prompts in MLflow's Prompt Registry: one per predictor, a version where its text is a new one."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import dspy
 import mlflow
 from dspy.signatures.signature import infer_prefix
-from mlflow.exceptions import MlflowException
+from mlflow.genai import load_prompt, register_prompt, set_prompt_alias
 
 from moa_dspy.agent import adopt_lms
 from moa_dspy.moa import MoA
 from moa_dspy.secrets import redact
-from moa_dspy.values import as_text, to_jsonable
+from moa_dspy.tracking.store import LIMIT_AT_END, describe, logger, mask_address, within
+from moa_dspy.values import as_text, hash_of, to_jsonable
 
-from .guard import Guard, bounded
-from .naming import prompt_names
+__all__ = ["Prompt", "load_prompts", "prompts_of", "register", "register_prompts"]
 
-__all__ = ["Prompt", "prompts_of", "register", "register_prompts"]
-
-LONGEST = 100_000
-"""Characters of a prompt that the registry keeps."""
-
-_CUT = "\n[... cut; whole among the artifacts of the run, under prompts]"
-
-SECONDS = 30.0
-"""How long a program waits for the registry."""
+_LONGEST = 100_000  # characters that the registry keeps
+_CUT = "\n[... cut: the registry keeps 100,000 characters]"
+_BELOW = "\n\n--- "  # begins what stands below the instructions
 
 
 @dataclass(frozen=True)
@@ -37,34 +31,31 @@ class Prompt:
     Attributes:
         predictor: The predictor's name in the mixture.
         text: Its instructions as they are; below, fields that are described otherwise than by their names, and demos.
-        role: The agents that use it.
-        model: Their models.
+        tags: The predictor, the agents that use it (`role`) and their models (`model`).
     """
 
     predictor: str
     text: str
-    role: str
-    model: str
+    tags: Mapping[str, str]
 
-    @property
-    def template(self) -> str:
-        """The text as the registry takes it: cut if it is too long."""
-        return self.text if len(self.text) <= LONGEST else f"{self.text[: LONGEST - len(_CUT)]}{_CUT}"
+    def name(self, prefix: str) -> str:
+        """Its name in the registry, which takes letters, digits, `_`, `-` and `.` alone."""
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{prefix}.{self.predictor}")
 
 
 def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
     """Register a mixture's prompts in MLflow's Prompt Registry, one per predictor, as `<name>.<predictor>`.
 
-    A prompt gets a version only where its text is another than that of the latest one. The text is exact: read it
-    from `.template`; what stands in double braces in it is text and no variable. Its tags say which agents use it
-    (`role`), and which models (`model`). A registry that cannot be reached costs a warning and at most 30 seconds.
+    A text that is registered under this name already makes no new version. The text is exact: read it from
+    `.template`; what stands in double braces in it is text and no variable. A registry that cannot be reached costs
+    a warning and at most 30 seconds.
 
     Args:
         moa: The mixture, compiled or not.
         name: What the prompts' names begin with.
 
     Returns:
-        Prompt name -> its latest version; empty if the registry is of no use.
+        Prompt name -> the version that holds its text; empty if the registry is of no use.
 
     Raises:
         TypeError: If `moa` is no mixture.
@@ -76,54 +67,97 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
         moa_dspy.register_prompts(tuned, "qa")  # version 2 of what GEPA changed
         ```
     """
-    if not isinstance(moa, MoA):
-        raise TypeError(f"Prompts are registered of a moa_dspy.MoA, not of a {type(moa).__name__}.")
     prompts = prompts_of(moa)
-    with bounded():
-        return Guard(SECONDS).run("register the prompts", lambda: register(prompts, name)) or {}
+    try:
+        return within(LIMIT_AT_END, lambda: register(prompts, name))
+    except Exception as error:
+        logger.warning(
+            "%s: the prompts are not registered. %s", mask_address(mlflow.get_tracking_uri()), describe(error)
+        )
+        return {}
+
+
+def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
+    """A copy of the mixture with the instructions that the registry holds; demos are those of the mixture.
+
+    Args:
+        moa: The mixture.
+        name: As it was given to `register_prompts`.
+        alias: Which versions: an alias that you have set, or `"latest"`. What has none stays as it is.
+
+    Raises:
+        TypeError: If `moa` is no mixture.
+        ValueError: If none of its prompts is there.
+    """
+    prompts, copied, found = prompts_of(moa), moa.deepcopy(), 0
+    predictors = dict(copied.named_predictors())
+    for prompt in prompts:
+        version = _find(prompt.name(name), alias)
+        if version is not None:
+            instructions = version.template.partition(_BELOW)[0]
+            predictor: Any = predictors[prompt.predictor]
+            predictor.signature = predictor.signature.with_instructions(instructions)
+            found += 1
+    if not found:
+        raise ValueError(
+            f"The registry has no prompt {prompts[0].name(name)}@{alias}, nor another one of this mixture. Register "
+            f"them first with moa_dspy.register_prompts(moa, {name!r}), or name those that are there."
+        )
+    return copied
 
 
 def register(prompts: list[Prompt], name: str, run_id: str | None = None, message: str | None = None) -> dict[str, int]:
-    """Register prompts that changed; all are linked to the run."""
-    client = mlflow.MlflowClient()
-    names = prompt_names(f"{name}.{prompt.predictor}" for prompt in prompts)
+    """Register prompts with a new text; all are linked to the run."""
     versions = {}
     for prompt in prompts:
-        registered = names[f"{name}.{prompt.predictor}"]
-        version = _latest(client, registered)
-        if version is None or version.template != prompt.template:
-            tags = {"predictor": prompt.predictor, "role": prompt.role, "model": prompt.model}
-            version = client.register_prompt(registered, prompt.template, commit_message=message, tags=tags)
+        registered = prompt.name(name)
+        text = prompt.text if len(prompt.text) <= _LONGEST else prompt.text[: _LONGEST - len(_CUT)] + _CUT
+        # Each text has an alias made of it: a mixture that is tuned again starts with a text of long ago.
+        alias = f"text-{hash_of(text, 12)}"
+        version = _find(registered, alias)
+        if version is None:
+            version = register_prompt(registered, text, commit_message=message, tags=dict(prompt.tags))
+            set_prompt_alias(registered, alias, int(version.version))
         if run_id is not None:
-            client.link_prompt_version_to_run(run_id, version)
+            mlflow.MlflowClient().link_prompt_version_to_run(run_id, version)
         versions[registered] = int(version.version)
     return versions
 
 
 def prompts_of(moa: MoA) -> list[Prompt]:
-    """The prompts of a mixture's predictors, secrets masked."""
+    """The prompts of a mixture's predictors, secrets masked.
+
+    Raises:
+        TypeError: If `moa` is no mixture.
+    """
+    if not isinstance(moa, MoA):
+        raise TypeError(f"Prompts are registered of a moa_dspy.MoA, not of a {type(moa).__name__}.")
     adopt_lms(moa.agents)
     lms = [lm for agent in moa.agents for lm in agent.lms]
-    return [_prompt(moa, name, predictor, lms) for name, predictor in moa.named_predictors()]
+    found = []
+    for name, predictor in moa.named_predictors():
+        users = [agent for agent in moa.agents if any(part is predictor for part in agent.predictors())]
+        tags = {"role": [agent.name for agent in users], "model": [agent.model for agent in users if agent.model]}
+        named = {tag: ", ".join(dict.fromkeys(values)) for tag, values in tags.items()}
+        text = redact(to_jsonable("".join(_pieces(predictor))), *lms)
+        found.append(Prompt(name, text, {"predictor": name, **named}))
+    return found
 
 
-def _prompt(moa: MoA, name: str, predictor: Any, lms: list[dspy.BaseLM]) -> Prompt:
-    agents = [agent for agent in moa.agents if any(part is predictor for part in agent.predictors())]
-    roles = dict.fromkeys(agent.name for agent in agents)
-    models = dict.fromkeys(agent.model for agent in agents if agent.model)
-    text = redact(to_jsonable("".join(_text(predictor))), *lms)
-    return Prompt(name, text, ", ".join(roles), ", ".join(models))
+def _find(name: str, alias: str) -> Any:
+    uri = f"prompts:/{name}@{alias}"
+    return load_prompt(uri, allow_missing=True, link_to_model=False, cache_ttl_seconds=0)
 
 
-def _text(predictor: Any) -> Iterator[str]:
+def _pieces(predictor: Any) -> Iterator[str]:
     signature = predictor.signature
     yield signature.instructions
     lines = [line for name, field in signature.fields.items() if (line := _described(name, field.json_schema_extra))]
     if lines:
-        yield "\n\n--- fields ---\n" + "\n".join(lines)
+        yield f"{_BELOW}fields ---\n" + "\n".join(lines)
     for number, demo in enumerate(predictor.demos, start=1):
         origin = " (bootstrapped)" if demo.get("augmented") else ""
-        yield f"\n\n--- demo {number}{origin} ---\n"
+        yield f"{_BELOW}demo {number}{origin} ---\n"
         yield "\n".join(f"{name}: {as_text(value)}" for name, value in demo.items() if name != "augmented")
 
 
@@ -132,12 +166,3 @@ def _described(name: str, extra: Mapping[str, Any]) -> str:
     prefix, desc = extra.get("prefix"), extra.get("desc")
     said = [prefix if prefix != f"{infer_prefix(name)}:" else "", desc if desc != f"${{{name}}}" else ""]
     return f"{name}: {' '.join(filter(None, said))}" if any(said) else ""
-
-
-def _latest(client: mlflow.MlflowClient, name: str) -> Any:
-    try:
-        return client.get_prompt_version_by_alias(name, "latest")
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return None
-        raise

@@ -1,216 +1,323 @@
-"""MLflow's spans, as a mixture needs them: named by role and model, with tokens and cost, without secrets."""
+"""MLflow's spans, as a mixture needs them: named by role and model, with tokens, cost and what came of it."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import traceback
+from collections import deque
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import dspy
 import mlflow
+from dspy.clients.model_metadata import model_info
 from mlflow.dspy.callback import MlflowCallback
-from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey
+from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey, TraceMetadataKey
 
 from moa_dspy.agent import Agent
-from moa_dspy.evaluation.question import AllSystems
 from moa_dspy.moa import MoA
-from moa_dspy.tracking.billing import billed
-from moa_dspy.tracking.guard import Guard
-from moa_dspy.tracking.losses import Losses
-from moa_dspy.tracking.masking import Mask
-from moa_dspy.usage import LMCall, Meter
+from moa_dspy.results import MoAMetadata
+from moa_dspy.secrets import is_secret, mask, secret_values
+from moa_dspy.strategies import Strategy, Verdict
+from moa_dspy.tracking.watch import BLOCK, Watch, metadata_of
+from moa_dspy.usage import METER, LMCall, call_of
+from moa_dspy.values import to_jsonable
 
-__all__ = ["Place", "Spans"]
+__all__ = ["Spans"]
 
-logger = logging.getLogger("moa_dspy.tracking")
+_INSIDE = (dspy.Predict, dspy.ChainOfThought, Strategy)  # what an agent runs: it says no more than the agent's span
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where in a mixture a call is made.
+@dataclass
+class _Trace:
+    """A trace under way: the calls whose tokens and cost are its own."""
 
-    Attributes:
-        role: `"proposer"` or `"aggregator"`; `"agent"` for one inside a program of the user's own.
-        agent: The agent's name.
-        layer: The proposer's layer, from 1.
-        layers: How many there are.
-    """
-
-    role: str
-    agent: str
-    layer: int | None = None
-    layers: int = 1
-
-    def name(self, model: str | None) -> str:
-        """What a reader sees: `proposer alice (simulated/alice)`, `layer 2: proposer ...`, `aggregator (...)`."""
-        before = f"layer {self.layer}: " if self.layers > 1 and self.layer else ""
-        own = "" if self.role == self.agent else f" {self.agent}"
-        return f"{before}{self.role}{own}" + (f" ({model})" if model else "")
-
-    def attributes(self, model: str | None) -> dict[str, Any]:
-        """The same as attributes of a span."""
-        found = {"moa.role": self.role, "moa.agent": self.agent, "moa.model": model, "moa.layer": self.layer}
-        return {name: value for name, value in found.items() if value is not None}
+    root: str
+    watch: Watch | None
+    calls: list[LMCall] = field(default_factory=list)
 
 
 class Spans(MlflowCallback):
-    """Makes MLflow's spans of DSPy's calls.
+    """Makes a span of each mixture, agent, program, tool and LM call, where MLflow's own callback stood.
 
-    Nothing that goes wrong here reaches the program, and after the guard is broken nothing is done any more.
+    It is one of MLflow's kind, so that `mlflow.dspy.autolog()` finds that there is one.
+
+    Args:
+        detail: `"full"` shows the modules inside of agents and what adapters format and parse, too.
+        log_traces_from_compile: Trace what optimizers try, too.
+
+    Attributes:
+        trace_ids: Of the traces made.
+        keeps_answers: Whether to remember in `answered` which trace a prediction is of.
     """
 
-    def __init__(self, guard: Guard, losses: Losses) -> None:
+    def __init__(self, detail: str, log_traces_from_compile: bool) -> None:
         super().__init__()
-        self.guard = guard
-        self.losses = losses
-        self.mask = Mask()
-        self._names: dict[str, str] = {}
-        self._open: set[str] = set()
+        self.is_full = detail == "full"
+        self.log_traces_from_compile = log_traces_from_compile
+        self.trace_ids: set[str] = set()
+        self.answered: dict[int, tuple[Any, str]] = {}
+        self.keeps_answers = False
+        self._open: dict[str, tuple[AbstractContextManager[Any], Any]] = {}
         self._lms: dict[str, Any] = {}
-        self._told = False
+        self._lm_spans: deque[str] = deque(maxlen=1000)
+        self._traces: dict[str, _Trace] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MlflowCallback, ()  # MLflow pickles DSPy's settings with a model: it is loaded without us
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        def start() -> None:
-            place, model = _place(instance) if isinstance(instance, Agent) else None, getattr(instance, "model", None)
-            if place is not None:
-                self._names[call_id] = place.name(model)
-            elif isinstance(instance, MoA):
-                self._names[call_id] = f"{type(instance).__name__} ({instance.strategy.name})"
-                self.mask.learn(*(lm for agent in instance.agents for lm in agent.lms))
-            super(Spans, self).on_module_start(call_id, instance, self.mask.data(inputs))
-            if place is not None:
-                _describe(place.attributes(model))
-
-        self._start(call_id, start)
+        callers, given = dspy.settings.caller_modules or [], inputs.get("kwargs", {})
+        if isinstance(instance, MoA):
+            _learn(*(lm for agent in instance.agents for lm in agent.lms))
+            strategy = instance.strategy.name
+            watch = next((callback for callback in instance.callbacks if isinstance(callback, Watch)), None)
+            self._start(call_id, f"{type(instance).__name__} ({strategy})", "CHAIN", given, watch=watch)
+        elif isinstance(instance, Agent):
+            place, case = _place(instance, callers), given.get("case")
+            # A strategy is shown the whole case: its proposals stand in the spans beside.
+            self._start(call_id, _name(place, instance), "AGENT", given if case is None else case.inputs, place)
+        elif self.is_full or not (isinstance(instance, _INSIDE) and any(isinstance(c, Agent) for c in callers)):
+            kind = "AGENT" if isinstance(instance, dspy.ReAct) else "CHAIN"
+            self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        shown = super().on_module_end
-        self._end(call_id, lambda: shown(call_id, self.mask.data(outputs), self.mask.error(exception)))
+        if call_id not in self._open:
+            return
+        span, metadata = self._open[call_id][1], metadata_of(outputs, exception)
+        if metadata is not None:
+            span.set_attributes(_facts(metadata))
+        trace = self._traces.get(span.trace_id)
+        if trace is not None and trace.root == call_id:
+            del self._traces[span.trace_id]
+            _describe_trace(trace, metadata)
+            if self.keeps_answers:
+                self.answered[id(outputs)] = (outputs, span.trace_id)  # held, so that no other gets its id
+        self._end(call_id, outputs, exception)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        def start() -> None:
-            self.mask.learn(instance)
-            self._names[call_id] = instance.model
-            super(Spans, self).on_lm_start(call_id, self.mask.lm(instance), self.mask.data(inputs))
+        _learn(instance)
+        settings = {f"setting.{name}": value for name, value in instance.kwargs.items() if value is not None}
+        attributes = {
+            **{name: "***" if is_secret(name.partition(".")[2]) else value for name, value in settings.items()},
+            SpanAttributeKey.MODEL: instance.model,
+            SpanAttributeKey.MODEL_PROVIDER: instance.model.split("/")[0] if "/" in instance.model else None,
+            SpanAttributeKey.MESSAGE_FORMAT: "dspy",
+        }
+        known = {name: value for name, value in attributes.items() if value is not None}
+        given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
+        given.pop("kwargs", None)
+        self._start(call_id, instance.model, "CHAT_MODEL", given, known)
+        if call_id in self._open:
             self._lms[call_id] = instance
-            place = _place()
-            if place is not None:
-                _describe(place.attributes(instance.model))
-
-        self._start(call_id, start)
+            self._lm_spans.append(self._open[call_id][1].span_id)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        def end() -> None:
-            try:
-                _describe(_bill(billed(call_id, self._lms.pop(call_id, None), outputs)))
-            finally:
-                super(Spans, self).on_lm_end(call_id, self.mask.data(outputs), self.mask.error(exception))
-
-        self._end(call_id, end)
-
-    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        shown = super().on_adapter_format_start
-        self._start(call_id, lambda: shown(call_id, instance, self.mask.data(inputs)))
-
-    def on_adapter_format_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        shown = super().on_adapter_format_end
-        self._end(call_id, lambda: shown(call_id, self.mask.data(outputs), self.mask.error(exception)))
-
-    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        shown = super().on_adapter_parse_start
-        self._start(call_id, lambda: shown(call_id, instance, self.mask.data(inputs)))
-
-    def on_adapter_parse_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        shown = super().on_adapter_parse_end
-        self._end(call_id, lambda: shown(call_id, self.mask.data(outputs), self.mask.error(exception)))
+        if call_id not in self._open:
+            return
+        span, call = self._open[call_id][1], _find_call(call_id, self._lms.pop(call_id), outputs)
+        if call is not None and (call.prompt_tokens or call.completion_tokens):
+            span.set_attributes(_usage(call))
+            if span.trace_id in self._traces:
+                self._traces[span.trace_id].calls.append(call)
+        elif call is not None and exception is None:
+            span.set_attribute("moa.cache_hit", True)
+        self._end(call_id, outputs, exception)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        shown = super().on_tool_start
-        self._start(call_id, lambda: shown(call_id, instance, self.mask.data(inputs)))
+        self._start(call_id, f"Tool.{instance.name}", "TOOL", inputs.get("kwargs", {}))
+
+    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if self.is_full:
+            self._start(call_id, f"{type(instance).__name__}.format", "PARSER", inputs.get("inputs", {}))
+
+    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if self.is_full:
+            self._start(call_id, f"{type(instance).__name__}.parse", "PARSER", inputs.get("completion"))
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        shown = super().on_tool_end
-        self._end(call_id, lambda: shown(call_id, self.mask.data(outputs), self.mask.error(exception)))
+        self._end(call_id, outputs, exception)
 
-    def _start_span(self, call_id: str, *args: Any, **kwargs: Any) -> Any:
-        # MLflow has no public way to name a span of DSPy's. Should it stop calling this, spans have its names again.
-        name = self._names.pop(call_id, None)
-        if name is not None and "name" in kwargs:
-            kwargs["name"] = name
-        return super()._start_span(call_id, *args, **kwargs)
+    on_adapter_format_end = on_adapter_parse_end = on_tool_end
 
-    def is_silent(self) -> bool:
-        """Whether nothing is traced at the moment."""
-        return False
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Nothing: its run is a tracked block."""
 
-    def _start(self, call_id: str, work: Callable[[], None]) -> None:
-        if self.guard.broken or self.is_silent() or not self._safely(work):
+    def on_evaluate_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+        """Nothing: its run is a tracked block."""
+
+    def process(self, span: Any) -> None:
+        """Take secrets out of any span before it is stored, and usage that is counted already."""
+        for name, value in span.attributes.items():
+            shown = _masked(value, name)
+            if shown != value:
+                span.set_attribute(name, shown)
+        # mlflow.litellm.autolog and the like make a span of their own inside of ours, with the same tokens.
+        if span.parent_id in self._lm_spans and span.get_attribute(SpanAttributeKey.CHAT_USAGE):
+            span.set_attribute(SpanAttributeKey.CHAT_USAGE, {})
+
+    def _start(
+        self,
+        call_id: str,
+        name: str,
+        kind: str,
+        inputs: Any,
+        attributes: Mapping[str, Any] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        watch = dspy.settings.get(BLOCK) or watch
+        if watch is not None and watch.is_compiling and not self.log_traces_from_compile:
             return
-        self._open.add(call_id)
-        span = mlflow.get_current_active_span()
-        if span is not None and span.parent_id is None:
-            self.losses.made(span.trace_id)
+        manager = mlflow.start_span(name=name, span_type=kind, attributes=dict(attributes or {}))
+        span = manager.__enter__()
+        self._open[call_id] = manager, span
+        span.set_inputs(to_jsonable(inputs))
+        if span.parent_id is None:
+            self._traces[span.trace_id] = _Trace(call_id, watch)
+            self.trace_ids.add(span.trace_id)
 
-    def _end(self, call_id: str, work: Callable[[], None]) -> None:
-        if call_id in self._open:
-            self._open.discard(call_id)
-            self._safely(work)
-
-    def _safely(self, work: Callable[[], None]) -> bool:
-        try:
-            work()
-        except Exception as error:
-            if not self._told:
-                self._told = True
-                logger.warning(
-                    "A part of a trace is missing, and others may be: %s: %s. The program goes on.",
-                    type(error).__name__,
-                    self.mask.text(str(error)),
-                )
-            return False
-        return True
+    def _end(self, call_id: str, outputs: Any, exception: Any) -> None:
+        if call_id not in self._open:
+            return
+        manager, span = self._open.pop(call_id)
+        if span.parent_id is not None and span.trace_id in self.trace_ids and span.trace_id not in self._traces:
+            span.set_attribute("moa.late", True)  # it was abandoned: the answer was made without it
+        if exception is not None:
+            span.record_exception(_masked_error(exception))
+        else:
+            said = outputs.outputs if isinstance(outputs, Verdict) else outputs
+            span.set_outputs(to_jsonable(said.toDict() if isinstance(said, dspy.Prediction) else said))
+        manager.__exit__(None, None, None)
 
 
-def _describe(attributes: dict[str, Any]) -> None:
-    span = mlflow.get_current_active_span()
-    if span is not None and attributes:
-        span.set_attributes(attributes)
+def _describe_trace(trace: _Trace, metadata: MoAMetadata | None) -> None:
+    """Say of the trace under way what it cost, and whose it is."""
+    costs = [_cost(call) for call in trace.calls if call.cost_usd is not None]
+    tags = {"moa.unpriced_calls": str(len(trace.calls) - len(costs))}
+    if metadata is not None:
+        tags |= {"moa.strategy": metadata.strategy, "moa.degraded": str(metadata.degraded).lower()}
+    about = {}
+    if costs:  # MLflow's server adds up what has arrived, which can lack the last spans: this goes with the root
+        kinds = [kind for kind in _COSTS if all(kind in cost for cost in costs)]
+        about[TraceMetadataKey.COST] = json.dumps({kind: sum(cost[kind] for cost in costs) for kind in kinds})
+    if trace.watch is not None and trace.watch.run_id is not None:
+        about[TraceMetadataKey.SOURCE_RUN] = trace.watch.run_id
+    mlflow.update_current_trace(tags=tags, metadata=about)
 
 
-def _bill(call: LMCall | None) -> dict[str, Any]:
-    """Tokens and cost as MLflow's pages read them; what is not known stays absent."""
-    if call is None or not (call.prompt_tokens or call.completion_tokens):  # unknown, or a hit in DSPy's cache
+def _place(agent: Agent, callers: list[Any]) -> dict[str, Any]:
+    """Where in a mixture an agent is called, as attributes of its span."""
+    place = {"moa.role": "agent", "moa.agent": agent.name, "moa.model": agent.model}
+    moa = next((caller for caller in reversed(callers) if isinstance(caller, MoA)), None)
+    if moa is not None and agent is moa.aggregator:
+        return {**place, "moa.role": "aggregator"}
+    panels = [] if moa is None else moa.panels
+    for number, panel in enumerate(panels, start=1):
+        if any(agent is member for member in panel.agents):
+            layer = {"moa.layer": number} if len(panels) > 1 else {}
+            return {**place, "moa.role": "proposer", **layer}
+    return place
+
+
+def _name(place: Mapping[str, Any], agent: Agent) -> str:
+    """What a reader sees: `proposer alice (simulated/alice)`, `layer 2: proposer ...`, `aggregator (...)`."""
+    role, layer = place["moa.role"], place.get("moa.layer")
+    words = [f"layer {layer}:" if layer else "", role, "" if role == agent.name else agent.name]
+    return " ".join(filter(None, [*words, f"({agent.model})" if agent.model else ""]))
+
+
+def _facts(metadata: MoAMetadata) -> dict[str, Any]:
+    """What came of a mixture's call, as attributes of its span."""
+    failures = [f"{failure.agent}: {failure.error}" for failure in metadata.failures]
+    facts = metadata.model_dump(include={"answered_by", "fallback_used", "selected"})
+    facts |= {"agreement": metadata.agreement, "degraded": metadata.degraded, "failures": failures}
+    return {f"moa.{name}": value for name, value in facts.items() if value is not None}
+
+
+def _find_call(call_id: str, lm: Any, outputs: Any) -> LMCall | None:
+    """What is known of an LM call: inside a mixture by its agent's meter, elsewhere by the LM's history.
+
+    DSPy hands the list that it wrote into a history on to the callbacks, so that the call's own entry is found by
+    identity, whoever else asks meanwhile.
+    """
+    meter = dspy.settings.get(METER)
+    row: LMCall | None = None if meter is None else meter.call(call_id)
+    if row is not None or outputs is None:
+        return row
+    entries = reversed(list(getattr(lm, "history", ()))[-1000:])
+    entry = next((entry for entry in entries if entry["outputs"] is outputs), None)
+    return None if entry is None else call_of(entry, "program")
+
+
+def _usage(call: LMCall) -> dict[str, Any]:
+    """Tokens and cost as MLflow's pages read them; what is not known, and a hit in DSPy's cache, stays absent."""
+    if not (call.prompt_tokens or call.completion_tokens):
         return {}
     usage = {
         TokenUsageKey.INPUT_TOKENS: call.prompt_tokens,
         TokenUsageKey.OUTPUT_TOKENS: call.completion_tokens,
         TokenUsageKey.TOTAL_TOKENS: call.prompt_tokens + call.completion_tokens,
+        **({TokenUsageKey.CACHE_READ_INPUT_TOKENS: call.cached_tokens} if call.cached_tokens else {}),
     }
-    if call.cached_tokens:
-        usage[TokenUsageKey.CACHE_READ_INPUT_TOKENS] = call.cached_tokens
-    cost = {} if call.cost_usd is None else {SpanAttributeKey.LLM_COST: {CostKey.TOTAL_COST: call.cost_usd}}
+    cost = {} if call.cost_usd is None else {SpanAttributeKey.LLM_COST: _cost(call)}
     return {SpanAttributeKey.CHAT_USAGE: usage, **cost}
 
 
-def _place(agent: Agent | None = None) -> Place | None:
-    """Where the call under way is made, or the agent that is being called."""
-    callers = [*(dspy.settings.caller_modules or []), *([agent] if agent is not None else [])]
-    last = next((number for number, caller in reversed(list(enumerate(callers))) if isinstance(caller, Agent)), None)
-    if last is None:
+_COSTS = (CostKey.INPUT_COST, CostKey.OUTPUT_COST, CostKey.TOTAL_COST)
+
+
+def _cost(call: LMCall) -> dict[str, float]:
+    """The cost of a call in USD, and its parts where the prices of both are known."""
+    total = call.cost_usd or 0.0
+    prices = _prices(call.model)
+    asked, answered = call.prompt_tokens * prices[0], call.completion_tokens * prices[1]
+    if not asked + answered:
+        return {CostKey.TOTAL_COST: total}
+    share = total / (asked + answered)
+    return dict(zip(_COSTS, (asked * share, answered * share, total), strict=True))
+
+
+@lru_cache(maxsize=256)
+def _prices(model: str) -> tuple[float, float]:
+    provider, name = model.split("/", 1) if "/" in model else ("openai", model)
+    info = model_info(provider, name)
+    return float(info.get("input_cost_per_token") or 0.0), float(info.get("output_cost_per_token") or 0.0)
+
+
+# Secrets of the LMs seen so far, the longest first.
+_secrets: tuple[str, ...] = ()
+_learned: set[int] = set()
+
+
+def _learn(*lms: Any) -> None:
+    """Know the secrets of these LMs from now on."""
+    global _secrets
+    new = {hash((lm.model, repr(lm.kwargs))): lm for lm in lms if lm is not None}
+    if new.keys() <= _learned:
+        return
+    _learned.update(new)
+    _secrets = tuple(sorted({*_secrets, *secret_values(*new.values())}, key=len, reverse=True))
+
+
+def _masked(value: Any, name: str = "") -> Any:
+    """A copy of JSON data without secrets, at any depth."""
+    if isinstance(value, str):
+        return "***" if is_secret(name) else mask(value, _secrets)
+    if isinstance(value, dict):
+        return "***" if is_secret(name) else {key: _masked(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return "***" if is_secret(name) else [_masked(item) for item in value]
+    return value
+
+
+def _masked_error(error: BaseException | None) -> Any:
+    """The error, or one of the same name that says the same without secrets; its causes are left out then."""
+    if error is None:
         return None
-    found = callers[last]
-    around = [caller.field.moa if isinstance(caller, AllSystems) else caller for caller in callers[:last]]
-    moa = next((caller for caller in reversed(around) if isinstance(caller, MoA)), None)
-    meter = next((caller for caller in reversed(callers[:last]) if isinstance(caller, Meter)), None)
-    name = found.name if meter is None else meter.agent
-    if moa is not None and found is moa.aggregator:
-        return Place("aggregator", name)
-    layers = [] if moa is None else moa.panels
-    for number, panel in enumerate(layers, start=1):
-        if any(found is member for member in panel.agents):
-            return Place("proposer", name, number, len(layers))
-    return Place("agent", found.name)
+    told = "".join(traceback.format_exception(error))
+    if mask(told, _secrets) == told and isinstance(error, Exception):
+        return error
+    return type(type(error).__name__, (Exception,), {})(mask(str(error), _secrets))

@@ -1,93 +1,151 @@
-"""The proposals of all calls as one table, bounded in size."""
+"""What a run shows: a dozen metrics by which runs are compared, and tables for everything behind them."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import dspy
+import numpy as np
 
-from moa_dspy.results import MoAMetadata
-from moa_dspy.secrets import mask, secret_values
+from moa_dspy.moa import MoA
+from moa_dspy.results import MoAPrediction
+from moa_dspy.tracking.watch import Answer, Evaluation
+from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import as_text
 
-__all__ = ["ROWS", "ProposalTable"]
+__all__ = ["answer_metrics", "call_metrics", "call_table", "evaluation_table", "oracle", "proposal_table"]
 
-ROWS = 5000
-"""The most rows that are kept."""
+Table = dict[str, list[Any]]
+Mask = Callable[[str], str]
 
-_LONGEST = 2000
+_ROWS = 5000  # a table is one file, which MLflow's page loads whole
+_CHARACTERS = 2000
 
 
-class ProposalTable:
-    """One row per proposal, or per agent that failed.
+def call_metrics(calls: Iterable[LMCall]) -> dict[str, float]:
+    """What these calls took; a cost that is not known is left out, never 0."""
+    usage = Usage.of(calls)
+    found: dict[str, float | None] = {
+        "calls": usage.calls,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cost_usd": usage.cost_usd,
+        "unpriced_calls": usage.unpriced_calls,
+        "failed_calls": usage.failed_calls,
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
-    Columns: `call` (from 1), `inputs.*`, `agent`, `model`, `layer`, `sample`, `outputs.*`, `seconds`, `chosen` (None
-    where the strategy wrote an answer of its own), `final.*` (what came of the call) and `error`.
 
-    Args:
-        task: The task's signature.
-        limit: The most rows that are kept; further ones are counted only.
+def answer_metrics(answers: Sequence[Answer]) -> dict[str, float]:
+    """How a mixture answered: agreement, share of degraded answers, seconds for one."""
+    if not answers:
+        return {}
+    metadata = [answer.metadata for answer in answers]
+    agreements = [one.agreement for one in metadata if one.agreement is not None]
+    p50, p95 = np.percentile([one.seconds for one in metadata], [50, 95])
+    return {
+        **({"agreement": fmean(agreements)} if agreements else {}),
+        "degraded_share": fmean(answer.outputs is None or answer.metadata.degraded for answer in answers),
+        "seconds_p50": float(p50),
+        "seconds_p95": float(p95),
+    }
+
+
+def call_table(rows: Sequence[tuple[str, LMCall]]) -> Table:
+    """What each agent's calls of each model took, by stage of the block: seconds are those of one call."""
+    groups: dict[tuple[str, str, str], list[LMCall]] = {}
+    for stage, call in rows:
+        groups.setdefault((stage, call.agent, call.model), []).append(call)
+    return _columns(
+        {
+            "stage": stage,
+            "agent": agent,
+            "model": model,
+            **Usage.of(calls).model_dump(exclude={"seconds"}),
+            **_seconds(calls),
+        }
+        for (stage, agent, model), calls in groups.items()
+    )
+
+
+def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: Mask) -> Table:
+    """Who proposed what: one row per proposal or failure, the first 5,000.
+
+    Columns: `call` (from 1), `input_*`, `agent`, `model`, `layer`, `sample`, `output_*`, `chosen` (None where the
+    strategy wrote an answer of its own), `answer_*`, `seconds`, `error`. MLflow's page cannot show names with dots.
     """
-
-    def __init__(self, task: type[dspy.Signature], limit: int = ROWS) -> None:
-        self.task = task
-        self.limit = limit
-        self.seen = 0
-        self._calls = 0
-        self._rows: list[dict[str, Any]] = []
-        self._lock = threading.Lock()
-
-    def add(self, inputs: Mapping[str, Any], account: MoAMetadata, answer: Mapping[str, Any] | None) -> None:
-        """Enter a call of the mixture."""
-        with self._lock:
-            self._calls += 1
-            self.seen += len(account.all_proposals) + len(account.failures)
-            if len(self._rows) >= self.limit:
-                return
-            call = {"call": self._calls, **self._cells("inputs", self.task.input_fields, inputs)}
-            came = self._cells("final", self.task.output_fields, answer or {})
-            for proposal in account.all_proposals:
-                chosen = None if account.selected is None else proposal.id == account.selected
-                about = proposal.model_dump(include={"agent", "model", "layer", "sample", "seconds"})
-                said = self._cells("outputs", self.task.output_fields, proposal.outputs)
-                self._rows.append({**call, **about, **said, **came, "chosen": chosen, "error": None})
-            for failure in account.failures:
-                about = failure.model_dump(include={"agent", "model", "seconds"})
-                self._rows.append({**call, **about, **came, "error": f"{failure.error}: {failure.message}"})
-            del self._rows[self.limit :]
-
-    def columns(self, *lms: dspy.BaseLM | None) -> dict[str, list[Any]]:
-        """Column -> values; empty if there are no rows.
-
-        Args:
-            *lms: Whose secrets are masked.
-        """
-        with self._lock:
-            rows = list(self._rows)
-        inputs = [f"inputs.{name}" for name in self.task.input_fields]
-        outputs, final = ([f"{part}.{name}" for name in self.task.output_fields] for part in ("outputs", "final"))
-        about = ["agent", "model", "layer", "sample"]
-        names = ["call", *inputs, *about, *outputs, "chosen", *final, "seconds", "error"] if rows else []
-        secrets = secret_values(*lms)
-        return {name: [_masked(row.get(name), secrets) for row in rows] for name in names}
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether there were more rows than are kept."""
-        return self.seen > len(self._rows)
-
-    def _cells(self, part: str, fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        return {f"{part}.{name}": _cell(values[name]) for name in fields if name in values}
+    rows: list[dict[str, Any]] = []
+    end: dict[str, Any]
+    for number, answer in enumerate(answers, start=1):
+        metadata = answer.metadata
+        inputs = _cells("input", task.input_fields, answer.inputs, mask)
+        came = _cells("answer", task.output_fields, answer.outputs or {}, mask)
+        for proposal in metadata.all_proposals:
+            said = _cells("output", task.output_fields, proposal.outputs, mask)
+            who = proposal.model_dump(include={"agent", "model", "layer", "sample"})
+            chosen = None if metadata.selected is None else proposal.id == metadata.selected
+            end = {"seconds": proposal.seconds, "error": None}
+            rows.append({"call": number, **inputs, **who, **said, "chosen": chosen, **came, **end})
+        for failure in metadata.failures:
+            end = {"seconds": failure.seconds, "error": mask(f"{failure.error}: {failure.message}")}
+            rows.append({"call": number, **inputs, "agent": failure.agent, "model": failure.model, **came, **end})
+    return _columns(rows[:_ROWS])
 
 
-def _cell(value: Any) -> Any:
+def evaluation_table(evaluation: Evaluation, mask: Mask) -> Table:
+    """One row per example: its fields as `example_*`, the prediction's as `pred_*`, and the score."""
+    return _columns(
+        {
+            **_cells("example", example, example, mask),
+            **_cells("pred", prediction, prediction, mask),
+            "score": _number(score),
+        }
+        for example, prediction, score in evaluation.results[:_ROWS]
+    )
+
+
+def oracle(evaluation: Evaluation) -> float | None:
+    """The mean score of each question's best proposal; None where it would cost something, or there are none."""
+    if evaluation.asked or not isinstance(evaluation.program, MoA):  # a metric that asks a model asks it again
+        return None
+    best = []
+    for example, prediction, _ in evaluation.results:
+        proposals = prediction.proposals if isinstance(prediction, MoAPrediction) else []
+        said = {as_text(proposal.outputs): proposal.outputs for proposal in proposals}
+        scores = [_number(evaluation.metric(example, dspy.Prediction(**outputs))) for outputs in said.values()]
+        best.append(max((score for score in scores if score is not None), default=0.0))
+    return fmean(best) if best else None
+
+
+def _number(score: Any) -> float | None:
+    try:
+        return float(getattr(score, "score", score))
+    except (TypeError, ValueError):
+        return None
+
+
+def _seconds(calls: Sequence[LMCall]) -> dict[str, Any]:
+    # What the cache answered took no model's time; how long an abandoned call would have taken is not known.
+    asked = [call.seconds for call in calls if not call.cache_hit and call.error != "Unfinished"]
+    p50, p95 = np.percentile(asked, [50, 95]) if asked else (None, None)
+    return {"seconds_p50": p50 and float(p50), "seconds_p95": p95 and float(p95)}
+
+
+def _cells(kind: str, names: Iterable[str], values: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
+    return {f"{kind}_{name}": _cell(values[name], mask) for name in names if name in values}
+
+
+def _cell(value: Any, mask: Mask) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    text = as_text(value)
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} [... {len(text) - _LONGEST} characters more]"
+    text = mask(as_text(value))
+    more = len(text) - _CHARACTERS
+    return text if more <= 0 else f"{text[:_CHARACTERS]} [... {more} characters more]"
 
 
-def _masked(value: Any, secrets: list[str]) -> Any:
-    return mask(value, secrets) if isinstance(value, str) else value
+def _columns(rows: Iterable[Mapping[str, Any]]) -> Table:
+    listed = list(rows)
+    names = dict.fromkeys(name for row in listed for name in row)
+    return {name: [row.get(name) for row in listed] for name in names}

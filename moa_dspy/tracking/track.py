@@ -2,62 +2,80 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dspy
+import pandas
+from mlflow.data.dataset import Dataset
+from mlflow.data.pandas_dataset import from_pandas
 
 from moa_dspy.moa import MoA
+from moa_dspy.secrets import mask, secret_values, without_secrets
+from moa_dspy.tracking import tables
+from moa_dspy.tracking.prompts import prompts_of, register
+from moa_dspy.tracking.run import Run
+from moa_dspy.tracking.store import describe
+from moa_dspy.tracking.watch import BLOCK, Evaluation, Watch, find_mixture, mixtures_in
+from moa_dspy.usage import LMCall, Usage
+from moa_dspy.values import as_text, hash_of, to_jsonable
 
-from .dataset import as_dataset
-from .guard import bounded
-from .tracked import Tracked
+if TYPE_CHECKING:
+    from moa_dspy.evaluation.comparison import Comparison
 
 __all__ = ["Tracked", "track"]
 
+_EVERY = 10.0  # seconds between two writings of the metrics, while the block goes
 
-def track(moa: MoA, name: str | None = None, dataset: Any = None) -> AbstractContextManager[Tracked]:
+
+def track(
+    program: dspy.Module,
+    name: str | None = None,
+    dataset: Any = None,
+    *,
+    run_id: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> AbstractContextManager[Tracked]:
     """Log what is done with a mixture inside a `with` block as one MLflow run, in MLflow's present experiment.
 
-    Call the mixture (`moa(...)`, `moa.acall(...)`), evaluate it (`dspy.Evaluate`, `moa_dspy.evaluation.evaluate`),
-    answer a batch or compile it with any optimizer; at the end the run holds:
+    Call it, evaluate it, answer a batch, compile it with any optimizer. The run holds:
 
-    - parameters: the configuration, `alice/temperature` for an agent's (whole in `config.json`), and the class and
-      the settings of each optimizer; prompts as artifacts and in the Prompt Registry (see `register_prompts`),
-      before and after a compile; no secrets;
-    - metrics of every LM call made inside, exact also while compiling: calls, tokens, cost in USD, calls without a
-      known price, failures, cache hits, latency in seconds: per agent (`alice/calls`), per model
-      (`models/openai/gpt-5/calls`), in `total`, and of compiling alone (`compile/calls`). LMs that no agent asks
-      count as `optimizer` while an optimizer compiles (reflection, prompt models), else as `program`. The agents of
-      a mixture in a mixture count as `outer.inner`. Without a known price there is no `cost_usd`;
-    - quality, of the mixture and its copies (same strategy, agents and fields), an optimizer's trials left out:
-      `score` (of the last evaluation, 0 to 1 for right or wrong), `oracle` (the best proposal's score; not where the
-      metric asks a model), mean `agreement`, `degraded_share`, `fallback_share`;
-    - the data set as an input, and `proposals.json`: who proposed what, and what was chosen (up to 5,000 rows).
+    - metrics, written as the block goes, with the number of questions as their step: `score` (0 to 1) and `oracle` of
+      each evaluation, `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls, those of
+      compiling too, `calls`, `prompt_tokens`, `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it),
+      `failed_calls`;
+    - tables: `calls.json`, by stage (`run`, `compile`, `run_2` after it), agent and model; `proposals.json`, who
+      proposed what, one for each stage; `evaluation.json`, one for each evaluation;
+    - the mixture, as `MoA.from_file` reads it, and its prompts; the same of what an optimizer made, its settings and
+      report, a child run per candidate, and the prompts before and after in the Prompt Registry, as
+      `<experiment>.<name>.<predictor>`;
+    - the data set as an input. No secrets.
 
-    If a run is active in this thread, this one becomes its child. It is the active run of its thread inside the
-    block, so autolog and GEPA's own mode log into it:
-    `dspy.GEPA(..., use_mlflow=True, gepa_kwargs={"mlflow_attach_existing": True, "tracking_key_prefix": "gepa/"})`.
-    Several blocks at once, in threads or tasks, keep apart; only what MLflow itself logs follows the thread, so in
-    tasks that share one use `tracked.log_metrics`. Turn autolog on before the block, not inside.
+    LM calls are counted in the block's context, which DSPy's executors pass on, and the mixture's own calls in any
+    other thread too, yours and those of `mlflow.genai.evaluate`. The run is the active one of its thread, except in
+    async code, where tasks share a thread; blocks side by side keep apart.
 
-    A tracking server that is down, hangs or is full costs one warning and at most 10 seconds (60 for a store on this
-    machine, whose tables may have to be built; 30 for the Prompt Registry): nothing is tried any more, the block runs
-    all the same, and `tracked` counts. A block that raises marks the run as failed, Ctrl-C as killed. Calls in threads
-    that you start yourself are seen if they run in a copy of the context:
-    `threading.Thread(target=contextvars.copy_context().run, args=(work,))`.
+    A store that does not answer costs one warning and a bounded time, never an answer: 10 seconds at the start (60 for
+    one on this machine), 40 at the end. What is missing then is said.
 
     Args:
-        moa: The mixture.
-        name: Of the run, and what its prompts' names begin with (`moa` without one).
+        program: The mixture, or a program with one.
+        name: Of the run.
         dataset: What the block works on: examples, dicts, a pandas DataFrame or a data set of MLflow's.
+        run_id: Go on with this run, instead of a new one.
+        tags: The run's tags.
 
     Returns:
         A context manager that gives a `Tracked`.
 
     Raises:
-        TypeError: If `moa` is no mixture, or the data set is something else.
+        TypeError: If `program` is no module, or the data set is something else.
         ValueError: If the data set is empty.
 
     Example:
@@ -67,16 +85,269 @@ def track(moa: MoA, name: str | None = None, dataset: Any = None) -> AbstractCon
         print(tracked.run_id, tracked.usage.cost_usd)
         ```
     """
-    if not isinstance(moa, MoA):
-        raise TypeError(
-            f"A moa_dspy.MoA is tracked, not a {type(moa).__name__}. Give the mixture inside your program: the whole "
-            "program's calls are counted."
-        )
-    data = as_dataset(dataset)
-    return _tracking(Tracked(moa, name), data)
+    if not isinstance(program, dspy.Module):
+        raise TypeError(f"A moa_dspy.MoA, or a dspy.Module with one, is tracked, not a {type(program).__name__}.")
+    return _track(program, name, _as_dataset(dataset), run_id, dict(tags or {}))
 
 
 @contextmanager
-def _tracking(tracked: Tracked, data: Any) -> Iterator[Tracked]:
-    with bounded(), tracked.run(data), dspy.context(**tracked.settings()):
-        yield tracked
+def _track(
+    program: dspy.Module, name: str | None, data: Dataset | None, run_id: str | None, tags: dict[str, str]
+) -> Iterator[Tracked]:
+    tracked, error = Tracked(program, name), None
+    watch = tracked.watch
+    mixtures = mixtures_in(program)
+    tracked.start(data, run_id, tags)
+    for moa in mixtures:
+        moa.callbacks = [*moa.callbacks, watch]
+    try:
+        with dspy.context(**watch.settings()):
+            yield tracked
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        for moa in mixtures:
+            moa.callbacks = [callback for callback in moa.callbacks if callback is not watch]
+        tracked.end(error)
+
+
+class Tracked:
+    """What `track` gives. It counts without a store too."""
+
+    def __init__(self, program: dspy.Module, name: str | None = None) -> None:
+        self.watch = Watch(program, self._changed)
+        self._name = name or "moa"
+        self._run = Run()
+        self._given: set[str] = set()
+        self._evaluations = 0
+        self._trials: dict[str, int] = {}
+        self._optimizers: list[tuple[Any, Mapping[str, Any]]] = []
+        self._tabled: set[str] = set()
+        self._written = time.monotonic()
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run; None if there is none, because the store is of no use."""
+        return self._run.id
+
+    @property
+    def calls(self) -> list[LMCall]:
+        """The LM calls so far."""
+        return [call for _, call in self.watch.rows()]
+
+    @property
+    def compile_calls(self) -> list[LMCall]:
+        """Those made while an optimizer compiled."""
+        return [call for stage, call in self.watch.rows() if stage.startswith("compile")]
+
+    @property
+    def usage(self) -> Usage:
+        """All calls added up."""
+        return Usage.of(self.calls)
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log further numbers, a `score` of your own perhaps: what you give stands, whatever was measured.
+
+        Args:
+            metrics: Name -> value.
+        """
+        given = {name: float(value) for name, value in metrics.items()}
+        self._log_metrics(given)
+        self._given |= set(given)
+
+    def log_prompts(self, program: dspy.Module, message: str | None = None) -> None:
+        """Log a compiled copy of the mixture and its prompts; a compile inside the block does it by itself.
+
+        Args:
+            program: The copy, or a program with it.
+            message: The commit message of the prompts' versions.
+
+        Raises:
+            ValueError: If there is no copy of the mixture in it.
+        """
+        copied = find_mixture(program, self.watch.mixture)
+        if copied is None:
+            raise ValueError(
+                f"This {type(program).__name__} holds no copy of the mixture that is tracked: none has its strategy, "
+                "agents and fields. Use moa_dspy.register_prompts() for another mixture."
+            )
+        self._log_mixture(copied, "_given")
+        self._register(copied, message)
+
+    def log_comparison(self, comparison: Comparison) -> None:
+        """Log a comparison as one child run per system, for MLflow's compare page; here, `score` and `oracle`.
+
+        Args:
+            comparison: What `moa_dspy.evaluate` gave.
+        """
+        scores = {row.name: float(row.score) for row in comparison.rows}
+        for row in comparison.rows:
+            measured = {name: getattr(row, name, None) for name in _OF_A_SYSTEM}
+            numbers = {name: float(value) for name, value in measured.items() if value is not None}
+            self._run.log_child(row.name, numbers, {"system": row.name, "kind": str(row.kind)})
+        strategy = self.watch.mixture.strategy.name if self.watch.mixture is not None else ""
+        wanted = {"score": strategy, "oracle": "oracle"}
+        self._log_metrics({metric: scores[row] for metric, row in wanted.items() if row in scores})
+        self._run.log_text("comparison.json", _json(comparison.to_dict()))
+
+    def start(self, data: Dataset | None, run_id: str | None, tags: Mapping[str, str]) -> None:
+        """Start the run, and describe it in the background."""
+        outer = dspy.settings.get(BLOCK)
+        parent = {} if outer is None or outer.run_id is None else {"mlflow.parentRunId": outer.run_id}
+        self._run.start(self._name, run_id, {**parent, **tags})
+        self.watch.run_id = self._run.id
+        mixture = self.watch.mixture
+        if mixture is not None:
+            self._run.log("the parameters", params=_params(mixture))
+            self._log_mixture(mixture)
+        if data is not None:
+            self._run.log_data(data)
+
+    def end(self, error: BaseException | None) -> None:
+        """Write what is left, and end the run."""
+        tags = {} if error is None else {"error": self._mask(describe(error))[:1000]}
+        self._log_metrics(tags=tags)
+        self._run.log_table("calls.json", tables.call_table(self.watch.rows()))
+        self._log_proposals()
+        self._run.end(error)
+
+    def _changed(self, what: str, value: Any) -> None:
+        """Write what is new; the watch tells it."""
+        if self.run_id is None:
+            return
+        if what == "answer" and time.monotonic() - self._written > _EVERY:
+            self._log_metrics()
+        elif what == "evaluation" and value.is_trial:
+            self._log_trial(value)
+        elif what == "evaluation":
+            self._log_evaluation(value)
+        elif what == "compile":
+            self._optimizers.append(value)
+            self._log_metrics(tags={"optimizer": type(value[0]).__name__})
+            self._log_proposals()
+            self._log_optimizer()
+            if self.watch.mixture is not None:
+                self._register(self.watch.mixture, f"before {self._optimizer_name()}")
+        elif what == "compiled":
+            self._log_metrics()
+            self._log_optimizer()
+            copied = None if value is None else find_mixture(value, self.watch.mixture)
+            if copied is not None:
+                best = _without_candidates(copied)
+                self._log_mixture(best, f"_compiled{self._number()}")
+                self._register(best, f"compiled by {self._optimizer_name()}")
+
+    def _log_metrics(self, measured: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
+        self._written = time.monotonic()
+        answers = list(self.watch.answers)
+        latest = [answer for answer in answers if answer.stage == answers[-1].stage]
+        found = {"questions": len(answers), **tables.call_metrics(self.calls), **tables.answer_metrics(latest)}
+        new = {name: value for name, value in {**found, **(measured or {})}.items() if name not in self._given}
+        self._run.log("the metrics", new, tags=tags, step=len(answers))
+
+    def _log_evaluation(self, evaluation: Evaluation) -> None:
+        self._evaluations += 1
+        best = tables.oracle(evaluation)
+        self._log_metrics({"score": evaluation.score} | ({} if best is None else {"oracle": best}))
+        number = "" if self._evaluations == 1 else f"_{self._evaluations}"
+        self._run.log_table(f"evaluation{number}.json", tables.evaluation_table(evaluation, self._mask))
+
+    def _log_trial(self, evaluation: Evaluation) -> None:
+        key = evaluation.key
+        step = self._trials[key] = self._trials.get(key, -1) + 1
+        self._run.log("a trial's score", {f"trial_{key}": evaluation.score}, step=step)
+        candidate = find_mixture(evaluation.program, self.watch.mixture)
+        texts = {} if candidate is None else {"prompts.md": _prompts_text(candidate)}
+        self._run.log_child(f"{key}_{step}", {"score": evaluation.score}, texts=texts)
+
+    def _log_optimizer(self) -> None:
+        """The optimizer's settings, and its report once there is one."""
+        optimizer, inputs = self._optimizers[-1]
+        settings = {**optimizer.get_params(), **inputs, **inputs.get("kwargs", {})}
+        scalars = {name: value for name, value in settings.items() if isinstance(value, (bool, int, float, str))}
+        shown = {name: self._mask(value) if isinstance(value, str) else value for name, value in scalars.items()}
+        described = {"optimizer": self._optimizer_name(), "settings": without_secrets(shown)[0]}
+        report = getattr(optimizer, "report", None)
+        self._run.log_text(f"optimizer{self._number()}.json", self._mask(_json({**described, "report": report})))
+
+    def _optimizer_name(self) -> str:
+        return type(self._optimizers[-1][0]).__name__
+
+    def _number(self) -> str:
+        return "" if len(self._optimizers) == 1 else f"_{len(self._optimizers)}"
+
+    def _log_mixture(self, moa: MoA, suffix: str = "") -> None:
+        self._run.log_text(f"prompts{suffix}.md", _prompts_text(moa))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "mixture.json")
+            moa.save(file)
+            self._run.log_text(f"mixture{suffix}.json", file.read_text())
+
+    def _register(self, moa: MoA, message: str | None) -> None:
+        prompts, name, run = prompts_of(moa), self._name, self._run
+        run.write("the prompts", lambda id: register(prompts, f"{run.experiment_name()}.{name}", id, message))
+
+    def _log_proposals(self) -> None:
+        for stage in dict.fromkeys(answer.stage for answer in self.watch.answers):
+            if stage not in self._tabled:
+                self._tabled.add(stage)
+                answers = [answer for answer in self.watch.answers if answer.stage == stage]
+                name = "proposals.json" if stage == "run" else f"proposals_{stage}.json"
+                signature = self.watch.mixture.signature  # type: ignore[union-attr]  # it has answered
+                self._run.log_table(name, tables.proposal_table(answers, signature, self._mask))
+
+    def _mask(self, text: str) -> str:
+        mixture = self.watch.mixture
+        return mask(text, secret_values(*(lm for agent in (mixture.agents if mixture else []) for lm in agent.lms)))
+
+
+_OF_A_SYSTEM = ("score", "calls", "prompt_tokens", "completion_tokens", "cost_usd", "seconds", "failures", "difference")
+
+
+def _params(moa: MoA) -> dict[str, str]:
+    """By what runs are told apart; the whole configuration is in `mixture.json`."""
+    proposers = [agent.model or type(agent.program).__name__ for agent in moa.panels[0].agents]
+    return {
+        "strategy": moa.strategy.name,
+        "signature": moa.signature.signature[:500],
+        "proposers": ", ".join(proposers)[:500],
+        "aggregator": str(moa.aggregator.model),
+        "layers": str(len(moa.panels)),
+        "num_proposals_per_model": str(moa.panels[0].samples),
+        "use_specialized_prompts": str(moa.use_specialized_prompts),
+    }
+
+
+def _without_candidates(moa: MoA) -> MoA:
+    """The mixture without the other candidates that DSPy's optimizers hang on the best one."""
+    best: Any = copy.copy(moa)
+    if hasattr(best, "candidate_programs"):
+        del best.candidate_programs
+    return best
+
+
+def _prompts_text(moa: MoA) -> str:
+    return "\n\n\n".join(f"# {prompt.predictor} ({prompt.tags['role']})\n\n{prompt.text}" for prompt in prompts_of(moa))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(to_jsonable(value), ensure_ascii=False, indent=2)
+
+
+def _as_dataset(data: Any) -> Dataset | None:
+    """The data as MLflow knows it: its columns, its size and a digest; the rows themselves are not stored."""
+    if data is None or isinstance(data, Dataset):
+        return data
+    if isinstance(data, Sequence) and all(isinstance(row, (dspy.Example, Mapping)) for row in data):
+        data = pandas.DataFrame([dict(row.items()) for row in data])
+    if not isinstance(data, pandas.DataFrame):
+        raise TypeError(
+            "A data set is a list of dspy.Examples or dicts, a pandas DataFrame or an mlflow.data Dataset, not "
+            f"{data!r:.60} ({type(data).__name__})."
+        )
+    if data.empty:
+        raise ValueError("The data set is empty: there is nothing to log. Leave dataset= out, or give its rows.")
+    # MLflow wants columns of one type, and warns about whole numbers, which cannot be missing.
+    columns = {str(name): [as_text(value) for value in data[name]] for name in data.columns}
+    return from_pandas(pandas.DataFrame(columns), name="dataset", digest=hash_of(columns, 8))

@@ -308,7 +308,7 @@ GOOD = '{"question": "a", "answer": "b"}'
         ("compile -d data.jsonl -o moa.json --recipe huge", "'huge'"),
         ("compile -d data.jsonl -o moa.pkl", "moa.pkl"),
         ("compile -d data.jsonl -o taken.json", "taken.json.*--force"),
-        ("compile -d data.jsonl -o moa.json --limit 2", "2 rows"),
+        ("compile -d data.jsonl -o moa.json --limit 2", "2 examples"),
         ("show bad.yaml", "bad.yaml"),
         ("show none.json", "none.json"),
     ],

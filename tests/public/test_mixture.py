@@ -80,7 +80,8 @@ def test_the_answer_is_typed_as_the_signature_says(ask: Ask) -> None:
 )
 def test_every_strategy_answers_in_every_type(strategy: str, kind: str, value: Any) -> None:
     lms = [FakeLM(name, always(answer=value)) for name in ("a", "b", "judge")]
-    pred = MoA(f"question -> answer: {kind}", lms[:2], lms[2], strategy)(question="?")
+    task: Any = dspy.Signature(f"question -> answer: {kind}", custom_types={"Person": Person})
+    pred = MoA(task, lms[:2], lms[2], strategy)(question="?")
     assert (pred.answer, pred.metadata.failures) == (value, []) and type(pred.answer) is type(value)
 
 
@@ -296,6 +297,11 @@ def test_an_input_that_the_task_does_not_know_is_left_out_with_a_warning(caplog:
     pred = mixture(lms)(question="?", idle="secret")
     assert pred.metadata.failures == [] and "secret" not in lms["a"].prompts[0]
     assert ["idle" in record.message for record in caplog.records if record.name.startswith("moa_dspy")] == [True]
+
+
+def test_inputs_without_their_names_say_what_to_write() -> None:
+    with pytest.raises(TypeError, match=r"moa\(question=\.\.\.\)"):
+        mixture(cast("a", "judge"))("What is 2 + 2?")  # type: ignore[call-arg]
 
 
 def test_a_missing_key_is_named_before_anybody_is_asked() -> None:

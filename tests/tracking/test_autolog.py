@@ -1,6 +1,6 @@
-"""Turned on once, turned off without a trace, and said when somebody else turns it off."""
+"""Turning it on and off: once, in its own thread, with what was there before put back; and its runs."""
 
-import os
+import logging
 import threading
 from pathlib import Path
 from typing import Any
@@ -8,107 +8,135 @@ from typing import Any
 import dspy
 import mlflow
 import pytest
-from dspy.utils.callback import BaseCallback
 from mlflow.dspy import autolog as mlflow_autolog
 from mlflow.dspy.callback import MlflowCallback
-from support.fake_lm import FakeLM
-from support.mixtures import cast, mixture
+from support.mixtures import EXAMPLES, cast, mixture
 
 import moa_dspy
-from moa_dspy.tracking.autolog import flush
+from moa_dspy.tracking import flush
+
+
+def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+    return bool(prediction.answer == example.answer)
 
 
 def traces() -> list[Any]:
     flush()
-    found: Any = mlflow.search_traces(return_type="list")
-    return list(found)
+    return list(mlflow.search_traces(return_type="list"))
+
+
+def runs() -> dict[str, Any]:
+    return {str(run.info.run_name): run for run in mlflow.search_runs(output_format="list")}
 
 
 def test_twice_is_once(store: Path) -> None:
-    mine = BaseCallback()
-    dspy.configure(callbacks=[mine])
     moa_dspy.autolog()
-    callbacks = dspy.settings.callbacks
     moa_dspy.autolog()
-    assert dspy.settings.callbacks == callbacks
-    assert callbacks[0] is mine and len(callbacks) == 2
-    mixture(cast("a", "b", "judge"))(question="?")
+    mixture(cast("a", "judge"))(question="?")
     assert len(traces()) == 1
 
 
+@pytest.mark.parametrize("before", [False, True])
+def test_mlflows_own_beside_it_makes_no_second_trace(store: Path, before: bool) -> None:
+    if before:
+        mlflow_autolog()
+    moa_dspy.autolog()
+    if not before:
+        mlflow_autolog()
+    mixture(cast("a", "judge"))(question="?")
+    assert [trace.data.spans[0].name for trace in traces()] == ["MoA (synthesis)"]
+
+
 def test_off_leaves_everything_as_it_was(store: Path) -> None:
-    mine = BaseCallback()
-    dspy.configure(callbacks=[mine], track_usage=False)
-    environment, settings = dict(os.environ), dict(dspy.settings.config)
+    class Mine(dspy.utils.callback.BaseCallback):
+        pass
+
+    mine = Mine()
+    dspy.configure(callbacks=[mine])
     moa_dspy.autolog()
-    assert dict(os.environ) != environment
     moa_dspy.autolog(disable=True)
-    assert dict(os.environ) == environment
-    assert dict(dspy.settings.config) == settings
-    mixture(cast("a", "b", "judge"))(question="?")
-    assert traces() == []
+    mixture(cast("a", "judge"))(question="?")
+    assert (dspy.settings.callbacks, traces()) == ([mine], [])
 
 
-def test_off_when_it_is_not_on_is_nothing(untracked: None) -> None:
-    moa_dspy.autolog(disable=True)
-    assert dspy.settings.callbacks == []
-
-
-def test_mlflows_own_autolog_comes_back(store: Path) -> None:
-    mlflow_autolog(log_evals=False)
-    [theirs] = dspy.settings.callbacks
+def test_mlflows_own_comes_back(store: Path) -> None:
+    mlflow_autolog()
     moa_dspy.autolog()
-    [ours] = dspy.settings.callbacks
-    assert isinstance(ours, MlflowCallback) and ours is not theirs
     moa_dspy.autolog(disable=True)
-    assert dspy.settings.callbacks == [theirs]
-    FakeLM("a", ["x"])("hello")
-    mlflow.flush_trace_async_logging()
-    assert len(mlflow.search_traces(return_type="list")) == 1
+    assert [type(callback) for callback in dspy.settings.callbacks] == [MlflowCallback]
 
 
 def test_it_is_said_when_the_callbacks_are_replaced(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     moa_dspy.autolog()
-    dspy.configure(callbacks=[*dspy.settings.callbacks, BaseCallback()])
-    assert caplog.records == []
     dspy.configure(callbacks=[])
-    mixture(cast("a", "b", "judge"))(question="?")
-    [record] = caplog.records
-    assert "Call moa_dspy.autolog() after it" in record.getMessage()
-    moa_dspy.autolog()
-    mixture(cast("a", "b", "judge"))(question="?")
-    assert len(traces()) == 1
+    assert "nothing is traced any more" in caplog.text
 
 
 def test_another_thread_is_refused(store: Path) -> None:
-    dspy.configure(track_usage=False)
-    errors = list[str]()
+    dspy.configure(lm=None)
+    caught: list[BaseException] = []
 
-    def turn_on() -> None:
+    def work() -> None:
         try:
             moa_dspy.autolog()
         except RuntimeError as error:
-            errors.append(str(error))
+            caught.append(error)
 
-    thread = threading.Thread(target=turn_on)
+    thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    [message] = errors
-    assert "Call it there, before the threads start" in message
+    assert "only the thread or task that first called" in str(caught[0])
 
 
-def test_a_new_address_is_taken_over(store: Path, server_url: str) -> None:
+def test_an_evaluation_is_a_run(store: Path) -> None:
     moa_dspy.autolog()
-    mlflow.set_tracking_uri(server_url)
-    mlflow.set_experiment("taken over")
+    moa = mixture(cast("a", "judge"))
+    assert dspy.Evaluate(devset=EXAMPLES, metric=exact)(moa).score == 0.0
+    run = runs()["eval"]
+    assert {name: run.data.metrics[name] for name in ("score", "calls")} == {"score": 0, "calls": 6}
+    assert (run.info.status, len(run.inputs.dataset_inputs), moa.callbacks) == ("FINISHED", 1, [])
+    assert {trace.info.trace_metadata["mlflow.sourceRun"] for trace in traces()} == {run.info.run_id}
+
+
+def test_an_optimizer_is_a_run_with_what_it_took(store: Path) -> None:
     moa_dspy.autolog()
-    mixture(cast("a", "b", "judge"))(question="?")
+    lms = cast("a", "judge")
+    optimizer = dspy.BootstrapFewShotWithRandomSearch(exact, num_candidate_programs=1, num_threads=2)
+    optimizer.compile(mixture(lms), trainset=EXAMPLES)
+    found = runs()
+    run = found.pop("BootstrapFewShotWithRandomSearch")
+    assert run.data.metrics["calls"] == sum(lm.calls for lm in lms.values())
+    assert {trial.data.tags["mlflow.parentRunId"] for trial in found.values()} == {run.info.run_id}
+    assert (len(found), traces()) == (4, [])
+
+
+def test_what_an_optimizer_tries_is_traced_if_asked(store: Path) -> None:
+    moa_dspy.autolog(log_traces_from_compile=True)
+    dspy.BootstrapFewShot(metric=exact).compile(mixture(cast("a", "judge")), trainset=EXAMPLES[:1])
     assert len(traces()) == 1
 
 
-def test_a_model_saved_meanwhile_loads_without_us(store: Path) -> None:
-    import pickle
-
+def test_an_optimizer_that_fails_ends_its_run(store: Path) -> None:
     moa_dspy.autolog()
-    [ours] = dspy.settings.callbacks
-    assert type(pickle.loads(pickle.dumps(ours))) is MlflowCallback
+
+    def bad(*arguments: Any) -> float:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        dspy.BootstrapFewShot(metric=bad, max_errors=0).compile(mixture(cast("a", "judge")), trainset=EXAMPLES)
+    run = runs()["BootstrapFewShot"]
+    assert (run.info.status, mlflow.active_run()) == ("FAILED", None)
+
+
+def test_lost_traces_are_counted_and_said(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    moa_dspy.autolog()
+    caplog.set_level(logging.WARNING, "moa_dspy")
+    moa = mixture(cast("a", "judge"))
+    moa(question="?")
+    experiment: Any = mlflow.get_experiment_by_name("mixtures")
+    flush()
+    mlflow.MlflowClient().delete_experiment(experiment.experiment_id)
+    moa(question="?")
+    flush()
+    [said] = [record.getMessage() for record in caplog.records if record.name == "moa_dspy.tracking"]
+    assert said.startswith("1 of 1 traces are not in MLflow at sqlite:")

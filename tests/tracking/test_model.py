@@ -15,7 +15,8 @@ from support.mlflow_server import free_port, hanging_server
 
 import moa_dspy
 from moa_dspy import Agent, MoA, Strategy, Verdict, Voting
-from moa_dspy.tracking.flavor import PROGRAM_PATH
+
+PROGRAM_PATH = "artifacts/program.json"
 
 CAPITAL = "What is the capital of Australia?"
 PLANTED = {name: f"planted-{name}-4f1c9a" for name in ("key", "header", "extra", "aws", "vertex", "login", "env")}
@@ -94,7 +95,7 @@ class TestLogging:
             "input_example.json",
             "python_env.yaml",
             "requirements.txt",
-            "served_program.py",
+            "served_mixture.py",
             "serving_input_example.json",
         ]
 
@@ -177,7 +178,7 @@ class TestRefusal:
         path = store / "other.py"
         path.write_text("from mlflow.models import set_model\n\ndef f(x: list[str]):\n    return x\n\nset_model(f)\n")
         info = mlflow.pyfunc.log_model(name="other", python_model=str(path), pip_requirements=["mlflow"])
-        with pytest.raises(ValueError, match=r"is no mixture but of another kind \(python_function\)"):
+        with pytest.raises(ValueError, match=r"is no mixture \(python_function\)"):
             moa_dspy.load_model(info.model_uri)
 
     def test_of_a_uri_of_nothing(self, store: Path) -> None:
@@ -194,8 +195,7 @@ class TestServer:
             moa_dspy.log_model(simulated(), "capitals")
         assert time.monotonic() - started < 15 and PLANTED["login"] not in str(caught.value)
 
-    def test_that_hangs_is_said_in_the_time_that_is_set(self, untracked: None, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    def test_that_hangs_is_said_soon(self, untracked: None) -> None:
         started = time.monotonic()
         with hanging_server() as url, pytest.raises(ConnectionError, match="does not answer"):
             mlflow.set_tracking_uri(url)

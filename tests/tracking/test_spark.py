@@ -75,7 +75,8 @@ def test_every_row_is_answered_once(spark: Any, store: Path, monkeypatch: pytest
         "agreement": 1.0,
         "degraded": False,
     }
-    assert rows[7] == {**dict.fromkeys(rows[4]), "n": 7, "error": "ValueError: The input question is missing."}
+    assert rows[7].pop("error").startswith("ValueError: The input question is missing")
+    assert rows[7] == {**dict.fromkeys(rows[7]), "n": 7}
     assert rows[3]["error"].startswith("TooFewProposals: ") and rows[3]["kind"] is rows[3]["even"] is None
     # Eleven questions for two: Spark has evaluated the function once for a row, whatever is selected of its struct.
     assert len(provider.requests) == 22

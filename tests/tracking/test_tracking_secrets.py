@@ -17,8 +17,8 @@ from support.openai_server import ChatRequest, OpenAIServer, Reply
 
 import moa_dspy
 from moa_dspy import Agent, MoA
-from moa_dspy.router import Deployment, RouterConfig, router_lm
-from moa_dspy.tracking.autolog import flush
+from moa_dspy.router import router_lm
+from moa_dspy.tracking import flush
 
 CONNECTION: dict[str, Any] = {
     "api_key": "planted-1-api-key",
@@ -110,7 +110,7 @@ def test_no_key_is_written_anywhere(
     runs = mlflow.search_runs(output_format="list")
     assert {run.info.run_name for run in runs} >= {"eval", "BootstrapFewShotWithRandomSearch", "eval_0"}
     saved = [path.name for path in store.rglob("*.json")]
-    assert {"model.json", "best_model.json"} <= set(saved)
+    assert {"mixture.json", "optimizer.json", "evaluation.json"} <= set(saved)
     names = [span.name for trace in mlflow.search_traces(return_type="list") for span in trace.data.spans]
     assert {"openai/a", "b", "openai/refused", "locked", "judge", "openai/direct"} <= set(names)
 
@@ -123,7 +123,7 @@ def test_a_routers_key_is_known_whatever_its_variable_is_called(
     moa_dspy.autolog()
     with OpenAIServer(lambda request: refusal) as server:
         params = {"model": "openai/a", "api_base": server.url, "api_key": "os.environ/HARMLESS"}
-        router = RouterConfig(model_list=[Deployment(model_name="a", litellm_params=params)])
+        router = {"model_list": [{"model_name": "a", "litellm_params": params}]}
         moa = MoA(QA, [router_lm("a", router)], cloud("judge"))
         with pytest.raises(RuntimeError, match="planted-14"), moa_dspy.track(moa):
             with pytest.raises(moa_dspy.TooFewProposals):

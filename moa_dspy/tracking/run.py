@@ -1,0 +1,194 @@
+"""One MLflow run, written by its id in the background: from any thread, whatever run is active there."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import mlflow
+import pandas
+from mlflow.data.dataset import Dataset
+from mlflow.entities import Dataset as DatasetEntity
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+
+from moa_dspy.tracking.store import LIMIT_AT_END, Writer, describe, limit, logger, mask_address, within
+
+__all__ = ["Run"]
+
+
+class Run:
+    """A run under way; without one, because the store is of no use, everything is left out.
+
+    Attributes:
+        id: The run's id; None if there is none.
+    """
+
+    def __init__(self) -> None:
+        self.id: str | None = None
+        self._experiment_id = ""
+        self._client: Any = None
+        self._uri = mask_address(mlflow.get_tracking_uri())
+        self._writer = Writer()
+        self._thread: int | None = None  # where it is the active run
+
+    def start(self, name: str | None, run_id: str | None, tags: Mapping[str, str]) -> None:
+        """Start it, or go on with one that is there.
+
+        It becomes the active run of its thread, for `mlflow.log_metric` and its like, but not in async code: the
+        tasks of a thread share its active run.
+        """
+        options: dict[str, Any] = {"run_id": run_id, "run_name": name, "tags": dict(tags), "nested": True}
+        is_async = _in_event_loop()
+        try:
+            self._client = mlflow.MlflowClient()
+            within(limit(), self._ask)
+            run = within(limit(), lambda: _start_inactive(options)) if is_async else _start_active(options)
+        except Exception as error:
+            logger.warning(
+                "MLflow at %s is of no use, so there is no run: %s. The block goes on and is counted. Mend that or "
+                "name another place (MLFLOW_TRACKING_URI, or mlflow.set_tracking_uri() in code).",
+                self._uri,
+                describe(error),
+            )
+            return
+        self.id, self._experiment_id = run.info.run_id, run.info.experiment_id
+        self._thread = None if is_async else threading.get_ident()
+
+    def end(self, error: BaseException | None) -> None:
+        """Wait for what is still to be written, say what is missing, and end it as the error says."""
+        if self.id is None:
+            return
+        status = RunStatus.to_string(RunStatus.FINISHED if error is None else RunStatus.FAILED)
+        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
+            status = RunStatus.to_string(RunStatus.KILLED)
+        missing = self._writer.finish(LIMIT_AT_END)
+        try:
+            if missing:  # else it has just answered
+                within(limit(), self._ask)
+        except Exception as unreachable:
+            missing.insert(0, f"its end ({describe(unreachable)})")
+            # mlflow.end_run() would wait for minutes: it stays this thread's active run until the next one starts.
+            self.write("its end", lambda run_id: self._client.set_terminated(run_id, status))
+            _left_active.add(self.id)
+        else:
+            self._leave(self.id, status)
+        if missing:
+            more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
+            shown = "; ".join(missing[:3]) + more
+            logger.warning("Run %s in MLflow at %s is incomplete. It lacks: %s.", self.id, self._uri, shown)
+
+    def write(self, what: str, work: Callable[[str], object]) -> None:
+        """Do this with the run's id, in the background, after all that was to be written before."""
+        run_id = self.id
+        if run_id is not None:
+            self._writer.write(what, lambda: work(run_id))
+
+    def log(
+        self,
+        what: str,
+        metrics: Mapping[str, float] | None = None,
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
+    ) -> None:
+        """Log all of it in one request."""
+        self.write(what, lambda run_id: self._log_batch(run_id, metrics, params, tags, step))
+
+    def log_text(self, path: str, text: str) -> None:
+        """Log a file."""
+        self.write(path, lambda run_id: self._client.log_text(run_id, text, path))
+
+    def log_table(self, path: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Log a table, as MLflow's page shows one; none if there are no rows."""
+        # As objects, in which whole numbers may be missing; MLflow's search for images does not warn about them.
+        frame = pandas.DataFrame(dict(columns), dtype=object)
+        if not frame.empty:
+            self.write(path, lambda run_id: self._client.log_table(run_id, frame, path))
+
+    def log_data(self, data: Dataset) -> None:
+        """Log a data set as the run's input."""
+        entity = DatasetEntity(**{name: value for name, value in data.to_dict().items() if name in _OF_A_DATASET})
+        given = [DatasetInput(entity, [InputTag("mlflow.data.context", "evaluation")])]
+        self.write("the data set", lambda run_id: self._client.log_inputs(run_id, datasets=given))
+
+    def log_child(
+        self,
+        name: str,
+        metrics: Mapping[str, float],
+        params: Mapping[str, str] | None = None,
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log a finished child run."""
+
+        def write(run_id: str) -> None:
+            child = self._client.create_run(
+                self._experiment_id, tags={"mlflow.parentRunId": run_id}, run_name=name
+            ).info.run_id
+            self._log_batch(child, metrics, params, None, 0)
+            for path, text in (texts or {}).items():
+                self._client.log_text(child, text, path)
+            self._client.update_run(child, status="FINISHED")
+
+        self.write(f"the run {name}", write)
+
+    def experiment_name(self) -> str:
+        """The name of the run's experiment; asks the store."""
+        return str(self._client.get_experiment(self._experiment_id).name)
+
+    def _ask(self) -> None:
+        self._client.search_experiments(max_results=1)
+
+    def _log_batch(
+        self,
+        run_id: str,
+        metrics: Mapping[str, float] | None,
+        params: Mapping[str, str] | None,
+        tags: Mapping[str, str] | None,
+        step: int,
+    ) -> None:
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id,
+            metrics=[Metric(name, value, now, step) for name, value in (metrics or {}).items()],
+            params=[Param(name, value) for name, value in (params or {}).items()],
+            tags=[RunTag(name, value) for name, value in (tags or {}).items()],
+        )
+
+    def _leave(self, run_id: str, status: str) -> None:
+        if self._thread != threading.get_ident():
+            self._client.set_terminated(run_id, status)
+            return
+        while (run := mlflow.active_run()) is not None:  # those inside it that were left open, then itself
+            mlflow.end_run(status)
+            if run.info.run_id == run_id:
+                return
+
+
+def _start_active(options: Mapping[str, Any]) -> Any:
+    while (left := mlflow.active_run()) is not None and left.info.run_id in _left_active:
+        mlflow.end_run("FAILED")
+    return mlflow.start_run(**options)
+
+
+def _start_inactive(options: Mapping[str, Any]) -> Any:
+    """Start a run that is active nowhere; to be called in a thread that ends."""
+    run = mlflow.start_run(**options)
+    mlflow.end_run()
+    mlflow.MlflowClient().update_run(run.info.run_id, status="RUNNING")
+    return run
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+_OF_A_DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
+# Runs whose store went away before they could be ended.
+_left_active: set[str] = set()

@@ -1,0 +1,198 @@
+"""What happens in a tracked block: each LM call once, whoever makes it, and each answer of its mixture."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import dspy
+
+from moa_dspy.agent import Agent
+from moa_dspy.errors import MoAError
+from moa_dspy.moa import MoA
+from moa_dspy.results import MoAMetadata, MoAPrediction
+from moa_dspy.usage import LMCall, Meter
+
+__all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "metadata_of", "mixtures_in"]
+
+# Among DSPy's settings: the watch of the block around.
+BLOCK: Final = "moa_dspy_block"
+
+_KEPT = 5000  # answers whose proposals are kept
+_PROGRAM, _OPTIMIZER = "program", "optimizer"  # who asked, where no agent did
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One call of the tracked mixture; `outputs` is None if it raised."""
+
+    stage: str
+    inputs: Mapping[str, Any]
+    metadata: MoAMetadata
+    outputs: Mapping[str, Any] | None
+
+
+@dataclass
+class Evaluation:
+    """One run of `dspy.Evaluate`; `score` is the metric's mean, 1 for all right.
+
+    Attributes:
+        is_trial: Whether an optimizer made it, of a candidate.
+        key: What DSPy calls it: `"eval"`, `"eval_full"`, ...
+        asked: Calls of the metric's own that were made before.
+    """
+
+    metric: Any
+    program: Any
+    is_trial: bool
+    key: str
+    asked: int
+    score: float = 0.0
+    results: list[Any] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Open:
+    inputs: Mapping[str, Any]
+    stage: str
+    is_counted: bool
+    is_like: bool
+
+
+class Watch(Meter):
+    """Counts the LM calls of a block, and keeps what its mixture answered.
+
+    It stands among DSPy's settings, where it sees every LM call of the block's context, and among the mixture's own
+    callbacks, where it sees its answers in any other thread too. Those are counted by their metadata.
+
+    Args:
+        program: What is tracked.
+        changed: Told that something is worth writing: what happened, and on what.
+    """
+
+    def __init__(self, program: dspy.Module, changed: Callable[[str, Any], None]) -> None:
+        super().__init__(_PROGRAM)
+        self.program = program
+        self.mixture = find_mixture(program)
+        self.run_id: str | None = None
+        self.stage = "run"
+        self.answers: list[Answer] = []
+        self._changed = changed
+        self._stages: list[str] = []
+        self._elsewhere: list[tuple[str, LMCall]] = []
+        self._open_answers: dict[str, _Open] = {}
+        self._evaluations: dict[str, Evaluation] = {}
+        self._compiles: dict[str, int] = {}
+        self._number = 0
+        self._lock = threading.RLock()
+
+    def settings(self) -> dict[str, Any]:
+        settings = {**super().settings(), BLOCK: self}
+        if dspy.settings.track_usage and dspy.settings.usage_tracker is None:
+            # DSPy notes each program's own usage only where there is no tracker yet. The history has it too.
+            del settings["usage_tracker"]
+        return settings
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether an optimizer is at work."""
+        return bool(self._compiles)
+
+    def rows(self) -> list[tuple[str, LMCall]]:
+        """The LM calls so far, each with the stage of the block in which it was made."""
+        with self._lock:
+            return [*zip(self._stages, self.calls(), strict=True), *self._elsewhere]
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        with self._lock:
+            super().on_lm_start(call_id, instance, inputs)
+            self._stages.append(self.stage)
+        row, asker = self.call(call_id), next((c for c in _callers() if isinstance(c, Agent)), None)
+        if row is not None:
+            row.agent = asker.name if asker is not None else _OPTIMIZER if self.is_compiling else _PROGRAM
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        # A mixture inside another one is a part of its answer. Among two lists of callbacks, this is told twice.
+        if isinstance(instance, MoA) and not any(isinstance(caller, MoA) for caller in _callers()):
+            seen = any(callback is self for callback in dspy.settings.callbacks)
+            like = self.mixture is not None and _shape(instance) == _shape(self.mixture)
+            self._open_answers[call_id] = _Open(inputs.get("kwargs", {}), self.stage, seen, like)
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        opened, metadata = self._open_answers.pop(call_id, None), metadata_of(outputs, exception)
+        if opened is None or metadata is None:
+            return
+        with self._lock:
+            if not opened.is_counted:
+                self._elsewhere += [(opened.stage, call) for call in metadata.calls]
+            if opened.is_like and not self.is_compiling:
+                answer = None if exception is not None else dict(outputs.items())
+                if len(self.answers) >= _KEPT:
+                    metadata = metadata.model_copy(update={"all_proposals": [], "calls": []})
+                self.answers.append(Answer(opened.stage, opened.inputs, metadata, answer))
+        self._changed("answer", None)
+
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        key = (inputs.get("callback_metadata") or {}).get("metric_key", "eval")
+        metric, program = inputs.get("metric") or instance.metric, inputs.get("program")
+        self._evaluations[call_id] = Evaluation(metric, program, self.is_compiling, key, self._asked_by_program())
+
+    def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        evaluation = self._evaluations.pop(call_id, None)
+        if evaluation is not None and exception is None:
+            evaluation.score, evaluation.results = float(outputs.score) / 100, outputs.results
+            evaluation.asked = self._asked_by_program() - evaluation.asked
+            self._changed("evaluation", evaluation)
+
+    def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        with self._lock:
+            is_outermost = not self._compiles
+            self._number += is_outermost
+            self._compiles[call_id] = self._number
+            if is_outermost:
+                self.stage = _numbered("compile", self._number)
+        if is_outermost:
+            self._changed("compile", (instance, inputs))
+
+    def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        with self._lock:
+            number = self._compiles.pop(call_id, None)
+            if number is None or self._compiles:  # an optimizer that another one uses is a part of it
+                return
+            self.stage = _numbered("run", number + 1)
+        self._changed("compiled", outputs if exception is None else None)
+
+    def _asked_by_program(self) -> int:
+        return sum(call.agent in (_PROGRAM, _OPTIMIZER) for call in self.calls())
+
+
+def mixtures_in(program: Any) -> list[MoA]:
+    """The mixture that a program is, or those that it holds."""
+    parts = program.named_sub_modules(MoA) if isinstance(program, dspy.Module) else []
+    return [part for _, part in parts if isinstance(part, MoA)]
+
+
+def find_mixture(program: Any, like: MoA | None = None) -> MoA | None:
+    """The first of them, or the first of the same shape."""
+    return next((moa for moa in mixtures_in(program) if like is None or _shape(moa) == _shape(like)), None)
+
+
+def metadata_of(outputs: Any, exception: BaseException | None) -> MoAMetadata | None:
+    """What a mixture says of a call that ended so; None if it says nothing."""
+    if isinstance(exception, MoAError):
+        return exception.metadata
+    return outputs.metadata if isinstance(outputs, MoAPrediction) else None
+
+
+def _callers() -> list[Any]:
+    return dspy.settings.caller_modules or []
+
+
+def _shape(moa: MoA) -> Any:
+    return moa.strategy.name, [agent.name for agent in moa.agents], list(moa.signature.fields)
+
+
+def _numbered(stage: str, number: int) -> str:
+    return stage if number == 1 else f"{stage}_{number}"

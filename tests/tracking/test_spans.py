@@ -1,0 +1,180 @@
+"""Traces as a person reads them: who was asked what, at what cost, and no secret."""
+
+import asyncio
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dspy
+import mlflow
+import pytest
+from support.fake_lm import FakeLM
+from support.mixtures import EXAMPLES, QA, both_ways, cast, mixture, says
+from support.openai_server import OpenAIServer, Reply, Tokens
+from support.rendering import render
+
+import moa_dspy
+from moa_dspy import Limits, MoA
+from moa_dspy.tracking import flush
+
+COST = 1000 * 0.15e-6 + 100 * 0.6e-6
+
+
+@pytest.fixture(autouse=True)
+def on(store: Path) -> None:
+    moa_dspy.autolog()
+
+
+def traces() -> list[Any]:
+    flush()
+    return list(mlflow.search_traces(return_type="list"))
+
+
+def trace() -> Any:
+    [found] = traces()
+    return found
+
+
+def names(found: Any) -> list[str]:
+    return sorted(span.name for span in found.data.spans)
+
+
+def priced(provider: OpenAIServer, **options: Any) -> dspy.LM:
+    return dspy.LM("openai/gpt-4o-mini", api_base=provider.url, api_key="planted-key", cache=False, **options)
+
+
+def provider() -> OpenAIServer:
+    text = render("chat", {"reasoning": "r", "answer": "x", "choice": "P1"})
+    return OpenAIServer(lambda request: Reply(text, usage=Tokens(prompt=1000, completion=100)))
+
+
+@both_ways
+def test_spans_are_named_by_role_and_model(ask: Any) -> None:
+    ask(mixture(cast("a", "b", "judge"), num_proposals_per_model=2, layers=2), question="?")
+    layer = [f"layer {number}: proposer {name} ({name})" for number in (1, 2) for name in "aabb"]
+    lms = ["a"] * 4 + ["b"] * 4 + ["judge"]
+    assert names(trace()) == sorted([*layer, *lms, "MoA (synthesis)", "aggregator (judge)"])
+
+
+def test_all_details_when_asked_for() -> None:
+    moa_dspy.autolog(detail="full")
+    mixture(cast("a", "judge"))(question="?")
+    assert {"ChatAdapter.format", "ChatAdapter.parse", "ChainOfThought.forward"} <= set(names(trace()))
+
+
+def test_the_root_says_what_came_of_it() -> None:
+    lms = {"bad": FakeLM("bad", [dspy.lm15.RateLimitError("no")]), **cast("a", "judge")}
+    mixture(lms, strategy="selection")(question="?")
+    found = trace()
+    root = found.data.spans[0].attributes
+    assert {name: root[f"moa.{name}"] for name in ("agreement", "degraded", "failures", "selected")} == {
+        "agreement": 0.5,
+        "degraded": True,
+        "failures": ["bad: LMRateLimitError"],
+        "selected": "a",
+    }
+    tags = {name: found.info.tags[f"moa.{name}"] for name in ("degraded", "strategy", "unpriced_calls")}
+    assert tags == {"degraded": "true", "strategy": "selection", "unpriced_calls": "1"}
+
+
+@both_ways
+def test_tokens_and_costs_are_exact_side_by_side(ask: Any) -> None:
+    with provider() as served:
+        moa = MoA(QA, [priced(served), priced(served, temperature=0.5)], priced(served))
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: ask(moa, question=str(number)), range(8)))
+    found = [(one.info.trace_metadata["mlflow.trace.cost"], one.info.token_usage["total_tokens"]) for one in traces()]
+    assert [(json.loads(cost)["total_cost"], tokens) for cost, tokens in found] == [(pytest.approx(3 * COST), 3300)] * 8
+
+
+def test_a_calls_cost_has_its_parts() -> None:
+    with provider() as served:
+        priced(served)("hello")
+        with dspy.context(lm=priced(served)):
+            dspy.ChainOfThought(QA)(question="?")
+    spans = [span for one in traces() for span in one.data.spans if span.name == "openai/gpt-4o-mini"]
+    parts = {"input_cost": 1000 * 0.15e-6, "output_cost": 100 * 0.6e-6, "total_cost": COST}
+    assert [span.attributes["mlflow.llm.cost"] for span in spans] == [pytest.approx(parts)] * 2
+
+
+def test_an_unknown_cost_stays_absent() -> None:
+    mixture(cast("a", "judge"))(question="?")
+    found = trace()
+    assert "mlflow.trace.cost" not in found.info.trace_metadata
+    assert found.info.token_usage["input_tokens"] == 20
+
+
+def test_a_hit_in_the_cache_is_marked_and_costs_nothing(cached: None) -> None:
+    moa = mixture(cast("a", "judge", cache=True))
+    moa(question="?")
+    moa(question="?")
+    latest, _ = traces()
+    assert [span.attributes.get("moa.cache_hit") for span in latest.data.spans if span.name == "a"] == [True]
+    assert not latest.info.token_usage
+
+
+def test_what_was_paid_is_there_when_a_call_fails() -> None:
+    lms = {**cast("a"), "judge": FakeLM("judge", lambda _: dspy.lm15.RateLimitError("no"))}
+    with pytest.raises(moa_dspy.AggregationFailed):
+        mixture(lms, limits=Limits(strict=True))(question="?")
+    found = trace()
+    assert (found.info.state.value, found.info.token_usage["input_tokens"]) == ("ERROR", 10)
+
+
+def test_a_late_proposer_is_marked_and_its_trace_readable() -> None:
+    lms = {"slow": FakeLM("slow", says("s"), delay=1.0), **cast("a", "judge")}
+    mixture(lms, limits=Limits(proposer_timeout=0.2))(question="?")
+    time.sleep(1.5)
+    late = {span.name: span.attributes.get("moa.late") for span in trace().data.spans}
+    assert late["proposer slow (slow)"] is True and late["slow"] is True and late["a"] is None
+
+
+def test_a_mixture_inside_a_mixture_is_one_trace_with_each_cost_once() -> None:
+    with provider() as served:
+        inner = MoA(QA, [priced(served)], priced(served))
+        MoA(QA, [inner, priced(served)], priced(served))(question="?")
+    found = trace()
+    assert json.loads(found.info.trace_metadata["mlflow.trace.cost"])["total_cost"] == pytest.approx(4 * COST)
+
+
+def test_threads_and_tasks_keep_their_traces_apart() -> None:
+    moa = mixture(cast("a", "b", "judge"))
+
+    async def many() -> None:
+        await asyncio.gather(*(moa.acall(question=f"t{number}") for number in range(5)))
+
+    asyncio.run(many())
+    dspy.Parallel(num_threads=3, disable_progress_bar=True)([(moa, {"question": f"p{n}"}) for n in range(5)])
+    found = traces()
+    assert sorted(one.data.spans[0].inputs["question"] for one in found) == sorted(
+        [*(f"t{n}" for n in range(5)), *(f"p{n}" for n in range(5))]
+    )
+    assert {len(one.data.spans) for one in found} == {7}
+
+
+def test_scores_of_an_evaluation_are_on_its_traces() -> None:
+    def metric(example: Any, prediction: Any, trace: Any = None) -> float:
+        return 0.5
+
+    dspy.Evaluate(devset=EXAMPLES, metric=metric, num_threads=2)(mixture(cast("a", "judge")))
+    found = [[(one.name, one.value) for one in each.info.assessments] for each in traces()]
+    assert found == [[("metric", 0.5)]] * 3
+
+
+def test_mlflows_other_autologging_doubles_nothing() -> None:
+    import litellm
+
+    mlflow.litellm.autolog()
+    try:
+        with provider() as served, dspy.context(lm=None):
+            lm = priced(served, engine="litellm") if "engine" in dspy.LM.__init__.__annotations__ else priced(served)
+            MoA(QA, [lm], strategy="voting")(question="?")
+    finally:
+        mlflow.litellm.autolog(disable=True)
+        litellm.callbacks = []
+    found = next(one for one in traces() if one.data.spans[0].name.startswith("MoA"))
+    assert json.loads(found.info.trace_metadata["mlflow.trace.cost"])["total_cost"] == pytest.approx(COST)
+    costs = [span.attributes.get("mlflow.llm.cost", {}).get("total_cost", 0) for span in found.data.spans]
+    assert sum(costs) == pytest.approx(COST)

@@ -1,0 +1,215 @@
+"""Whatever the store does, the answers come, in a bounded time, for one warning; what is missing is said."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dspy
+import mlflow
+import pytest
+from support.mixtures import EXAMPLES, cast, mixture
+from support.mlflow_server import broken_server, free_port, hanging_server, mlflow_server
+
+import moa_dspy
+from moa_dspy import track
+from moa_dspy.tracking import find_store, flush, store
+
+
+@contextmanager
+def no_server() -> Iterator[str]:
+    yield f"http://me:hidden-word@127.0.0.1:{free_port()}"
+
+
+@contextmanager
+def wrong_scheme() -> Iterator[str]:
+    yield "gopher://somewhere"
+
+
+@pytest.fixture
+def local(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.getfixturevalue("store")  # by another name: `store` is the module here
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def quick(untracked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # MLflow's own bound holds where its queue is emptied
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.setattr(store, "LIMIT", 1.0)
+    monkeypatch.setattr(sys.modules["moa_dspy.tracking.run"], "LIMIT_AT_END", 2.0)
+
+
+def exact(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
+    return bool(prediction.answer == example.answer)
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The warnings of ours, and of those who ask the server for us."""
+    names = ("moa_dspy", "mlflow", "dspy", "urllib3")
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.split(".")[0] in names]
+
+
+bad = pytest.mark.parametrize("server", [no_server, hanging_server, broken_server, wrong_scheme])
+
+
+@bad
+def test_one_that_is_bad_from_the_start(
+    server: Callable[[], AbstractContextManager[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    started = time.monotonic()
+    with server() as url:
+        mlflow.set_tracking_uri(url)
+        with track(mixture(cast("a", "b", "judge")), "qa", EXAMPLES) as tracked:
+            answer = mixture(cast("a", "b", "judge"))(question="?").answer
+    assert (answer, tracked.run_id, tracked.usage.calls, mlflow.active_run()) == ("judge", None, 3, None)
+    assert time.monotonic() - started < 10
+    [warning] = said(caplog)
+    assert "is of no use, so there is no run" in warning and "hidden-word" not in warning
+
+
+@bad
+def test_autolog_of_one_that_is_bad_stays_off(
+    server: Callable[[], AbstractContextManager[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    with server() as url:
+        mlflow.set_tracking_uri(url)
+        moa_dspy.autolog()
+        assert mixture(cast("a", "judge"))(question="?").answer == "judge"
+    assert (dspy.settings.callbacks, len(said(caplog))) == ([], 1)
+
+
+def test_one_that_refuses_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with broken_server(401) as url:
+        mlflow.set_tracking_uri(url)
+        moa_dspy.autolog()
+    assert "401" in said(caplog)[0]
+
+
+def test_one_that_dies_in_the_middle(tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture) -> None:
+    moa = mixture(cast("a", "b", "judge"))
+    with mlflow_server(tmp_path) as url:
+        mlflow.set_tracking_uri(url)
+        mlflow.set_experiment("dying")
+        moa_dspy.autolog()
+        block = track(moa, "qa")
+        tracked = block.__enter__()
+        moa(question="before")
+        flush()
+    started = time.monotonic()
+    assert moa(question="after").answer == "judge"
+    dspy.Evaluate(devset=EXAMPLES, metric=exact)(moa)
+    block.__exit__(None, None, None)
+    assert time.monotonic() - started < 15
+    assert tracked.usage.calls == 5 * 3
+    [warning] = [line for line in said(caplog) if "is incomplete" in line]
+    assert str(tracked.run_id) in warning and "its end" in warning
+
+
+def test_the_next_block_is_not_below_one_that_could_not_end(tmp_path: Path) -> None:
+    moa = mixture(cast("a", "judge"))
+    with mlflow_server(tmp_path) as url:
+        mlflow.set_tracking_uri(url)
+        mlflow.set_experiment("dying")
+        block = track(moa, "lost")
+        lost = block.__enter__()
+    block.__exit__(None, None, None)
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'server.db'}")
+    with track(moa, "next") as tracked:
+        pass
+    runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list", search_all_experiments=True)}
+    assert "mlflow.parentRunId" not in runs[str(tracked.run_id)].data.tags
+    assert (runs[str(lost.run_id)].info.status, mlflow.active_run()) == ("FAILED", None)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_one_that_is_killed_and_comes_back_has_every_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    from support.mlflow_server import migrated
+
+    database, port = migrated(tmp_path / "server.db"), free_port()
+    url = f"http://127.0.0.1:{port}"
+    moa = mixture(cast("a", "b", "judge"))
+
+    def serve() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+        process = subprocess.Popen(
+            [*command, "--backend-store-uri", f"sqlite:///{database}"],
+            cwd=tmp_path,
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        mlflow.set_tracking_uri(url)
+        for _ in range(120):
+            try:
+                store.within(2, lambda: mlflow.MlflowClient(url).search_experiments(max_results=1))
+            except Exception:
+                time.sleep(0.5)
+            else:
+                break
+        return process
+
+    process = serve()
+    mlflow.set_experiment("restarted")
+    moa_dspy.autolog()
+    for number in range(60):
+        if number == 20:
+            os.killpg(process.pid, signal.SIGKILL)
+        if number == 40:
+            process = serve()
+        moa(question=str(number))
+    flush(200)
+    found = len(mlflow.search_traces(return_type="list"))
+    os.killpg(process.pid, signal.SIGKILL)
+    assert found == 60
+
+
+def test_the_end_of_the_program_stores_what_is_left(local: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[2])\n"
+        "import mlflow, moa_dspy\n"
+        "from support.mixtures import cast, mixture\n"
+        "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "moa_dspy.autolog()\n"
+        "print(mixture(cast('a', 'b', 'judge'))(question='?').answer)\n"
+    )
+    command = [sys.executable, "-c", code, mlflow.get_tracking_uri(), str(Path(__file__).parents[1])]
+    done = subprocess.run(command, cwd=local, capture_output=True, text=True, check=True, timeout=120)
+    assert (done.stdout, len(mlflow.search_traces(return_type="list"))) == ("judge\n", 1)
+
+
+def test_the_environment_stays_as_it_is(local: Path) -> None:
+    before = dict(os.environ)
+    moa_dspy.autolog()
+    with track(mixture(cast("a", "judge"))):
+        pass
+    moa_dspy.autolog(disable=True)
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("redis://x", ValueError, "redis://x is no store that MLflow's server knows"),
+        ("sqlite:///nothing-here.db", FileNotFoundError, "There is no store sqlite:///nothing-here.db"),
+    ],
+)
+def test_what_is_no_store_is_refused(given: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        find_store(given)
+
+
+def test_stores_that_are_there_are_found(local: Path) -> None:
+    assert find_store() == mlflow.get_tracking_uri()
+    assert find_store("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
