@@ -25,8 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from moa_dspy.agent import Agent, check_name
 from moa_dspy.limits import Limits
 from moa_dspy.models import Prices, as_lm
-from moa_dspy.router import RouterEngine, router_lm
-from moa_dspy.router_call import PREFIX
+from moa_dspy.router import PREFIX, RouterEngine, router_lm
 from moa_dspy.secrets import find_secrets
 
 __all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig", "name_nearest", "refuse"]

@@ -198,7 +198,7 @@ class TestPickles:
             program.save(str(tmp_path / name), save_program=True)
             assert SECRET.encode() not in (tmp_path / name / "program.pkl").read_bytes()
         loaded: Any = dspy.load(str(tmp_path / "moa"), allow_pickle=True)
-        assert loaded.proposers.own.program.answer.config == {"top_p": 0.5}
+        assert loaded.proposers.own.program.answer.config == {"headers": {}, "top_p": 0.5}
 
     def test_leave_the_original_as_it_is(self) -> None:
         lm = keyed()
