@@ -227,17 +227,15 @@ def as_config(config: MoAConfig | str | Path) -> MoAConfig:
 
 
 @contextmanager
-def naming(path: str | Path | None) -> Iterator[None]:
+def naming(path: str | Path) -> Iterator[None]:
     """Errors that name the file, a sentence for each mistake in a config."""
     try:
         yield
     except ValidationError as error:
         found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
-        lines = [": ".join(filter(None, (str(path or ""), *one))) for one in found]
+        lines = [": ".join(filter(None, (str(path), *one))) for one in found]
         raise ValueError("\n".join(lines)) from None
     except (KeyError, TypeError, ValueError) as error:
-        if path is None:
-            raise
         raise ValueError(f"{path}: {error}") from error
 
 

@@ -189,8 +189,8 @@ def _read(node: ast.expr, names: Mapping[str, Any]) -> Any:
             if generic is Annotated:
                 return Annotated[tuple([_read(args[0], names), *map(_read_mark, args[1:])])]
             read = _read_value if generic in (Literal, dspy.Code) else _read_argument
-            found = tuple(read(arg, names) for arg in args)
-            return generic[found if len(found) > 1 else found[0]]
+            found = [read(arg, names) for arg in args]
+            return generic[tuple(found)] if len(found) > 1 else generic[found[0]]
     raise UnknownTypes(ast.unparse(node))
 
 

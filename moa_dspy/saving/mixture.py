@@ -126,7 +126,7 @@ def _describe_strategy(strategy: Strategy) -> tuple[str | dict[str, Any], dict[s
     """
     code, options, defaults = dict[str, str](), dict[str, Any](), dict[str, Any]()
     if type(strategy) in STRATEGIES.values():
-        defaults = vars(type(strategy)())
+        defaults = dict(vars(type(strategy)()))
     else:
         code[f"the strategy {strategy.name!r}"] = f"is one of its own ({_class_path(strategy)})"
     kept, _ = without_secrets({name: getattr(strategy, name) for name in _option_names(strategy)})
