@@ -11,8 +11,9 @@ from typing import Any
 import dspy
 
 from moa_dspy.agent import Agent, adopt_lms
+from moa_dspy.lm_data import describe_lm
 from moa_dspy.moa import MoA
-from moa_dspy.saving import describe_lm, describe_mixture
+from moa_dspy.saved_mixture import describe_mixture
 from moa_dspy.secrets import mask, secret_values, without_secrets
 from moa_dspy.values import to_jsonable
 
