@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +19,6 @@ __all__ = ["LMData", "describe_lm", "is_same", "without_addresses"]
 
 # What says where requests go: as DSPy, we take it only from files that are trusted.
 _ADDRESS = re.compile(r"api_base|base_url|_url$|endpoint|proxy|model_list", re.IGNORECASE)
-# What no name and option makes: such an LM is saved as DSPy's own state.
-_OWN_CODE = ("_dspy_lm_class", "engine", "async_engine", "prompt_cache")
 
 
 @dataclass(frozen=True)
@@ -54,26 +52,27 @@ def describe_lm(lm: dspy.BaseLM) -> LMData:
         return LMData(entry, lost=redact(str(error), lm))
     usual = _usual_state(lm)
     settings = {name: value for name, value in state.items() if value != usual.get(name) and value is not None}
-    has_own_code = any(
-        name in settings and not (name == "engine" and isinstance(state[name], str)) for name in _OWN_CODE
-    )
-    settings = state if has_own_code else settings
-    kept, secret = without_secrets(_refer({**settings, "api_key": getattr(lm, "kwargs", {}).get("api_key")}), lm)
-    data = {name: value for name, value in kept.items() if value is not None and _is_json(value)}
-    left_out = sorted({*secret, *(name for name, value in kept.items() if value is not None and name not in data)})
-    return LMData({**entry, "lm_state": data} if has_own_code else {**entry, **data}, left_out)
+    # What no name and option makes is saved as DSPy's own state.
+    objects = [settings.get(name) for name in ("engine", "async_engine", "prompt_cache")]
+    is_own = "_dspy_lm_class" in settings or any(isinstance(value, dict) for value in objects)
+    settings = {**(state if is_own else settings), "api_key": getattr(lm, "kwargs", {}).get("api_key")}
+    kept, secret = without_secrets(_name_keys(settings), lm)
+    kept = {name: value for name, value in kept.items() if value not in (None, {})}
+    data = {name: value for name, value in kept.items() if _is_json(value)}
+    left_out = sorted({*secret, *kept} - {*data})
+    return LMData({**entry, "lm_state": data} if is_own else {**entry, **data}, left_out)
 
 
-def is_same(entry: Mapping[str, Any], other: Mapping[str, Any], left_out: Collection[str], trusted: bool) -> bool:
+def is_same(saved: Mapping[str, Any], here: Mapping[str, Any], trusted: bool) -> bool:
     """Whether two entries describe one LM, but for secrets; and for addresses, unless the file is trusted."""
-    return _comparable(entry, left_out, trusted) == _comparable(other, left_out, trusted)
+    return _comparable(saved, trusted) == _comparable(here, trusted)
 
 
 def without_addresses(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The entry without what says where requests go, and the keys that would go there; with the names of these."""
     dropped = [name for name, value in entry.items() if _ADDRESS.search(name) or _leads(value)]
     if dropped:  # else the key of that address would go to another
-        dropped += [name for name, value in entry.items() if is_secret(name) and name not in dropped]
+        dropped += [name for name in entry if is_secret(name) and name not in dropped]
     return {name: value for name, value in entry.items() if name not in dropped}, sorted(dropped)
 
 
@@ -88,10 +87,10 @@ def _usual_state(lm: dspy.BaseLM) -> Mapping[str, Any]:
     return state
 
 
-def _refer(settings: Any, named: bool = False) -> Any:
-    """The settings with the names of the variables that hold their keys."""
+def _name_keys(settings: Any, named: bool = False) -> Any:
+    """The settings with the names of the environment variables that hold their keys."""
     if isinstance(settings, Mapping):
-        return {name: _refer(value, named or is_secret(name)) for name, value in settings.items()}
+        return {name: _name_keys(value, named or is_secret(name)) for name, value in settings.items()}
     if not named or not isinstance(settings, str):
         return settings
     scheme, space, key = settings.rpartition(" ")
@@ -107,17 +106,20 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _comparable(entry: Mapping[str, Any], left_out: Collection[str], trusted: bool) -> dict[str, Any]:
+def _comparable(entry: Mapping[str, Any], trusted: bool) -> str:
     settings = {**entry, **entry.get("lm_state", {})}
     if not trusted:  # a file that is not trusted could not give these anyway
         settings = {k: v["class"] if isinstance(v, dict) and "class" in v else v for k, v in settings.items()}
         settings = without_addresses(settings)[0]
-    skipped = {"instructions", "lm_state", "name", "prices", *left_out}
-    return {
+    compared = {
         name: value
         for name, value in settings.items()
-        if name not in skipped and value not in (None, {}) and not is_secret(name) and not reference_name(value)
+        if name not in ("instructions", "lm_state", "name", "prices")
+        and value not in (None, {})
+        and not is_secret(name)
+        and not reference_name(value)
     }
+    return json.dumps(compared, sort_keys=True, default=str)
 
 
 def _leads(value: Any) -> bool:

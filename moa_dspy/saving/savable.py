@@ -1,9 +1,4 @@
-"""Saving and loading mixtures: a file is the mixture's config with its signature, and DSPy's state.
-
-A saved mixture is a JSON file of DSPy's: one entry per predictor, with its prompt and demos, and one of ours,
-`moa_dspy`, from which the mixture is built (`SavedMixture`). Nothing that a file names is imported, and no address in
-it is used, unless the caller says that it is trusted (`allow_unsafe_lm_state`). No secret is written.
-"""
+"""What a mixture can do with files and configs."""
 
 from __future__ import annotations
 
@@ -18,12 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 import dspy
 from typing_extensions import Self
 
-from moa_dspy.config import SAVED, MoAConfig, as_config, naming
+from moa_dspy.config import MoAConfig, as_config, naming
 from moa_dspy.files import drafting, read_data
-from moa_dspy.mixture_parameter import MixtureParameter, make_lm, without_trust
 from moa_dspy.model_config import OF_SAVED
-from moa_dspy.predictor_state import dump_predictor, keeps_lm, read_predictor
-from moa_dspy.saved_mixture import SavedMixture, agents_of, describe_mixture
+from moa_dspy.saved_mixture import SAVED, SavedMixture
+from moa_dspy.saving.mixture import agents_of, describe_mixture
+from moa_dspy.saving.parameter import MixtureParameter, make_lm, without_trust
+from moa_dspy.saving.predictors import dump_predictor, has_lm_of, type_demos
 from moa_dspy.secrets import Keyless
 from moa_dspy.signature_data import read_signature
 
@@ -56,9 +52,9 @@ class Savable(Keyless):
             return cls._build(config, signature, router=router)
         with naming(config):
             data = read_data(config) if Path(config).suffix == ".json" else {}
-            if SAVED in data:
-                return cls._restore(data, signature, router=router, trusts_addresses=True)
-            return cls._build(as_config(config), signature, router=router)
+            if SAVED not in data:
+                return cls._build(as_config(config), signature, router=router)
+            return cls._restore(data, signature, router=router, trusts_addresses=True)
 
     @classmethod
     def from_file(
@@ -92,14 +88,10 @@ class Savable(Keyless):
             ```
         """
         data, unsafe = read_data(path), allow_unsafe_lm_state
-        if SAVED not in data and {"proposers", "proposer_models"} & data.keys():
-            config = MoAConfig.load(path)
-            with naming(path):
-                return cls._build(config, signature, custom_types, allow_unsafe_lm_state=unsafe)
         with naming(path):
-            return cls._restore(
-                data, signature, custom_types, trusts_addresses=unsafe, allow_unsafe_lm_state=allow_unsafe_lm_state
-            )
+            if {"proposers", "proposer_models"} & data.keys():
+                return cls._build(MoAConfig.model_validate(data), signature, custom_types, unsafe=unsafe)
+            return cls._restore(data, signature, custom_types, trusts_addresses=unsafe, unsafe=unsafe)
 
     @classmethod
     def _build(
@@ -109,7 +101,7 @@ class Savable(Keyless):
         custom_types: Mapping[str, type] | None = None,
         *,
         router: Any = None,
-        allow_unsafe_lm_state: bool = False,
+        unsafe: bool = False,
     ) -> Self:
         if signature is None:
             if config.signature is None:
@@ -118,7 +110,7 @@ class Savable(Keyless):
                     "answer`, or pass it."
                 )
             signature = read_signature(config.signature, custom_types)
-        return cls(**config.arguments(router, signature, allow_unsafe_lm_state=allow_unsafe_lm_state))
+        return cls(**config.arguments(router, signature, allow_unsafe_lm_state=unsafe))
 
     @classmethod
     def _restore(
@@ -129,12 +121,12 @@ class Savable(Keyless):
         *,
         router: Any = None,
         trusts_addresses: bool,
-        allow_unsafe_lm_state: bool = False,
+        unsafe: bool = False,
     ) -> Self:
-        saved, unsafe = SavedMixture.of(state), allow_unsafe_lm_state
+        saved = SavedMixture.of(state)
         data = saved.buildable() if trusts_addresses else without_trust(saved.buildable())
         config = MoAConfig.model_validate(data, context=OF_SAVED)
-        moa = cls._build(config, signature, custom_types, router=router, allow_unsafe_lm_state=unsafe)
+        moa = cls._build(config, signature, custom_types, router=router, unsafe=unsafe)
         if trusts_addresses:
             for path, entry in saved.lms.items():
                 agents_of(cast("MoA", moa))[path].lm = make_lm(entry, router or config.router, unsafe)
@@ -198,11 +190,9 @@ class Savable(Keyless):
         Raises:
             ValueError: Naming the file and the differences, if it holds another mixture; nothing is changed then.
         """
-        if Path(path).suffix == ".json":
-            data = read_data(path)
-            with naming(path):
-                SavedMixture.of(data)
         with naming(path):
+            if Path(path).suffix == ".json":
+                SavedMixture.of(read_data(path))  # which says what is wrong, where DSPy would fail
             super().load(path, allow_pickle=allow_pickle, allow_unsafe_lm_state=allow_unsafe_lm_state)
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
@@ -216,23 +206,20 @@ class Savable(Keyless):
 
     def load_state(self, state: Mapping[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
         """Load what `dump_state` gave of a mixture of the same shape."""
-        saved, unsafe = SavedMixture.of(state), allow_unsafe_lm_state
-        MixtureParameter(cast("MoA", self)).check(saved)
-        names, predictors = [name for name, _ in self.named_parameters()], dict(self.named_predictors())
-        # Older files have an entry per LM, and predictors that a vote without an aggregator does not build any more.
-        parts = {name: part for name, part in state.items() if name in names or saved.format > 1}
-        others = sorted(({*names} ^ {*parts}) - {"metadata"})
-        if others:
-            raise ValueError(
-                f"Of the file and this program, only one has {', '.join(others)}, and nothing was loaded. Build the "
-                "program as the file has it."
-            )
-        kept = {name: part.lm for name, part in predictors.items() if keeps_lm(part, parts[name], unsafe)}
-        for name, predictor in predictors.items():
-            parts[name] = read_predictor(parts[name], predictor, name) | ({"lm": None} if name in kept else {})
-        super().load_state(parts, allow_unsafe_lm_state=unsafe)
-        for name, lm in kept.items():
-            predictors[name].lm = lm
+        MixtureParameter(cast("MoA", self)).check(SavedMixture.of(state))
+        parts = dict(state)
+        kept = {}
+        for name, predictor in self.named_predictors():
+            if has_lm_of(parts[name], predictor, allow_unsafe_lm_state):
+                kept[name] = predictor.lm
+            parts[name] = {
+                **parts[name],
+                "demos": type_demos(parts[name], predictor),
+                "lm": None if name in kept else parts[name]["lm"],
+            }
+        super().load_state(parts, allow_unsafe_lm_state=allow_unsafe_lm_state)
+        for name, predictor in self.named_predictors():
+            predictor.lm = kept.get(name, predictor.lm)
 
     def named_parameters(self) -> list[tuple[str, Any]]:
         """Those of the agents, and the mixture's settings: DSPy saves and loads them with any program."""

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import dspy
 from dspy.predict.parameter import Parameter
 
-from moa_dspy.agent import Agent
-from moa_dspy.config import SAVED
-from moa_dspy.lm_data import describe_lm, is_same, without_addresses
 from moa_dspy.model_config import OF_SAVED, ModelConfig
 from moa_dspy.router import as_engine
-from moa_dspy.saved_mixture import SavedMixture, agents_of, describe_mixture, take_settings
+from moa_dspy.saved_mixture import SAVED, SavedMixture
+from moa_dspy.saving.lms import describe_lm, is_same, without_addresses
+from moa_dspy.saving.mixture import agents_of, describe_mixture, find_differences, take_settings
 from moa_dspy.secrets import without_secrets
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class MixtureParameter(dspy.Module, Parameter):
 
     def check(self, saved: SavedMixture) -> None:
         """Refuse what was saved of a mixture of another shape."""
-        if different := saved.differences(describe_mixture(self.moa)):
+        if different := find_differences(saved, describe_mixture(self.moa)):
             raise ValueError(
                 f"The file holds another mixture than this program, and nothing was loaded: {'; '.join(different)}. "
                 "Build the program as the file has it, or let MoA.from_file build it."
@@ -73,27 +72,17 @@ class MixtureParameter(dspy.Module, Parameter):
         saved = SavedMixture.of({SAVED: state})
         self.check(saved)
         take_settings(self.moa, saved)
-        if saved.format == 1:  # its LMs are those of the program it is loaded into
-            return
         for path, agent in agents_of(self.moa).items():
             entry = saved.entry(path)
             if "model" not in entry:
                 agent.lm = None
-            elif not _is_here(agent, entry, saved.left_out.get(path, []), allow_unsafe_lm_state):
-                if (lost := saved.lost.get(path)) is not None:
-                    raise ValueError(f"The LM of {path} ({entry['model']}) is not in the file: {lost}")
+            elif agent.lm is None or not is_same(entry, describe_lm(agent.lm).entry, allow_unsafe_lm_state):
+                if (why := saved.code.get(f"the LM of {path}")) is not None:
+                    raise ValueError(f"The LM of {path} ({entry['model']}) is not in the file: it {why}")
                 if allow_unsafe_lm_state:
                     agent.lm = make_lm(entry, saved.config.get("router"), unsafe=True)
                 else:
                     agent.lm = make_lm(_without_addresses(entry))
-
-
-def _is_here(agent: Agent, entry: Mapping[str, Any], left_out: list[str], trusted: bool) -> bool:
-    """Whether an agent has the LM already that a file describes."""
-    if agent.lm is None:
-        return False
-    here = describe_lm(agent.lm)
-    return is_same(entry, here.entry, [*left_out, *here.left_out], trusted)
 
 
 def make_lm(entry: Mapping[str, Any], router: Any = None, unsafe: bool = False) -> dspy.BaseLM:
