@@ -21,7 +21,7 @@ from moa_dspy.secrets import Keyless
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
-__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone"]
+__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone", "find_modules"]
 
 logger = logging.getLogger(__name__)
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
@@ -221,13 +221,13 @@ class Agent(Keyless):
             return [("", program)]
         if type(program) is dspy.ChainOfThought:
             return [(".predict", program.predict)]
-        found = list(_find(() if program is None else program, Agent, dspy.Predict))
+        found = list(find_modules(() if program is None else program, Agent, dspy.Predict))
         inside = [item for _, item in found if isinstance(item, Agent)]
-        theirs = {id(p) for agent in inside for _, p in _find(agent, dspy.Predict)}
+        theirs = {id(p) for agent in inside for _, p in find_modules(agent, dspy.Predict)}
         return [(path, p) for path, p in found if isinstance(p, dspy.Predict) and id(p) not in theirs]
 
     def _agents(self) -> Iterator[Agent]:
-        return (agent for _, agent in _find(() if self.program is None else self.program, Agent))
+        return (agent for _, agent in find_modules(() if self.program is None else self.program, Agent))
 
     def _put_in(self) -> list[tuple[str, Any, dspy.BaseLM | None]]:
         """What somebody put into the predictors since the last call."""
@@ -367,7 +367,7 @@ _NO_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train"})
 _HOLDERS = (dspy.Module, list, tuple, dict)
 
 
-def _find(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+def find_modules(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """The modules of these kinds, each once, with its path; what lies inside one that is found is left out."""
     seen = set() if seen is None else seen
     if id(holder) in seen:
@@ -378,7 +378,7 @@ def _find(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = Non
         return
     for name, item in _items(holder):
         if isinstance(item, _HOLDERS):
-            yield from _find(item, *kinds, path=f"{path}.{name}", seen=seen)
+            yield from find_modules(item, *kinds, path=f"{path}.{name}", seen=seen)
 
 
 def _items(holder: Any) -> Iterator[tuple[Any, Any]]:
