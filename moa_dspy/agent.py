@@ -149,8 +149,14 @@ class Agent(Keyless):
         return self._copy(program, self.name)
 
     def forward(self, **inputs: Any) -> Any:
+        program = self._runnable()
+        if not hasattr(type(program), "forward"):
+            raise TypeError(
+                f"The program of agent {self.name!r}, {type(program).__name__}, has no forward(), so it can only be "
+                "awaited. Ask the mixture with `await moa.acall(...)`, or give the program a forward()."
+            )
         with self._bound():
-            return self._runnable()(**inputs)
+            return program(**inputs)
 
     async def aforward(self, **inputs: Any) -> Any:
         with self._bound():

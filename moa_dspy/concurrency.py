@@ -349,6 +349,7 @@ _streaming: set[asyncio.Task[Any]] = set()
 
 
 def in_anyio_worker() -> bool:
+    """Whether this thread is one of anyio's own: DSPy streams a synchronous call from no other."""
     try:
         anyio.from_thread.check_cancelled()
     except RuntimeError:

@@ -35,7 +35,7 @@ def as_one_predictor(moa: MoA) -> list[tuple[str, Any]] | None:
     every other caller a mixture shows all of its predictors, so what is shown hangs on who asks; DSPy says that by
     nothing but its call.
     """
-    if _under_way(find_predictor_for_stream_listeners) is not None:
+    if _under_way(find_predictor_for_stream_listeners) is not None and not _gives_one_reply(moa):
         # What an aggregator gives beside the answer, its choice for one, may be listened to as well.
         judges = moa.strategy.named_predictors()
         apart = [item for item in judges if moa.signature.output_fields.keys().isdisjoint(item[1].signature.fields)]
@@ -43,6 +43,12 @@ def as_one_predictor(moa: MoA) -> list[tuple[str, Any]] | None:
     if (frame := _under_way(dspy.Module.get_lm)) is not None:
         return [("mixture", OnePredictor(moa, _lm_beside(frame.f_locals["self"])))]
     return None
+
+
+def _gives_one_reply(moa: MoA) -> bool:
+    """Whether its answer is the one proposal there is: DSPy streams that by itself."""
+    last = moa.panels[-1]
+    return len(last.agents) * last.samples == 1 and not moa.strategy.predictors()
 
 
 def _lm_beside(program: dspy.Module) -> dspy.BaseLM | None:

@@ -47,9 +47,8 @@ class AnswerStream:
     async def send(self, item: Any) -> None:
         """Take what DSPy sends, and pass it on: others may listen to the aggregator's predictors themselves."""
         for field in self.fields:
-            if field.predict is not None and getattr(item, "predict_id", None) == id(field.predict):
-                if piece := field.read(item):
-                    await self.stream.send(field.response(piece))
+            if field.is_written_by(item) and (piece := field.read(item)):
+                await self.stream.send(field.response(piece))
         await self.stream.send(item)
 
     def end(self, prediction: MoAPrediction) -> None:
@@ -73,6 +72,10 @@ class _Field:
         self.sent = ""
         self._reply = ""
         self._heard = dspy.streaming.StreamListener(self.name, predict=self.predict)
+
+    def is_written_by(self, item: Any) -> bool:
+        """Whether an item of the stream is a chunk of the reply that holds this field."""
+        return self.predict is not None and getattr(item, "predict_id", None) == id(self.predict)
 
     def read(self, chunk: Any) -> str:
         """The piece of the field that a chunk of the aggregator's reply brings."""

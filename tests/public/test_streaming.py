@@ -151,7 +151,7 @@ def test_listeners_find_their_fields_in_a_program_around_it(awaited: bool) -> No
     lms["post"] = FakeLM("post", lambda prompt: {"final": "in the end"})
     listeners = [dspy.streaming.StreamListener(name) for name in ("answer", "final")]
     pieces = streamed(
-        Around(mixture({name: lms[name] for name in "a b judge".split()}), lms["post"]), listeners, awaited
+        Around(mixture({name: lms[name] for name in ["a", "b", "judge"]}), lms["post"]), listeners, awaited
     )
     assert texts(pieces) == {"answer": "judge says quite a lot", "final": "in the end"}
 
