@@ -53,7 +53,8 @@ def test_completions_that_nobody_reads_are_told_when_it_is_built(
 @pytest.mark.parametrize("cache", [False, True])
 def test_one_lm_at_temperature_0_with_two_prompts_is_asked_without_warnings(cache: bool, cached: None) -> None:
     lm = FakeLM("a", says("42"), temperature=0, cache=cache)
-    moa = mixture({"a": lm, "b": lm, **cast("judge")}, use_specialized_prompts=True)
+    agents = [Agent(lm, name=name, instructions=f"You are {name}.") for name in ("a", "b")]
+    moa = MoA(QA, agents, FakeLM("judge", says("judge")), use_specialized_prompts=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert moa(question="?").answer == "judge"
