@@ -268,16 +268,25 @@ def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
         if agent.has_agents and any(asked[name] > 1 for name in names):
             rollout = max(rollout, 1)  # the agents inside count from 0 themselves
         taken.update({name: rollout + 1 - taken[name] for name in names})
-        rollouts[agent.name, place] = sample_rollout(rollout)
+        if not _answers_the_same(agent, agents):
+            rollouts[agent.name, place] = sample_rollout(rollout)
     return [
         _Sample(
             agent,
             place,
             agent.name if place == 1 else f"{agent.name}#{place}",
-            *agent.bind(rollouts[agent.name, place]),
+            *agent.bind(rollouts.get((agent.name, place))),
         )
         for agent, place in pairs
     ]
+
+
+def _answers_the_same(agent: Agent, agents: Sequence[Agent]) -> bool:
+    """Whether a rollout would change nothing, so that DSPy warns of it: all it does at temperature 0 is to keep apart
+    what the cache holds of two LMs of one name.
+    """
+    is_frozen = agent.lm is not None and agent.asks_only_its_lm and agent.lm.kwargs.get("temperature") == 0
+    return is_frozen and all(other.lm is agent.lm for other in agents if other.model == agent.model)
 
 
 def _models(agent: Agent) -> set[str]:
