@@ -235,7 +235,7 @@ def naming(path: str | Path) -> Iterator[None]:
         found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
         lines = [": ".join(filter(None, (str(path), *one))) for one in found]
         raise ValueError("\n".join(lines)) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
 
 

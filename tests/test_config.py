@@ -274,11 +274,7 @@ MERGES = "".join(
             "layers: 1\nproposers: [x/a]\nlayers: 2\n",
             "line 3: no valid YAML: the key 'layers' is given twice",
         ),
-        (
-            "moa.yaml",
-            f"a: &a [{', '.join('x' * 10)}]\n{LEVELS}",
-            "line 4: .*more than a config can be",
-        ),
+        ("moa.yaml", f"a: &a [{', '.join('x' * 10)}]\n{LEVELS}", "line 4: .*more than a config can be"),
         ("moa.yaml", f"a: &a {{x: 1}}\n{MERGES}", "more than a config can be"),
         ("moa.yaml", "a: &a [*a]\n", "line 1: .*more than a config can be"),
         ("moa.yaml", "[" * 100_000, "no valid YAML: it is nested too deeply"),

@@ -207,7 +207,12 @@ class Savable(Keyless):
     def load_state(self, state: Mapping[str, Any], *, allow_unsafe_lm_state: bool = False) -> None:
         """Load what `dump_state` gave of a mixture of the same shape."""
         MixtureParameter(cast("MoA", self)).check(SavedMixture.of(state))
-        parts = dict(state)
+        parts = {name: part for name, part in state.items() if name != "metadata"}
+        if others := sorted({name for name, _ in self.named_parameters()} ^ {*parts}):
+            raise ValueError(
+                f"Of the file and this program, only one has {', '.join(others)}, and nothing was loaded. Build the "
+                "program as the file has it."
+            )
         kept = {}
         for name, predictor in self.named_predictors():
             if has_lm_of(parts[name], predictor, allow_unsafe_lm_state):
