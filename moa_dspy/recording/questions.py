@@ -140,7 +140,7 @@ def _parse(text: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except ValueError as error:
-        return ValueError(f"this is no JSON ({error}): {text!s:.60}")
+        return ValueError(f"this is no JSON: {error}: {text:.60}")
 
 
 def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> list[Question]:
