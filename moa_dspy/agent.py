@@ -311,6 +311,7 @@ def showing_lms(agents: Sequence[Agent]) -> Iterator[None]:
     Inside, predictors ask the LM that they hold, as in any program of DSPy's whose predictors have LMs: nothing
     resamples it. Copies that are made inside go on showing theirs: use this once more on a copy that is kept.
     """
+
     def show(shows: bool) -> None:
         adopt_lms(agents)
         for agent in agents:

@@ -14,7 +14,6 @@ from typing import Any
 
 import dspy
 from pydantic import ValidationError
-from pydantic_core import from_json
 
 from moa_dspy.values import hash_of, is_needed, to_jsonable, validated
 
@@ -138,9 +137,23 @@ def _read_json(text: str) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str) -> Any:
     try:
-        return from_json(text, allow_inf_nan=False)
+        return json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant)
     except ValueError as error:
         return ValueError(f"this is no JSON: {error}: {text:.60}")
+    except RecursionError:
+        return ValueError(f"this is nested too deeply to be a row: {text:.60}")
+
+
+def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands there twice, so one of its values would be lost")
+    return row
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> list[Question]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dspy
@@ -82,6 +83,7 @@ class Row(BaseModel):
         verdicts: Name -> what that strategy, or another system, answered on the same proposals.
         calls: One row per LM call; those of verdicts stand with them.
         seconds: Wall time.
+        not_finite: Where a number stood that JSON does not have (NaN, infinity), and null stands now.
     """
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
@@ -102,6 +104,7 @@ class Row(BaseModel):
     verdicts: dict[str, RecordedVerdict] = Field(default_factory=dict)
     calls: list[LMCall] = Field(default_factory=list)
     seconds: float = 0.0
+    not_finite: list[str] = Field(default_factory=list)
 
     @field_serializer("inputs", "gold", "extra", "outputs", when_used="json")
     def _to_jsonable(self, value: Any) -> Any:
@@ -131,6 +134,8 @@ class Row(BaseModel):
 
     def line(self) -> bytes:
         """The row as it stands in a file: JSON, whole on one line whatever a reader takes for a line break."""
+        held = {name: getattr(self, name) for name in ("inputs", "gold", "extra", "outputs", "proposals", "verdicts")}
+        self.not_finite = list(_not_finite(held)) or self.not_finite
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         return text.translate(_BREAKS).encode(errors="replace") + b"\n"
 
@@ -138,6 +143,18 @@ class Row(BaseModel):
 def is_outage(failure: Failure) -> bool:
     """Whether an LM could not be reached, as opposed to one whose answer could not be read or was late."""
     return failure.error in _OUTAGES
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield path
+    elif isinstance(value, (Mapping, BaseModel)):
+        for name, item in dict(value).items():
+            yield from _not_finite(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{index}]")
 
 
 def agent_of(id: str) -> str:

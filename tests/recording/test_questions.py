@@ -11,7 +11,7 @@ from typing import Any, Literal
 import dspy
 import pytest
 
-from moa_dspy.recording import as_questions, read_questions
+from moa_dspy.recording import Recording, Row, as_questions, read_questions
 from moa_dspy.signatures import task_signature
 
 TASK = task_signature("question -> answer")
@@ -123,3 +123,19 @@ def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
 def test_no_lone_surrogate_stops_a_recording() -> None:
     [read] = as_questions([{"question": "a \ud83d"}], TASK)
     assert read.given == {"question": "a \ufffd"}
+
+
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"question": "a"}\n{"question": "b", "question": "c"}\n')
+    with pytest.raises(ValueError, match="Line 2: .*'question' stands there twice"):
+        read_questions(tmp_path / "q.jsonl", task_signature("question -> answer"))
+
+
+def test_what_json_does_not_have_is_null_and_said(tmp_path: Path) -> None:
+    row = Row(id=1, inputs={"question": "?"}, outputs={"ratio": float("nan"), "more": [1.0, float("inf")]})
+    Recording([row]).save(tmp_path / "r.jsonl")
+    [again] = Recording.load(tmp_path / "r.jsonl")
+    assert (again.outputs, again.not_finite) == (
+        {"ratio": None, "more": [1.0, None]},
+        ["outputs.ratio", "outputs.more[1]"],
+    )
