@@ -37,7 +37,7 @@ def as_one_predictor(moa: MoA) -> list[tuple[str, Any]] | None:
     """
     if _under_way(find_predictor_for_stream_listeners) is not None and not _gives_one_reply(moa):
         # What an aggregator gives beside the answer, its choice for one, may be listened to as well.
-        judges = moa.strategy.named_predictors()
+        judges: Any = moa.strategy.named_predictors()
         apart = [item for item in judges if moa.signature.output_fields.keys().isdisjoint(item[1].signature.fields)]
         return [("mixture", OnePredictor(moa)), *((f"aggregator.program.{name}", judge) for name, judge in apart)]
     if (frame := _under_way(dspy.Module.get_lm)) is not None:

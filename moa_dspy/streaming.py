@@ -118,7 +118,8 @@ def _writer(moa: MoA, name: str) -> dspy.Predict | None:
     adapter = dspy.settings.adapter
     if not (adapter is None or isinstance(adapter, dspy.JSONAdapter) or type(adapter) in _LISTENED_TO):
         return None
-    writers: list[Any] = [p for p in moa.strategy.predictors() if name in p.signature.output_fields]
+    predictors: list[Any] = moa.strategy.predictors()
+    writers = [p for p in predictors if name in p.signature.output_fields]
     is_text = len(writers) == 1 and writers[0].signature.output_fields[name].annotation is str
     return writers[0] if is_text else None
 

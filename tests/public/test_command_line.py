@@ -123,7 +123,7 @@ def test_ask_shows_the_answer_who_said_it_and_what_it_took() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_ask_as_json(strategy: str) -> None:
+def test_ask_as_json(strategy: Any) -> None:
     data = printed("ask", CAPITAL, "--strategy", strategy)
     metadata = data["metadata"]
     assert (data["outputs"], metadata["strategy"]) == ({"answer": "Edinburgh"}, strategy)

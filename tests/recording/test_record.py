@@ -60,6 +60,7 @@ def test_a_row_holds_the_answer_and_how_it_came_about(out: Path) -> None:
         "degraded": True,
         "stopped_early": False,
         "verdicts": {},
+        "not_finite": [],
     }
 
 

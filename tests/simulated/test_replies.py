@@ -91,7 +91,7 @@ def mix(judge: SimulatedLM, strategy: Any, *answers: str, question: str = TURKEY
 @adapters
 @pytest.mark.parametrize("strategy", ["synthesis", "selection"])
 @pytest.mark.parametrize(("judgement", "answer"), [(1.0, "Ankara"), (0.0, "Istanbul")], ids=["judges", "follows"])
-def test_an_aggregator_judges_or_follows_the_most(adapter: Any, strategy: str, judgement: float, answer: str) -> None:
+def test_an_aggregator_judges_or_follows_the_most(adapter: Any, strategy: Any, judgement: float, answer: str) -> None:
     with dspy.context(adapter=adapter):
         pred = mix(model(judgement=judgement), strategy, "Istanbul", "Ankara", "Istanbul")
     assert (pred.answer, pred.metadata.answered_by, pred.metadata.failures) == (answer, strategy, [])

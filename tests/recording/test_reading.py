@@ -79,14 +79,14 @@ def test_a_number_is_taken_as_text_and_an_input_named_id_is_an_input() -> None:
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"question": "a"', "Line 2: this is no JSON: EOF while parsing an object"),
+        ('{"question": "a"', "Line 2: this is no JSON: Expecting ',' delimiter"),
         ('["a"]', "Line 2: a row is a JSON object with \"question\", not ['a']"),
         ('{"id": 1, "q": "a"}', "Line 2: the input question is missing. Given: id, q."),
         ('{"question": null}', "Line 2: `question`: Input should be a valid string, not None."),
         ('{"question": "a", "id": "x"}', "Line 2: the id 'x' is that of line 1 too."),
         ('{"question": "a", "id": [1]}', "Line 2: an id is a text or a whole number, not [1]."),
-        ('{"question": "a", "x": NaN}', "Line 2: this is no JSON: expected value at line 1 column 24: {"),
-        ("[" * 200_000, "Line 2: this is no JSON: recursion limit exceeded"),
+        ('{"question": "a", "x": NaN}', "Line 2: this is no JSON: NaN is no JSON"),
+        ("[" * 200_000, "Line 2: this is nested too deeply"),
     ],
 )
 def test_malformed_rows_are_named(tmp_path: Path, line: str, problem: str) -> None:
@@ -127,7 +127,7 @@ def test_no_lone_surrogate_stops_a_recording() -> None:
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "a"}\n{"question": "b", "question": "c"}\n')
-    with pytest.raises(ValueError, match="Line 2: .*'question' stands there twice"):
+    with pytest.raises(ValueError, match=r"Line 2: .*'question' stands there twice"):
         read_questions(tmp_path / "q.jsonl", task_signature("question -> answer"))
 
 
