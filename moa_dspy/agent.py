@@ -203,7 +203,9 @@ class Agent(Keyless):
 
     def missing_key(self) -> tuple[str, str] | None:
         """The model whose provider's key is missing, and the environment variable that should hold it."""
-        lm = dspy.settings.lm if self.lm is None and self.asks_ambient_lm else self.lm
+        lm = self.lm
+        if lm is None and self.asks_ambient_lm:
+            lm = dspy.settings.lm
         if not isinstance(lm, dspy.BaseLM) or lm is self._key_checked:
             return None
         variable = missing_key(lm)

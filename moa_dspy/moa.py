@@ -22,7 +22,7 @@ from moa_dspy.signatures import task_signature, tell_apart
 from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, count_votes, fall_back
 from moa_dspy.streaming import AnswerStream
 from moa_dspy.usage import LMCall
-from moa_dspy.values import check_inputs
+from moa_dspy.values import check_inputs, outputs_of
 
 __all__ = ["MoA"]
 
@@ -324,7 +324,7 @@ def _reject(verdict: Any, task: type[dspy.Signature]) -> TypeError | None:
     """What is wrong with what a strategy decided; None if nothing is."""
     if not isinstance(verdict, Verdict):
         return TypeError(f"The strategy decided on {verdict!r:.200}, which is no Verdict.")
-    lacking = [name for name in task.output_fields if name not in verdict.outputs]
+    lacking = [name for name in outputs_of(task) if name not in verdict.outputs]
     return (
         TypeError(f"The strategy's verdict lacks {', '.join(lacking)}, which the task asks for.") if lacking else None
     )

@@ -168,7 +168,7 @@ class Panel(Keyless):
         )
 
     def _read(self, sample: _Sample, outcome: Outcome) -> Proposal | tuple[Failure, BaseException | None]:
-        agent = sample.agent
+        agent, task = sample.agent, self.task
         if not outcome.finished:
             waited = self.limits.proposer_timeout or 0.0
             message = f"No answer within {waited:g} s (Limits.proposer_timeout)."
@@ -185,9 +185,9 @@ class Panel(Keyless):
                     model=agent.model,
                     layer=self.layer,
                     sample=sample.number,
-                    outputs=typed_outputs(outcome.value, self.task),
-                    reasoning=_reasoning(outcome.value, self.task),
-                    extras=_extras(outcome.value, self.task),
+                    outputs=typed_outputs(outcome.value, task),
+                    reasoning=_reasoning(outcome.value, task),
+                    extras=_extras(outcome.value, task),
                     seconds=outcome.seconds,
                 )
             except Exception as unreadable:
