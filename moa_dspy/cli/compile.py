@@ -104,7 +104,7 @@ def compile_(
     tuner: Any = build(
         optimizer,  # type: ignore[arg-type]  # what it does not know it refuses
         metric,
-        recipe=recipe,  # type: ignore[arg-type]
+        recipe=recipe,
         reflection_lm=as_lm(reflection_model) if reflection_model else None,
         num_threads=concurrency,
         seed=seed,

@@ -30,7 +30,7 @@ ASIDE = {"reasoning": "as they all say"}
 
 made: list[MoA] = []
 rows: list[dict[str, Any]] = []
-scripted: ContextVar[dict[int, Any] | None] = ContextVar("scripted", default=None)
+scripted: ContextVar[Any] = ContextVar("scripted", default=None)
 
 
 class StandIn(MoA):
@@ -48,7 +48,7 @@ class StandIn(MoA):
 def replaced(real: Any) -> Any:
     """A class that makes a mixture when a test calls it, and is the real one to all others."""
 
-    class Meta(type(real)):  # type: ignore[misc]
+    class Meta(type(real)):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             return mixture_of(real, args, kwargs) if is_called_by_a_test() else real(*args, **kwargs)
 
@@ -58,19 +58,19 @@ def replaced(real: Any) -> Any:
         def __subclasscheck__(cls, subclass: Any) -> bool:
             return issubclass(subclass, real)
 
-    class Subclassed(type(real)):  # type: ignore[misc]
+    class Subclassed(type(real)):
         """What a test derives from it is a class as ever."""
 
-    def derive(cls: Any, **options: Any) -> None:
+    def derive(cls: Any, /, **options: Any) -> None:
         cls.__class__ = Subclassed
 
     body = {"__module__": real.__module__, "__qualname__": real.__qualname__, "__init_subclass__": classmethod(derive)}
     return Meta(real.__name__, (real,), body)
 
 
-def mixture_of(real: Any, args: Any, kwargs: Any) -> StandIn:
+def mixture_of(real: Any, args: Any, kwargs: Any) -> Any:
     agents = [Agent(program=real(*args, **kwargs), name=f"p{place}") for place in range(NUMBER)]
-    made.append(StandIn(args[0] if args else kwargs["signature"], agents, strategy=STRATEGY))  # type: ignore[arg-type]
+    made.append(StandIn(args[0] if args else kwargs["signature"], agents, strategy=STRATEGY))
     return made[-1]
 
 
@@ -111,15 +111,15 @@ def script(lm: Any, answers: Any, *args: Any, **kwargs: Any) -> None:
 
 
 # DSPy's tests mock litellm, which is not the default any more.
-dspy.LM.__init__ = (  # type: ignore[method-assign]
+dspy.LM.__init__ = (
     lambda make: lambda lm, *args, **kwargs: make(lm, *args, **{"engine": "litellm", **kwargs})
 )(dspy.LM.__init__)
 for provider in ("OPENAI", "ANTHROPIC", "GEMINI"):
     os.environ.setdefault(f"{provider}_API_KEY", "none")
 if NUMBER:
-    dspy.Predict, dspy.ChainOfThought = replaced(dspy.Predict), replaced(dspy.ChainOfThought)  # type: ignore[misc]
+    dspy.Predict, dspy.ChainOfThought = replaced(dspy.Predict), replaced(dspy.ChainOfThought)
 if NUMBER > 1:
-    scripts, DummyLM.__init__ = DummyLM.__init__, script  # type: ignore[method-assign]
+    scripts, DummyLM.__init__ = DummyLM.__init__, script
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -54,7 +54,7 @@ def test_identical_voters_are_one_and_independent_ones_are_many() -> None:
 
 
 def test_what_proposals_share() -> None:
-    answers = {"ada": list("01110"), "bo": ["0", "1", "2", "", "1"], "cy": ["0", "2", "2", None, "0"]}
+    answers: Any = {"ada": list("01110"), "bo": ["0", "1", "2", "", "1"], "cy": ["0", "2", "2", None, "0"]}
     found = diversity(answers)
     assert (found.oracle, found.all_fail) == (0.4, 0.6)
     assert (found.oracle_interval, found.all_fail_interval) == (wilson(2, 5), wilson(3, 5))

@@ -72,5 +72,5 @@ def test_mixtures_alone_give_the_first_agents() -> None:
 def test_simba_compiles_it() -> None:
     lms, [after] = fakes("a", "judge"), fakes("after").values()
     simba = dspy.SIMBA(metric=lambda *_: 0.5, bsize=2, num_candidates=2, max_steps=1, max_demos=1, prompt_model=after)
-    tuned = simba.compile(Beside(mixture(lms), after), trainset=EXAMPLES)
+    tuned: Any = simba.compile(Beside(mixture(lms), after), trainset=EXAMPLES)
     assert [agent.model for agent in tuned.moa.agents] == ["a", "judge"] and tuned.get_lm().model == "after"

@@ -43,7 +43,8 @@ def test_resampling_is_no_set_lm_and_says_nothing(caplog: pytest.LogCaptureFixtu
 def test_completions_that_nobody_reads_are_told_when_it_is_built(
     place: int, advice: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    lms = [FakeLM(name, says("42"), **({"n": 3} if place == at else {})) for at, name in enumerate(("a", "judge"))]
+    several: Any = {"n": 3}
+    lms = [FakeLM(name, says("42"), **(several if place == at else {})) for at, name in enumerate(("a", "judge"))]
     moa = MoA(QA, [lms[0]], lms[1])
     assert moa(question="?").answer == moa(question="?").answer == "42"
     [warning] = told(caplog)
@@ -137,7 +138,7 @@ def test_native_tool_calls_that_most_make_are_the_answer(strategy: Any) -> None:
 @pytest.mark.parametrize("proposers", [["a"], ["a", "b"]])
 def test_an_optimizer_runs_a_vote_as_often_as_one_predictor(proposers: list[str]) -> None:
     def runs(program: Any) -> int:
-        scored: list[Any] = []
+        scored: Any = []
         writer = FakeLM("w", lambda _: {"proposed_instruction": "Think.", "proposed_prefix_for_output_field": "So:"})
         optimizer = dspy.COPRO(prompt_model=writer, metric=lambda *gave: bool(scored.append(gave)), breadth=2, depth=2)
         optimizer.compile(program, trainset=EXAMPLES, eval_kwargs={"num_threads": 1})
