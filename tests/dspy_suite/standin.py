@@ -48,7 +48,7 @@ class StandIn(MoA):
 def replaced(real: Any) -> Any:
     """A class that makes a mixture when a test calls it, and is the real one to all others."""
 
-    class Meta(type(real)):
+    class Meta(type(real)):  # type: ignore[misc]
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             return mixture_of(real, args, kwargs) if is_called_by_a_test() else real(*args, **kwargs)
 
@@ -58,7 +58,7 @@ def replaced(real: Any) -> Any:
         def __subclasscheck__(cls, subclass: Any) -> bool:
             return issubclass(subclass, real)
 
-    class Subclassed(type(real)):
+    class Subclassed(type(real)):  # type: ignore[misc]
         """What a test derives from it is a class as ever."""
 
     def derive(cls: Any, /, **options: Any) -> None:
@@ -70,7 +70,7 @@ def replaced(real: Any) -> Any:
 
 def mixture_of(real: Any, args: Any, kwargs: Any) -> Any:
     agents = [Agent(program=real(*args, **kwargs), name=f"p{place}") for place in range(NUMBER)]
-    made.append(StandIn(args[0] if args else kwargs["signature"], agents, strategy=STRATEGY))
+    made.append(StandIn(args[0] if args else kwargs["signature"], agents, strategy=STRATEGY))  # type: ignore[arg-type]
     return made[-1]
 
 
@@ -111,9 +111,9 @@ def script(lm: Any, answers: Any, *args: Any, **kwargs: Any) -> None:
 
 
 # DSPy's tests mock litellm, which is not the default any more.
-dspy.LM.__init__ = (
-    lambda make: lambda lm, *args, **kwargs: make(lm, *args, **{"engine": "litellm", **kwargs})
-)(dspy.LM.__init__)
+dspy.LM.__init__ = (lambda make: lambda lm, *args, **kwargs: make(lm, *args, **{"engine": "litellm", **kwargs}))(
+    dspy.LM.__init__
+)
 for provider in ("OPENAI", "ANTHROPIC", "GEMINI"):
     os.environ.setdefault(f"{provider}_API_KEY", "none")
 if NUMBER:
