@@ -15,6 +15,7 @@ from mlflow.models import get_model_info, validate_schema
 from mlflow.models.model import ModelInfo
 
 from moa_dspy.moa import MoA
+from moa_dspy.signature_data import UnknownTypes
 from moa_dspy.tracking.served import PROGRAM, Columns, ask_nobody, check_chat
 from moa_dspy.tracking.store import describe, limit, mask_address, within
 
@@ -26,8 +27,8 @@ _KIND = "moa_dspy"  # among a model's metadata: what it is, and in which version
 _CODE = """from mlflow.models import set_model
 
 from moa_dspy.tracking.served import {name}
-
-set_model({name}())
+{imports}
+set_model({name}({types}))
 """
 
 
@@ -39,6 +40,7 @@ def log_model(
     input_example: Row | Sequence[Row] | None = None,
     registered_model_name: str | None = None,
     pip_requirements: Sequence[str] | None = None,
+    custom_types: Mapping[str, type] | None = None,
     code_paths: Sequence[str] | None = None,
 ) -> ModelInfo:
     """Log a mixture as an MLflow model: its JSON state and a few lines of code, no pickle and no secret.
@@ -57,7 +59,8 @@ def log_model(
         registered_model_name: Register it under this name too.
         pip_requirements: What to install where it is served, instead of the versions of moa-dspy, DSPy and LiteLLM
             that are installed here.
-        code_paths: Files and folders with the modules of your own that the mixture's LMs and types come from.
+        custom_types: Your own classes for types of the signature, by name: they are imported where the model is served.
+        code_paths: Files and folders with the modules that they, and LMs of your own, come from.
 
     Returns:
         What MLflow knows of the model: `model_uri`, `signature`, ...
@@ -86,8 +89,9 @@ def log_model(
     options: dict[str, Any] = {"signature": columns.signature, "input_example": example} if rows else {}
     with tempfile.TemporaryDirectory() as folder, ask_nobody():
         program, code = Path(folder, f"{PROGRAM}.json"), Path(folder, "served_mixture.py")
-        _write(moa, program)
-        code.write_text(_CODE.format(name="MixtureProgram" if rows else "MixtureAgent"))
+        types = dict(custom_types or {})
+        _write(moa, program, types)
+        code.write_text(_code("MixtureProgram" if rows else "MixtureAgent", types))
         _reach()
         return mlflow.pyfunc.log_model(
             name=name,
@@ -153,13 +157,32 @@ def _example(given: Row | Sequence[Row], columns: Columns) -> list[dict[str, Any
     return example
 
 
-def _write(moa: MoA, program: Path) -> None:
+def _write(moa: MoA, program: Path, types: Mapping[str, type]) -> None:
     moa.save(program)
     try:
-        MoA.from_file(program, allow_unsafe_lm_state=True)
-    except ValueError as error:
+        MoA.from_file(program, allow_unsafe_lm_state=True, custom_types=types)
+    except UnknownTypes as error:
+        names = str(error).partition(":")[0]
+        raise ValueError(
+            f"This mixture cannot be logged as a model. {names}, which whoever serves it must import: give them as "
+            "custom_types={'Name': Name}, and the files that they stand in as code_paths=[...]."
+        ) from error
+    except (ValueError, ImportError) as error:
         reason = str(error).removeprefix(f"{program}: ")
         raise ValueError(f"This mixture cannot be logged as a model. {reason}") from error
+
+
+def _code(served: str, types: Mapping[str, type]) -> str:
+    """The program that MLflow runs; it imports the classes of the user's own."""
+    for name, type_ in types.items():
+        if type_.__module__ == "__main__" or "." in type_.__qualname__:
+            raise ValueError(
+                f"{name} is defined in {type_.__module__} as {type_.__qualname__}, where no server can import it "
+                "from. Move it to the top of a module, and name its file in code_paths."
+            )
+    imports = [f"from {type_.__module__} import {type_.__qualname__} as {name}" for name, type_ in types.items()]
+    given = ", ".join(f"{name}={name}" for name in types)
+    return _CODE.format(name=served, imports="\n".join(imports), types=given)
 
 
 def _reach() -> None:

@@ -110,8 +110,11 @@ class MixtureProgram(PythonModel):
     JSON. A row that fails, or is malformed, does not touch the others.
     """
 
+    def __init__(self, **types: type) -> None:
+        self.types = types  # classes of the user's own, by name
+
     def load_context(self, context: Any) -> None:
-        self.moa = _load(context)
+        self.moa = _load(context, self.types)
         self.columns = Columns(self.moa.signature)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
@@ -158,8 +161,11 @@ class MixtureProgram(PythonModel):
 class MixtureAgent(ResponsesAgent):
     """Answers chat payloads: the last message of the user is the question."""
 
+    def __init__(self, **types: type) -> None:
+        self.types = types  # classes of the user's own, by name
+
     def load_context(self, context: Any) -> None:
-        self.moa = _load(context)
+        self.moa = _load(context, self.types)
         [self.input], [self.output] = self.moa.signature.input_fields, self.moa.signature.output_fields
 
     def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:  # type: ignore[override]
@@ -203,9 +209,9 @@ def check_chat(task: type[dspy.Signature]) -> None:
         )
 
 
-def _load(context: Any) -> MoA:
+def _load(context: Any, types: Mapping[str, type]) -> MoA:
     # Who runs a model runs the code in it: the addresses in it are trusted as much.
-    return MoA.from_file(context.artifacts[PROGRAM], allow_unsafe_lm_state=True)
+    return MoA.from_file(context.artifacts[PROGRAM], allow_unsafe_lm_state=True, custom_types=types)
 
 
 def _question(request: ResponsesAgentRequest) -> str:

@@ -9,11 +9,10 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
-from moa_dspy.usage import LMCall, Meter
+from moa_dspy.usage import METER, LMCall, Meter
 
 __all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "metadata_of", "mixtures_in"]
 
@@ -80,7 +79,7 @@ class Watch(Meter):
         self.stage = "run"
         self.answers: list[Answer] = []
         self._changed = changed
-        self._stages: list[str] = []
+        self._made: list[tuple[str, str]] = []  # in which stage of the block, and by whom, each call was made
         self._elsewhere: list[tuple[str, LMCall]] = []
         self._open_answers: dict[str, _Open] = {}
         self._evaluations: dict[str, Evaluation] = {}
@@ -103,15 +102,15 @@ class Watch(Meter):
     def rows(self) -> list[tuple[str, LMCall]]:
         """The LM calls so far, each with the stage of the block in which it was made."""
         with self._lock:
-            return [*zip(self._stages, self.calls(), strict=True), *self._elsewhere]
+            made = zip(self._made, self.calls(), strict=True)
+            here = [(stage, call.model_copy(update={"agent": agent})) for (stage, agent), call in made]
+            return [*here, *self._elsewhere]
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        meter = dspy.settings.get(METER)  # of the agent that asks, which tells who it is; else this one
         with self._lock:
             super().on_lm_start(call_id, instance, inputs)
-            self._stages.append(self.stage)
-        row, asker = self.call(call_id), next((c for c in _callers() if isinstance(c, Agent)), None)
-        if row is not None:
-            row.agent = asker.name if asker is not None else _OPTIMIZER if self.is_compiling else _PROGRAM
+            self._made.append((self.stage, self.agent if isinstance(meter, Watch) else meter.agent))
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         # A mixture inside another one is a part of its answer. Among two lists of callbacks, this is told twice.
@@ -152,7 +151,7 @@ class Watch(Meter):
             self._number += is_outermost
             self._compiles[call_id] = self._number
             if is_outermost:
-                self.stage = _numbered("compile", self._number)
+                self.stage, self.agent = _numbered("compile", self._number), _OPTIMIZER
         if is_outermost:
             self._changed("compile", (instance, inputs))
 
@@ -161,11 +160,11 @@ class Watch(Meter):
             number = self._compiles.pop(call_id, None)
             if number is None or self._compiles:  # an optimizer that another one uses is a part of it
                 return
-            self.stage = _numbered("run", number + 1)
+            self.stage, self.agent = _numbered("run", number + 1), _PROGRAM
         self._changed("compiled", outputs if exception is None else None)
 
     def _asked_by_program(self) -> int:
-        return sum(call.agent in (_PROGRAM, _OPTIMIZER) for call in self.calls())
+        return sum(agent in (_PROGRAM, _OPTIMIZER) for _, agent in self._made)
 
 
 def mixtures_in(program: Any) -> list[MoA]:

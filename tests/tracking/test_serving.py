@@ -146,7 +146,8 @@ def test_typed_inputs_arrive_as_in_a_call(store: Path, monkeypatch: pytest.Monke
         moa = MoA(Order, [agent], strategy="voting")
         given = {"items": [Item(name="tea", price=Decimal("1.5"))], "mood": Mood.GLAD, "day": date(2024, 2, 29)}
         moa(**given, codes=(1, "a"))
-        info = moa_dspy.log_model(moa, "orders", input_example={**given, "codes": (1, "a")})
+        types = {"Item": Item, "Mood": Mood}
+        info = moa_dspy.log_model(moa, "orders", input_example={**given, "codes": (1, "a")}, custom_types=types)
         with in_thread(scoring_server.init(mlflow.pyfunc.load_model(info.model_uri))) as url:
             [row] = post(url, json.loads(example_of(info)))
     assert row["outputs"] == {"mood_then": "sad", "rest": "[]"}

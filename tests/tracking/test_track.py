@@ -8,7 +8,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -163,14 +162,14 @@ class TestRun:
         assert run_of(tracked).data.tags["error"].startswith(type(error).__name__)
 
     def test_a_comparison_is_a_run_per_system(self, store: Path) -> None:
-        rows = [SimpleNamespace(name=name, kind="strategy", score=score, cost_usd=None) for name, score in
-                {"synthesis": 0.5, "oracle": 0.75}.items()]  # fmt: skip
-        compared: Any = SimpleNamespace(rows=rows, to_dict=lambda: {"rows": 2})
-        with track(mixture(cast("a", "judge"))) as tracked:
+        lms = {"a": FakeLM("a", knowing(0)), "b": FakeLM("b", knowing(1)), "judge": FakeLM("judge", knowing(0))}
+        moa = mixture(lms)
+        with track(moa) as tracked:
+            compared = moa_dspy.evaluate(moa, EXAMPLES, strategies=["synthesis"])
             tracked.log_comparison(compared)
-        assert metrics(tracked, "score", "oracle") == {"score": 0.5, "oracle": 0.75}
-        found = {name: (run.info.status, run.data.metrics) for name, run in children(tracked).items()}
-        assert found == {"synthesis": ("FINISHED", {"score": 0.5}), "oracle": ("FINISHED", {"score": 0.75})}
+        assert metrics(tracked, "score", "oracle") == {"score": pytest.approx(1 / 3), "oracle": pytest.approx(2 / 3)}
+        found = {name: run.data.metrics["score"] for name, run in children(tracked).items()}
+        assert found == {row.name: pytest.approx(row.score) for row in compared.rows}
 
     def test_a_real_server_holds_it_all(self, server: str) -> None:
         moa = mixture(cast("a", "judge"))

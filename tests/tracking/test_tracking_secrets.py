@@ -17,7 +17,7 @@ from support.openai_server import ChatRequest, OpenAIServer, Reply
 
 import moa_dspy
 from moa_dspy import Agent, MoA
-from moa_dspy.router import Deployment, RouterConfig, router_lm
+from moa_dspy.router import router_lm
 from moa_dspy.tracking import flush
 
 CONNECTION: dict[str, Any] = {
@@ -123,7 +123,7 @@ def test_a_routers_key_is_known_whatever_its_variable_is_called(
     moa_dspy.autolog()
     with OpenAIServer(lambda request: refusal) as server:
         params = {"model": "openai/a", "api_base": server.url, "api_key": "os.environ/HARMLESS"}
-        router = RouterConfig(model_list=[Deployment(model_name="a", litellm_params=params)])
+        router = {"model_list": [{"model_name": "a", "litellm_params": params}]}
         moa = MoA(QA, [router_lm("a", router)], cloud("judge"))
         with pytest.raises(RuntimeError, match="planted-14"), moa_dspy.track(moa):
             with pytest.raises(moa_dspy.TooFewProposals):
