@@ -80,6 +80,8 @@ _TRACKING = {
 
 def __getattr__(name: str) -> Any:
     # Names are looked up when first used: DSPy takes two seconds to import, and the command line's help waits for none.
+    if name == "__version__":
+        return import_module("importlib.metadata").version("moa-dspy")
     for module, names in {**_MODULES, **_TRACKING}.items():
         if name in names:
             return getattr(import_module(f"moa_dspy.{module}"), name)

@@ -92,6 +92,12 @@ def outputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
     return dict(task.output_fields)
 
 
+@lru_cache(maxsize=256)
+def fields_of(signature: type[dspy.Signature]) -> Mapping[str, Any]:
+    """All fields of a signature."""
+    return dict(signature.fields)
+
+
 def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs; others, as a dataset may have them, are left out with a warning.
 

@@ -1,200 +1,160 @@
-"""Optimizers by name, each with a recipe's budget."""
+"""Optimizers by name, each with a recipe's budget; and the split of examples that they are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+import random
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import dspy
 
-from moa_dspy.evaluation.metrics import Metric
+from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
 from moa_dspy.secrets import redact
 
-from .bill import Bill, Stop
-from .budgets import Budget, bootstrap_budget, gepa_budget, mipro_budget, specialize_budget
-from .checkpoint import Checkpoint, begun, fingerprint, finished
-from .feedback import Scored, metric_name
-from .interrupted import CompileInterrupted
-from .recipes import Recipe
-from .report import SpecializationReport, StageReport
-from .specialize import Specialize
-from .stage import RESUMED
+from .checkpoint import Checkpoint
+from .recipes import Budget, calls_per_answer
+from .reports import SpecializationReport
+from .scoring import Scored, Stop
+from .specialize import Specialize, explain
+from .stages import INSIDE, Stage
+from .students import CompileInterrupted, require_optuna
 
-__all__ = ["OPTIMIZERS", "Job"]
+__all__ = ["OPTIMIZERS", "build", "split"]
+
+OPTIMIZERS = ("specialize", "gepa", "bootstrap", "mipro")
+"""Names that `build` knows: `Specialize`, and DSPy's on the whole mixture."""
 
 
-@dataclass
-class Job:
-    """A compile to be run.
+def build(
+    name: Literal["specialize", "gepa", "bootstrap", "mipro"], metric: str | Metric, **settings: Any
+) -> Specialize:
+    """The optimizer of this name, with a recipe's budget.
 
-    Attributes:
-        student: What is compiled; it stays as it is.
+    Args:
+        name: One of `OPTIMIZERS`.
         metric: As `Specialize` takes it.
-        recipe: How much may be spent.
-        trainset: Examples for the optimizer.
-        valset: Examples by which programs are compared.
-        reflection_lm: What proposes prompts.
-        threads: Examples under way at once.
-        seed: Of all that is drawn.
-        checkpoint: A folder to resume from, for the optimizers that can.
-        on_stage: Told of finished stages.
+        **settings: As `Specialize` takes them: `recipe`, `reflection_lm`, `num_threads`, `seed`, `checkpoint` (for
+            the optimizers that resume), `on_stage`.
+
+    Returns:
+        Has `compile(student, trainset=..., valset=...)`, `budget(student, trainset, valset)`, `report`, `resumes`.
+
+    Raises:
+        ValueError: If there is none, or it lacks a package.
+
+    Example:
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
+        >>> build("gepa", "exact", recipe="quick").budget(moa, trainset=20, valset=20).formula
+        '197 runs x 3 calls'
     """
-
-    student: MoA
-    metric: str | Metric
-    recipe: Recipe
-    trainset: Sequence[dspy.Example]
-    valset: Sequence[dspy.Example]
-    reflection_lm: dspy.BaseLM
-    threads: int = 8
-    seed: int = 0
-    checkpoint: Path | None = None
-    on_stage: Callable[[StageReport], None] | None = None
-
-    def budget(self, optimizer: str) -> Budget:
-        """What it will take at most."""
-        return OPTIMIZERS[optimizer].budget(self.student, self.recipe, len(self.trainset), len(self.valset))
-
-    @property
-    def kept(self) -> dict[str, list[str]]:
-        """What the checkpoint holds: `finished` and `begun` stages, by name."""
-        folder = self.checkpoint
-        return {} if folder is None else {"finished": finished(folder), "begun": begun(folder)}
-
-    def scored(self) -> Scored:
-        """The metric, as an optimizer of the whole mixture calls it."""
-        return Scored(self.metric, self.student.signature, inside="moa.")
-
-    def run(self, optimizer: str) -> tuple[MoA, SpecializationReport]:
-        """Compile.
-
-        Raises:
-            CompileInterrupted: If an LM or the metric is of no use.
-        """
-        return OPTIMIZERS[optimizer].run(self)
+    if name not in OPTIMIZERS:
+        raise ValueError(f"There is no optimizer {name!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
+    return Specialize(metric, **settings) if name == "specialize" else Jointly(name, metric, **settings)
 
 
-@dataclass(frozen=True)
-class _Named:
-    budget: Callable[[MoA, Recipe, int, int], Budget]
-    run: Callable[[Job], tuple[MoA, SpecializationReport]]
-    resumes: bool = False
+def split(
+    examples: Sequence[dspy.Example], heldout: float = 0.3, seed: int = 0
+) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
+    """Examples to learn from, to compare by, and to hold back; the first two are halves of the rest.
+
+    Args:
+        examples: All of them.
+        heldout: The share that no optimizer sees.
+        seed: Of the shuffle.
+
+    Raises:
+        ValueError: If there are too few.
+
+    Example:
+        >>> [len(part) for part in split([dspy.Example(question=str(n)) for n in range(10)], heldout=0.2)]
+        [4, 4, 2]
+    """
+    shuffled = list(examples)
+    random.Random(seed).shuffle(shuffled)
+    held = round(heldout * len(shuffled)) or int(heldout > 0)
+    rest = shuffled[held:]
+    if len(rest) < 2:
+        raise ValueError(
+            f"{len(shuffled)} examples are too few: with {held} held back, an optimizer needs one to learn from and "
+            "one to compare by. Give more, or hold less back."
+        )
+    return rest[: len(rest) // 2], rest[len(rest) // 2 :], shuffled[:held]
 
 
-class _Billed(dspy.Module):
-    """The whole mixture, billed; an optimizer that scores what fails with 0 is ended when nothing answers."""
+class Jointly(Specialize):
+    """One of DSPy's optimizers on the whole mixture, metered, ended when nothing answers; see `build`."""
 
-    def __init__(self, moa: MoA, bill: Bill) -> None:
-        super().__init__()
-        self.moa = moa
-        self.bill = bill
+    def __init__(self, name: str, metric: str | Metric, **settings: Any) -> None:
+        super().__init__(metric, **settings)
+        self.name = name
+        self.resumes = name == "gepa"
+        if name == "mipro":
+            require_optuna(name)
 
-    def forward(self, **inputs: Any) -> Any:
-        with self.bill.asking("mixture"):
-            return self.moa(**inputs)
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile on so many examples will take at most."""
+        recipe, prompts, valset = self.recipe, len(student.named_predictors()), valset or trainset
+        if self.name == "gepa":
+            runs, proposals = recipe.most_runs(valset, prompts), recipe.most_reflections(valset, prompts)
+        elif self.name == "bootstrap":
+            # The program without demos, with labelled ones (here none), with the first and `candidates` further sets.
+            runs, proposals = (recipe.candidates + 3) * valset + (recipe.candidates + 1) * trainset, 0
+        else:
+            runs = (recipe.trials + 1) * valset + recipe.candidates * trainset
+            # A proposal takes three calls (the program, the module, the instruction); data are summed up in tens.
+            proposals = 3 * recipe.candidates * prompts + trainset // 10 + 3
+        each = calls_per_answer(student)
+        return Budget(runs * each, proposals, f"{runs} runs x {each} calls")
 
+    def build_optimizer(self, stage: Stage) -> Any:
+        """The optimizer of the one stage."""
+        lm = self.reflection_lm or stage.program.get_lm() or dspy.settings.lm
+        # No labelled demos: a labelled example shows an aggregator no proposals.
+        demos: dict[str, Any] = {
+            "max_bootstrapped_demos": self.recipe.demos,
+            "max_labeled_demos": 0,
+            "num_threads": self.num_threads,
+        }
+        if self.name == "bootstrap":
+            return dspy.BootstrapFewShotWithRandomSearch(
+                metric=stage.scored, num_candidate_programs=self.recipe.candidates, **demos
+            )
+        if self.name == "mipro":
+            models: dict[str, Any] = {"prompt_model": lm, "task_model": lm, "num_candidates": self.recipe.candidates}
+            return dspy.MIPROv2(metric=stage.scored, auto=None, seed=self.seed, **models, **demos)
+        return super().build_optimizer(stage)
 
-def _specialize(job: Job) -> tuple[MoA, SpecializationReport]:
-    optimizer = Specialize(
-        job.metric,
-        recipe=job.recipe,
-        reflection_lm=job.reflection_lm,
-        num_threads=job.threads,
-        seed=job.seed,
-        checkpoint=job.checkpoint,
-        on_stage=job.on_stage,
-    )
-    return optimizer.compile(job.student, trainset=job.trainset, valset=job.valset), optimizer.report
-
-
-def _gepa(job: Job) -> tuple[MoA, SpecializationReport]:
-    prompts = len(job.student.named_predictors())
-    valset = list(job.valset)
-    room = _room(job, "gepa")
-    gepa = job.recipe.gepa(
-        job.scored(),
-        job.reflection_lm,
-        len(valset),
-        prompts=prompts,
-        threads=job.threads,
-        seed=job.seed,
-        log_dir=room,
-    )
-    note = RESUMED if room is not None and room.name in begun(room.parent) else ""
-    return _jointly(job, lambda program: gepa.compile(program, trainset=list(job.trainset), valset=valset), note)
-
-
-def _bootstrap(job: Job) -> tuple[MoA, SpecializationReport]:
-    optimizer = dspy.BootstrapFewShotWithRandomSearch(
-        metric=job.scored(),
-        max_bootstrapped_demos=job.recipe.demos,
-        max_labeled_demos=0,  # a labelled example shows an aggregator no proposals
-        num_candidate_programs=job.recipe.candidates,
-        num_threads=job.threads,
-    )
-    return _jointly(job, lambda program: optimizer.compile(program, trainset=job.trainset, valset=job.valset))
-
-
-def _mipro(job: Job) -> tuple[MoA, SpecializationReport]:
-    optimizer = dspy.MIPROv2(
-        metric=job.scored(),
-        prompt_model=job.reflection_lm,
-        task_model=job.reflection_lm,
-        auto=None,
-        num_candidates=job.recipe.candidates,
-        max_bootstrapped_demos=job.recipe.demos,
-        max_labeled_demos=0,
-        num_threads=job.threads,
-        seed=job.seed,
-    )
-    return _jointly(
-        job,
-        lambda program: optimizer.compile(
-            program,
-            trainset=list(job.trainset),
-            valset=list(job.valset),
-            num_trials=job.recipe.trials,
-            minibatch=False,
-        ),
-    )
-
-
-def _room(job: Job, optimizer: str) -> Path | None:
-    settings = {
-        "optimizer": optimizer,
-        "metric": metric_name(job.metric),
-        "recipe": vars(job.recipe),
-        "reflection": job.reflection_lm.model,
-        "seed": job.seed,
-    }
-    return Checkpoint(job.checkpoint, fingerprint(job.student, [job.trainset, job.valset], settings)).room(optimizer)
-
-
-def _jointly(job: Job, tune: Callable[[dspy.Module], Any], note: str = "") -> tuple[MoA, SpecializationReport]:
-    moa, bill = job.student.deepcopy(), Bill()
-    try:
-        with dspy.context(**bill.settings()):
-            tuned = tune(_Billed(moa.deepcopy(), bill))
-    except (Exception, Stop) as error:
-        done = bill.report("mixture", note="failed")
-        why = error.__cause__ if isinstance(error, Stop) and error.__cause__ else error
-        reason = redact(f"The compile failed: {why}", *(agent.lm for agent in moa.agents))
-        raise CompileInterrupted(reason, moa, SpecializationReport([done], 0, done.seconds)) from why
-    tuned._compiled = False
-    found = {name.removeprefix("moa."): predictor for name, predictor in tuned.named_predictors()}
-    for name, predictor in moa.named_predictors():
-        predictor.signature, predictor.demos = found[name].signature, found[name].demos
-    done = bill.report("mixture", kept=True, note=note)
-    return moa, SpecializationReport([done], 0, done.seconds)
-
-
-OPTIMIZERS = {
-    "specialize": _Named(specialize_budget, _specialize, resumes=True),
-    "gepa": _Named(gepa_budget, _gepa, resumes=True),
-    "bootstrap": _Named(bootstrap_budget, _bootstrap),
-    "mipro": _Named(mipro_budget, _mipro),
-}
-"""Name -> what it will take, how it is run, and whether it goes on where it ended."""
+    def _compile(self, student: MoA, train: Sequence[dspy.Example], val: Sequence[dspy.Example]) -> MoA:
+        settings = {
+            **self._settings(),
+            "optimizer": self.name,
+            "reflection": getattr(self.reflection_lm, "model", None),
+        }
+        checkpoint = Checkpoint(self.checkpoint if self.resumes else None, student, [train, val], settings)
+        moa = student.deepcopy()
+        stage = Stage(
+            name="mixture",
+            program=moa.deepcopy(),
+            scored=Scored(self.metric, moa.signature, inside=INSIDE),
+            trainset=train,
+            valset=val,
+            optimizer=self.build_optimizer,
+            threads=self.num_threads,
+            room=checkpoint.room(self.name),
+            compares=False,
+            arguments={"num_trials": self.recipe.trials, "minibatch": False} if self.name == "mipro" else {},
+        )
+        try:
+            report, found = stage.run()
+        except (Exception, Stop) as error:
+            report = stage.meter.report("mixture", note="failed")
+            self.report = SpecializationReport([report], 0, report.seconds)
+            reason = redact(f"The compile failed: {explain(error)}", *(agent.lm for agent in moa.agents))
+            raise CompileInterrupted(reason, program=moa, report=self.report) from error
+        for name, predictor in moa.named_predictors():
+            if name in found:
+                predictor.signature, predictor.demos = found[name].signature, found[name].demos
+        self.report = SpecializationReport([report], 0, report.seconds)
+        self.on_stage(report)
+        return moa

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import dspy
+from dspy.clients.utils_finetune import infer_data_format
 from dspy.teleprompt import Teleprompter
+from dspy.utils.exceptions import AdapterParseError, LMError
 
 from moa_dspy.agent import Agent
-from moa_dspy.evaluation.metrics import Metric
+from moa_dspy.concurrency import run_side_by_side
+from moa_dspy.errors import MoAError
+from moa_dspy.evaluation import Metric, prediction_of
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
+from moa_dspy.results import Failure, Proposal
 
-from .feedback import Scored
-from .interrupted import FinetuneInterrupted
-from .lessons import Lessons, collect
-from .students import check_mixture, checked_examples
-from .trainable import check_trainable, refuse_nothing
+from .mixtures import specialized
+from .recipes import Budget, calls_per_answer
+from .scoring import Scored
+from .students import CompileInterrupted, check_mixture, checked_examples
 
 __all__ = ["Finetune", "Training"]
+
+Step = tuple[str, dict[str, Any], Any]  # a predictor's name, its inputs, its outputs
 
 
 @dataclass(frozen=True)
@@ -88,12 +95,13 @@ class Finetune(Teleprompter):
         self.num_threads = num_threads
         self.trainings: list[Training] = []
 
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile on so many examples will take at most, the training itself not counted."""
+        each = calls_per_answer(student)
+        return Budget(trainset * each, 0, f"{trainset} examples x {each} calls")
+
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: MoA,
-        *,
-        trainset: Sequence[dspy.Example],
-        teacher: MoA | None = None,
+        self, student: MoA, *, trainset: Sequence[dspy.Example], teacher: MoA | None = None
     ) -> MoA:
         """Train, and give a copy of the student with the trained LMs.
 
@@ -105,48 +113,112 @@ class Finetune(Teleprompter):
         Raises:
             TypeError: If the student is no mixture.
             ValueError: If it could not be right: an agent cannot be trained, or has nothing to learn from.
-            FinetuneInterrupted: If a job failed; it carries the mixture with the LMs that were trained.
+            CompileInterrupted: If a job failed; it carries the mixture with the LMs that were trained.
         """
         check_mixture(student, "Finetune")
         trainset = checked_examples(student, trainset, self.metric)
-        metric = None if self.metric is None else Scored(self.metric, student.signature)
+        scored = None if self.metric is None else Scored(self.metric, student.signature)
+        if scored is not None:
+            scored.try_on_gold(trainset[0])
         names = self._names(student)
         for name in names:
-            check_trainable(name, _agents(student, name)[0])
-        lessons = collect(student, teacher or student, trainset, metric, self.threshold, self.num_threads)
-        prompts = {name: lessons.of(name, self.exclude_demos) for name in names}
-        refuse_nothing(prompts, lessons.examples, lessons.failures)
-        return self._trained(student, lessons, prompts)
+            _check_trainable(name, _agents_of(student, name)[0])
+        adapter = dspy.settings.adapter or dspy.ChatAdapter()
+        data_format = infer_data_format(adapter)
+        mine, theirs = specialized(student), specialized(teacher or student)
+        _refuse_other_shape(mine, theirs)
+        steps, failures = self._ask(theirs, trainset, scored)
+        data = {name: [self._training_example(adapter, mine, step) for step in steps[name]] for name in names}
+        _refuse_nothing(data, len(trainset), failures)
+        return self._train(student, data, data_format)
 
-    def _trained(self, student: MoA, lessons: Lessons, prompts: Mapping[str, list[Any]]) -> MoA:
+    def _ask(
+        self, moa: MoA, trainset: Sequence[dspy.Example], scored: Scored | None
+    ) -> tuple[Mapping[str, list[Step]], Mapping[str, list[Failure]]]:
+        """What each agent said that is worth learning, and why it did not answer."""
+        name_of = {id(predictor): name for name, predictor in moa.named_predictors()}
+
+        def ask(number: int) -> tuple[int, list[tuple[str, Step]], list[Failure]]:
+            example = trainset[number]
+            with dspy.context(trace=[]):
+                try:
+                    prediction: Any = moa(**{name: example[name] for name in example.inputs()})
+                except MoAError as error:
+                    return number, [], error.failures
+                except (LMError, AdapterParseError):
+                    return number, [], []
+                trace = [(name_of.get(id(part)), inputs, outputs) for part, inputs, outputs in dspy.settings.trace]
+            steps: Any = [step for step in trace if step[0] is not None]
+            return number, list(self._good(example, prediction, steps, scored)), prediction.metadata.failures
+
+        found, failures = defaultdict[str, list[Step]](list), defaultdict[str, list[Failure]](list)
+        # In the order of the trainset, whatever order they were answered in.
+        answers = sorted(run_side_by_side(ask, range(len(trainset)), self.num_threads), key=lambda one: one[0])
+        for _, good, failed in answers:
+            for agent, step in good:
+                found[agent].append(step)
+            for failure in failed:
+                failures[failure.agent].append(failure)
+        return found, failures
+
+    def _good(
+        self, example: dspy.Example, prediction: Any, steps: Sequence[Step], scored: Scored | None
+    ) -> Iterator[tuple[str, Step]]:
+        def passes(answer: dspy.Prediction) -> bool:
+            return scored is None or float(scored(example, answer)) >= self.threshold
+
+        by_place: dict[str, list[Step]] = defaultdict(list)
+        for step in steps:
+            by_place[_place_of(step[0])].append(step)
+        metadata = prediction.metadata
+        for place, own in by_place.items():
+            panel, _, agent = place.partition(".")
+            if panel == "aggregator":
+                right = [not metadata.fallback_used and passes(prediction)] * len(own)
+            else:
+                layer = 1 if panel == "proposers" else int(panel.removeprefix("layer_"))
+                said: list[Proposal] = [p for p in metadata.all_proposals if (p.agent, p.layer) == (agent, layer)]
+                right = [passes(prediction_of(proposal.outputs)) for proposal in said]
+                if len(right) != len(own):  # it is not known which step led to what
+                    right = [bool(right) and all(right)] * len(own)
+            yield from ((agent or panel, step) for is_right, step in zip(right, own, strict=True) if is_right)
+
+    def _training_example(self, adapter: Any, student: MoA, step: Step) -> Any:
+        name, inputs, outputs = step
+        predictor: Any = dict(student.named_predictors())[name]
+        signature = predictor.signature
+        for field in signature.output_fields:
+            if field not in outputs:  # fusion does not ask for what is settled
+                signature = signature.delete(field)
+        demos = [] if self.exclude_demos else predictor.demos
+        return adapter.format_finetune_data(signature=signature, demos=demos, inputs=inputs, outputs=outputs)
+
+    def _train(self, student: MoA, data: Mapping[str, list[Any]], data_format: Any) -> MoA:
         moa = student.deepcopy()
         jobs: dict[str, Any] = {}
-        for name, data in prompts.items():
-            lm: Any = _agents(moa, name)[0].lm
+        for name, examples in data.items():
+            lm: Any = _agents_of(moa, name)[0].lm
             lm.kill()  # frees what a local model that is served holds
-            jobs[name] = lm.finetune(data, lessons.format, self._kwargs_of(name))
-        self.trainings = []
-        errors: dict[str, Exception] = {}
+            jobs[name] = lm.finetune(examples, data_format, self._kwargs_of(name))
+        self.trainings, errors = [], {}
         for name, job in jobs.items():
             tuned = job.result()
-            failed = isinstance(tuned, Exception)
-            if failed:
+            if isinstance(tuned, Exception):
                 errors[name] = tuned
             else:
-                self._take_over(_agents(moa, name), tuned)
-            self.trainings.append(Training(name, job.model, len(prompts[name]), None if failed else tuned.model))
+                self._take_over(_agents_of(moa, name), tuned)
+            self.trainings.append(Training(name, job.model, len(data[name]), getattr(tuned, "model", None)))
         if errors:
             what = "; ".join(f"{name}: {error}" for name, error in errors.items())
-            raise FinetuneInterrupted(f"Training failed for {what}. The others are in error.program.", moa)
+            raise CompileInterrupted(f"Training failed for {what}.", "The others are in error.program.", program=moa)
         return moa
 
     def _take_over(self, agents: Sequence[Agent], lm: dspy.BaseLM) -> None:
         for agent in agents:
             agent.lm = lm
-            if self.exclude_demos and agent.program is not None:
-                parts: list[Any] = agent.program.predictors()
-                for part in parts:
-                    part.demos = []
+            predictors: list[Any] = agent.predictors() if self.exclude_demos else []
+            for predictor in predictors:
+                predictor.demos = []
 
     def _names(self, moa: MoA) -> list[str]:
         known = list(dict.fromkeys(agent.name for agent in moa.agents))
@@ -163,6 +235,53 @@ class Finetune(Teleprompter):
         return self.train_kwargs.get(name) if self._own_kwargs() else self.train_kwargs or None
 
 
-def _agents(moa: MoA, name: str) -> list[Agent]:
+def _agents_of(moa: MoA, name: str) -> list[Agent]:
     """An agent in all its layers."""
     return [agent for agent in moa.agents if agent.name == name]
+
+
+def _place_of(predictor: str) -> str:
+    """`proposers.ada.program.predict` -> `proposers.ada`."""
+    path = predictor.split(".")
+    return path[0] if path[0] == "aggregator" else ".".join(path[:2])
+
+
+def _check_trainable(name: str, agent: Agent) -> None:
+    lm: Any = agent.lm
+    if lm is None:
+        raise ValueError(
+            f"Agent {name!r} has no LM of its own to train: its program brings its LMs, or DSPy's ambient one answers. "
+            "Leave it out with agents=[...]."
+        )
+    provider = getattr(lm, "provider", None)
+    if not getattr(provider, "finetunable", False):
+        raise ValueError(
+            f"The model {lm.model!r} of agent {name!r} cannot be trained: its provider ({type(provider).__name__}) "
+            "does not fine-tune. Give dspy.LM(..., provider=...) one that does, or leave the agent out: agents=[...]."
+        )
+
+
+def _refuse_other_shape(student: MoA, teacher: MoA) -> None:
+    names = [name for name, _ in student.named_predictors()]
+    if [name for name, _ in teacher.named_predictors()] != names:
+        raise ValueError(
+            "The teacher is of another shape than the student, so it is not known whose words are for whom: both need "
+            f"the prompts {', '.join(names)}."
+        )
+
+
+def _refuse_nothing(data: Mapping[str, Sequence[Any]], asked: int, failed: Mapping[str, Sequence[Failure]]) -> None:
+    empty = [name for name, examples in data.items() if not examples]
+    if empty:
+        counts = ", ".join(f"{name} {len(examples)}" for name, examples in data.items())
+        causes = "".join(
+            f" {name} failed {len(failed[name])} times: {failed[name][-1].error}: "
+            f"{failed[name][-1].message.partition(chr(10))[0]}."
+            for name in empty
+            if failed.get(name)
+        )
+        raise ValueError(
+            f"There is nothing to train {', '.join(empty)} on: of {asked} examples, so many answers are good "
+            f"enough: {counts}.{causes} No job was started. Give more examples, a teacher, or agents=[...] without "
+            "them."
+        )

@@ -1,53 +1,63 @@
-"""Recipes: how much a compile may spend, by name."""
+"""Recipes: how much a compile may spend, by name, and what that comes to before it is spent."""
 
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from moa_dspy.moa import MoA
 
-__all__ = ["RECIPES", "Recipe", "recipe"]
-
-RECIPES = ("quick", "balanced", "thorough")
+__all__ = ["Budget", "Recipe", "calls_per_answer", "calls_per_verdict"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a compile may spend; see `recipes.toml` for the numbers.
+    """How much a compile may spend.
 
     A run is one answer of the program that is tuned: one LM call for a proposer alone, `n * samples + 1` for a
     mixture of n proposers.
 
     Attributes:
         name: What it is called.
-        about: What it is for.
+        purpose: What it is for.
         evaluations: Of the whole valset by one run of GEPA, per prompt.
-        reflections: By one run of GEPA, per prompt.
+        reflections: By one run of GEPA, per prompt; each tries a new prompt on a minibatch.
         minibatch: Examples per reflection.
         candidates: Sets of demos, or instructions per prompt, that other optimizers try.
         trials: Combinations that MIPROv2 evaluates.
         demos: At most per prompt.
+
+    Example:
+        >>> quick = Recipe.named("quick")
+        >>> quick.metric_calls(valset=20), quick.most_runs(valset=20), quick.most_reflections(valset=20)
+        (96, 121, 13)
     """
 
     name: str
-    about: str
+    purpose: str
     evaluations: int
     reflections: int
     minibatch: int
     candidates: int
     trials: int
     demos: int
+
+    @classmethod
+    def named(cls, name: str | Recipe) -> Recipe:
+        """The recipe of this name, `quick`, `balanced` or `thorough`; one that is a recipe already is itself.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if isinstance(name, Recipe):
+            return name
+        if name not in _RECIPES:
+            raise ValueError(f"There is no recipe {name!r}. Choose one of: {', '.join(_RECIPES)}.")
+        return _RECIPES[name]
 
     def metric_calls(self, valset: int, prompts: int = 1) -> int:
         """GEPA's budget: a first evaluation, then so many others and so many reflections per prompt."""
@@ -62,15 +72,7 @@ class Recipe:
         return math.ceil((self.metric_calls(valset, prompts) - valset) / (2 * self.minibatch))
 
     def gepa(
-        self,
-        metric: Any,
-        reflection_lm: Any,
-        valset: int,
-        *,
-        prompts: int = 1,
-        threads: int = 8,
-        seed: int = 0,
-        log_dir: Path | None = None,
+        self, metric: Any, reflection_lm: Any, valset: int, *, prompts: int = 1, log_dir: Path | None = None, **own: Any
     ) -> Any:
         """GEPA with this budget.
 
@@ -79,9 +81,8 @@ class Recipe:
             reflection_lm: What proposes the prompts.
             valset: How many examples the valset has.
             prompts: How many prompts the program has.
-            threads: Examples under way at once.
-            seed: Of the minibatches and the choice of candidates.
             log_dir: Where it keeps its state, and goes on from.
+            **own: Further arguments of `dspy.GEPA`: `num_threads`, `seed`.
         """
         return dspy.GEPA(
             metric=metric,
@@ -89,31 +90,50 @@ class Recipe:
             reflection_minibatch_size=self.minibatch,
             reflection_lm=reflection_lm,
             use_merge=prompts > 1,
-            num_threads=threads,
-            seed=seed,
             warn_on_score_mismatch=False,
             log_dir=log_dir and str(log_dir),
+            **own,
         )
 
 
-def recipe(name: str | Recipe) -> Recipe:
-    """The recipe of this name.
+# Positions: evaluations, reflections, minibatch, candidates, trials, demos.
+_RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("quick", "A first look: is there anything to gain?", 3, 6, 3, 2, 4, 2),
+        Recipe("balanced", "What most tasks need.", 6, 15, 3, 6, 12, 3),
+        Recipe("thorough", "Until there is little more to gain.", 15, 40, 4, 12, 30, 4),
+    )
+}
 
-    Raises:
-        ValueError: If there is none.
 
-    Example:
-        >>> quick = recipe("quick")
-        >>> quick.metric_calls(valset=20), quick.most_runs(valset=20), quick.most_reflections(valset=20)
-        (96, 121, 13)
+@dataclass(frozen=True)
+class Budget:
+    """LM calls at most, but for replies that an adapter or a strategy has to ask for again.
+
+    Attributes:
+        agents: Calls of the mixture's agents.
+        optimizer: Calls of the optimizer itself: reflections, proposals of prompts.
+        formula: How `agents` comes about.
     """
-    if isinstance(name, Recipe):
-        return name
-    if name not in RECIPES:
-        raise ValueError(f"There is no recipe {name!r}. Choose one of: {', '.join(RECIPES)}.")
-    return Recipe(name=name, **_tables()[name])
+
+    agents: int
+    optimizer: int
+    formula: str
+
+    @property
+    def calls(self) -> int:
+        """All of them."""
+        return self.agents + self.optimizer
 
 
-@lru_cache(maxsize=1)
-def _tables() -> dict[str, Any]:
-    return tomllib.loads(files(__name__.rpartition(".")[0]).joinpath("recipes.toml").read_text(encoding="utf-8"))
+def calls_per_answer(moa: MoA) -> int:
+    """LM calls of one run of a mixture: each sample of each proposer of each layer, and the aggregator's."""
+    return sum(len(panel.names) * panel.samples for panel in moa.panels) + calls_per_verdict(moa)
+
+
+def calls_per_verdict(moa: MoA) -> int:
+    """LM calls of a mixture's aggregator for one answer."""
+    if not moa.strategy.needs_aggregator and moa.aggregator.lm is None:
+        return 0
+    return int(getattr(moa.strategy, "rotations", 1))

@@ -1,74 +1,125 @@
-"""What the optimizers that know of agents refuse, before anything is paid for."""
+"""What is given to an optimizer, checked before anything is paid for, and asked: each example once."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.evaluation.metrics import METRICS
+from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.values import check_inputs
+from moa_dspy.recording import Recording, Row, Summary, record
+from moa_dspy.recording.replay import question_key
+from moa_dspy.recording.rows import agent_of, is_outage
+from moa_dspy.secrets import redact
+from moa_dspy.values import check_inputs, hash_of
 
-__all__ = ["check_mixture", "check_student", "checked_examples", "checked_sets"]
+if TYPE_CHECKING:
+    from .reports import SpecializationReport
+
+__all__ = [
+    "CompileInterrupted",
+    "ProposersUnreachable",
+    "ask_examples",
+    "check_mixture",
+    "check_optimizer",
+    "checked_examples",
+    "checked_sets",
+    "find_rows",
+    "inputs_of",
+    "require_optuna",
+]
 
 logger = logging.getLogger(__name__)
 
 Examples = list[dspy.Example]
 
+# The share of an agent's proposals that may be missing because its LM could not be reached, the number that is too
+# few to tell, and the examples between two looks at it.
+_OUTAGES, _FEW, _BLOCK = 0.1, 3, 32
 
-def check_student(student: Any, optimizer: str) -> MoA:
-    """The student, refused if no proposals can be recorded of it.
 
-    Args:
-        student: What is to be compiled.
-        optimizer: The name of who refuses.
+class CompileInterrupted(RuntimeError):
+    """A compile ended before its time. What was tuned, recorded and paid for until then is on the exception.
 
-    Raises:
-        ValueError: If the mixture has layers.
-        TypeError: If the student is no mixture.
+    Attributes:
+        reason: What happened, without how to go on.
+        program: The mixture with what was tuned; None where nothing was.
+        report: What was done, and what it cost; None where there are no stages.
+        recording: What was answered, for `recorded=`; None where nothing was recorded.
+
+    Example:
+        ```python
+        try:
+            tuned = Specialize(metric, checkpoint="tuning").compile(moa, trainset=train, valset=val)
+        except CompileInterrupted as error:
+            error.program.save("so-far.json")  # and the same compile again goes on from the checkpoint
+        ```
     """
-    check_mixture(student, optimizer)
-    if len(student.panels) > 1:
+
+    def __init__(
+        self,
+        reason: str,
+        how_to_go_on: str = "",
+        *,
+        program: MoA | None = None,
+        report: SpecializationReport | None = None,
+        recording: Recording | None = None,
+    ) -> None:
+        super().__init__(f"{reason} {how_to_go_on}".strip())
+        self.reason = reason
+        self.program = program
+        self.report = report
+        self.recording = recording
+
+
+class ProposersUnreachable(CompileInterrupted):
+    """Proposers could not be reached so often that what was recorded says more about the outage than about them."""
+
+
+def check_mixture(student: Any, optimizer: str, *, layers: bool = True) -> MoA:
+    """The student; TypeError if it is no mixture, ValueError if it has layers and must not."""
+    if not isinstance(student, MoA):
+        kind = f"the class {student.__name__}" if isinstance(student, type) else f"a {type(student).__name__}"
+        raise TypeError(
+            f"{optimizer} works on the agents of a MoA, and {kind} has none of its own. Give it the mixture itself, "
+            "also where that is a part of a larger program."
+        )
+    if len(student.panels) > 1 and not layers:
         raise ValueError(
             f"{optimizer} learns from what the proposers say on their own, and in this mixture the agents of layer "
             f"{len(student.panels)} have seen others' proposals. Build it with layers=1."
         )
-    mixture: MoA = student
-    return mixture
+    return student
 
 
-def check_mixture(student: Any, what: str) -> None:
-    """Refuse what is no mixture.
+def check_optimizer(optimizer: Any) -> None:
+    """TypeError if it has no `compile`, ValueError if it needs a package that is not installed."""
+    if isinstance(optimizer, type) or not hasattr(optimizer, "compile"):
+        raise TypeError(f"An optimizer has a `compile`, as dspy.GEPA(...) has: {optimizer!r} has none.")
+    if type(optimizer).__name__ in ("MIPROv2", "BootstrapFewShotWithOptuna"):
+        require_optuna(type(optimizer).__name__)
 
-    Raises:
-        TypeError: Saying so.
-    """
-    if not isinstance(student, MoA):
-        kind = f"the class {student.__name__}" if isinstance(student, type) else f"a {type(student).__name__}"
-        raise TypeError(
-            f"{what} works on the agents of a MoA, and {kind} has none of its own. Give it the mixture itself, also "
-            "where that is a part of a larger program."
-        )
+
+def require_optuna(optimizer: str) -> None:
+    """ValueError if optuna, which this optimizer imports once the demos are paid for, is not installed."""
+    if find_spec("optuna") is None:
+        raise ValueError(f"{optimizer} needs optuna, which is not installed: pip install optuna.")
 
 
 def checked_sets(
-    moa: MoA, trainset: Iterable[dspy.Example], valset: Iterable[dspy.Example] | None, metric: Any
+    moa: MoA, trainset: Iterable[dspy.Example], valset: Iterable[dspy.Example] | None, metric: str | Metric | None
 ) -> tuple[Examples, Examples]:
-    """Both sets, checked; see `checked_examples`. Warns of what stands in both.
-
-    Args:
-        moa: The mixture.
-        trainset: Examples to learn from.
-        valset: Examples to compare by; None or empty gives none.
-        metric: What scores them.
-    """
+    """Both sets, checked; warns of what stands in both. No valset gives an empty one."""
     train = checked_examples(moa, trainset, metric)
-    val = checked_examples(moa, valset, metric, name="valset") if valset else []
-    seen = {_question(example) for example in train}
-    if twice := sum(_question(example) in seen for example in val):
+    val = checked_examples(moa, valset, metric, "valset") if valset else []
+    seen = {_key(moa.signature, example) for example in train}
+    if twice := sum(_key(moa.signature, example) in seen for example in val):
         logger.warning(
             "%d of %d examples of the valset stand in the trainset too: what is tuned on them looks better than it is.",
             twice,
@@ -77,17 +128,13 @@ def checked_sets(
     return train, val
 
 
-def checked_examples(moa: MoA, examples: Iterable[dspy.Example], metric: Any, name: str = "trainset") -> Examples:
+def checked_examples(
+    moa: MoA, examples: Iterable[dspy.Example], metric: str | Metric | None, name: str = "trainset"
+) -> Examples:
     """The examples with the inputs that the mixture takes, whether or not `with_inputs` was called.
 
-    Args:
-        moa: The mixture.
-        examples: What is to be asked.
-        metric: What scores the answers: one that comes with a name needs gold outputs.
-        name: What the examples are called.
-
     Raises:
-        ValueError: If there are none, or inputs or gold outputs are missing.
+        ValueError: If there are none, or inputs, or gold outputs that the metric needs, are missing.
         TypeError: If these are no examples.
     """
     if isinstance(examples, (str, bytes)) or not isinstance(examples, Iterable | None):
@@ -98,7 +145,7 @@ def checked_examples(moa: MoA, examples: Iterable[dspy.Example], metric: Any, na
     return checked
 
 
-def _checked(moa: MoA, example: Any, metric: Any, name: str) -> dspy.Example:
+def _checked(moa: MoA, example: Any, metric: str | Metric | None, name: str) -> dspy.Example:
     inputs, outputs = moa.signature.input_fields, moa.signature.output_fields
     if not isinstance(example, dspy.Example):
         raise TypeError(
@@ -107,10 +154,10 @@ def _checked(moa: MoA, example: Any, metric: Any, name: str) -> dspy.Example:
         )
     holds = f"{name} holds {', '.join(example.keys()) or 'nothing'}"
     try:
-        given = check_inputs(moa.signature, {field: example[field] for field in inputs if field in example})
+        given = check_inputs(moa.signature, inputs_of(moa.signature, example))
     except ValueError as error:
         raise ValueError(f"{holds}. {error}") from error
-    if isinstance(metric, str) and metric in METRICS and not any(output in example for output in outputs):
+    if isinstance(metric, str) and not any(output in example for output in outputs):
         raise ValueError(
             f"{holds}, and no gold value for {' or '.join(outputs)}, with which the metric {metric!r} compares. Add "
             "it, or give a metric of your own."
@@ -118,5 +165,98 @@ def _checked(moa: MoA, example: Any, metric: Any, name: str) -> dspy.Example:
     return example.with_inputs(*given)
 
 
-def _question(example: dspy.Example) -> str:
-    return repr(sorted(example.inputs().items()))
+def ask_examples(
+    moa: MoA,
+    examples: Sequence[dspy.Example],
+    *,
+    recorded: Recording | None = None,
+    on_row: Callable[[Row], None] = lambda row: None,
+    on_progress: Callable[[int, int], None] | None = None,
+    path: Path | None = None,
+    strategies: Sequence[Any] | None = (),
+    **settings: Any,
+) -> Recording:
+    """Record what a mixture's agents say to examples: one row per question, also where it stands there twice.
+
+    What is in `recorded` is not asked again; by default the proposals alone are asked for. `settings` go to `record`.
+
+    Raises:
+        ProposersUnreachable: If a proposer cannot be reached; it is noticed before the rest is asked.
+        RecordingInterrupted: At Ctrl-C.
+        ValueError: If `recorded` is of other agents.
+    """
+    _refuse_others(moa, recorded)
+    # Known by their content: an id may stand in both sets, and for different questions.
+    known = [row.model_copy(update={"id": hash_of(row.inputs, 12)}) for row in recorded or ()]
+    questions = {_key(moa.signature, example): _without_id(moa, example) for example in examples}
+    rows: list[Row] = []
+
+    def follow(row: Row | None, summary: Summary) -> None:
+        if row is not None:
+            rows.append(row)
+            on_row(row)
+            if len(rows) in (1, len(questions)) or len(rows) % _BLOCK == 0:
+                _refuse_outages(moa, rows, Recording([*known, *rows]))
+        if on_progress is not None:
+            on_progress(summary.questions - summary.left, summary.questions)
+
+    return record(
+        moa,
+        list(questions.values()),
+        path,
+        known=known,
+        force=True,
+        on_row=follow,
+        strategies=None if strategies is None else list(strategies),
+        **settings,
+    )
+
+
+def find_rows(task: type[dspy.Signature], rows: Iterable[Row]) -> Callable[[Any], Row | None]:
+    """What gives the row of an example, if there is one."""
+    found = {question_key(task, row.inputs): row for row in rows}
+    return lambda example: found.get(_key(task, example))
+
+
+def inputs_of(task: type[dspy.Signature], example: Any) -> dict[str, Any]:
+    """The task's inputs in an example."""
+    return {name: example[name] for name in task.input_fields if name in example}
+
+
+def _key(task: type[dspy.Signature], example: Any) -> str:
+    return question_key(task, inputs_of(task, example))
+
+
+def _without_id(moa: MoA, example: dspy.Example) -> dict[str, Any]:
+    return {name: value for name, value in example.items() if name != "id" or name in moa.signature.fields}
+
+
+def _refuse_others(moa: MoA, recorded: Recording | None) -> None:
+    wanted, there = moa.panels[0].names, recorded.agents if recorded is not None else []
+    if recorded and not set(wanted) <= set(there):
+        raise ValueError(
+            f"What is recorded are proposals of {', '.join(there)}, and this mixture asks for those of "
+            f"{', '.join(wanted)}. Give a recording of this very mixture, or none."
+        )
+
+
+def _refuse_outages(moa: MoA, rows: Sequence[Row], recording: Recording) -> None:
+    if len(rows) == 1 and rows[0].error is not None and not rows[0].proposals:
+        said = f"The first example got no answer, so the others were not asked: {rows[0].error.message}"
+        raise ProposersUnreachable(said, recording=recording)
+    asked = Counter(agent_of(id) for row in rows for id in row.asked)
+    causes = []
+    for agent in moa.panels[0].names:
+        lost = [f for row in rows for f in row.failures if f.agent == agent and f.id is not None and is_outage(f)]
+        if len(lost) > max(_FEW, _OUTAGES * asked[agent]):
+            said = redact(next(iter(lost[-1].message.splitlines()), ""))
+            causes.append(
+                f"{agent} could not be reached for {len(lost)} of {asked[agent]} proposals ({lost[-1].error}: {said})"
+            )
+    if causes:
+        raise ProposersUnreachable(
+            f"{'; '.join(causes)}. What is learned from that would be about the outage.",
+            "What was answered is in error.recording: once they answer again, pass it as recorded=, and only the rest "
+            "is asked.",
+            recording=recording,
+        )

@@ -3,45 +3,96 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import dspy
 from dspy.teleprompt import Teleprompter
+from pydantic_core import to_jsonable_python
 
-from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.metrics import Metric
+from moa_dspy.evaluation import Interval, Metric, difference_interval
+from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
+from moa_dspy.recording import Recording
 from moa_dspy.strategies import Voting
+from moa_dspy.usage import Usage
 
-from .collecting import MAX_OUTAGES, check_recording, collect, keeping
-from .dawid_skene import dawid_skene, wrong_answers
-from .feedback import plain_metric
-from .log_odds import PRIOR, FittedWeights, check_settings, fit_log_odds
-from .students import check_student, checked_sets
-from .vote_matrix import VoteMatrix
-from .weights_judging import judged_weights
-from .weights_report import WeightsReport
+from .recipes import Budget
+from .scoring import Scored
+from .students import ask_examples, check_mixture, checked_sets
+from .votes import Votes, Weights, count_agreement, log_odds, shrink, wrong_answers
 
-__all__ = ["FitVoteWeights"]
+__all__ = ["AgentWeight", "FitVoteWeights", "WeightsReport"]
+
+
+@dataclass(frozen=True)
+class AgentWeight:
+    """An agent's weight, and what it rests on.
+
+    Attributes:
+        agent: Its name.
+        weight: What its vote counts; 0 for one that is right too seldom, as a vote cannot count against an answer.
+        accuracy: How often it is right when it votes, drawn to the panel's mean.
+        right: Its right votes; without labels, those that agree with the vote of the others.
+        votes: Its votes; it abstained or failed on the rest.
+    """
+
+    agent: str
+    weight: float
+    accuracy: float
+    right: float
+    votes: int
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What came of fitting.
+
+    Attributes:
+        method: `log-odds` from scores, or `agreement` without.
+        agents: In declared order.
+        alternatives: Among how many wrong answers errors are taken to spread; see `log_odds`.
+        questions: How many examples the weights rest on.
+        before: The score of the vote with the weights it had; None without scores.
+        after: With the fitted weights, on the valset, or on examples held out (fifths, four times).
+        gain: The 95% interval of the difference, by the paired bootstrap.
+        kept: Whether the compiled mixture has these weights; else it has those of the student.
+        reason: The same in words.
+        usage: What the proposals took, those recorded earlier included.
+    """
+
+    method: Literal["log-odds", "agreement"]
+    agents: list[AgentWeight]
+    alternatives: float
+    questions: int
+    before: float | None
+    after: float | None
+    gain: Interval | None
+    kept: bool
+    reason: str
+    usage: Usage
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain data for JSON."""
+        plain: dict[str, Any] = to_jsonable_python(asdict(self))
+        return plain
 
 
 class FitVoteWeights(Teleprompter):
     """Learns what each agent's vote counts, for a mixture that votes.
 
-    With a metric, weights are `ln(alternatives * p / (1 - p))` (see `log_odds`), p being how often an agent's votes are
-    right, drawn to the panel's mean where it has voted little. Without one they come from how the agents agree
-    (`dawid_skene`), which needs no gold outputs, and is led astray where agents share their mistakes.
+    With a metric, weights are `ln(k p / (1 - p))` (see `log_odds`), p being how often an agent's votes are right.
+    Without one, p is how often an agent agrees with the vote of all the others, which needs no gold outputs, and is
+    led astray where agents share their mistakes.
 
     Each proposer is asked once per example and sample; the rest is arithmetic. The weights stand in the compiled
-    copy's `Voting.weights` and are saved with it. With a metric they are kept only if the vote is no worse with them,
-    less what they flatter themselves on the examples that they were fitted to (`optimism`).
+    copy's `Voting.weights` and are saved with it. With a metric they are kept only if the vote is no worse with them
+    on examples that they were not fitted to: the valset, or fifths of the trainset that are held out in turns.
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right); None for examples without labels.
-        alternatives: Among how many wrong answers errors spread. None: with a metric, what fits the votes; without,
-            what the type says (1 for a bool), and 9 for open answers.
-        prior: How many votes the panel's mean counts for; see `shrunk`.
-        max_outages: The share of an agent's proposals that may be missing because its LM could not be reached.
+        alternatives: k, among how many wrong answers errors spread. None: with a metric 1 or 9, whichever votes
+            better on examples held out; without, what the type says (1 for a bool), and 9 for open answers.
         concurrency: Examples under way at once; each asks its proposers side by side.
         seed: Of the bootstrap.
         on_progress: Called with the number of examples that are finished and of all.
@@ -68,23 +119,26 @@ class FitVoteWeights(Teleprompter):
         metric: str | Metric | None = "exact",
         *,
         alternatives: float | None = None,
-        prior: float = PRIOR,
-        max_outages: float = MAX_OUTAGES,
         concurrency: int = 8,
         seed: int = 0,
         on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
-        check_settings(alternatives, prior)
-        check_recording(max_outages, concurrency)
+        if alternatives is not None and not 1 <= alternatives < float("inf"):
+            raise ValueError(f"alternatives={alternatives}: there is at least one wrong answer. Give a number from 1.")
+        require_positive(concurrency=concurrency)
         self.metric = metric
         self.alternatives = alternatives
-        self.prior = prior
-        self.max_outages = max_outages
         self.concurrency = concurrency
         self.seed = seed
         self.on_progress = on_progress
         self.report: WeightsReport | None = None
+
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile on so many examples will take at most."""
+        panel, examples = student.panels[0], trainset + valset
+        proposals = len(panel.names) * panel.samples
+        return Budget(examples * proposals, 0, f"{examples} examples x {proposals} proposals")
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self,
@@ -92,15 +146,15 @@ class FitVoteWeights(Teleprompter):
         *,
         trainset: Sequence[dspy.Example],
         valset: Sequence[dspy.Example] | None = None,
-        recorded: Comparison | None = None,
+        recorded: Recording | None = None,
     ) -> MoA:
         """Fit the weights.
 
         Args:
             student: A mixture whose strategy is `Voting`; it stays as it is.
             trainset: Examples, with gold outputs if there is a metric.
-            valset: Examples on which the weights are compared with those the student has; by default the trainset.
-            recorded: An earlier comparison, also a part of one, whose proposals are not asked for again.
+            valset: Examples on which the weights are compared with those the student has.
+            recorded: An earlier recording, whole or in part, whose proposals are not asked for again.
 
         Returns:
             The compiled copy.
@@ -108,54 +162,74 @@ class FitVoteWeights(Teleprompter):
         Raises:
             ValueError: If the student does not vote, or the examples or scores do not fit.
             TypeError: If the student is no mixture.
-            ProposersUnreachable: If a proposer does not answer; what was recorded is on it.
-            MetricError: If the metric gives no score; what was recorded is on it.
+            ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C and on
+                `MetricError`, what was recorded is on it, as `recording`.
         """
-        moa = check_student(student, "FitVoteWeights")
-        voting = _voting(moa)
+        moa = check_mixture(student, "FitVoteWeights", layers=False)
+        voting = _voting_of(moa)
         train, val = checked_sets(moa, trainset, valset, self.metric)
-        metric = _unscored if self.metric is None else plain_metric(self.metric, moa.signature)
-        comparison = collect(
-            moa,
-            [*train, *val],
-            metric,
-            recorded=recorded,
-            max_outages=self.max_outages,
-            concurrency=self.concurrency,
-            on_progress=self.on_progress,
-            strategies=(),
-            aggregator_alone=False,
+        scored = None if self.metric is None else Scored(self.metric, moa.signature)
+        if scored is not None:
+            scored.try_on_gold(train[0])
+        recording = ask_examples(
+            moa, [*train, *val], recorded=recorded, concurrency=self.concurrency, on_progress=self.on_progress
         )
-        matrix = VoteMatrix.of(comparison.records, moa)
-        with keeping(comparison):
-            self.report = judged_weights(
-                lambda rows: self._fitted(moa, rows),
-                {name: voting.weights.get(name, 1.0) for name in matrix.names},
-                matrix.rows(slice(None, len(train))),
-                matrix.rows(slice(len(train), None)),
-                has_scores=self.metric is not None,
-                usage=comparison.usage,
-                seed=self.seed,
-            )
+        votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
+        before = [voting.weights.get(name, 1.0) for name in votes.agents]
+        self.report = self._fit(moa, votes, before, len(train), recording.usage)
         compiled = moa.deepcopy()
         if self.report.kept:
-            _voting(compiled).weights = {row.agent: row.weight for row in self.report.agents}
+            _voting_of(compiled).weights = {row.agent: row.weight for row in self.report.agents}
         return compiled
 
-    def _fitted(self, moa: MoA, matrix: VoteMatrix) -> FittedWeights:
-        if self.metric is not None:
-            return fit_log_odds(matrix, alternatives=self.alternatives, prior=self.prior)
-        return dawid_skene(matrix, alternatives=self.alternatives or wrong_answers(moa), prior=self.prior)
+    def _fit(self, moa: MoA, votes: Votes, before: list[float], trained: int, usage: Usage) -> WeightsReport:
+        train, val = votes.rows(slice(None, trained)), votes.rows(slice(trained, None))
+        if self.metric is None:
+            alternatives = self.alternatives or wrong_answers(moa)
+            right, counts = count_agreement(train)
+            accuracy = shrink(right, counts)
+            weights = log_odds(accuracy, alternatives)
+            old = new = None
+            said = "Without a metric it cannot be said whether the vote is better with them."
+        else:
+            fitted = Weights(train, self.alternatives)
+            weights, alternatives = fitted.of(), fitted.alternatives
+            accuracy, right, counts = fitted.accuracy, fitted.right, fitted.votes
+            judged = val if len(val.scores) else train
+            old = judged.score(before)
+            new = val.score(weights) if len(val.scores) else fitted.score_held_out()
+            said = ""
+        rows = [
+            AgentWeight(name, float(w), float(p), float(r), round(float(n)))
+            for name, w, p, r, n in zip(votes.agents, weights, accuracy, right, counts, strict=True)
+        ]
+        kept, gain = True, None
+        if old is not None and new is not None:
+            kept, gain = bool(new.mean() >= old.mean() - 1e-9), difference_interval(new, old, seed=self.seed)
+            where = f"On the {len(new)} examples of the valset" if len(val.scores) else "On examples held out"
+            said = (
+                f"{where} the vote scores {new.mean():.3f} with them and {old.mean():.3f} with the weights it had "
+                f"({new.mean() - old.mean():+.3f}, 95% {gain.low:+.3f} to {gain.high:+.3f}): "
+                f"{'they are kept' if kept else 'the weights stay as they were'}."
+            )
+        return WeightsReport(
+            method="agreement" if self.metric is None else "log-odds",
+            agents=rows,
+            alternatives=alternatives,
+            questions=trained,
+            before=None if old is None else float(old.mean()),
+            after=None if new is None else float(new.mean()),
+            gain=gain,
+            kept=kept,
+            reason=f"Fitted on {trained} examples. {said}",
+            usage=usage,
+        )
 
 
-def _voting(moa: MoA) -> Voting:
+def _voting_of(moa: MoA) -> Voting:
     if not isinstance(moa.strategy, Voting):
         raise ValueError(
             f"This mixture's strategy is {moa.strategy.name}, which counts no votes, so weights would have no effect. "
             "Build it with strategy=Voting()."
         )
     return moa.strategy
-
-
-def _unscored(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
-    return 0.0

@@ -1,6 +1,7 @@
 """How calls run side by side, where a mixture cannot show it."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -60,10 +61,8 @@ def test_async_does_not_wait_for_a_task_that_ignores_its_cancellation() -> None:
     class Stubborn(dspy.Module):
         async def aforward(self) -> None:
             for _ in range(100):
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.1)
-                except asyncio.CancelledError:
-                    pass
 
     def steps() -> Steps[Any]:
         return (yield Batch([Call(Stubborn(), {}), Call(Says(1), {})], timeout=0.2))

@@ -2,31 +2,23 @@
 
     python tests/bench/committees.py --data ../shared/recordings
 
-A loopback server that speaks the OpenAI protocol serves what each model wrote; `dspy.LM` asks for it once, DSPy's
-adapter reads it, the metric scores it. The 200 splits then are arithmetic on the recorded proposals, by the very
-functions that `FitVoteWeights`, `SelectCommittee` and `diagnose` call.
+Somebody's table of answers becomes a `Recording`, the metric scores it once; the 200 splits then are arithmetic on
+it, by the very functions that `FitVoteWeights`, `SelectCommittee` and `diagnose` call.
 
-`calls` is what a system takes per question. A difference is the mean over the splits, its 95% interval by the
-bootstrap over questions. `worse` counts splits in which the judged questions alone show the system to be worse (the
-paired 95% interval lies below 0), `better` those that show it to be better; 2.5% of each are to be expected of equals.
+`calls` is what a system takes per question. A difference is the mean over the splits, in points, its 95% interval by
+the bootstrap over questions.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
+import gzip
+import json
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from itertools import product
-from multiprocessing import get_context
+from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import dspy
 import numpy as np
@@ -34,16 +26,19 @@ import numpy.typing as npt
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
-from support.openai_server import OpenAIServer
-from support.recorded import FILES, load, question_of, recorded_answers
 
-from moa_dspy import Agent, MoA, Voting
-from moa_dspy.evaluation import evaluate
-from moa_dspy.evaluation.intervals import bootstrap
-from moa_dspy.optimizers import VoteMatrix, best_committees, dawid_skene, fit_log_odds, pick, recommend, vote_scores
+from moa_dspy import Agent, MoA, Recording, Voting
+from moa_dspy.agent import as_identifier
+from moa_dspy.evaluation import difference_interval
+
+committee: Any = import_module("moa_dspy.optimizers.committee")
+diagnosis: Any = import_module("moa_dspy.optimizers.diagnosis")
+numbers: Any = import_module("moa_dspy.optimizers.votes")
+Scored: Any = import_module("moa_dspy.optimizers.scoring").Scored
 
 Floats = npt.NDArray[np.float64]
 
+FILES = {"gsm": "gsm.jsonl.gz", "math-l5": "math-l5.answers.jsonl.gz", "crux": "crux.jsonl.gz"}
 # Beside all models of a task, panels of one strong model and weak ones, in which one model alone is right.
 PANELS: Mapping[str, tuple[str, Sequence[str] | None]] = {
     "gsm": ("gsm", None),
@@ -55,127 +50,96 @@ PANELS: Mapping[str, tuple[str, Sequence[str] | None]] = {
     ),
     "crux, 1 strong of 3": ("crux", ["mistral_large_2", "meta_llama_3_1_70b_instruct", "gemma_2_9b_it"]),
 }
-SINGLE, PLURALITY, ALL = "best single", "plurality", "fitted weights"
-CHOSEN, ADVICE = "committee", "recommendation"
+SINGLE, PLURALITY = "best single", "plurality"
 
 
-def recorded(task: str, data: Path, limit: int | None = None, threads: int = 8) -> VoteMatrix:
-    """Ask all models all questions of a task over HTTP, once."""
-    rows = load(task, data)[:limit]
+def read(task: str, data: Path, limit: int | None = None) -> Any:
+    """A task's recorded answers as votes."""
+    with gzip.open(data / FILES[task], "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][:limit]
+    examples = [
+        dspy.Example(question=str(row["question"] or row["id"]), answer=row["gold_key"]).with_inputs("question")
+        for row in rows
+    ]
+    answers = {
+        as_identifier(model): [row["outputs"][model].get("key", row["outputs"][model]["answer"]) for row in rows]
+        for model in rows[0]["outputs"]
+    }
     exact = task == "crux"  # what a program prints: case and white space count
-    with OpenAIServer(recorded_answers(rows)) as server:
-        lms = [
-            dspy.LM(f"openai/{model}", api_base=server.url, api_key="none", cache=False) for model in rows[0]["outputs"]
-        ]
-        moa = MoA("question -> answer", [Agent(lm) for lm in lms], strategy=Voting(exact_text=exact))
-        examples = [
-            dspy.Example(question=question_of(row), answer=row["gold_key"]).with_inputs("question") for row in rows
-        ]
-        metric: Any = same if exact else "exact"
-        with dspy.context(adapter=dspy.JSONAdapter() if exact else dspy.ChatAdapter()):
-            comparison = evaluate(moa, examples, metric, strategies=(), aggregator_alone=False, concurrency=threads)
-    return VoteMatrix.of(comparison.records, moa)
+    moa = MoA("question -> answer", [Agent(dspy.LM("any/model"), name=name) for name in answers],
+              strategy=Voting(exact_text=exact))  # fmt: skip
+    scored = Scored(same if exact else "exact", moa.signature)
+    return numbers.Votes.of(moa, Recording.from_answers(answers, examples), examples, scored)
 
 
 def same(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> bool:
     return bool(prediction.answer == example.answer)
 
 
-def learned(found: VoteMatrix, resamples: int = 2000) -> dict[str, Floats]:
-    """System -> the weights of all columns, learned from these questions."""
-    fitted = fit_log_odds(found)
-    # Ties go to the strongest on these questions.
-    plain = 1 + 1e-6 * found.weights(fitted.accuracy)
-    committees = best_committees(found)
-    scores, calls = [made.scores for made in committees], [made.calls for made in committees]
-    chosen, thrifty = committees[pick(scores, calls)], committees[pick(scores, calls, 1.0)]
-    considered = {ALL: committees[-1], CHOSEN: chosen}
-    mixtures = {name: made for name, made in considered.items() if made.calls > 1}
-    advice = recommend(
-        dict(zip(found.names, found.solo.T, strict=True)),
-        {PLURALITY: vote_scores(found, plain)[0], **{name: made.scores for name, made in mixtures.items()}},
+def learn(votes: Any) -> dict[str, Floats]:
+    """System -> the weights of all agents, learned from these questions."""
+    fitted, single = numbers.Weights(votes), np.eye(len(votes.agents))[votes.alone.mean(axis=0).argmax()]
+    plurality = 1 + 1e-6 * fitted.accuracy  # ties go to the strongest on these questions
+    kept = fitted.score_held_out().mean() >= votes.score(plurality).mean() - 1e-9
+    made = list(committee.committees(votes, len(votes.scores)))
+    chosen = made[committee.pick([one.scores for one in made], [one.calls for one in made])]
+    mixtures = {"all": made[-1], "chosen": chosen}
+    several = {name: one for name, one in mixtures.items() if one.calls > 1}
+    advice = diagnosis.recommend(
+        dict(zip(votes.agents, votes.alone.T, strict=True)),
+        {PLURALITY: votes.score(plurality), **{name: one.scores for name, one in several.items()}},
         {
-            **dict.fromkeys(found.names, 1),
-            PLURALITY: len(found.names),
-            **{name: made.calls for name, made in mixtures.items()},
+            **dict.fromkeys(votes.agents, 1),
+            PLURALITY: len(votes.agents),
+            **{name: one.calls for name, one in several.items()},
         },
-        resamples=resamples,
     )
-    followed = {PLURALITY: plain, **{name: found.weights(made.weights) for name, made in mixtures.items()}}
+    followed = {PLURALITY: plurality, **{name: weigh(votes, one) for name, one in several.items()}}
     return {
-        SINGLE: np.eye(len(found.names))[found.solo.mean(axis=0).argmax()],
-        PLURALITY: plain,
-        ALL: found.weights(fitted.weights),
-        "fitted without labels": found.weights(dawid_skene(found).weights),
-        CHOSEN: found.weights(chosen.weights),
-        "committee, 1 SE": found.weights(thrifty.weights),
-        "best-scored committee": found.weights(committees[pick(scores, calls, 0.0)].weights),
-        ADVICE: followed.get(advice.system, found.weights({advice.system: 1.0})),
+        SINGLE: single,
+        PLURALITY: plurality,
+        "FitVoteWeights": fitted.of() if kept else plurality,
+        "without labels": numbers.log_odds(numbers.shrink(*numbers.count_agreement(votes)), 9.0),
+        "SelectCommittee": weigh(votes, chosen),
+        "recommendation": followed.get(advice.system, single),
     }
 
 
-def judged(found: VoteMatrix, share: float, split: int) -> tuple[npt.NDArray[np.int64], Floats, list[int]]:
-    """One split: the questions that are judged, the scores of the systems on them, and their calls."""
-    order = np.random.default_rng(split).permutation(len(found))
-    at = round(share * len(found))
-    systems = learned(found.rows(order[:at]))
-    weights = np.array(list(systems.values()))
-    return order[at:], vote_scores(found.rows(order[at:]), weights), (weights > 0).sum(axis=1).tolist()
+def weigh(votes: Any, candidate: Any) -> Floats:
+    weights = candidate.weights or dict.fromkeys(candidate.agents, 1.0)
+    return np.array([weights.get(name, 0.0) for name in votes.agents])
 
 
 class Result:
-    """What came of all splits of one panel."""
+    """What came of all splits of one panel: the mean score of each question, by system, and the calls."""
 
-    def __init__(self, found: VoteMatrix, splits: Sequence[tuple[npt.NDArray[np.int64], Floats, list[int]]]) -> None:
-        self.names = list(learned(found.rows(slice(None, 20))))
-        self.calls = np.mean([calls for _, _, calls in splits], axis=0)
-        total, times = np.zeros((len(self.names), len(found))), np.zeros(len(found))
-        for questions, scores, _ in splits:
-            total[:, questions] += scores
-            times[questions] += 1
-        self.scores = (total / np.maximum(times, 1))[:, times > 0]
-        self.splits = [scores for _, scores, _ in splits]
+    def __init__(self, votes: Any, splits: int, share: float) -> None:
+        total: dict[str, Floats] = {}
+        self.calls: dict[str, float] = {}
+        times = np.zeros(len(votes.scores))
+        for split in range(splits):
+            order = np.random.default_rng(split).permutation(len(times))
+            learned, judged = np.split(order, [round(share * len(order))])
+            times[judged] += 1
+            for name, weights in learn(votes.rows(learned)).items():
+                total.setdefault(name, np.zeros(len(times)))[judged] += votes.rows(judged).score(weights)
+                self.calls[name] = self.calls.get(name, 0.0) + float((weights > 0).sum()) / splits
+        self.scores = {name: (sums / np.maximum(times, 1))[times > 0] for name, sums in total.items()}
 
-    def score(self, name: str) -> float:
-        return float(self.scores[self.names.index(name)].mean())
-
-    def against(self, name: str, other: str) -> tuple[float, float, float]:
-        """The difference in percentage points, and its interval over questions."""
-        difference = 100 * (self.scores[self.names.index(name)] - self.scores[self.names.index(other)])
-        low, high = bootstrap(difference[:, None])[0]
-        return float(difference.mean()), low, high
-
-    def shown(self, name: str, other: str) -> tuple[int, int]:
-        """In how many splits the judged questions show it to be worse, and better."""
-        gaps = [scores[self.names.index(name)] - scores[self.names.index(other)] for scores in self.splits]
-        spread = [1.96 * gap.std() / np.sqrt(len(gap)) for gap in gaps]
-        worse = sum(gap.mean() + wide < 0 for gap, wide in zip(gaps, spread, strict=True))
-        better = sum(gap.mean() - wide > 0 for gap, wide in zip(gaps, spread, strict=True))
-        return int(worse), int(better)
-
-
-def run(found: VoteMatrix, splits: int, share: float, pool: ProcessPoolExecutor | None = None) -> Result:
-    """Judge all splits, on all processors if there is a pool."""
-    work = partial(judged, found, share)
-    return Result(found, list(map(work, range(splits)) if pool is None else pool.map(work, range(splits), chunksize=5)))
-
-
-def table(panel: str, result: Result, questions: int, splits: int) -> Table:
-    """One row per system."""
-    made = Table(title=f"{panel}: {questions} questions, {splits} splits", title_justify="left", box=SIMPLE_HEAD)
-    made.add_column("learned from the calibration part")
-    for heading in ("score", "calls", "vs single", "95%", "worse", "better", "vs plurality", "95%", "worse", "better"):
-        made.add_column(heading, justify="right")
-    for index, name in enumerate(result.names):
-        cells = []
-        for other in (SINGLE, PLURALITY):
-            mean, low, high = result.against(name, other)
-            worse, better = result.shown(name, other)
-            cells += (
-                [f"{mean:+.1f}", f"{low:.1f} to {high:.1f}", str(worse), str(better)] if name != other else [""] * 4
-            )
-        made.add_row(name, f"{100 * result.score(name):.1f}", f"{result.calls[index]:.1f}", *cells)
-    return made
+    def table(self, title: str) -> Table:
+        """One row per system."""
+        made = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+        made.add_column("learned from the calibration part", min_width=18)
+        for heading in ("score", "calls", "vs single", "95%", "vs plurality", "95%"):
+            made.add_column(heading, justify="right")
+        for name, scores in self.scores.items():
+            cells = [f"{100 * scores.mean():.2f}", f"{self.calls[name]:.1f}"]
+            for other in (SINGLE, PLURALITY):
+                low, high = difference_interval(100 * scores, 100 * self.scores[other])
+                difference = 100 * (scores.mean() - self.scores[other].mean())
+                cells += [f"{difference:+.1f}", f"{low:.1f} to {high:.1f}"] if name != other else ["", ""]
+            made.add_row(name, *cells)
+        return made
 
 
 def main() -> None:
@@ -187,26 +151,16 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=200)
     parser.add_argument("--share", type=float, default=0.2, help="of the questions, to learn from")
     options = parser.parse_args()
-    console = Console(width=130)
-    panels = {name: PANELS[name] for name in options.panel or PANELS}
-    started, matrices = time.perf_counter(), {}
-    for task in FILES:
-        if any(task == of for of, _ in panels.values()):
-            matrices[task] = recorded(task, options.data, options.limit)
-    console.print(f"Recorded over HTTP in {time.perf_counter() - started:.0f} s")
-    started, worse = time.perf_counter(), []
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        for name, (task, models) in panels.items():
-            found = matrices[task] if models is None else matrices[task].of_agents(models)
-            result = run(found, options.splits, options.share, pool)
-            console.print(table(name, result, len(found), options.splits))
-            for ours, other in product((ALL, CHOSEN, ADVICE), (SINGLE, PLURALITY)):
-                mean, low, high = result.against(ours, other)
-                if high < 0:
-                    worse.append(f"{name}: {ours} {mean:+.2f} ({low:.2f} to {high:.2f}) against {other}")
-    console.print(f"{options.splits} splits of {len(panels)} panels in {time.perf_counter() - started:.0f} s")
-    for line in worse:
-        console.print(f"[yellow]Worse, averaged over the splits: {line}[/]")
+    console, started = Console(width=110), time.perf_counter()
+    tasks: dict[str, Any] = {}
+    for name in options.panel or PANELS:
+        task, models = PANELS[name]
+        if task not in tasks:
+            tasks[task] = read(task, options.data, options.limit)
+        votes = tasks[task] if models is None else tasks[task].of_agents(models, 1)
+        result = Result(votes, options.splits, options.share)
+        console.print(result.table(f"{name}: {len(votes.scores)} questions, {options.splits} splits"))
+    console.print(f"{time.perf_counter() - started:.0f} s")
 
 
 if __name__ == "__main__":

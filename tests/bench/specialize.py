@@ -34,12 +34,12 @@ from rich.console import Console
 from rich.table import Table
 
 from moa_dspy import MoA
-from moa_dspy.usage import metered
-from moa_dspy.evaluation.metrics import as_metric
 from moa_dspy.concurrency import run_side_by_side
-from moa_dspy.optimizers import Scored, Specialize, specialized
+from moa_dspy.evaluation import as_metric, prediction_of
+from moa_dspy.optimizers import Specialize
 from moa_dspy.simulated import simulated_lm
 from moa_dspy.simulated.questions import bundled_questions, held_back_questions
+from moa_dspy.usage import metered
 
 PROPOSERS = ("alice", "bob", "carol", "dave")
 
@@ -55,9 +55,10 @@ class Outcome:
     reflections: int
 
 
-def mixture() -> MoA:
-    """Four proposers that share one prompt, and a judge."""
-    return MoA("question -> answer", [f"simulated/{name}" for name in PROPOSERS], "simulated/judge")
+def mixture(specialized: bool = False) -> MoA:
+    """Four proposers that share one prompt, or have one each, and a judge."""
+    names = [f"simulated/{name}" for name in PROPOSERS]
+    return MoA("question -> answer", names, "simulated/judge", use_specialized_prompts=specialized)
 
 
 def split(seed: int, train: int = 48) -> tuple[list[dspy.Example], list[dspy.Example]]:
@@ -73,14 +74,14 @@ def scores(moa: MoA, examples: Sequence[dspy.Example]) -> tuple[float, float]:
 
     def ask(example: dspy.Example) -> tuple[float, float]:
         prediction = moa(question=example.question)
-        alone = mean(metric(example, dspy.Prediction(**proposal.outputs)) for proposal in prediction.proposals)
+        alone = mean(metric(example, prediction_of(proposal.outputs)) for proposal in prediction.proposals)
         return float(metric(example, prediction)), alone
 
     answers, proposals = zip(*sorted(run_side_by_side(ask, examples, 2)), strict=True)
     return mean(answers), mean(proposals)
 
 
-def by_stages(seed: int, recipe_name: str) -> tuple[MoA, int, int]:
+def by_stages(seed: int, recipe_name: Any) -> tuple[MoA, int, int]:
     """Each agent alone."""
     train, val = split(seed)
     optimizer = Specialize("exact", recipe=recipe_name, seed=seed)
@@ -91,7 +92,14 @@ def by_stages(seed: int, recipe_name: str) -> tuple[MoA, int, int]:
 
 def jointly(seed: int, student: MoA, calls: int) -> tuple[MoA, int, int]:
     """GEPA on the whole mixture, with so many calls of the agents."""
-    return gepa(seed, student, Scored("exact", student.signature), calls // (len(PROPOSERS) + 1))
+    return gepa(seed, student, told_what_is_right, calls // (len(PROPOSERS) + 1))
+
+
+def told_what_is_right(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_trace: Any = None) -> Any:
+    """The score, and for GEPA the words that `Specialize` gives it too."""
+    right = float(as_metric("exact", mixture().signature)(gold, pred))
+    said = f"Score {right:g}. Right would be answer: {gold.answer}. Given was answer: {pred.answer}."
+    return right if pred_name is None else dspy.Prediction(score=right, feedback=said)
 
 
 def gepa(seed: int, student: dspy.Module, metric: Any, runs: int) -> tuple[Any, int, int]:
@@ -120,7 +128,7 @@ class Proposals(dspy.Module):
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         proposals = self.proposers(**inputs).proposals
-        return dspy.Prediction(answers=[dspy.Prediction(**proposal.outputs) for proposal in proposals])
+        return dspy.Prediction(answers=[prediction_of(proposal.outputs) for proposal in proposals])
 
 
 def on_proposals(seed: int, calls: int) -> tuple[MoA, int, int]:
@@ -142,7 +150,7 @@ def run(seed: int, recipe_name: str, held: Sequence[dspy.Example]) -> list[Outco
     ways: dict[str, Callable[[], tuple[MoA, int, int]]] = {
         "as it is": lambda: (mixture(), 0, 0),
         "GEPA, shared prompt": lambda: jointly(seed, mixture(), calls),
-        "GEPA, own prompts": lambda: jointly(seed, specialized(mixture()), calls),
+        "GEPA, own prompts": lambda: jointly(seed, mixture(specialized=True), calls),
         "GEPA on proposals, shared": lambda: on_proposals(seed, calls),
         "Specialize, own prompts": lambda: (staged, calls, reflections),
     }

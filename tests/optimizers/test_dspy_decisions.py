@@ -15,7 +15,7 @@ class Even(dspy.Signature):
 
     question: str = dspy.InputField()
     even: bool = dspy.OutputField(desc="whether the number is even")
-    why: str = dspy.OutputField()
+    word: str = dspy.OutputField()
 
 
 SHARED = "proposers.shared.predict"
@@ -28,7 +28,7 @@ def timid(name: str) -> FakeLM:
     def answer(prompt: str) -> Mapping[str, Any]:
         probability = 0.1 if int(question(prompt).removeprefix("q")) % 2 else 0.4
         even = {"noul": probability} if "noul" in prompt else False
-        return {"reasoning": "so", "even": even, "why": name, "choice": "P1", "elements": []}
+        return {"reasoning": "so", "even": even, "word": name, "choice": "P1", "elements": []}
 
     return FakeLM(name, answer, cache=True)
 
@@ -42,7 +42,7 @@ def right(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None)
     [("synthesis", "aggregator.program.synthesize"), pytest.param("selection", SHARED, marks=pytest.mark.slow),
      pytest.param("voting", SHARED, marks=pytest.mark.slow), ("fusion", SHARED)],
 )  # fmt: skip
-def test_reanchor_fits_the_predictor_that_decides(strategy: str, fitted: str, cached: None) -> None:
+def test_reanchor_fits_the_predictor_that_decides(strategy: Any, fitted: str, cached: None) -> None:
     lms = {name: timid(name) for name in ("ada", "bo", "judge")}
     moa = MoA(Even, [lms["ada"], lms["bo"]], lms["judge"], strategy)
     optimizer = ReAnchor(right, num_threads=1)
@@ -60,8 +60,8 @@ def test_reanchor_fits_the_predictor_that_decides(strategy: str, fitted: str, ca
 
 def test_fusion_asks_with_fitted_settings_for_what_is_settled_too() -> None:
     says = {"reasoning": "so", "even": True, "elements": []}
-    ada, bo = (FakeLM(name, [{**says, "why": name}]) for name in ("ada", "bo"))
-    judge = FakeLM("judge", [{**says, "even": {"noul": 0.1}, "why": "judge"}])
+    ada, bo = (FakeLM(name, [{**says, "word": name}]) for name in ("ada", "bo"))
+    judge = FakeLM("judge", [{**says, "even": {"noul": 0.1}, "word": "judge"}])
     moa = MoA(Even, [ada, bo], judge, "fusion")
     moa.predictors()[-1].fields = {"even": {"threshold": 0.2}}
     assert (moa(question="q2").even, judge.calls) == (True, 1)

@@ -52,7 +52,7 @@ class TestBestOfN:
 class TestRefine:
     @pytest.mark.parametrize("wrapped", [lambda moa: moa, Outer], ids=["moa", "outer"])
     @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
-    def test_each_hint_reaches_its_predictor_at_the_next_sample(self, strategy: str, wrapped: Any) -> None:
+    def test_each_hint_reaches_its_predictor_at_the_next_sample(self, strategy: Any, wrapped: Any) -> None:
         lms = {name: FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo", "judge")}
         moa = MoA(Task, [lms["ada"], lms["bo"]], lms["judge"], strategy, use_specialized_prompts=True)
         adviser = FakeLM("adviser", coaching)
@@ -83,7 +83,7 @@ class TestRefine:
         assert all(f"Hint for proposers.{name}.program." in lms[name].prompts[1] for name in ("ada", "bo"))
 
     @pytest.mark.parametrize("strategy", ["selection", "voting", "fusion"])
-    def test_a_label_that_was_not_shown_is_still_repaired(self, strategy: str) -> None:
+    def test_a_label_that_was_not_shown_is_still_repaired(self, strategy: Any) -> None:
         wrong = {"choice": "P7", "groups": [["P7"]], "best": "P7", "elements": [_element("P7")]}
         judge = FakeLM("judge", [_says("judge"), {**_says("judge"), **wrong}, _says("judge")])
         proposers = [FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo")]

@@ -63,7 +63,7 @@ CASES = [
 @pytest.mark.parametrize("specialized", [False, True], ids=["shared", "specialized"])
 @pytest.mark.parametrize(("strategy", "compile"), CASES)
 def test_every_strategy_compiles_with_own_lms_and_the_same_way_twice(
-    strategy: str, compile: Compile, specialized: bool
+    strategy: Any, compile: Compile, specialized: bool
 ) -> None:
     run = compiled(Setting(specialized), compile, strategy=strategy)
     assert run.during["ada"] == run.during["bo"] >= run.during["judge"]

@@ -9,7 +9,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import calls
 
 from moa_dspy import Agent, MoA
-from moa_dspy.optimizers import Finetune, FinetuneInterrupted, Training
+from moa_dspy.optimizers import CompileInterrupted, Finetune
 
 
 class School(Provider):
@@ -62,7 +62,8 @@ def test_each_model_learns_its_own_right_answers(specialized: bool) -> None:
         name: ([(name, f"a{number}") for number in (0, 2, 4)], {"epochs": 2}) for name in ("ada", "bo", "judge")
     }
     roles = {"ada": "ada", "bo": "bo", "aggregator": "judge"}
-    assert optimizer.trainings == [Training(agent, lm, 3, f"{lm}-tuned") for agent, lm in roles.items()]
+    found = [(one.agent, one.model, one.examples, one.tuned_model) for one in optimizer.trainings]
+    assert found == [(agent, lm, 3, f"{lm}-tuned") for agent, lm in roles.items()]
     assert [agent.model for agent in tuned.agents] == ["ada-tuned", "bo-tuned", "judge-tuned"]
     assert [agent.model for agent in moa.agents] == ["ada", "bo", "judge"]
     assert calls(lms) == {"ada": 6, "bo": 6, "judge": 6}
@@ -134,9 +135,10 @@ def test_settings_per_agent_reach_their_own_job() -> None:
 def test_a_job_that_fails_does_not_lose_the_others() -> None:
     lms = {"ada": pupil("ada", School()), "bo": pupil("bo", School(RuntimeError("quota"))), "judge": role("judge")}
     optimizer = Finetune(right, agents=["ada", "bo"])
-    with pytest.raises(FinetuneInterrupted, match="bo: quota") as caught:
+    with pytest.raises(CompileInterrupted, match="bo: quota") as caught:
         optimizer.compile(student(lms), trainset=TRAIN)
-    assert [agent.model for agent in caught.value.program.agents] == ["ada-tuned", "bo", "judge"]
+    program: Any = caught.value.program
+    assert [agent.model for agent in program.agents] == ["ada-tuned", "bo", "judge"]
     assert [training.tuned_model for training in optimizer.trainings] == ["ada-tuned", None]
 
 

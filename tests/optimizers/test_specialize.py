@@ -1,18 +1,17 @@
 import copy
-import io
 from pathlib import Path
 from typing import Any
 
 import dspy
 import pytest
 from dspy.teleprompt import Teleprompter
-from rich.console import Console
 from support.compiling import TIP, TRAIN, Outer, Task, coach, never, right, role
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
 
-from moa_dspy import MoA, Usage
-from moa_dspy.optimizers import CompileInterrupted, Joint, Recipe, SpecializationReport, Specialize, StageReport
+from moa_dspy import MoA
+from moa_dspy.evaluation import MetricError
+from moa_dspy.optimizers import CompileInterrupted, Recipe, Specialize
 
 TINY = Recipe("tiny", "", evaluations=2, reflections=2, minibatch=2, candidates=1, trials=1, demos=1)
 GONE = dspy.lm15.AuthError("the key was revoked")
@@ -183,7 +182,7 @@ def test_a_vote_without_an_aggregator_has_no_stage_for_it() -> None:
     assert tuned(question="q3").answer == "a3" and lms["judge"].calls == 0
 
 
-@pytest.mark.parametrize("credit", ["solo", "marginal"])
+@pytest.mark.parametrize("credit", ["alone", "marginal"])
 def test_a_metric_may_look_at_the_metadata_in_every_stage(credit: Any) -> None:
     lms = cast(bo=FakeLM("bo", lambda prompt: GONE if question(prompt) == "q3" else {"reasoning": "", "answer": "a3"}))
     seen: set[tuple[str, int, tuple[str, ...]]] = set()
@@ -196,7 +195,7 @@ def test_a_metric_may_look_at_the_metadata_in_every_stage(credit: Any) -> None:
 
     inner = dspy.BootstrapFewShot(max_bootstrapped_demos=1, max_labeled_demos=0)
     specialize(lms, metric, optimizer=inner, credit=credit).compile(student(lms), trainset=TRAIN)
-    alone = ("voting", 1, ()) if credit == "solo" else ("voting", 2, ("bo",))
+    alone = ("voting", 1, ()) if credit == "alone" else ("voting", 2, ("bo",))
     assert seen == {alone, ("synthesis", 2, ("bo",))}
 
 
@@ -221,9 +220,10 @@ def test_an_lm_that_dies_leaves_what_was_tuned_and_the_same_compile_goes_on(tmp_
     moa = student(lms)
     with pytest.raises(CompileInterrupted, match=r"aggregator failed.*revoked.*ada, bo.*goes on from") as caught:
         compiled(lms, moa, specialize(lms, checkpoint=tmp_path / "c"))
-    kept, spent = caught.value.program, calls(lms)
+    stopped: Any = caught.value
+    kept, spent = stopped.program, calls(lms)
     assert prompts(kept)["proposers.ada.program.predict"] == TIP
-    assert caught.value.report.calls == spent["ada"] + spent["bo"] + spent["judge"] and spent["judge"] <= 8
+    assert stopped.report.calls == spent["ada"] + spent["bo"] + spent["judge"] and spent["judge"] <= 8
     moa.aggregator.lm = lms["judge"] = role("judge")
     optimizer = specialize(lms, checkpoint=tmp_path / "c")
     tuned = compiled(lms, moa, optimizer)
@@ -259,53 +259,18 @@ def test_a_stage_that_was_cut_short_goes_on_where_gepa_was(tmp_path: Path) -> No
 def test_a_folder_in_which_nothing_was_kept_is_for_anyone(tmp_path: Path) -> None:
     lms = cast()
     with pytest.raises(CompileInterrupted):
-        compiled(lms, student(lms), specialize(lms, lambda *_: "good", checkpoint=tmp_path))
+        compiled(lms, student(lms), specialize(lms, good_for_gold, checkpoint=tmp_path))
     tuned = compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path))
     assert set(prompts(tuned).values()) == {TIP}
     with pytest.raises(ValueError, match=r"stages of another compile \(ada, aggregator, bo, proposals\)"):
         compiled(lms, student(lms), specialize(lms, never, checkpoint=tmp_path))
 
 
-def test_what_joint_tuning_would_have_taken_in_tokens_and_money() -> None:
-    usage = Usage(calls=10, prompt_tokens=900, completion_tokens=100, cost_usd=0.625)
-    none = Usage(cost_usd=0.0)
-    report = SpecializationReport(
-        [
-            StageReport(name="ada", runs=30, usage=usage, optimizer_usage=none),
-            StageReport(name="proposals", recorded=10, usage=usage, optimizer_usage=none),
-            StageReport(name="aggregator", runs=20, usage=usage, optimizer_usage=none, note="no better prompt found"),
-        ],
-        calls_per_answer=2,
-    )
-    # An answer takes 100 tokens of proposals and 50 of the aggregator, 0.0625 and 0.03125 USD.
-    assert report.joint(40) == Joint(80, 6000, 3.75)
-    assert report.to_dict()["joint"] == {"calls": 100, "tokens": 7500, "cost_usd": 4.6875}
-    assert report.comparison() == (
-        "Tuned jointly, the same 50 runs would have taken 100 calls of the agents, about 7,500 tokens and $4.6875, "
-        "instead of 30 calls, 3,000 tokens and $1.8750."
-    )
-    unpriced = report.stages[1].model_copy(update={"usage": usage.model_copy(update={"unpriced_calls": 1})})
-    assert SpecializationReport([unpriced], calls_per_answer=2).joint(30) == Joint(60, 3000, None)
-    assert SpecializationReport(report.stages[:1], calls_per_answer=2).joint(30) == Joint(60, None, None)
-
-
-def test_its_table_fits_a_terminal_of_80_columns() -> None:
-    usage = Usage(calls=1234, prompt_tokens=900_000, cost_usd=12.3456)
-    stages = [
-        StageReport(name=name, runs=1234, usage=usage, optimizer_usage=usage, seconds=1234, before=0.5, after=1.0)
-        for name in ("gemini_2_5_flash, layer 2", "aggregator")
-    ]
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(SpecializationReport(stages, calls_per_answer=9, seconds=9999).table())
-    text = console.export_text()
-    assert "…" not in text and "1,234   11,106   1,234  1,800k  24.6912  1234 s" in text
-
-
 def test_one_dead_proposer_does_not_take_the_others_with_it() -> None:
     lms = cast(bo=FakeLM("bo", lambda prompt: GONE))
     with pytest.raises(CompileInterrupted, match=r"The stage bo failed: .*revoked") as caught:
         compiled(lms, student(lms), specialize(lms))
-    report = caught.value.report
+    report: Any = caught.value.report
     assert [(stage.name, stage.kept, stage.note) for stage in report.stages] == [
         ("ada", True, ""),
         ("bo", False, "failed"),
@@ -337,10 +302,22 @@ def test_a_checkpoint_is_for_one_compile(tmp_path: Path) -> None:
         (lambda example, pred, trace=None: example.nothing, "raised AttributeError"),
     ],
 )
-def test_a_metric_that_gives_no_score_ends_it(metric: Any, message: str) -> None:
+def test_a_metric_that_gives_gold_no_score_is_refused_before_anything_is_asked(metric: Any, message: str) -> None:
     lms = cast()
-    with pytest.raises(CompileInterrupted, match=message):
+    with pytest.raises(MetricError, match=message):
         compiled(lms, student(lms), specialize(lms, metric))
+    assert sum(calls(lms).values()) == 0
+
+
+def good_for_gold(example: Any, pred: Any, trace: Any = None) -> Any:
+    """No score for what any LM says."""
+    return True if pred.answer == example.answer and pred.metadata.usage.calls == 0 else "good"
+
+
+def test_a_metric_that_gives_an_answer_no_score_ends_it() -> None:
+    lms = cast()
+    with pytest.raises(CompileInterrupted, match=r"stage ada failed: .* gave 'good'.* The stage bo failed: "):
+        compiled(lms, student(lms), specialize(lms, good_for_gold))
     assert sum(calls(lms).values()) <= 12
 
 

@@ -59,19 +59,6 @@ def test_what_cannot_be_right_is_refused_before_anything_is_asked(
     assert calls(lms) == {"ada": 0, "bo": 0}
 
 
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ({"concurrency": 0}, "concurrency=0 leaves nobody to ask"),
-        ({"max_outages": 2.0}, r"max_outages=2\.0 is no share"),
-    ],
-)
-def test_settings_with_which_nothing_could_be_recorded(setting: dict[str, Any], message: str) -> None:
-    for build in (FitVoteWeights, SelectCommittee, lambda **own: diagnose(voters()[0], TRAIN, **own)):
-        with pytest.raises(ValueError, match=message):
-            build(**setting)
-
-
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_no_mixture_is_refused(name: str) -> None:
     for student, kind in ((dspy.Predict(Task), "a Predict"), (MoA, "the class MoA"), (None, "a NoneType")):

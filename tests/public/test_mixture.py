@@ -78,7 +78,7 @@ def test_the_answer_is_typed_as_the_signature_says(ask: Ask) -> None:
         ("list[Person]", [Person(name="Ada", age=3)]),
     ],
 )
-def test_every_strategy_answers_in_every_type(strategy: str, kind: str, value: Any) -> None:
+def test_every_strategy_answers_in_every_type(strategy: Any, kind: str, value: Any) -> None:
     lms = [FakeLM(name, always(answer=value)) for name in ("a", "b", "judge")]
     task: Any = dspy.Signature(f"question -> answer: {kind}", custom_types={"Person": Person})
     pred = MoA(task, lms[:2], lms[2], strategy)(question="?")
@@ -175,7 +175,7 @@ def test_calls_are_proposers_times_samples_times_layers_and_the_strategys(
 
 
 @pytest.mark.parametrize(("strategy", "judged"), [("selection", 0), ("voting", 0), ("fusion", 0), ("synthesis", 1)])
-def test_nobody_judges_what_is_unanimous(strategy: str, judged: int) -> None:
+def test_nobody_judges_what_is_unanimous(strategy: Any, judged: int) -> None:
     lms = {name: FakeLM(name, always(answer="same")) for name in ("a", "b", "judge")}
     assert mixture(lms, strategy=strategy)(question="?").answer == "same"
     assert calls(lms) == {"a": 1, "b": 1, "judge": judged}
@@ -285,7 +285,7 @@ def test_bad_inputs_are_refused_before_anybody_is_asked(ask: Ask, inputs: Any, w
 
 
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "fusion"])
-def test_a_strategy_that_needs_an_aggregator_misses_it_before_anybody_is_asked(strategy: str) -> None:
+def test_a_strategy_that_needs_an_aggregator_misses_it_before_anybody_is_asked(strategy: Any) -> None:
     lms = cast("a", "b")
     with pytest.raises(ValueError, match="aggregator"):
         MoA(QA, list(lms.values()), strategy=strategy)(question="?")

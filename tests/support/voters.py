@@ -1,4 +1,4 @@
-"""Mixtures of fakes that give planted answers to numbered questions."""
+"""Mixtures of fakes that give planted answers to numbered questions, and recordings of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import dspy
 import numpy as np
 
-from moa_dspy import Agent, MoA
-from moa_dspy.optimizers import VoteMatrix
+from moa_dspy import Agent, MoA, Recording
 
 from .fake_lm import FakeLM
 from .mixtures import QA, question
@@ -25,19 +24,20 @@ def voters(answers: Mapping[str, Sequence[Any]], signature: Any = QA, **options:
     return MoA(signature, proposers, **{"strategy": "voting", **options}), lms
 
 
-def matrix(answers: Mapping[str, Sequence[int]], gold: Sequence[int] | None = None) -> VoteMatrix:
-    """A matrix of these answers; right is 0, or what `gold` says."""
-    table = np.array(list(answers.values())).T
-    right = np.zeros(len(table)) if gold is None else np.array(gold)
-    return VoteMatrix(list(answers), table, (table == right[:, None]).astype(float))
+def planted(
+    accuracies: Mapping[str, float], questions: int = 300, alternatives: int = 9, seed: int = 0
+) -> tuple[MoA, list[dspy.Example], Recording]:
+    """A recording of independent voters of these accuracies, whose errors spread evenly over so many wrong answers.
 
-
-def planted(accuracies: Mapping[str, float], questions: int = 2000, alternatives: int = 9, seed: int = 0) -> VoteMatrix:
-    """Independent voters of these accuracies, whose errors spread evenly over so many wrong answers."""
+    Right is 0. Nobody can be asked.
+    """
     random = np.random.default_rng(seed)
     wrong = random.integers(1, alternatives + 1, size=(questions, len(accuracies)))
-    table = np.where(random.random(wrong.shape) < list(accuracies.values()), 0, wrong)
-    return VoteMatrix(list(accuracies), table, (table == 0).astype(float))
+    table = np.where(random.random(wrong.shape) < list(accuracies.values()), 0, wrong).astype(str)
+    asked = examples(["0"] * questions)
+    answers = {name: column.tolist() for name, column in zip(accuracies, table.T, strict=True)}
+    moa = MoA(QA, [Agent(FakeLM(name, []), name=name) for name in accuracies], strategy="voting")
+    return moa, asked, Recording.from_answers(answers, asked, QA)
 
 
 def _says(given: Sequence[Any]) -> Any:

@@ -1,0 +1,191 @@
+"""Is this mixture worth its calls? Measured on examples, answered in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from moa_dspy.agent import Agent
+from moa_dspy.evaluation import Comparison, Metric, evaluate
+from moa_dspy.limits import require_positive
+from moa_dspy.moa import MoA
+from moa_dspy.panel import Panel
+from moa_dspy.recording import RecordedVerdict, Recording, RecordingInterrupted, Row
+from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
+
+from .committee import Candidate, committees, pick
+from .diagnosis import SELF_MOA, Diagnosis, Recommendation, recommend
+from .diversity import Diversity
+from .mixtures import restricted
+from .recipes import Budget, calls_per_answer, calls_per_verdict
+from .scoring import Scored
+from .students import ask_examples, check_mixture, checked_examples, find_rows
+from .votes import Votes
+
+__all__ = ["diagnose", "diagnosis_budget"]
+
+
+def diagnose(
+    moa: MoA,
+    devset: Sequence[dspy.Example],
+    metric: str | Metric = "exact",
+    *,
+    strategies: Sequence[str | Strategy] | None = None,
+    self_moa: bool = True,
+    recorded: Recording | None = None,
+    concurrency: int = 8,
+    seed: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Diagnosis:
+    """Find out whether a mixture pays, and why or why not.
+
+    Every model is asked once per question, and its proposals serve everything: each model alone, the vote, the
+    strategies, the committees, how errors correlate. The control asks anew: Self-MoA, the best proposer sampled as
+    often as the panel makes calls, which is as many calls per question again. `diagnosis_budget` tells beforehand.
+
+    Args:
+        moa: The mixture.
+        devset: Examples with gold outputs.
+        metric: As `evaluate` takes it.
+        strategies: What to compare, by name or as objects; None means all that are built in.
+        self_moa: Whether to ask for the control. Where it cannot be had (temperature 0, recorded answers), the
+            diagnosis says so.
+        recorded: An earlier recording of this mixture, whole or in part, that is not paid for again.
+        concurrency: Questions under way at once; each asks its proposers side by side.
+        seed: Of the bootstrap.
+        on_progress: Called with the number of finished questions and of all, once more for the control.
+
+    Raises:
+        ValueError: If the examples or a strategy do not fit, or `recorded` is of another mixture.
+        TypeError: If this is no mixture.
+        ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C and on
+            `MetricError`, what was recorded is on it, as `recording`.
+
+    Example:
+        >>> from moa_dspy import MoA
+        >>> from moa_dspy.simulated.questions import bundled_questions
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob", "simulated/carol"], strategy="voting")
+        >>> diagnosis = diagnose(moa, bundled_questions(), strategies=["voting"], self_moa=False)
+        >>> diagnosis.recommendation.verdict, round(diagnosis.diversity.oracle, 2)
+        ('mix', 0.97)
+    """
+    check_mixture(moa, "diagnose")
+    require_positive(concurrency=concurrency)
+    devset = checked_examples(moa, devset, metric, name="devset")
+    scored = Scored(metric, moa.signature)
+    scored.try_on_gold(devset[0])
+    chosen = _chosen(moa, strategies)
+    judge = _aggregator_alone(moa)
+    asking: dict[str, Any] = {"concurrency": concurrency, "on_progress": on_progress}
+    others = {} if judge is None else {judge.name: judge}
+    recording = ask_examples(moa, devset, recorded=recorded, strategies=chosen, others=others, **asking)
+    scoring: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "seed": seed}
+    comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
+    control = "No Self-MoA: it was not asked for."
+    if self_moa:
+        try:
+            recording, control = _with_self_moa(moa, comparison, asking)
+        except (RecordingInterrupted, RuntimeError) as error:
+            failed: Any = error  # what was asked before the control is more than what it asked
+            failed.recording = recording
+            raise
+        comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
+    votes = Votes.of_comparison(moa, comparison)
+    made = list(committees(votes, len(votes.scores))) if votes.are_shares else []
+    return Diagnosis(comparison, Diversity.of(votes, seed), made, control, _recommend(comparison, made, seed))
+
+
+def diagnosis_budget(
+    moa: MoA, questions: int, *, strategies: Sequence[str | Strategy] | None = None, self_moa: bool = True
+) -> Budget:
+    """What a diagnosis will take at most, to be known before it is spent; for arguments as those of `diagnose`."""
+    proposals = calls_per_answer(moa) - calls_per_verdict(moa)
+    can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
+    bound = [moa.strategy if one == moa.strategy.name else as_strategy(one) for one in _chosen(moa, strategies)]
+    verdicts = sum(int(getattr(strategy, "rotations", 1)) for strategy in bound) if can_ask else 0
+    alone = int(_aggregator_alone(moa) is not None)
+    is_possible = self_moa and len(moa.panels) == 1 and len(moa.panels[0].names) > 1
+    control = proposals + calls_per_verdict(moa) if is_possible else 0
+    formula = (
+        f"{questions} questions x ({proposals} proposals + {verdicts + alone} of the aggregator + {control} Self-MoA)"
+    )
+    return Budget(questions * (proposals + verdicts + alone + control), 0, formula)
+
+
+def _recommend(comparison: Comparison, made: Sequence[Candidate], seed: int) -> Recommendation:
+    rows = {row.name: row for row in comparison.rows if row.kind != "oracle"}
+    alone = [name for name, row in rows.items() if row.kind in ("proposer", "aggregator")]
+    scores = {name: comparison.scores(name) for name in rows}
+    calls = {name: 1.0 if name in alone else row.calls or 0.0 for name, row in rows.items()}
+    mixtures = {name: scores[name] for name in rows if name not in alone}
+    if made:  # all agents together, and the committee that SelectCommittee would choose: the best of many is chance
+        chosen = pick([one.scores for one in made], [one.calls for one in made])
+        for one in {(made[n].agents, made[n].samples): made[n] for n in (-1, chosen)}.values():
+            if one.calls > 1:
+                times = f", each {one.samples} times" if one.samples > 1 else ""
+                name = f"the weighted vote of {', '.join(one.agents)}{times}"
+                mixtures[name], calls[name] = one.scores, float(one.calls)
+    singles = {name: scores[name] for name in alone}
+    return recommend(singles, mixtures, calls, percent=comparison.is_accuracy, seed=seed)
+
+
+def _chosen(moa: MoA, strategies: Sequence[str | Strategy] | None) -> list[str | Strategy]:
+    if strategies is not None:
+        return [one if isinstance(one, Strategy) else as_strategy(one).name for one in strategies]
+    can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
+    built_in = [name for name, strategy in STRATEGIES.items() if can_ask or not strategy.needs_aggregator]
+    return list(dict.fromkeys([*built_in, moa.strategy.name]))
+
+
+def _aggregator_alone(moa: MoA) -> Agent | None:
+    """The aggregator's model with the proposers' prompt; None if it is a proposer anyway."""
+    lm, panel = moa.aggregator.lm or dspy.settings.lm, moa.panels[0]
+    if lm is None or lm.model in [agent.model for agent in panel.agents]:
+        return None
+    agent, shared = Agent(lm), getattr(panel, "shared", None)
+    return Panel(moa.signature, [agent if shared is None else agent.with_program(shared)]).agents[0]
+
+
+def _with_self_moa(moa: MoA, comparison: Comparison, asking: Mapping[str, Any]) -> tuple[Recording, str]:
+    """Ask the best proposer as often as the whole panel was, and enter what comes of it as a verdict.
+
+    What a mixture gains, sampling one good model may gain too (Li et al., "Rethinking Mixture-of-Agents: Is Mixing
+    Different Large Language Models Beneficial?", arXiv 2502.00674): only what is beyond that is due to mixing.
+    """
+    recording, panel = comparison.recording, moa.panels[0]
+    best = max(panel.names, key=lambda name: comparison.scores(name).sum())
+    times = len(panel.names) * panel.samples
+    if (refusal := _cannot_sample(moa, best, times)) is not None:
+        return recording, f"No Self-MoA: {refusal}"
+    examples = [question.example for question in comparison.questions]
+    sampled = ask_examples(restricted(moa, [best], samples=times), examples, strategies=None, **asking)
+    row_of = find_rows(moa.signature, sampled)
+    if all(len({repr(proposal.outputs) for proposal in row.proposals}) <= 1 for row in sampled):
+        same = f"all {times} samples of {best} were the same answer, on every question (cached, or not sampled)."
+        return recording, f"No Self-MoA: {same}"
+    answered = [_answered_by(row, SELF_MOA + best, row_of(row.inputs)) for row in recording]
+    note = f"Self-MoA: {best}, the best proposer, asked {times} times per question, as often as the whole panel is."
+    return Recording(answered), note
+
+
+def _answered_by(row: Row, name: str, answer: Row | None) -> Row:
+    if answer is None:
+        return row
+    failure = answer.failures[0] if answer.outputs is None and answer.failures else None
+    verdict = RecordedVerdict(outputs=answer.outputs, failure=failure, calls=answer.calls, seconds=answer.seconds)
+    return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})
+
+
+def _cannot_sample(moa: MoA, name: str, times: int) -> str | None:
+    agent: Any = getattr(moa.panels[0], name)
+    if len(moa.panels) > 1:
+        return "the mixture has several layers."
+    if len(moa.panels[0].names) == 1 or times == 1:
+        return "the mixture asks one model only."
+    if agent.is_fixed:
+        return f"the program of {name}, the best proposer, brings its own LMs, and cannot be sampled."
+    if any(lm.kwargs.get("temperature") == 0 for lm in [*agent.lms, dspy.settings.lm] if lm is not None):
+        return f"{name}, the best proposer, answers at temperature 0: its samples would be one answer."
+    return None

@@ -1,0 +1,111 @@
+"""Mixtures made of a mixture: with a prompt per agent, of some of the agents, of one agent alone."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import dspy
+
+from moa_dspy.agent import Agent
+from moa_dspy.moa import MoA
+from moa_dspy.proposers import as_aggregator
+from moa_dspy.recording import Row, replay
+from moa_dspy.signatures import for_role, tell_apart
+from moa_dspy.strategies import Strategy, as_strategy
+
+__all__ = ["alone", "restricted", "specialized", "up_to"]
+
+
+def specialized(moa: MoA) -> MoA:
+    """A copy with a prompt per proposer; what they shared so far, instructions and demos, each has for itself.
+
+    Example:
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
+        >>> [name for name, _ in specialized(moa).named_predictors()][:2]
+        ['proposers.alice.program.predict', 'proposers.bob.program.predict']
+    """
+    mixture = moa.deepcopy()
+    held = Counter(id(agent.program) for panel in mixture.panels for agent in panel.agents)
+    for panel in mixture.panels:
+        shared = vars(panel).pop("shared", None)
+        for agent in panel.agents:
+            if agent.program is not None and held[id(agent.program)] > 1:
+                role = f"{agent.name}, layer {panel.layer}" if agent.program is shared else None
+                setattr(panel, agent.name, _with_own_program(agent, agent.program, role))
+    mixture.use_specialized_prompts = True
+    tell_apart(mixture.named_predictors())
+    return mixture
+
+
+def restricted(
+    moa: MoA,
+    agents: Sequence[str],
+    *,
+    samples: int | None = None,
+    strategy: str | Strategy | None = None,
+    aggregator: dspy.BaseLM | None = None,
+) -> MoA:
+    """A copy of a mixture of one layer with these proposers only, their prompts and demos as they are."""
+    mixture = moa.deepcopy()
+    [panel] = mixture.panels
+    for name in panel.names:
+        if name not in agents:
+            delattr(panel, name)
+    panel.names = [name for name in panel.names if name in agents]
+    panel.samples = samples or panel.samples
+    if all(agent.program is not getattr(panel, "shared", None) for agent in panel.agents):
+        vars(panel).pop("shared", None)
+    mixture.own_programs = [name for name in mixture.own_programs if name in panel.names]
+    if strategy is not None:
+        mixture.aggregator = _aggregator(mixture, strategy, aggregator)
+    return mixture
+
+
+def alone(moa: MoA, panel_name: str, agent: str, rows: Iterable[Row]) -> MoA:
+    """The mixture with one of its agents alone, under the name that it has there: its proposal is the answer.
+
+    `rows` hold what the layers before it proposed.
+    """
+    mixture = up_to(moa, panel_name, rows)
+    panel: Any = copy.copy(getattr(moa, panel_name))
+    for name in panel.names:
+        if name != agent:
+            vars(panel).pop(name)
+    vars(panel).pop("shared", None)
+    panel.names, panel.samples = [agent], 1
+    setattr(mixture, panel_name, panel)
+    mixture.limits = panel.limits = moa.limits.model_copy(update={"min_proposals": 1})
+    mixture.aggregator = _aggregator(mixture, "voting", None)
+    return mixture
+
+
+def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
+    """The mixture's layers up to this one, those before it as recorded."""
+    mixture: Any = copy.copy(moa)
+    replayed = replay(moa, rows)
+    place = moa.panel_names.index(panel_name)
+    for later in moa.panel_names[place + 1 :]:
+        vars(mixture).pop(later)
+    for earlier in moa.panel_names[:place]:
+        setattr(mixture, earlier, getattr(replayed, earlier))
+    mixture.panel_names = moa.panel_names[: place + 1]
+    return mixture
+
+
+def _aggregator(moa: MoA, strategy: str | Strategy, lm: dspy.BaseLM | None) -> Agent:
+    bound = as_strategy(strategy)
+    bound.has_aggregator = bound.needs_aggregator or lm is not None
+    bound.bind(moa.signature, moa.panels[-1].names)
+    return as_aggregator(lm, bound)
+
+
+def _with_own_program(agent: Agent, program: dspy.Module, role: str | None) -> Agent:
+    own = program.deepcopy()
+    if role is not None:
+        predictors: list[Any] = own.predictors()
+        for predictor in predictors:
+            predictor.signature = for_role(predictor.signature, role)
+    return agent.with_program(own)

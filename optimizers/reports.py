@@ -1,0 +1,118 @@
+"""What a compile in stages did, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from moa_dspy.usage import Usage
+
+__all__ = ["SpecializationReport", "StageReport"]
+
+
+class StageReport(BaseModel):
+    """One stage: one agent tuned alone, or proposals recorded.
+
+    Attributes:
+        name: The agent, with its layer from the second on; or what was recorded.
+        runs: How often the program of the stage was run; a recording runs nothing.
+        usage: LM calls of the agents; `cache_hits` of them were answered by DSPy's cache.
+        optimizer_usage: LM calls of the optimizer itself: reflections, proposals of prompts.
+        seconds: Wall time.
+        before: Mean score on the valset before; None where it was not measured.
+        after: Mean score on the valset of what the optimizer found, kept or not.
+        kept: Whether that is in the compiled program.
+        note: What else there is to say.
+        resumed: Whether it was taken from a checkpoint: the calls were paid for then.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    runs: int = 0
+    usage: Usage
+    optimizer_usage: Usage = Usage.of([])
+    seconds: float = 0.0
+    before: float | None = None
+    after: float | None = None
+    kept: bool = False
+    note: str = ""
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class SpecializationReport:
+    """All stages, in the order of the mixture.
+
+    Attributes:
+        stages: One per agent and recording.
+        calls_per_answer: What one run of the whole mixture takes.
+        seconds: Wall time.
+    """
+
+    stages: list[StageReport] = field(default_factory=list)
+    calls_per_answer: int = 0
+    seconds: float = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        """All LM calls: those of the agents and those of the optimizer."""
+        return sum((stage.usage + stage.optimizer_usage for stage in self.stages), Usage.of([]))
+
+    @property
+    def calls(self) -> int:
+        """LM calls of the agents."""
+        return sum(stage.usage.calls for stage in self.stages)
+
+    @property
+    def optimizer_calls(self) -> int:
+        """LM calls of the optimizer itself."""
+        return sum(stage.optimizer_usage.calls for stage in self.stages)
+
+    @property
+    def joint_calls(self) -> int:
+        """What the agents would have been asked, had every run of a stage been one of the whole mixture."""
+        return self.calls_per_answer * sum(stage.runs for stage in self.stages)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-able data."""
+        totals = {name: getattr(self, name) for name in ("calls", "optimizer_calls", "joint_calls", "seconds")}
+        stages = [stage.model_dump(mode="json") for stage in self.stages]
+        return {**totals, "cost_usd": self.usage.cost_usd, "stages": stages}
+
+    def table(self) -> Table:
+        """The report as a rich table: `calls` of the agents, `jointly` what the whole mixture would have taken."""
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
+        table.add_column("stage", overflow="fold", max_width=17)
+        for heading in ("valset", "calls", "jointly", "tuning", "tokens", "USD", "time"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for stage in self.stages:
+            valset = "-" if stage.before is None else f"{stage.before:.3f} > {stage.after:.3f}"
+            jointly = stage.runs * self.calls_per_answer
+            table.add_row(stage.name, valset, *_cells(stage.usage, jointly, stage.optimizer_usage, stage.seconds))
+        if len(self.stages) > 1:
+            agents, optimizer = (
+                sum((getattr(stage, name) for stage in self.stages), Usage.of([]))
+                for name in ("usage", "optimizer_usage")
+            )
+            table.add_section()
+            table.add_row("all", "", *_cells(agents, self.joint_calls, optimizer, self.seconds))
+        table.caption = "\n".join(f"{stage.name}: {stage.note}." for stage in self.stages if stage.note) or None
+        return table
+
+
+def _cells(agents: Usage, jointly: int, optimizer: Usage, seconds: float) -> list[str]:
+    whole = agents + optimizer
+    tokens = whole.prompt_tokens + whole.completion_tokens
+    return [
+        f"{agents.calls:,}",
+        f"{jointly:,}" if jointly else "-",
+        f"{optimizer.calls:,}",
+        f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k",
+        "unknown" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
+        f"{seconds:.0f} s",
+    ]

@@ -1,0 +1,155 @@
+"""A metric as optimizers take it: with two arguments for a score, with five for GEPA's feedback."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dspy
+from dspy.teleprompt.gepa.gepa_utils import ScoreWithFeedback
+
+from moa_dspy.evaluation import Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.results import MoAMetadata, MoAPrediction, Proposal
+from moa_dspy.values import IncompleteProposal, typed_outputs
+
+__all__ = ["Scored", "Stop", "metric_name"]
+
+View = Callable[[dspy.Example, dspy.Prediction], dspy.Prediction]
+
+
+class Stop(BaseException):
+    """Ends an optimizer from inside: what derives from `Exception` it would score as a wrong answer, and go on."""
+
+
+class Scored:
+    """A metric, adapted.
+
+    Called with two or three arguments it gives a number, as every optimizer wants; with the name of a predictor,
+    as GEPA asks for feedback, a score with a text. A metric that says nothing is given words: the right outputs
+    beside those that were given. One that raises, or gives no score, ends the optimizer, where DSPy would score 0.
+
+    Args:
+        metric: A metric's name, `metric(example, prediction, trace=None)`, or GEPA's five arguments.
+        task: The task's signature.
+        view: What the metric is shown instead of the prediction.
+        inside: What the names of predictors begin with, where the mixture is part of another program.
+
+    Raises:
+        TypeError: If the metric takes neither.
+    """
+
+    def __init__(
+        self, metric: str | Metric, task: type[dspy.Signature], view: View | None = None, inside: str = ""
+    ) -> None:
+        self.given = metric
+        self.metric = as_metric(metric, task)
+        self.task = task
+        self.view = view
+        self.inside = inside
+        self.__name__ = metric_name(metric)
+        self._takes = _count_arguments(self.metric)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Scored:
+        return self
+
+    def __call__(
+        self,
+        gold: dspy.Example,
+        pred: dspy.Prediction,
+        trace: Any = None,
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> Any:
+        shown = pred if self.view is None else self.view(gold, pred)
+        name = pred_name and pred_name.removeprefix(self.inside)
+        try:
+            number, value = self._measure(gold, shown, trace, name, pred_trace)
+        except MetricError as error:
+            raise Stop from error
+        if pred_name is None:
+            # Several objectives are GEPA's own; all else is a plain number to every optimizer.
+            return value if isinstance(value, dspy.Prediction) and value.get("objective_scores") else number
+        said = value.get("feedback") if isinstance(value, dspy.Prediction) else None
+        return ScoreWithFeedback(score=number, feedback=said or self._words(gold, pred, number))
+
+    @property
+    def with_two_arguments(self) -> str | Metric:
+        """The metric as `evaluate` takes it."""
+        if self._takes < 5:
+            return self.given
+
+        def measure(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Any:
+            return self.metric(example, prediction, trace, None, None)
+
+        measure.__name__ = self.__name__
+        return measure
+
+    def number(self, example: dspy.Example, outputs: Mapping[str, Any] | None) -> float:
+        """What these outputs score; 0 if there are none.
+
+        Raises:
+            MetricError: If the metric raises, or gives no score.
+        """
+        return 0.0 if outputs is None else self._measure(example, prediction_of(outputs))[0]
+
+    def try_on_gold(self, example: dspy.Example) -> None:
+        """Score an example's own gold outputs: what is wrong with a metric shows before anything is paid for.
+
+        Raises:
+            MetricError: If the metric raises, or gives no score.
+        """
+        try:
+            gold = typed_outputs(example, self.task)
+        except IncompleteProposal:
+            return  # the metric may know how to compare golds of other types, or need none
+        proposal = Proposal(id="gold", agent="gold", outputs=gold)
+        metadata = MoAMetadata(
+            strategy="voting",
+            answered_by="voting",
+            num_proposers=1,
+            proposals_asked=1,
+            proposals_received=1,
+            all_proposals=[proposal],
+        )
+        self._measure(example, MoAPrediction.of(gold, self.task, metadata))
+
+    def _measure(self, example: dspy.Example, prediction: dspy.Prediction, *more: Any) -> tuple[float, Any]:
+        given: list[Any] = []
+        further = (*more, *(None,) * 3)[: self._takes - 2]
+
+        def measure(example: dspy.Example, prediction: dspy.Prediction) -> Any:
+            given.append(self.metric(example, prediction, *further))
+            return given[-1]
+
+        measure.__name__ = self.__name__
+        return score(measure, example, prediction), given[-1]
+
+    def _words(self, gold: dspy.Example, pred: dspy.Prediction, number: float) -> str:
+        names = [name for name in self.task.output_fields if name in gold]
+        right = "; ".join(f"{name}: {gold[name]}" for name in names)
+        given = "; ".join(f"{name}: {pred.get(name)}" for name in names)
+        return f"Score {number:g}." + (f" Right would be {right}. Given was {given}." if names else "")
+
+
+def metric_name(metric: str | Metric) -> str:
+    """What a metric is called."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+
+
+def _count_arguments(metric: Metric) -> int:
+    """How many arguments a metric can be given: 5, 3 or 2."""
+    try:
+        signature = inspect.signature(metric)
+    except ValueError:  # one written in C
+        return 3
+    for number in (5, 3, 2):
+        try:
+            signature.bind(*[None] * number)
+        except TypeError:
+            continue
+        return number
+    raise TypeError(
+        f"The metric {metric_name(metric)!r} takes {signature}, and no optimizer could call it. Write "
+        "metric(example, prediction, trace=None), or GEPA's metric(gold, pred, trace, pred_name, pred_trace)."
+    )

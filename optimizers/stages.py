@@ -1,0 +1,249 @@
+"""A stage: one program tuned by one optimizer, its result kept if the valset says so."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
+
+from moa_dspy.concurrency import run_side_by_side
+from moa_dspy.errors import TooFewProposals
+from moa_dspy.moa import MoA
+from moa_dspy.usage import LMCall, Meter, Usage
+
+from .reports import StageReport
+from .scoring import Scored, Stop
+
+__all__ = ["INSIDE", "Predictors", "Stage", "own_copy"]
+
+INSIDE = "moa."
+"""What the names of a mixture's predictors begin with, where a stage runs it."""
+
+Predictors = dict[str, Any]
+_GEPA: Any = dspy.GEPA  # a class that a decorator hides from type checkers
+
+# Failed calls in a row after which a model is taken for dead.
+_PATIENCE = 5
+# Among DSPy's settings, because those reach the workers of its executors: whether a program of the stage runs.
+_ASKING = "moa_dspy_asking"
+
+
+@dataclass
+class Stage:
+    """What is tuned, on what, by what.
+
+    Attributes:
+        name: As it is reported.
+        program: A mixture, perhaps of one agent, or one that asks its aggregator alone.
+        scored: What tells whether it was right.
+        trainset: Examples for the optimizer.
+        valset: Examples by which the result is kept or not.
+        optimizer: Gives the optimizer.
+        threads: Examples under way at once.
+        room: Where GEPA keeps its state, and goes on from; None keeps nothing.
+        compares: Whether to measure on the valset before and after; else the optimizer's word is taken.
+        arguments: Further ones of the optimizer's `compile`.
+    """
+
+    name: str
+    program: MoA
+    scored: Scored
+    trainset: Sequence[dspy.Example]
+    valset: Sequence[dspy.Example]
+    optimizer: Callable[[Stage], Any]
+    threads: int
+    room: Path | None = None
+    compares: bool = True
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    meter: StageMeter = field(default_factory=lambda: StageMeter())
+
+    def run(self) -> tuple[StageReport, Predictors]:
+        """Tune the program.
+
+        Returns:
+            The report, and the predictors to be taken over by their names in the mixture; none if nothing was
+            found that is at least as good on the valset.
+
+        Raises:
+            Stop: If an LM or the metric is of no use.
+        """
+        resumed = self.room is not None and (self.room / "gepa_state.bin").exists()
+        program = _Watched(self.program, self.meter)
+        before = after = None
+        found: Predictors = {}
+        notes = []
+        try:
+            with dspy.context(**self.meter.settings()):
+                before = after = self._evaluate(program) if self.compares else None
+                if self.compares and not self.meter.calls():
+                    notes.append("never asked: nothing to tune")
+                else:
+                    tuned = self._compiled(program)
+                    if _same_prompts(tuned, program):
+                        notes.append("no better prompt found")
+                    else:
+                        found = {name.removeprefix(INSIDE): part for name, part in tuned.named_predictors()}
+                        after = self._evaluate(tuned) if self.compares else None
+        except BaseException as error:  # Ctrl-C too: what runs on in a thread shall ask no more
+            self.meter.stop(error)
+            raise
+        if before is not None and after is not None and after < before:
+            found = {}
+            notes.append("not kept: worse on the valset")
+        if resumed:
+            notes.append("resumed, earlier calls not counted")
+        details = {"before": before, "after": after, "kept": bool(found), "note": "; ".join(notes)}
+        return self.meter.report(self.name, **details), found
+
+    def _compiled(self, program: _Watched) -> dspy.Module:
+        optimizer = self.optimizer(self)
+        takes = inspect.signature(optimizer.compile).parameters
+        given: dict[str, Any] = {"trainset": list(self.trainset)}
+        if "valset" in takes:
+            given["valset"] = list(self.valset)
+        if "eval_kwargs" in takes:  # COPRO
+            given["eval_kwargs"] = {"num_threads": self.threads, "display_progress": False}
+        given |= self.arguments
+        tuned = optimizer.compile(program.deepcopy(), **given)
+        # A compiled program is frozen: it would show none of its predictors to the mixture.
+        tuned._compiled = False
+        if [name for name, _ in tuned.named_predictors()] != [name for name, _ in program.named_predictors()]:
+            raise TypeError(
+                f"{type(optimizer).__name__} gave a program of another shape ({type(tuned).__name__}), whose prompts "
+                "cannot be put into the mixture. Use an optimizer of prompts or demos, for example dspy.GEPA."
+            )
+        return tuned
+
+    def _evaluate(self, program: dspy.Module) -> float:
+        """The mean score on the valset; what fails scores 0."""
+        errors: list[Exception] = []
+
+        def ask(example: dspy.Example) -> float:
+            try:
+                with dspy.context(trace=[]):
+                    prediction = program(**example.inputs())
+            except Exception as error:
+                errors.append(error)
+                return 0.0
+            return float(self.scored(example, prediction))
+
+        scores = list(run_side_by_side(ask, self.valset, self.threads))
+        if len(errors) == len(scores):
+            raise Stop(f"None of {len(scores)} examples of the valset got an answer") from errors[0]
+        # Summed in one order, whatever order they came in.
+        return sum(sorted(scores)) / len(scores)
+
+
+class StageMeter(Meter):
+    """Meters a stage, and stops it where going on would cost money for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("stage")
+        self.runs = 0
+        self._ids: dict[bool, list[str]] = {False: [], True: []}  # of the optimizer's calls, of the agents'
+        self._started = time.perf_counter()
+        self._failed_in_a_row: Counter[tuple[bool, str]] = Counter()
+        self._stopped: BaseException | None = None
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """Enter the calls made inside as a run of the agents.
+
+        Raises:
+            Stop: If the stage was stopped, by `stop` or by an LM that answers no more.
+        """
+        if self._stopped is not None:
+            raise Stop from self._stopped
+        with self._lock:
+            self.runs += 1
+        with dspy.context(**{_ASKING: True}):
+            yield
+
+    def stop(self, reason: BaseException) -> None:
+        """Let no program of this stage run any more."""
+        self._stopped = self._stopped or reason
+
+    def report(self, stage: str, **details: Any) -> StageReport:
+        """What came of the stage until now, with these details."""
+        optimizer, agents = (
+            Usage.of(call for id in self._ids[is_agents] if (call := self.call(id))) for is_agents in (False, True)
+        )
+        return StageReport(
+            name=stage,
+            runs=self.runs,
+            usage=agents,
+            optimizer_usage=optimizer,
+            seconds=time.perf_counter() - self._started,
+            **details,
+        )
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        super().on_lm_start(call_id, instance, inputs)
+        with self._lock:
+            self._ids[bool(dspy.settings.get(_ASKING))].append(call_id)
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        super().on_lm_end(call_id, outputs, exception)
+        call: LMCall | None = self.call(call_id)
+        who = (bool(dspy.settings.get(_ASKING)), call.model if call else "")
+        with self._lock:
+            if exception is None:
+                self._failed_in_a_row[who] = 0
+            elif not isinstance(exception, ContextWindowExceededError):
+                self._failed_in_a_row[who] += 1
+                if self._failed_in_a_row[who] >= _PATIENCE:
+                    self.stop(exception)
+
+
+class _Watched(dspy.Module):
+    """The program of a stage, metered."""
+
+    def __init__(self, moa: MoA, meter: StageMeter) -> None:
+        super().__init__()
+        self.moa = moa
+        self.meter = meter
+
+    def forward(self, **inputs: Any) -> Any:
+        fields = self.moa.signature.input_fields  # a labelled example holds the proposals too
+        with self.meter.asking():
+            try:
+                return self.moa(**{name: value for name, value in inputs.items() if name in fields})
+            except TooFewProposals as error:
+                if isinstance(error.__cause__, AdapterParseError):  # of which GEPA makes feedback
+                    raise error.__cause__ from error
+                raise
+
+
+def own_copy(optimizer: Any, stage: Stage, folder: str) -> Any:
+    """A copy of the user's optimizer for one stage, which scores by the stage's metric.
+
+    Its logs go into a folder of their own: GEPA would take another stage's for its own, and resume.
+    """
+    own = copy.copy(optimizer)
+    for name, value in vars(own).items():
+        if isinstance(value, (list, dict, set)):
+            setattr(own, name, copy.copy(value))
+    for name in ("metric", "metric_fn"):
+        if hasattr(own, name):
+            setattr(own, name, stage.scored)
+    if getattr(own, "log_dir", None):
+        own.log_dir = str(Path(own.log_dir) / folder)
+    elif stage.room is not None and isinstance(own, _GEPA):
+        own.log_dir = str(stage.room)
+    return own
+
+
+def _same_prompts(one: dspy.Module, other: dspy.Module) -> bool:
+    pairs: Any = zip(one.predictors(), other.predictors(), strict=True)
+    return all(a.signature.equals(b.signature) and a.demos == b.demos for a, b in pairs)

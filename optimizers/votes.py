@@ -1,0 +1,283 @@
+"""Recorded votes as numbers: what a weighted vote scores, and the weights that follow from who was right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+from typing import Any, Literal, get_args, get_origin
+
+import dspy
+import numpy as np
+import numpy.typing as npt
+
+from moa_dspy.concurrency import run_side_by_side
+from moa_dspy.evaluation import Comparison, MetricError
+from moa_dspy.moa import MoA
+from moa_dspy.recording import Recording, replay
+from moa_dspy.strategies import Case, Voting, as_strategy
+
+from .scoring import Scored
+from .students import find_rows, inputs_of
+
+__all__ = ["Floats", "Votes", "Weights", "count_agreement", "log_odds", "shrink", "unweighted_voting", "wrong_answers"]
+
+Floats = npt.NDArray[np.float64]
+
+MISSING, ABSTAINS = -2, -1
+OPEN = 9.0  # wrong answers to an open question: "some"
+PRIOR = 10.0  # votes that the panel's mean accuracy counts for
+
+
+@dataclass(frozen=True)
+class Votes:
+    """Questions by proposals.
+
+    Attributes:
+        columns: Of each proposal, its agent.
+        answers: Of shape (questions, columns). In a row, equal numbers from 0 are equal answers; below 0 there is no
+            vote: `ABSTAINS`, `MISSING`.
+        scores: Of the same shape: what the metric gives for the proposal; 0 where there is none.
+    """
+
+    columns: Sequence[str]
+    answers: npt.NDArray[np.int64]
+    scores: Floats
+
+    @classmethod
+    def of(
+        cls, moa: MoA, recording: Recording, examples: Sequence[dspy.Example], scored: Scored | None, threads: int = 8
+    ) -> Votes:
+        """The proposals to examples, told apart as the mixture's vote, or a plain one, tells them apart.
+
+        Without a metric all score 0. `MetricError`, for what is no score from 0 to 1, has the recording on it.
+        """
+        panel: Any = replay(moa, recording).panels[0]
+        row_of = find_rows(moa.signature, recording)
+        voting = unweighted_voting(moa)
+
+        def read(numbered: tuple[int, dspy.Example]) -> tuple[int, list[str], list[int], list[float]]:
+            number, example = numbered
+            round = panel.round(row_of(example))
+            inputs = inputs_of(moa.signature, example)
+            case = Case(moa.signature, inputs, round.proposals, round.asked, has_aggregator=False)
+            votes = {id: n for n, found in enumerate(voting.count(case).candidates) for id in found.voters}
+            came = {proposal.id: proposal.outputs for proposal in round.proposals}
+            answers = [votes.get(id, ABSTAINS if id in came else MISSING) for id in round.asked]
+            scores = [0.0 if scored is None else scored.number(example, came.get(id)) for id in round.asked]
+            return number, list(round.asked.values()), answers, scores
+
+        try:
+            read_rows = sorted(run_side_by_side(read, list(enumerate(examples)), threads))
+            votes = cls(
+                read_rows[0][1], np.array([row[2] for row in read_rows]), np.array([row[3] for row in read_rows])
+            )
+            if not votes.are_shares:
+                raise MetricError(
+                    f"The metric gave scores from {votes.scores.min():g} to {votes.scores.max():g}, which cannot be "
+                    "read as right and wrong. Give a metric between 0 (wrong) and 1 (right)."
+                )
+        except (MetricError, KeyboardInterrupt) as error:
+            failed: Any = error
+            failed.recording = recording
+            raise
+        return votes
+
+    @classmethod
+    def of_comparison(cls, moa: MoA, comparison: Comparison) -> Votes:
+        """The proposals of a comparison, scored by then."""
+        questions = comparison.questions
+        votes = cls.of(moa, comparison.recording, [question.example for question in questions], None)
+        return replace(votes, scores=np.array([list(question.proposals.values()) for question in questions]))
+
+    @property
+    def are_shares(self) -> bool:
+        """Whether all scores are between 0 (wrong) and 1 (right)."""
+        return bool(((self.scores >= 0) & (self.scores <= 1)).all())
+
+    @cached_property
+    def agents(self) -> list[str]:
+        """Their names, in declared order."""
+        return list(dict.fromkeys(self.columns))
+
+    @property
+    def samples(self) -> int:
+        """How many proposals each agent makes."""
+        return len(self.columns) // len(self.agents)
+
+    @cached_property
+    def owners(self) -> Floats:
+        """Of shape (agents, columns): 1 where the column is the agent's."""
+        return np.array([[agent == name for agent in self.columns] for name in self.agents], dtype=float)
+
+    @property
+    def alone(self) -> Floats:
+        """Of shape (questions, agents): the score of each agent alone, the mean of its samples."""
+        return self.scores @ self.owners.T / self.samples
+
+    def rows(self, chosen: Any) -> Votes:
+        """These questions: a slice or indices."""
+        return replace(self, answers=self.answers[chosen], scores=self.scores[chosen])
+
+    def of_agents(self, names: Sequence[str], samples: int) -> Votes:
+        """The columns of these agents, and of no more than so many samples of each."""
+        kept = [n for n, a in enumerate(self.columns) if a in names and self.columns[:n].count(a) < samples]
+        return Votes([self.columns[n] for n in kept], self.answers[:, kept], self.scores[:, kept])
+
+    def score(self, weights: npt.ArrayLike) -> Floats:
+        """What a vote without an aggregator scores on each question.
+
+        As `Voting` counts: the answer with the most weight; of equal ones, that of the heaviest single supporter,
+        then the first in declared order; the answer given is that of its heaviest supporter.
+
+        Args:
+            weights: Of the agents, or of shape (questions, agents); 0: the agent is not asked.
+        """
+        each = np.broadcast_to(np.asarray(weights, dtype=float) @ self.owners, self.answers.shape)
+        asked, cast = each > 0, (each > 0) & (self.answers >= 0)
+        same = (self.answers[:, :, None] == self.answers[:, None, :]) & cast[:, None, :]
+        # Weights that differ only by rounding are equal, as in a tally.
+        support = np.where(cast, (same * each[:, None, :]).sum(axis=2), -1.0).round(9)
+        heaviest = np.where(same, each[:, None, :], 0.0).max(axis=2).round(9)
+        own, place = np.where(cast, each, -1.0), np.broadcast_to(-np.arange(each.shape[1]), each.shape)
+        winner = np.lexsort((place, own, -same.argmax(axis=2), heaviest, support), axis=-1)[:, -1]
+        # Where nobody votes, all may say None: the first that came is the answer.
+        first = (asked & (self.answers != MISSING)).argmax(axis=1)
+        chosen: Floats = self.scores[np.arange(len(self.scores)), np.where(cast.any(axis=1), winner, first)]
+        return chosen
+
+
+class Weights:
+    """Vote weights from who was right: `log_odds` of accuracies that are drawn to the panel's mean.
+
+    Args:
+        votes: Recorded votes with scores between 0 and 1.
+        alternatives: Among how many wrong answers errors spread. None: two answers (1) or many (9), whichever
+            weights vote better on questions held out.
+
+    Attributes:
+        accuracy: Of each agent, when it votes.
+        right: Its right votes; fractions where scores are.
+        votes: Its votes: proposals that did not abstain or fail.
+        alternatives: As chosen.
+    """
+
+    def __init__(self, votes: Votes, alternatives: float | None = None) -> None:
+        cast = (votes.answers >= 0).astype(float)
+        right, counts = (votes.scores * cast) @ votes.owners.T, cast @ votes.owners.T
+        self.right, self.votes = right.sum(axis=0), counts.sum(axis=0)
+        self.accuracy = shrink(self.right, self.votes)
+        self._of = votes
+        # Of each question, accuracies on other ones: once for each assignment to folds.
+        self._unseen = [
+            shrink(_sum_other_folds(right, fold), _sum_other_folds(counts, fold)) for fold in assign_folds(len(cast))
+        ]
+        offered = [1.0, OPEN] if alternatives is None else [alternatives]
+        scored = {number: self._score_held_out(number).mean().round(9) for number in offered}
+        self.alternatives = max(offered, key=lambda number: (scored[number], number))
+
+    def of(self, size: int | None = None) -> Floats:
+        """The weights of the agents, 0 for all but the `size` most accurate ones."""
+        return _weigh(self.accuracy[None], self.alternatives, size)[0]
+
+    def score_held_out(self, size: int | None = None) -> Floats:
+        """What the vote scores on each question with weights that follow from other questions."""
+        return self._score_held_out(self.alternatives, size)
+
+    def _score_held_out(self, alternatives: float, size: int | None = None) -> Floats:
+        scores = [self._of.score(_weigh(accuracy, alternatives, size)) for accuracy in self._unseen]
+        return np.mean(scores, axis=0)
+
+
+def assign_folds(number: int) -> list[npt.NDArray[np.int64]]:
+    """The fold of each question, of five that are held out in turns: four times, drawn anew."""
+    return [np.random.default_rng(seed).permutation(number) % min(5, number) for seed in range(4)]
+
+
+def _sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
+    """For each question, the sum over the questions of other folds."""
+    sums = np.zeros((fold.max() + 1, counts.shape[1]))
+    np.add.at(sums, fold, counts)
+    return counts.sum(axis=0) - sums[fold]
+
+
+def _weigh(accuracy: Floats, alternatives: float, size: int | None) -> Floats:
+    rank = np.argsort(np.argsort(-accuracy, axis=1, kind="stable"), axis=1)
+    chosen = rank < (size or accuracy.shape[1])
+    weights = np.where(chosen, log_odds(accuracy, alternatives), 0.0)
+    # Who stands alone is the whole vote, whatever it weighs; so are those of whom none weighs anything.
+    nothing = (weights > 0).sum(axis=1, keepdims=True) == 0
+    return np.where(nothing | (size == 1), chosen.astype(float), weights)
+
+
+def log_odds(accuracy: npt.ArrayLike, alternatives: float) -> Floats:
+    """The weights of voters of these accuracies: `ln(alternatives * p / (1 - p))`, not below 0.
+
+    With independent voters whose errors spread evenly over the wrong answers, the vote with these weights finds the
+    right answer most often. Two answers, one of them wrong: Nitzan and Paroush, "Optimal Decision Rules in Uncertain
+    Dichotomous Choice Situations" (International Economic Review 23, 1982). More: the term `ln(alternatives)` that
+    Zhu et al., "Multi-class AdaBoost" (Statistics and Its Interface 2, 2009) add. Without it whoever is right less
+    than half of the time would count for nothing, though to open questions it is still right far more often than
+    chance. What remains below 0 is clipped: the winner is an actual proposal.
+
+    Example:
+        >>> log_odds([0.9, 0.5, 0.1], 9.0).round(2).tolist()
+        [4.39, 2.2, 0.0]
+    """
+    p = np.asarray(accuracy, dtype=float)
+    return np.maximum(np.log(alternatives * p / (1 - p)), 0.0)
+
+
+def shrink(right: Floats, votes: Floats) -> Floats:
+    """Accuracies along the last axis, drawn to the mean of all, the less the more an agent has voted.
+
+    As if each had voted `PRIOR` times more, and been right as often as all together; these are taken to have been
+    right once and wrong once more (Laplace), so that no accuracy is 0 or 1.
+    """
+    mean = (right.sum(axis=-1, keepdims=True) + 1) / (votes.sum(axis=-1, keepdims=True) + 2)
+    return (right + PRIOR * mean) / (votes + PRIOR)
+
+
+def count_agreement(votes: Votes) -> tuple[Floats, Floats]:
+    """How often each agent's votes agree with the vote of all the others, and how many there are to compare.
+
+    What stands for accuracy where there are no labels. Agents that share mistakes vouch for each other: there, a few
+    labels are worth more.
+
+    Raises:
+        ValueError: If nobody votes.
+    """
+    if not (votes.answers >= 0).any():
+        raise ValueError("All proposals abstain or failed, so there is no agreement to learn from.")
+    agreed, compared = np.zeros(len(votes.agents)), np.zeros(len(votes.agents))
+    for place, name in enumerate(votes.agents):
+        own = np.array([column == name for column in votes.columns])
+        mine, others = votes.answers[:, own], votes.answers[:, ~own]
+        support = ((others[:, :, None] == others[:, None, :]) & (others >= 0)[:, :, None]).sum(axis=2)
+        if support.size:
+            most = support.max(axis=1, keepdims=True)
+            leads = (support == most) & (most > 0)  # several do, where first place is tied
+            agrees = ((mine[:, :, None] == others[:, None, :]) & leads[:, None, :]).any(axis=2)
+            agreed[place], compared[place] = agrees.sum(), ((mine >= 0) & (most > 0)).sum()
+    return agreed, compared
+
+
+def wrong_answers(moa: MoA) -> float:
+    """How many wrong answers there are to a question, as far as the type of what is voted on says it; else 9."""
+    ballot = moa.strategy.ballot if isinstance(moa.strategy, Voting) else None
+    fields = () if ballot is None else ballot.fields
+    output = moa.signature.output_fields.get(fields[0]) if len(fields) == 1 else None
+    kind: Any = None if output is None else output.annotation
+    if kind is bool:
+        return 1.0
+    if get_origin(kind) is Literal:
+        return max(1.0, len(get_args(kind)) - 1.0)
+    return max(1.0, len(kind) - 1.0) if isinstance(kind, type) and issubclass(kind, Enum) else OPEN
+
+
+def unweighted_voting(moa: MoA) -> Voting:
+    """A vote without weights that counts as the mixture's strategy does, if that is a vote."""
+    voting: Any = as_strategy(moa.strategy) if isinstance(moa.strategy, Voting) else Voting()
+    voting.weights = {}
+    return voting
