@@ -99,9 +99,15 @@ def find_store(store: str | None = None) -> str:
         store: A database's or a server's address; None means what MLflow itself would use.
 
     Raises:
+        ValueError: If MLflow's server knows no such store.
         FileNotFoundError: If it is a SQLite file that is not there.
     """
     uri = store or mlflow.get_tracking_uri()
+    kind, _, place = uri.partition("://")
+    if place and kind.partition("+")[0] not in _STORES:
+        raise ValueError(
+            f"{mask_address(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
+        )
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise FileNotFoundError(
             f"There is no store {mask_address(uri)}: nothing was tracked here. Track something first, for example with "
@@ -134,4 +140,5 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 
 logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
 
+_STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")
 _LONGEST = 600

@@ -98,7 +98,7 @@ class Watch(Meter):
             return here + self._elsewhere
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        meter = dspy.settings.get(METER)  # of the agent that asks, which tells who it is; else a block's
+        meter: Any = dspy.settings.get(METER)  # of the agent that asks, which tells who it is; else a block's
         with self._lock:
             super().on_lm_start(call_id, instance, inputs)
             self._made.append((self.stage, self.agent if isinstance(meter, Watch) else meter.agent))

@@ -13,7 +13,7 @@ from support.mixtures import QA
 from support.mlflow_server import free_port
 
 import moa_dspy
-from moa_dspy import Agent, MoA
+from moa_dspy import MoA
 
 PROGRAM_PATH = "artifacts/program.json"
 
@@ -40,10 +40,6 @@ def folder_of(info: ModelInfo) -> Path:
 
 def models() -> list[Any]:
     return list(mlflow.search_logged_models(output_format="list"))
-
-
-def addresses(moa: MoA) -> list[Any]:
-    return [agent.lm.kwargs.get("api_base") for agent in moa.agents if agent.lm is not None]
 
 
 class TestLogging:
@@ -149,10 +145,3 @@ class TestSettings:
         moa_dspy.load_model(info.model_uri)
         mlflow.pyfunc.load_model(info.model_uri).predict([{"question": CAPITAL}])
         assert dspy.settings.copy() == before
-
-    def test_addresses_are_trusted_when_asked(self, store: Path) -> None:
-        moa = MoA(QA, [Agent("openai/local", api_base="http://127.0.0.1:9/v1")], strategy="voting")
-        uri = moa_dspy.log_model(moa, "local").model_uri
-        with pytest.warns(UserWarning, match="made without api_base"):
-            assert addresses(moa_dspy.load_model(uri)) == [None]
-        assert addresses(moa_dspy.load_model(uri, allow_unsafe_lm_state=True)) == ["http://127.0.0.1:9/v1"]

@@ -96,13 +96,6 @@ class TestAccount:
             "unpriced_calls": 3,
         }
 
-    def test_says_what_was_missing(self, store: Path, provider: OpenAIServer) -> None:
-        moa = MoA(SIGNATURE, [agent("a", provider), agent("b", provider)], strategy="voting")
-        uri = moa_dspy.log_model(moa, "votes").model_uri
-        provider.answer = lambda request: Reply("no", status=400) if request.model == "b" else reply(request)
-        row = mlflow.pyfunc.load_model(uri).predict(rows("q7")).iloc[0]
-        assert (row["outputs"]["answer"], row["account"]["degraded"], row["account"]["error"]) == (7, True, None)
-
 
 class TestFailure:
     def test_does_not_touch_the_other_rows(self, model: Any) -> None:

@@ -10,7 +10,6 @@ import dspy
 import mlflow
 import pytest
 from dspy.lm15 import AuthError
-from mlflow.dspy import autolog as mlflow_autolog
 from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, says
 from support.openai_server import ChatRequest, OpenAIServer, Reply
@@ -133,11 +132,3 @@ def test_a_routers_key_is_known_whatever_its_variable_is_called(
     assert leaks(store, caplog.text) == {}
     [run] = mlflow.search_runs(output_format="list")
     assert run.data.tags["error"] == "RuntimeError: It was ***."
-
-
-def test_the_search_finds_what_mlflow_itself_writes(store: Path, remote: Callable[[str], dspy.LM]) -> None:
-    mlflow_autolog(log_evals=True)
-    dspy.configure(lm=remote("ambient"))
-    dspy.Evaluate(devset=EXAMPLES, metric=metric, num_threads=1)(dspy.Predict(QA))
-    mlflow.flush_trace_async_logging()
-    assert "planted-4" in leaks(store, "").get("mlflow.db", set())
