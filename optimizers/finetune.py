@@ -20,10 +20,10 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.results import Failure, Proposal
 
+from .examples import CompileInterrupted, check_mixture, checked_examples
 from .mixtures import specialized
 from .recipes import Budget, calls_per_answer
 from .scoring import Scored
-from .students import CompileInterrupted, check_mixture, checked_examples
 
 __all__ = ["Finetune", "Training"]
 

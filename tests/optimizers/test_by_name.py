@@ -128,7 +128,7 @@ def test_names_and_packages_are_checked_first(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match=r"no optimizer 'best'\. Choose one of: specialize, gepa, bootstrap, mipro"):
         tiny(lms, "best")
     mipro = dspy.MIPROv2(right, prompt_model=lms["coach"], task_model=lms["coach"])
-    monkeypatch.setattr("moa_dspy.optimizers.students.find_spec", lambda name: None)
+    monkeypatch.setattr("moa_dspy.optimizers.examples.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="mipro needs optuna, which is not installed: pip install optuna"):
         tiny(lms, "mipro")
     with pytest.raises(ValueError, match="MIPROv2 needs optuna"):
