@@ -70,7 +70,7 @@ class Candidate:
     def __str__(self) -> str:
         if self.is_single:
             return f"{self.agents[0]} alone"
-        times = "" if self.samples == 1 else f", {self.samples} times each"
+        times = "" if self.samples == 1 else f", each {self.samples} times"
         return f"{self.strategy} of {', '.join(self.agents)}{times}"
 
 
@@ -211,7 +211,9 @@ class SelectCommittee(Teleprompter):
                 candidates += [judged] if self._fits(judged, moa) else []
                 usage += spent
         if not candidates:
-            said = "Nothing that was asked for fits into the budget. Raise max_calls or max_usd."
+            cheapest = min((price for price in prices.values() if price is not None), default=None)
+            price = "" if cheapest is None else f" The cheapest proposal costs {cheapest:.2g} USD."
+            said = f"Nothing that was asked for fits into the budget.{price} Raise it."
             raise CompileInterrupted(said, recording=recording)
         self.report = self._choose(candidates, usage, "of the valset" if val else "held out")
         return self._mixture(moa, self.report.chosen)
@@ -273,7 +275,7 @@ class SelectCommittee(Teleprompter):
         candidates.sort(key=lambda one: one.calls)
         costs = [one.calls if self.max_usd is None else one.cost_usd or 0.0 for one in candidates]
         chosen = candidates[pick([one.scores for one in candidates], costs)]
-        said = f"Use {chosen}, {chosen.calls:.3g} calls per question: {chosen.score:.3f} on {len(chosen.scores)} "
+        said = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on {len(chosen.scores)} "
         said += f"examples {where}"
         single = next((one for one in candidates if one.is_single), None)
         if single is None or single is chosen:
@@ -339,7 +341,7 @@ def pick(scores: Sequence[npt.ArrayLike], costs: Sequence[float]) -> int:
     means = table.mean(axis=1).round(9)
     order = sorted(range(len(table)), key=lambda index: (costs[index], -means[index]))
     cheapest, dearest = order[0], max(order, key=lambda index: (costs[index], means[index]))
-    anchor = cheapest if means[cheapest] >= means[dearest] else dearest
+    anchor = next(index for index in order if means[index] == max(means[cheapest], means[dearest]))
     gained = table - table[anchor]
     evident = gained.mean(axis=1) > gained.std(axis=1) / np.sqrt(table.shape[1]) + 1e-9
     return max((index for index in order if evident[index]), key=lambda index: means[index], default=anchor)

@@ -15,7 +15,7 @@ from moa_dspy.panel import Panel
 from moa_dspy.recording import RecordedVerdict, Recording, RecordingInterrupted, Row
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 
-from .committee import Candidate, list_committees
+from .committee import Candidate, list_committees, pick
 from .diagnosis import SELF_MOA, Diagnosis, Diversity, Recommendation, recommend
 from .examples import ask_examples, check_mixture, checked_examples, find_rows
 from .mixtures import restricted
@@ -118,9 +118,12 @@ def _recommend(comparison: Comparison, made: Sequence[Candidate]) -> Recommendat
     singles = {row.name: comparison.scores(row.name) for row in rows if row.kind in ("proposer", "aggregator")}
     mixtures = {row.name: comparison.scores(row.name) for row in rows if row.name not in singles}
     calls = {row.name: 1.0 if row.name in singles else row.calls or 0.0 for row in rows}
-    for one in made:
-        if one.calls > 1:
-            mixtures[f"the weighted {one}"], calls[f"the weighted {one}"] = one.scores, one.calls
+    if made:  # of the committees only all together and what SelectCommittee would choose: the best of many is chance
+        chosen = made[pick([one.scores for one in made], [one.calls for one in made])]
+        for one in (made[-1], chosen):
+            if one.calls > 1:
+                name = f"weighted {one}"
+                mixtures[name], calls[name] = one.scores, one.calls
     return recommend(singles, mixtures, calls, percent=comparison.is_accuracy)
 
 

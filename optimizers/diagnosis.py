@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.values import to_jsonable
@@ -188,8 +187,8 @@ class Diagnosis:
 
 
 def recommend(
-    singles: Mapping[str, npt.ArrayLike],
-    mixtures: Mapping[str, npt.ArrayLike],
+    singles: Mapping[str, Floats],
+    mixtures: Mapping[str, Floats],
     calls: Mapping[str, float],
     *,
     percent: bool = False,
@@ -206,18 +205,19 @@ def recommend(
         percent: Whether scores are accuracies, and told in percent.
 
     Example:
-        >>> recommend({"a": [1, 0, 1, 0] * 20}, {"vote": [1, 1, 1, 0] * 20}, {"a": 1, "vote": 3}).verdict
+        >>> single, vote = np.tile([1.0, 0, 1, 0], 20), np.tile([1.0, 1, 1, 0], 20)
+        >>> recommend({"a": single}, {"vote": vote}, {"a": 1, "vote": 3}).verdict
         'mix'
     """
-    single = max(singles, key=lambda name: np.mean(singles[name]))
+    single = max(singles, key=lambda name: singles[name].mean())
     if not mixtures:
         reason = f"Ask {single} alone: there is no mixture to compare it with."
         return Recommendation("single", single, single, None, calls[single], 0.0, Interval(0.0, 0.0), reason)
     systems = {single: singles[single], **mixtures}
     system = list(systems)[pick(list(systems.values()), [calls[name] for name in systems])]
-    best = max(mixtures, key=lambda name: (np.mean(mixtures[name]).round(9), -calls[name]))
+    best = max(mixtures, key=lambda name: (mixtures[name].mean().round(9), -calls[name]))
     mixture = best if system == single else system
-    ours, theirs = (np.asarray(systems[name], dtype=float) for name in (mixture, single))
+    ours, theirs = systems[mixture], systems[single]
     interval = difference_interval(ours, theirs)
     gain = f"{_gain(ours, theirs, percent)} against {single} alone"
     price = f"{calls[mixture]:.3g} calls per question instead of {calls[single]:.3g}"

@@ -83,7 +83,7 @@ def learn(votes: Any) -> dict[str, Floats]:
     kept = fitted.score_held_out().mean() >= votes.score(plurality).mean() - 1e-9
     made = list(committee.list_committees(votes, len(votes.scores)))
     chosen = made[committee.pick([one.scores for one in made], [one.calls for one in made])]
-    several = {str(one): one for one in made if one.calls > 1}
+    several = {str(one): one for one in (made[-1], chosen) if one.calls > 1}
     advice = diagnosis.recommend(
         dict(zip(votes.agents, votes.alone.T, strict=True)),
         {PLURALITY: votes.score(plurality), **{name: one.scores for name, one in several.items()}},

@@ -112,7 +112,7 @@ def test_gepa_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
     sets: Any = {"trainset": TRAIN, "valset": TRAIN[:4]}
     tiny(whole, "gepa", num_threads=1).compile(student(whole), **sets)
     moa, kept = student(lms), {"num_threads": 1, "checkpoint": tmp_path / "c"}
-    with pytest.raises(CompileInterrupted, match=r"^The compile failed: (?!.*sk-abc).*revoked"):
+    with pytest.raises(CompileInterrupted, match=r"^The stage mixture failed: (?!.*sk-abc).*revoked"):
         tiny(lms, "gepa", **kept).compile(moa, **sets)
     moa.aggregator.lm = role("judge")
     asked, again = lms["ada"].calls, tiny(lms, "gepa", **kept)
