@@ -7,10 +7,10 @@ recordings: what was asked once is arithmetic from then on.
 from .by_name import OPTIMIZERS, build, split
 from .committee import SelectCommittee
 from .diagnose import diagnose, diagnosis_budget
+from .examples import CompileInterrupted, ProposersUnreachable
 from .finetune import Finetune
 from .recipes import Recipe
 from .specialize import Specialize
-from .students import CompileInterrupted, ProposersUnreachable
 from .tune_weights import tune_weights
 from .vote_weights import FitVoteWeights
 

@@ -10,15 +10,12 @@ import dspy
 
 from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.secrets import redact
 
-from .checkpoint import Checkpoint
+from .compiling import Compiling
+from .examples import require_optuna
 from .recipes import Budget, calls_per_answer
-from .reports import SpecializationReport
-from .scoring import Scored, Stop
-from .specialize import Specialize, explain
-from .stages import INSIDE, Stage
-from .students import CompileInterrupted, require_optuna
+from .specialize import Specialize
+from .stages import Stage
 
 __all__ = ["OPTIMIZERS", "build", "split"]
 
@@ -125,36 +122,15 @@ class Jointly(Specialize):
             return dspy.MIPROv2(metric=stage.scored, auto=None, seed=self.seed, **models, **demos)
         return super().build_optimizer(stage)
 
-    def _compile(self, student: MoA, train: Sequence[dspy.Example], val: Sequence[dspy.Example]) -> MoA:
-        settings = {
-            **self._settings(),
-            "optimizer": self.name,
-            "reflection": getattr(self.reflection_lm, "model", None),
-        }
-        checkpoint = Checkpoint(self.checkpoint if self.resumes else None, student, [train, val], settings)
-        moa = student.deepcopy()
-        stage = Stage(
-            name="mixture",
-            program=moa.deepcopy(),
-            scored=Scored(self.metric, moa.signature, inside=INSIDE),
-            trainset=train,
-            valset=val,
-            optimizer=self.build_optimizer,
-            threads=self.num_threads,
-            room=checkpoint.room(self.name),
-            compares=False,
-            arguments={"num_trials": self.recipe.trials, "minibatch": False} if self.name == "mipro" else {},
-        )
-        try:
-            report, found = stage.run()
-        except (Exception, Stop) as error:
-            report = stage.meter.report("mixture", note="failed")
-            self.report = SpecializationReport([report], 0, report.seconds)
-            reason = redact(f"The compile failed: {explain(error)}", *(agent.lm for agent in moa.agents))
-            raise CompileInterrupted(reason, program=moa, report=self.report) from error
-        for name, predictor in moa.named_predictors():
-            if name in found:
-                predictor.signature, predictor.demos = found[name].signature, found[name].demos
-        self.report = SpecializationReport([report], 0, report.seconds)
-        self.on_stage(report)
-        return moa
+    def settings(self) -> dict[str, Any]:
+        """What decides on the result, beside the mixture and the examples."""
+        return {**super().settings(), "optimizer": self.name, "reflection": getattr(self.reflection_lm, "model", None)}
+
+    def copy(self, student: MoA) -> MoA:
+        """The copy that is tuned: prompts that are shared stay so."""
+        return student.deepcopy()
+
+    def tune(self, compiling: Compiling) -> None:
+        """Tune the whole mixture, in one stage."""
+        arguments = {"num_trials": self.recipe.trials, "minibatch": False} if self.name == "mipro" else {}
+        compiling.tune("mixture", compiling.moa.deepcopy(), compares=False, arguments=arguments)

@@ -50,16 +50,17 @@ class Checkpoint:
             return
         moa.dump_state()  # what cannot be saved shows before anything is paid for
         data = [[dict(example.items()) for example in part] for part in examples]
-        fingerprint = hash_of([identity(moa), data, dict(settings)])
-        mark = self.folder / _MARK
-        is_ours = mark.exists() and json.loads(mark.read_text(encoding="utf-8")).get("fingerprint") == fingerprint
-        if not is_ours and (kept := self._kept(self.folder)):
+        mark, fingerprint = self.folder / _MARK, {"fingerprint": hash_of([identity(moa), data, dict(settings)])}
+        is_ours = mark.exists() and json.loads(mark.read_text(encoding="utf-8")) == fingerprint
+        finished = [path.stem for path in self.folder.glob("*.json*") if path.name != _MARK]
+        kept = sorted([*finished, *(path.parent.name for path in self.folder.glob("*/gepa_state.bin"))])
+        if kept and not is_ours:
             raise ValueError(
                 f"{self.folder} holds stages of another compile ({', '.join(kept)}): of another program, other "
                 "examples or other settings. Give another folder, or delete this one to begin anew."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        _write(mark, {"fingerprint": fingerprint})
+        _write(mark, fingerprint)
 
     def room(self, stage: str) -> Path | None:
         """Where the optimizer of a stage may keep its own state; it is gone when the stage is saved."""
@@ -86,11 +87,6 @@ class Checkpoint:
         state, path = moa.dump_state(), self.folder / f"{_slug(report.name)}.json"
         _write(path, {"report": report.model_dump(mode="json"), "prompts": {name: state[name] for name in prompts}})
         shutil.rmtree(path.with_suffix(""), ignore_errors=True)
-
-    @staticmethod
-    def _kept(folder: Path) -> list[str]:
-        finished = [path.stem for path in folder.glob("*.json*") if path.name != _MARK]
-        return sorted([*finished, *(path.parent.name for path in folder.glob("*/gepa_state.bin"))])
 
 
 def _slug(stage: str) -> str:

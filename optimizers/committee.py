@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 from typing import Any
 
 import dspy
@@ -21,13 +20,13 @@ from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
 
+from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows
 from .mixtures import restricted
-from .recipes import Budget
+from .recipes import Budget, count_rotations
 from .scoring import Scored
-from .students import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows
 from .votes import Floats, Votes, Weights, unweighted_voting
 
-__all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "committees", "pick"]
+__all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick"]
 
 Prices = Mapping[str, float | None]
 
@@ -64,12 +63,15 @@ class Candidate:
         """Whether this is one model, asked once."""
         return len(self.agents) == 1 and self.samples == 1
 
+    def to_dict(self) -> dict[str, Any]:
+        """The candidate as data for JSON, without the scores question by question."""
+        return {**vars(self), "scores": None, "score": self.score}
+
     def __str__(self) -> str:
         if self.is_single:
             return f"{self.agents[0]} alone"
-        names = self.agents[0] if len(self.agents) == 1 else f"{', '.join(self.agents[:-1])} and {self.agents[-1]}"
-        times = "" if self.samples == 1 else f"{', each' if len(self.agents) > 1 else ''} {self.samples} times"
-        return f"{self.strategy} of {names}{times}"
+        times = "" if self.samples == 1 else f", each {self.samples} times"
+        return f"{self.strategy} of {', '.join(self.agents)}{times}"
 
 
 @dataclass(frozen=True)
@@ -93,10 +95,9 @@ class CommitteeReport:
     usage: Usage
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data for JSON."""
-        candidates = [{**vars(one), "scores": None, "score": one.score} for one in self.candidates]
-        place = list(self.candidates).index(self.chosen)
-        data: dict[str, Any] = to_jsonable({**vars(self), "candidates": candidates, "chosen": candidates[place]})
+        """The report as data for JSON."""
+        candidates = [one.to_dict() for one in self.candidates]
+        data: dict[str, Any] = to_jsonable({**vars(self), "candidates": candidates, "chosen": self.chosen.to_dict()})
         return data
 
 
@@ -110,13 +111,11 @@ class SelectCommittee(Teleprompter):
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
         strategies: What may make the answer. Others than `"voting"` ask the aggregator, on recorded proposals: one
-            verdict per example for the best committee of several and for the largest one. The student's own strategy
-            is taken as it is, with its settings and prompts.
+            verdict per example for the best committee of several. The student's own strategy is taken as it is, with
+            its settings and prompts.
         max_calls: LM calls per question that may be spent, those of the aggregator included.
         max_usd: USD per question, by what the examples cost.
         concurrency: Examples under way at once; each asks its proposers side by side.
-        seed: Of the bootstrap.
-        on_progress: Called with the number of examples that are finished and of all.
 
     Raises:
         ValueError: If a setting makes no sense.
@@ -143,8 +142,6 @@ class SelectCommittee(Teleprompter):
         max_calls: int | None = None,
         max_usd: float | None = None,
         concurrency: int = 8,
-        seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
         require_positive(concurrency=concurrency, max_calls=1 if max_calls is None else max_calls)
@@ -152,21 +149,17 @@ class SelectCommittee(Teleprompter):
             raise ValueError(f"max_usd={max_usd} pays for no call. Give USD per question, for example 0.002.")
         if isinstance(strategies, str) or not strategies:
             raise ValueError(f"strategies={strategies!r} names none. Give a list, for example ['voting', 'synthesis'].")
-        bound = [as_strategy(strategy) for strategy in strategies]
         self.metric = metric
-        self.may_vote = any(strategy.name == "voting" for strategy in bound)
-        self.asking = [strategy for strategy in bound if strategy.name != "voting"]
-        self.max_calls = max_calls
+        self.strategies = {bound.name: bound for bound in map(as_strategy, strategies)}
+        self.max_calls = float("inf") if max_calls is None else max_calls
         self.max_usd = max_usd
         self.concurrency = concurrency
-        self.seed = seed
-        self.on_progress = on_progress
         self.report: CommitteeReport | None = None
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
         """What a compile on so many examples will take at most."""
         panel, examples, judged = student.panels[0], trainset + valset, valset or trainset
-        proposals, verdicts = len(panel.names) * panel.samples, 2 * sum(map(_rotations, self.asking))
+        proposals, verdicts = len(panel.names) * panel.samples, sum(map(count_rotations, self._asking))
         formula = f"{examples} examples x {proposals} proposals"
         formula += f" + {judged} examples x {verdicts} verdicts" if verdicts else ""
         return Budget(examples * proposals + judged * verdicts, 0, formula)
@@ -203,57 +196,55 @@ class SelectCommittee(Teleprompter):
         scored = Scored(self.metric, moa.signature)
         self._check(moa)
         scored.try_on_gold(train[0])
-        recording = ask_examples(
-            moa, [*train, *val], recorded=recorded, concurrency=self.concurrency, on_progress=self.on_progress
-        )
+        recording = ask_examples(moa, [*train, *val], recorded=recorded, concurrency=self.concurrency)
         votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
-        prices = self._prices(votes, recording)
-        most = float("inf") if self.max_calls is None else self.max_calls
-        made = list(committees(votes, len(train), prices, self.max_usd))
-        made = [one for one in made if moa.limits.min_proposals <= one.calls <= most]
-        candidates, usage = [one for one in made if self.may_vote or one.calls == 1], recording.usage
-        for strategy in self.asking:
-            several = [one for one in made if 1 < one.calls <= most - _rotations(strategy)]
-            for one in [max(several, key=lambda one: one.score), several[-1]] if several else []:
-                if all((found.agents, found.strategy) != (one.agents, strategy.name) for found in candidates):
-                    judged, spent = self._judge(moa, strategy, one, recording, val or train, scored)
-                    usage += spent
-                    if self.max_usd is None or (judged.cost_usd is not None and judged.cost_usd <= self.max_usd):
-                        candidates.append(judged)
-        self.report = self._choose(candidates, prices, recording, usage, "of the valset" if val else "held out")
+        prices = _price_proposals(votes.agents, recording)
+        votes = votes.of_agents(self._affordable(prices, recording), votes.samples)
+        made = [one for one in list_committees(votes, len(train), prices) if self._fits(one, moa)]
+        candidates = [one for one in made if "voting" in self.strategies or one.is_single]
+        usage = recording.usage
+        for strategy in self._asking:
+            several = [one for one in made if 1 < one.calls <= self.max_calls - count_rotations(strategy)]
+            if several:
+                best = max(several, key=lambda one: one.score)
+                judged, spent = self._judge(moa, strategy, best, recording, val or train, scored)
+                candidates += [judged] if self._fits(judged, moa) else []
+                usage += spent
+        if not candidates:
+            cheapest = min((price for price in prices.values() if price is not None), default=None)
+            price = "" if cheapest is None else f" The cheapest proposal costs {cheapest:.2g} USD."
+            said = f"Nothing that was asked for fits into the budget.{price} Raise it."
+            raise CompileInterrupted(said, recording=recording)
+        self.report = self._choose(candidates, usage, "of the valset" if val else "held out")
         return self._mixture(moa, self.report.chosen)
+
+    @property
+    def _asking(self) -> list[Strategy]:
+        return [strategy for name, strategy in self.strategies.items() if name != "voting"]
 
     def _check(self, moa: MoA) -> None:
         least = moa.limits.min_proposals
-        if self.max_calls is not None and self.max_calls < least:
+        if self.max_calls < least:
             raise ValueError(
                 f"max_calls={self.max_calls} is too little: the mixture's Limits(min_proposals={least}) want {least} "
                 "proposals at least. Raise the one or lower the other."
             )
-        for strategy in self.asking:
+        for strategy in self._asking:
             if strategy.needs_aggregator and moa.aggregator.lm is None and dspy.settings.lm is None:
                 raise ValueError(f"The strategy {strategy.name!r} needs an aggregator, and this mixture has none.")
 
-    def _prices(self, votes: Votes, recording: Recording) -> Prices:
-        """Agent -> USD per proposal, on average; None where a price is not known or DSPy's cache answered."""
-        prices: dict[str, float | None] = {}
-        for name in votes.agents:
-            costs: list[float | None] = []
-            for row in recording:
-                usage = Usage.of(call for call in row.calls if call.agent == name)
-                if usage.calls and not usage.cache_hits:
-                    samples = sum(agent_of(id) == name for id in row.asked)
-                    costs.append(None if usage.unpriced_calls else (usage.cost_usd or 0.0) / samples)
-            known = [cost for cost in costs if cost is not None]
-            prices[name] = fmean(known) if known and len(known) == len(costs) else None
-        unknown = [name for name, price in prices.items() if price is None]
-        if self.max_usd is not None and unknown:
+    def _fits(self, one: Candidate, moa: MoA) -> bool:
+        is_affordable = self.max_usd is None or (one.cost_usd is not None and one.cost_usd <= self.max_usd)
+        return is_affordable and moa.limits.min_proposals <= one.calls <= self.max_calls
+
+    def _affordable(self, prices: Prices, recording: Recording) -> list[str]:
+        if self.max_usd is not None and (unknown := [name for name, price in prices.items() if price is None]):
             raise CompileInterrupted(
                 f"What {', '.join(unknown)} cost is not known (no price, or DSPy's cache answered), so no budget in "
                 "USD can be kept. Give max_calls instead.",
                 recording=recording,
             )
-        return prices
+        return [name for name, price in prices.items() if self.max_usd is None or (price or 0.0) <= self.max_usd]
 
     def _judge(
         self,
@@ -280,78 +271,50 @@ class SelectCommittee(Teleprompter):
         cost = (committee.cost_usd or 0.0) + (usage.cost_usd or 0.0) / len(asked) if is_priced else None
         return replace(judged, scores=scores, calls=committee.calls + usage.calls / len(asked), cost_usd=cost), usage
 
-    def _mixture(self, moa: MoA, chosen: Candidate) -> MoA:
-        if chosen.strategy == moa.strategy.name != "voting":  # with its compiled prompts
-            return restricted(moa, chosen.agents, samples=chosen.samples)
-        if chosen.strategy == "voting":
-            voting = unweighted_voting(moa)
-            voting.weights = dict(chosen.weights)
-            return restricted(moa, chosen.agents, samples=chosen.samples, strategy=voting)
-        strategy = next(one for one in self.asking if one.name == chosen.strategy)
-        lm = moa.aggregator.lm
-        return restricted(moa, chosen.agents, samples=chosen.samples, strategy=strategy, aggregator=lm)
-
-    def _choose(
-        self, candidates: list[Candidate], prices: Prices, recording: Recording, usage: Usage, where: str
-    ) -> CommitteeReport:
-        if not candidates:
-            known = [price for price in prices.values() if price is not None]
-            cheapest = f" The cheapest proposal costs {min(known):.2g} USD." if known else ""
-            raise CompileInterrupted(
-                f"Nothing that was asked for fits into the budget.{cheapest} Raise it.", recording=recording
-            )
+    def _choose(self, candidates: list[Candidate], usage: Usage, where: str) -> CommitteeReport:
         candidates.sort(key=lambda one: one.calls)
         costs = [one.calls if self.max_usd is None else one.cost_usd or 0.0 for one in candidates]
         chosen = candidates[pick([one.scores for one in candidates], costs)]
-        single = next((one for one in candidates if one.is_single and one.strategy == "voting"), None)
-        gain = None if single is None else chosen.score - single.score
-        interval = None if single is None else difference_interval(chosen.scores, single.scores, seed=self.seed)
-        where = f"on {len(chosen.scores)} examples {where}"
-        said = f"{chosen.calls:.3g} calls per question: {chosen.score:.3f} {where}"
-        if chosen is single:
-            others = [one for one in candidates if one is not single]
-            best = max(others, key=lambda one: one.score, default=None)
-            said = f"Use {chosen}: it scores {chosen.score:.3f} {where}." + (
-                f" The best of the others, {best}, scores {best.score:.3f} with {best.calls:.3g} calls." if best else ""
-            )
-        else:
-            said = f"Use the {chosen}, {said}"
-            if single is not None and interval is not None:
-                said += f", against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
-                said += f"{interval.high:+.3f})"
-                said += ". The gain may be chance, which more examples would tell" if interval.low <= 0 else ""
-            said += "."
+        said = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on {len(chosen.scores)} "
+        said += f"examples {where}"
+        single = next((one for one in candidates if one.is_single), None)
+        if single is None or single is chosen:
+            others = [f"{one} {one.score:.3f}" for one in candidates if one is not chosen]
+            reason = f"{said}. The others: {'; '.join(others)}." if others else f"{said}."
+            return CommitteeReport(candidates, chosen, None if single is None else 0.0, None, reason, usage)
+        gain, interval = chosen.score - single.score, difference_interval(chosen.scores, single.scores)
+        said += f", against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
+        said += f"{interval.high:+.3f})."
+        said += " The gain may be chance, which more examples would tell." if interval.low <= 0 else ""
         return CommitteeReport(candidates, chosen, gain, interval, said, usage)
 
+    def _mixture(self, moa: MoA, chosen: Candidate) -> MoA:
+        if chosen.strategy == moa.strategy.name != "voting":  # with its compiled prompts
+            return restricted(moa, chosen.agents, chosen.samples)
+        if chosen.strategy == "voting":
+            voting = unweighted_voting(moa)
+            voting.weights = dict(chosen.weights)
+            return restricted(moa, chosen.agents, chosen.samples, strategy=voting)
+        strategy, lm = self.strategies[chosen.strategy], moa.aggregator.lm
+        return restricted(moa, chosen.agents, chosen.samples, strategy=strategy, aggregator=lm)
 
-def committees(
-    votes: Votes, trained: int, prices: Prices | None = None, max_usd: float | None = None
-) -> Iterator[Candidate]:
-    """The committee that votes of each size and number of samples: the most accurate agents that the money pays for.
+
+def list_committees(votes: Votes, trained: int, prices: Prices | None = None) -> Iterator[Candidate]:
+    """The committee that votes, of each size and number of samples: the most accurate agents.
 
     Args:
         votes: Those to the trainset, then those to the valset.
         trained: How many of them are of the trainset.
         prices: Agent -> USD per proposal.
-        max_usd: USD per question.
     """
-    accuracy = dict(zip(votes.agents, Weights(votes.rows(slice(None, trained))).accuracy, strict=True))
-    price_of = prices or dict.fromkeys(votes.agents)
     for samples in range(1, votes.samples + 1):
-        names: list[str] = []
-        for name in sorted(votes.agents, key=lambda name: -accuracy[name]):
-            if max_usd is None or samples * sum(price_of[one] or 0.0 for one in [*names, name]) <= max_usd:
-                names.append(name)
-        if not names:
-            continue
-        here = votes.of_agents(names, samples)
+        here = votes.of_agents(votes.agents, samples)
         val, fitted = here.rows(slice(trained, None)), Weights(here.rows(slice(None, trained)))
-        for size in range(1, len(names) + 1):
-            weights = dict(zip(here.agents, fitted.of(size).tolist(), strict=True))
-            weights = {name: weight for name, weight in weights.items() if weight > 0}
+        for size in range(1, len(here.agents) + 1):
+            weights = {name: w for name, w in zip(here.agents, fitted.of(size).tolist(), strict=True) if w > 0}
             if len(weights) < size:  # one more who weighs nothing: the committee before
                 continue
-            known = [price for name in weights if (price := price_of[name]) is not None]
+            known = [price for name in weights if (price := (prices or {}).get(name)) is not None]
             yield Candidate(
                 agents=tuple(weights),
                 samples=samples,
@@ -375,14 +338,24 @@ def pick(scores: Sequence[npt.ArrayLike], costs: Sequence[float]) -> int:
         (1, 0)
     """
     table = np.asarray(scores, dtype=float)
-    order = sorted(range(len(table)), key=lambda index: (costs[index], -table[index].mean()))
     means = table.mean(axis=1).round(9)
-    anchor = order[0] if means[order[0]] >= means[order[-1]] else order[-1]
+    order = sorted(range(len(table)), key=lambda index: (costs[index], -means[index]))
+    cheapest, dearest = order[0], max(order, key=lambda index: (costs[index], means[index]))
+    anchor = next(index for index in order if means[index] == max(means[cheapest], means[dearest]))
     gained = table - table[anchor]
     evident = gained.mean(axis=1) > gained.std(axis=1) / np.sqrt(table.shape[1]) + 1e-9
     return max((index for index in order if evident[index]), key=lambda index: means[index], default=anchor)
 
 
-def _rotations(strategy: Strategy) -> int:
-    """LM calls of its aggregator per question."""
-    return int(getattr(strategy, "rotations", 1))
+def _price_proposals(agents: Sequence[str], recording: Recording) -> Prices:
+    """Agent -> USD per proposal, on average; None where a price is not known or DSPy's cache answered."""
+    prices: dict[str, float | None] = {}
+    for name in agents:
+        spent, proposals = Usage.of([]), 0
+        for row in recording:
+            usage = Usage.of(call for call in row.calls if call.agent == name)
+            if usage.calls and not usage.cache_hits:
+                spent += usage
+                proposals += sum(agent_of(id) == name for id in row.asked)
+        prices[name] = None if spent.unpriced_calls or not proposals else (spent.cost_usd or 0.0) / proposals
+    return prices

@@ -15,13 +15,12 @@ from moa_dspy.panel import Panel
 from moa_dspy.recording import RecordedVerdict, Recording, RecordingInterrupted, Row
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 
-from .committee import Candidate, committees, pick
-from .diagnosis import SELF_MOA, Diagnosis, Recommendation, recommend
-from .diversity import Diversity
+from .committee import Candidate, list_committees, pick
+from .diagnosis import SELF_MOA, Diagnosis, Diversity, Recommendation, recommend
+from .examples import ask_examples, check_mixture, checked_examples, find_rows
 from .mixtures import restricted
-from .recipes import Budget, calls_per_answer, calls_per_verdict
+from .recipes import Budget, calls_per_answer, calls_per_verdict, count_rotations
 from .scoring import Scored
-from .students import ask_examples, check_mixture, checked_examples, find_rows
 from .votes import Votes
 
 __all__ = ["diagnose", "diagnosis_budget"]
@@ -54,7 +53,7 @@ def diagnose(
             diagnosis says so.
         recorded: An earlier recording of this mixture, whole or in part, that is not paid for again.
         concurrency: Questions under way at once; each asks its proposers side by side.
-        seed: Of the bootstrap.
+        seed: Of the comparison's bootstrap.
         on_progress: Called with the number of finished questions and of all, once more for the control.
 
     Raises:
@@ -68,7 +67,7 @@ def diagnose(
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob", "simulated/carol"], strategy="voting")
         >>> diagnosis = diagnose(moa, bundled_questions(), strategies=["voting"], self_moa=False)
-        >>> diagnosis.recommendation.verdict, round(diagnosis.diversity.oracle, 2)
+        >>> diagnosis.recommendation.verdict, round(diagnosis.comparison.row("oracle").score, 2)
         ('mix', 0.97)
     """
     check_mixture(moa, "diagnose")
@@ -93,8 +92,8 @@ def diagnose(
             raise
         comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
     votes = Votes.of_comparison(moa, comparison)
-    made = list(committees(votes, len(votes.scores))) if votes.are_shares else []
-    return Diagnosis(comparison, Diversity.of(votes, seed), made, control, _recommend(comparison, made, seed))
+    made = list(list_committees(votes, len(votes.scores))) if votes.are_shares else []
+    return Diagnosis(comparison, Diversity.of(votes), made, control, _recommend(comparison, made))
 
 
 def diagnosis_budget(
@@ -104,7 +103,7 @@ def diagnosis_budget(
     proposals = calls_per_answer(moa) - calls_per_verdict(moa)
     can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
     bound = [moa.strategy if one == moa.strategy.name else as_strategy(one) for one in _chosen(moa, strategies)]
-    verdicts = sum(int(getattr(strategy, "rotations", 1)) for strategy in bound) if can_ask else 0
+    verdicts = sum(map(count_rotations, bound)) if can_ask else 0
     alone = int(_aggregator_alone(moa) is not None)
     is_possible = self_moa and len(moa.panels) == 1 and len(moa.panels[0].names) > 1
     control = proposals + calls_per_verdict(moa) if is_possible else 0
@@ -114,21 +113,18 @@ def diagnosis_budget(
     return Budget(questions * (proposals + verdicts + alone + control), 0, formula)
 
 
-def _recommend(comparison: Comparison, made: Sequence[Candidate], seed: int) -> Recommendation:
-    rows = {row.name: row for row in comparison.rows if row.kind != "oracle"}
-    alone = [name for name, row in rows.items() if row.kind in ("proposer", "aggregator")]
-    scores = {name: comparison.scores(name) for name in rows}
-    calls = {name: 1.0 if name in alone else row.calls or 0.0 for name, row in rows.items()}
-    mixtures = {name: scores[name] for name in rows if name not in alone}
-    if made:  # all agents together, and the committee that SelectCommittee would choose: the best of many is chance
-        chosen = pick([one.scores for one in made], [one.calls for one in made])
-        for one in {(made[n].agents, made[n].samples): made[n] for n in (-1, chosen)}.values():
+def _recommend(comparison: Comparison, made: Sequence[Candidate]) -> Recommendation:
+    rows = [row for row in comparison.rows if row.kind != "oracle"]
+    singles = {row.name: comparison.scores(row.name) for row in rows if row.kind in ("proposer", "aggregator")}
+    mixtures = {row.name: comparison.scores(row.name) for row in rows if row.name not in singles}
+    calls = {row.name: 1.0 if row.name in singles else row.calls or 0.0 for row in rows}
+    if made:  # of the committees only all together and what SelectCommittee would choose: the best of many is chance
+        chosen = made[pick([one.scores for one in made], [one.calls for one in made])]
+        for one in (made[-1], chosen):
             if one.calls > 1:
-                times = f", each {one.samples} times" if one.samples > 1 else ""
-                name = f"the weighted vote of {', '.join(one.agents)}{times}"
-                mixtures[name], calls[name] = one.scores, float(one.calls)
-    singles = {name: scores[name] for name in alone}
-    return recommend(singles, mixtures, calls, percent=comparison.is_accuracy, seed=seed)
+                name = f"weighted {one}"
+                mixtures[name], calls[name] = one.scores, one.calls
+    return recommend(singles, mixtures, calls, percent=comparison.is_accuracy)
 
 
 def _chosen(moa: MoA, strategies: Sequence[str | Strategy] | None) -> list[str | Strategy]:
@@ -160,7 +156,7 @@ def _with_self_moa(moa: MoA, comparison: Comparison, asking: Mapping[str, Any]) 
     if (refusal := _cannot_sample(moa, best, times)) is not None:
         return recording, f"No Self-MoA: {refusal}"
     examples = [question.example for question in comparison.questions]
-    sampled = ask_examples(restricted(moa, [best], samples=times), examples, strategies=None, **asking)
+    sampled = ask_examples(restricted(moa, [best], times), examples, strategies=None, **asking)
     row_of = find_rows(moa.signature, sampled)
     if all(len({repr(proposal.outputs) for proposal in row.proposals}) <= 1 for row in sampled):
         same = f"all {times} samples of {best} were the same answer, on every question (cached, or not sampled)."

@@ -1,29 +1,72 @@
-"""What a diagnosis found: what to use, and why."""
+"""What a diagnosis found: how proposers fail together, what to use, and why."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from moa_dspy.evaluation import Comparison, Interval, difference_interval
+from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.values import to_jsonable
 
-from .committee import Candidate
-from .diversity import Diversity
-from .votes import Floats
+from .committee import Candidate, pick
+from .votes import Floats, Votes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
-__all__ = ["SELF_MOA", "Diagnosis", "Recommendation", "recommend"]
+__all__ = ["SELF_MOA", "Diagnosis", "Diversity", "Recommendation", "recommend"]
 
 SELF_MOA = "Self-MoA of "
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """How a panel's agents fail together: what voting and picking can gain at most.
+
+    Attributes:
+        agents: Of the rows and columns of the matrices.
+        all_fail: The share of questions on which every proposal scores 0: no vote and no choice can be right there.
+        all_fail_interval: Its 95% interval, Wilson's.
+        correlation: Of the errors of two agents, -1 to 1; None where one has none, or nothing else.
+        same_error: Of the questions on which both are wrong, the share with the same wrong answer; None without any.
+            Two different wrong answers do a vote no harm; the same one twice is a lobby. (Large models give the same
+            wrong answer far more often than chance: Kim et al., "Correlated Errors in Large Language Models", arXiv
+            2506.07962.)
+        mean_correlation: Over all pairs; None if it is known for none.
+        effective: How many independent voters the agents are worth, `n / (1 + (n - 1) rho)` with the mean
+            correlation rho: the design effect (Kish, "Survey Sampling", 1965, section 5.4).
+    """
+
+    agents: list[str]
+    all_fail: float
+    all_fail_interval: Interval
+    correlation: list[list[float | None]]
+    same_error: list[list[float | None]]
+    mean_correlation: float | None
+    effective: float | None
+
+    @classmethod
+    def of(cls, votes: Votes) -> Diversity:
+        """Measured on recorded votes; agents that give several are taken at the mean of their scores."""
+        failed, asked, count = int((votes.scores.max(axis=1) <= 0).sum()), len(votes.scores), len(votes.agents)
+        correlation = _correlate(votes.alone)
+        pairs = correlation[np.triu_indices(count, 1)]
+        known = pairs[~np.isnan(pairs)]
+        rho = float(known.mean()) if known.size else None
+        return cls(
+            agents=votes.agents,
+            all_fail=failed / asked,
+            all_fail_interval=wilson(failed, asked),
+            correlation=_known(correlation),
+            same_error=_known(_compare_errors(votes.of_agents(votes.agents, samples=1))),
+            mean_correlation=rho,
+            effective=None if rho is None else count / (1 + (count - 1) * min(max(rho, 0.0), 1.0)),
+        )
 
 
 @dataclass(frozen=True)
@@ -31,13 +74,12 @@ class Recommendation:
     """What to use.
 
     Attributes:
-        verdict: `mix`: the gain is beyond chance. `single`: there is none. `unclear`: it may be chance.
-        system: What to use: the mixture if it gains anything, else one model alone.
+        verdict: `mix`: the gain is beyond chance. `single`: no mixture is worth its calls. `unclear`: it may be chance.
+        system: What to use.
         single: The best single model.
-        mixture: The best mixture; None if there is none.
+        mixture: The mixture that was compared with it; None if there is none.
         calls: LM calls per question of `system`.
-        gain: The mixture's mean score minus the single model's, corrected: less by how much having been picked as
-            the best of several on these very questions flatters the one more than the other.
+        gain: The mixture's mean score minus the single model's.
         interval: Its 95% interval, by the paired bootstrap.
         reason: In words.
     """
@@ -75,34 +117,30 @@ class Diagnosis:
     def reasons(self) -> list[str]:
         """What the recommendation rests on, in sentences."""
         found, rows, percent = self.diversity, self.comparison.rows, self.comparison.is_accuracy
-        said = [
-            f"All proposals fail on {found.all_fail:.0%} of the questions (95% {found.all_fail_interval.low:.0%} to "
-            f"{found.all_fail_interval.high:.0%}): no vote and no choice can be right there."
+        low, high = found.all_fail_interval
+        reasons = [
+            f"All proposals fail on {found.all_fail:.0%} of the questions (95% {low:.0%} to {high:.0%}): no vote and "
+            "no choice can be right there."
         ]
-        if len(found.agents) > 1 and found.effective is not None and found.mean_correlation is not None:
-            said.append(
+        if found.effective is not None:
+            reasons.append(
                 f"The errors of {len(found.agents)} proposers correlate by {found.mean_correlation:.2f} on average: "
                 f"they are worth {found.effective:.1f} independent ones."
             )
         judge = next((row for row in rows if row.kind == "aggregator"), None)
         best = max((row for row in rows if row.kind == "proposer"), key=lambda row: row.score)
         if judge is not None and judge.score < best.score:
-            said.append(
+            reasons.append(
                 f"The aggregator's model, {judge.name}, is weaker alone ({_score(judge.score, percent)}) than the "
                 f"best proposer, {best.name} ({_score(best.score, percent)})."
             )
-        said.append(self.control)
         sampled = next((row for row in rows if row.name.startswith(SELF_MOA)), None)
-        mixed = max((row for row in rows if row.kind in ("vote", "strategy")), key=lambda row: row.score, default=None)
-        if sampled is not None and mixed is not None:
-            scores = [self.comparison.scores(row.name) for row in (mixed, sampled)]
-            low, high = difference_interval(*scores, seed=self.comparison.seed)
-            said.append(
-                f"Against {sampled.name} ({_score(sampled.score, percent)}), the best mixture of several models, "
-                f"{mixed.name} ({_score(mixed.score, percent)}), gains "
-                f"{_gain(mixed.score - sampled.score, low, high, percent)}."
-            )
-        return said
+        mixed = max((row for row in rows if row.kind in ("vote", "strategy")), key=lambda row: row.score)
+        control = self.control
+        if sampled is not None:
+            gain = _gain(self.comparison.scores(mixed.name), self.comparison.scores(sampled.name), percent)
+            control += f" The best mixture of several models, {mixed.name}, gains {gain} against it."
+        return [*reasons, control]
 
     def table(self, width: int = 80) -> RenderableType:
         """The comparison and the findings, for a terminal of this many columns."""
@@ -112,122 +150,135 @@ class Diagnosis:
 
     def findings(self) -> RenderableType:
         """What there is beside the comparison: shared errors, committees, the recommendation and its reasons."""
-        from .findings import findings
+        from rich.console import Group
+        from rich.text import Text
 
-        return findings(self)
+        found, shown = self.diversity, list[Any]()
+        if len(found.agents) > 1:
+            table = _table("", *(str(number + 1) for number in range(len(found.agents))))
+            for row, name in enumerate(found.agents):
+                left = ["-" if value is None else f"{value:.0%}" for value in found.same_error[row][:row]]
+                right = ["-" if value is None else f"{value:.2f}" for value in found.correlation[row][row + 1 :]]
+                table.add_row(f"{row + 1} {name}", *left, "", *right)
+            shown += [Text(_ERRORS, "dim"), table, ""]
+        if several := [made for made in self.committees if made.calls > 1]:
+            table = _table("of", "calls", "score")
+            for made in several:
+                table.add_row(str(made), str(made.calls), _score(made.score, self.comparison.is_accuracy))
+            shown += [Text("Weighted votes, on questions that their weights have not seen.", "dim"), table, ""]
+        style = "bold green" if self.recommendation.verdict == "mix" else "bold"
+        return Group(*shown, Text(self.recommendation.reason, style), *map(Text, self.reasons))
 
     def plot(self, path: str | Path) -> Path:
         """Plot quality against cost; see `Comparison.plot`."""
         return self.comparison.plot(path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The diagnosis as plain data for JSON; what is not known is None."""
-        made = [{**vars(one), "scores": None, "score": one.score} for one in self.committees]
-        data: dict[str, Any] = to_jsonable(
-            {
-                "recommendation": asdict(self.recommendation),
-                "reasons": self.reasons,
-                "comparison": self.comparison.to_dict(),
-                "diversity": asdict(self.diversity),
-                "committees": made,
-            }
-        )
+        """The diagnosis as data for JSON; what is not known is None."""
+        found = {
+            "recommendation": asdict(self.recommendation),
+            "reasons": self.reasons,
+            "comparison": self.comparison.to_dict(),
+            "diversity": asdict(self.diversity),
+            "committees": [made.to_dict() for made in self.committees],
+        }
+        data: dict[str, Any] = to_jsonable(found)
         return data
 
 
 def recommend(
-    singles: Mapping[str, npt.ArrayLike],
-    mixtures: Mapping[str, npt.ArrayLike],
+    singles: Mapping[str, Floats],
+    mixtures: Mapping[str, Floats],
     calls: Mapping[str, float],
     *,
     percent: bool = False,
-    seed: int = 0,
 ) -> Recommendation:
-    """Compare the best single model with the best mixture.
+    """Choose between the best single model and the mixtures, as `SelectCommittee` chooses (see `pick`).
 
-    Both were picked as the best on these very questions, out of several, and so look better than they are: that is
-    corrected (see `Recommendation.gain`). What is ahead then is used: to wait for proof loses more, as on real
-    answers to 264 questions a gain of 1.6 points seldom shows (`tests/bench/committees.py`). Whether the gain is
-    proven, by a 95% interval above 0, is the verdict; a mixture takes several times the calls.
+    The verdict says whether the gain is proven, by a 95% interval above 0. To use nothing unproven would lose more:
+    on real answers to 264 questions a gain of 1.6 points seldom shows (`tests/bench/committees.py`).
 
     Args:
         singles: Model -> its scores, one per question; at least one.
         mixtures: Mixture -> its scores, on the same questions.
         calls: LM calls per question of each.
         percent: Whether scores are accuracies, and told in percent.
-        seed: Of the bootstrap.
 
     Example:
-        >>> recommend({"a": [1, 0, 1, 0] * 20}, {"vote": [1, 1, 1, 0] * 20}, {"a": 1, "vote": 3}).verdict
+        >>> single, vote = np.tile([1.0, 0, 1, 0], 20), np.tile([1.0, 1, 1, 0], 20)
+        >>> recommend({"a": single}, {"vote": vote}, {"a": 1, "vote": 3}).verdict
         'mix'
     """
-    alone, single = _best(singles, calls)
+    single = max(singles, key=lambda name: singles[name].mean())
     if not mixtures:
         reason = f"Ask {single} alone: there is no mixture to compare it with."
         return Recommendation("single", single, single, None, calls[single], 0.0, Interval(0.0, 0.0), reason)
-    mixed, mixture = _best(mixtures, calls)
-    ours, theirs = mixed[_leader(mixed)], alone[_leader(alone)]
-    flattery = _flattery(mixed, seed) - _flattery(alone, seed)
-    measured = float(ours.mean() - theirs.mean())
-    gain, (low, high) = measured - flattery, (b - flattery for b in difference_interval(ours, theirs, seed=seed))
-    verdict: Literal["mix", "single", "unclear"] = "mix" if low > 0 else "single" if gain <= 1e-9 else "unclear"
-    said = f"{_gain(gain, low, high, percent)} against {single} alone"
-    if abs(measured - gain) >= 0.0005:
-        said += f", corrected from {_difference(measured, percent)} for having picked both here"
+    systems = {single: singles[single], **mixtures}
+    system = list(systems)[pick(list(systems.values()), [calls[name] for name in systems])]
+    best = max(mixtures, key=lambda name: (mixtures[name].mean().round(9), -calls[name]))
+    mixture = best if system == single else system
+    ours, theirs = systems[mixture], systems[single]
+    interval = difference_interval(ours, theirs)
+    gain = f"{_gain(ours, theirs, percent)} against {single} alone"
     price = f"{calls[mixture]:.3g} calls per question instead of {calls[single]:.3g}"
-    if verdict == "mix":
-        reason = f"Use {mixture}: {said}, for {price}."
-    elif verdict == "single":
-        reason = f"Do not use a mixture here, ask {single}: the best one, {mixture}, gains nothing, {said}."
+    verdict: Literal["mix", "single", "unclear"] = "mix" if interval.low > 0 else "unclear"
+    if system == single:
+        verdict = "single"
+        reason = f"Ask {single} alone: the best mixture, {mixture}, is not worth its calls: {gain}, for {price}."
+    elif verdict == "mix":
+        reason = f"Use {mixture}: {gain}, for {price}."
     else:
-        needed = math.ceil(len(ours) * ((high - low) / 2 / gain) ** 2)
         reason = (
-            f"Probably {mixture}: it is ahead, {said}, but that may be chance, and it takes {price}. Where calls "
-            f"matter, ask {single} alone. If the gain is real, about {needed:,} questions in all would show it."
+            f"Probably {mixture}: it is ahead, {gain}, but that may be chance, and it takes {price}. Where calls "
+            f"matter, ask {single} alone; more questions would tell."
         )
-    system = single if verdict == "single" else mixture
-    return Recommendation(verdict, system, single, mixture, calls[system], gain, Interval(low, high), reason)
+    difference = float(ours.mean() - theirs.mean())
+    return Recommendation(verdict, system, single, mixture, calls[system], difference, interval, reason)
 
 
-def _gain(gain: float, low: float, high: float, percent: bool) -> str:
+def _gain(ours: Floats, theirs: Floats, percent: bool) -> str:
     """A difference with its interval, in the unit of the scores: `+3.1 points (95% +0.4 to +5.9)`."""
-    unit = " points" if percent else ""
-    return f"{_difference(gain, percent)}{unit} (95% {_difference(low, percent)} to {_difference(high, percent)})"
-
-
-def _difference(value: float, percent: bool) -> str:
-    return f"{100 * value:+.1f}" if percent else f"{value:+.3f}"
+    numbers = [float(ours.mean() - theirs.mean()), *difference_interval(ours, theirs)]
+    difference, low, high = (f"{100 * number:+.1f}" if percent else f"{number:+.3f}" for number in numbers)
+    return f"{difference}{' points' if percent else ''} (95% {low} to {high})"
 
 
 def _score(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}%" if percent else f"{value:.3f}"
 
 
-def _best(scores: Mapping[str, npt.ArrayLike], calls: Mapping[str, float]) -> tuple[Floats, str]:
-    """The scores as a table, and the name of the best row; of equal ones, the one with fewer calls."""
-    names = sorted(scores, key=lambda name: calls[name])
-    table = np.stack([np.asarray(scores[name], dtype=float) for name in names])
-    return table, names[_leader(table)]
+def _correlate(scores: Floats) -> Floats:
+    """Pearson's correlation of the columns; of right and wrong, the phi coefficient."""
+    varies = scores.std(axis=0) > 1e-9
+    with np.errstate(invalid="ignore", divide="ignore"):
+        correlation = np.atleast_2d(np.corrcoef(scores, rowvar=False))
+    return np.where(varies[:, None] & varies, correlation, np.nan)
 
 
-def _leader(table: Floats) -> int:
-    return int(table.mean(axis=1).round(9).argmax())
+def _compare_errors(votes: Votes) -> Floats:
+    wrong = (votes.scores <= 0) & (votes.answers >= 0)
+    both = wrong[:, :, None] & wrong[:, None, :]
+    same = (both & (votes.answers[:, :, None] == votes.answers[:, None, :])).sum(axis=0)
+    counts = both.sum(axis=0)
+    return np.where(counts > 0, same / np.maximum(counts, 1), np.nan)
 
 
-def _flattery(table: Floats, seed: int) -> float:
-    """By how much the best row's mean is too high, because it was picked as the best on these questions.
-
-    The bootstrap's estimate of optimism (Efron, "Estimating the Error Rate of a Prediction Rule", Journal of the
-    American Statistical Association 78, 1983): picked on questions drawn with replacement, the best scores so much
-    more on these than on all; what the first pick gains by the draw is chance, and taken off.
-    """
-    random, questions, first = np.random.default_rng(seed), table.shape[1], _leader(table)
-    excess = 0.0
-    for _ in range(_RESAMPLES):
-        drawn = table[:, random.integers(questions, size=questions)]
-        gained = drawn.mean(axis=1) - table.mean(axis=1)
-        excess += (gained[_leader(drawn)] - gained[first]) / _RESAMPLES
-    return float(excess)
+def _known(matrix: Floats) -> list[list[float | None]]:
+    return [[None if np.isnan(number) else float(number) for number in row] for row in matrix]
 
 
-_RESAMPLES = 200
+def _table(first: str, *headings: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
+    table.add_column(first, overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
+
+
+_ERRORS = (
+    "Errors. Right of the diagonal: how they correlate. Left of it: the share of the same wrong answer, where both are "
+    "wrong."
+)

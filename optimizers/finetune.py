@@ -20,10 +20,10 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.results import Failure, Proposal
 
+from .examples import CompileInterrupted, check_mixture, checked_examples
 from .mixtures import specialized
 from .recipes import Budget, calls_per_answer
 from .scoring import Scored
-from .students import CompileInterrupted, check_mixture, checked_examples
 
 __all__ = ["Finetune", "Training"]
 
@@ -57,9 +57,8 @@ class Finetune(Teleprompter):
     Args:
         metric: As `Specialize` takes it; None keeps everything.
         agents: Who is trained; by default all agents.
-        train_kwargs: What the provider takes: for all, or agent -> its own.
+        train_kwargs: What the provider takes.
         threshold: The lowest score that is worth learning from.
-        exclude_demos: Train without the demos of the prompts, and drop them from the trained agents.
         num_threads: Examples under way at once.
 
     Raises:
@@ -82,7 +81,6 @@ class Finetune(Teleprompter):
         agents: Sequence[str] | None = None,
         train_kwargs: Mapping[str, Any] | None = None,
         threshold: float = 1.0,
-        exclude_demos: bool = False,
         num_threads: int = 8,
     ) -> None:
         super().__init__()
@@ -91,7 +89,6 @@ class Finetune(Teleprompter):
         self.agents = agents
         self.train_kwargs = dict(train_kwargs or {})
         self.threshold = threshold
-        self.exclude_demos = exclude_demos
         self.num_threads = num_threads
         self.trainings: list[Training] = []
 
@@ -128,7 +125,7 @@ class Finetune(Teleprompter):
         mine, theirs = specialized(student), specialized(teacher or student)
         _refuse_other_shape(mine, theirs)
         steps, failures = self._ask(theirs, trainset, scored)
-        data = {name: [self._training_example(adapter, mine, step) for step in steps[name]] for name in names}
+        data = {name: [_training_example(adapter, mine, step) for step in steps[name]] for name in names}
         _refuse_nothing(data, len(trainset), failures)
         return self._train(student, data, data_format)
 
@@ -183,56 +180,32 @@ class Finetune(Teleprompter):
                     right = [bool(right) and all(right)] * len(own)
             yield from ((agent or panel, step) for is_right, step in zip(right, own, strict=True) if is_right)
 
-    def _training_example(self, adapter: Any, student: MoA, step: Step) -> Any:
-        name, inputs, outputs = step
-        predictor: Any = dict(student.named_predictors())[name]
-        signature = predictor.signature
-        for field in signature.output_fields:
-            if field not in outputs:  # fusion does not ask for what is settled
-                signature = signature.delete(field)
-        demos = [] if self.exclude_demos else predictor.demos
-        return adapter.format_finetune_data(signature=signature, demos=demos, inputs=inputs, outputs=outputs)
-
     def _train(self, student: MoA, data: Mapping[str, list[Any]], data_format: Any) -> MoA:
         moa = student.deepcopy()
         jobs: dict[str, Any] = {}
         for name, examples in data.items():
             lm: Any = _agents_of(moa, name)[0].lm
             lm.kill()  # frees what a local model that is served holds
-            jobs[name] = lm.finetune(examples, data_format, self._kwargs_of(name))
+            jobs[name] = lm.finetune(examples, data_format, self.train_kwargs or None)
         self.trainings, errors = [], {}
         for name, job in jobs.items():
             tuned = job.result()
             if isinstance(tuned, Exception):
                 errors[name] = tuned
             else:
-                self._take_over(_agents_of(moa, name), tuned)
+                for agent in _agents_of(moa, name):
+                    agent.lm = tuned
             self.trainings.append(Training(name, job.model, len(data[name]), getattr(tuned, "model", None)))
         if errors:
             what = "; ".join(f"{name}: {error}" for name, error in errors.items())
             raise CompileInterrupted(f"Training failed for {what}.", "The others are in error.program.", program=moa)
         return moa
 
-    def _take_over(self, agents: Sequence[Agent], lm: dspy.BaseLM) -> None:
-        for agent in agents:
-            agent.lm = lm
-            predictors: list[Any] = agent.predictors() if self.exclude_demos else []
-            for predictor in predictors:
-                predictor.demos = []
-
     def _names(self, moa: MoA) -> list[str]:
         known = list(dict.fromkeys(agent.name for agent in moa.agents))
-        unknown = [name for name in [*(self.agents or ()), *self._own_kwargs()] if name not in known]
-        if unknown:
+        if unknown := [name for name in self.agents or () if name not in known]:
             raise ValueError(f"There is no agent {unknown[0]!r} to train. There are {', '.join(known)}.")
         return [name for name in known if self.agents is None or name in self.agents]
-
-    def _own_kwargs(self) -> list[str]:
-        nested = [name for name, value in self.train_kwargs.items() if isinstance(value, Mapping)]
-        return nested if len(nested) == len(self.train_kwargs) else []
-
-    def _kwargs_of(self, name: str) -> Any:
-        return self.train_kwargs.get(name) if self._own_kwargs() else self.train_kwargs or None
 
 
 def _agents_of(moa: MoA, name: str) -> list[Agent]:
@@ -244,6 +217,16 @@ def _place_of(predictor: str) -> str:
     """`proposers.ada.program.predict` -> `proposers.ada`."""
     path = predictor.split(".")
     return path[0] if path[0] == "aggregator" else ".".join(path[:2])
+
+
+def _training_example(adapter: Any, student: MoA, step: Step) -> Any:
+    name, inputs, outputs = step
+    predictor: Any = dict(student.named_predictors())[name]
+    signature = predictor.signature
+    for field in signature.output_fields:
+        if field not in outputs:  # fusion does not ask for what is settled
+            signature = signature.delete(field)
+    return adapter.format_finetune_data(signature=signature, demos=predictor.demos, inputs=inputs, outputs=outputs)
 
 
 def _check_trainable(name: str, agent: Agent) -> None:

@@ -33,8 +33,10 @@ def specialized(moa: MoA) -> MoA:
         shared = vars(panel).pop("shared", None)
         for agent in panel.agents:
             if agent.program is not None and held[id(agent.program)] > 1:
-                role = f"{agent.name}, layer {panel.layer}" if agent.program is shared else None
-                setattr(panel, agent.name, _with_own_program(agent, agent.program, role))
+                own: Any = agent.program.deepcopy()
+                for predictor in own.predictors() if agent.program is shared else ():
+                    predictor.signature = for_role(predictor.signature, f"{agent.name}, layer {panel.layer}")
+                setattr(panel, agent.name, agent.with_program(own))
     mixture.use_specialized_prompts = True
     tell_apart(mixture.named_predictors())
     return mixture
@@ -43,9 +45,8 @@ def specialized(moa: MoA) -> MoA:
 def restricted(
     moa: MoA,
     agents: Sequence[str],
-    *,
-    samples: int | None = None,
-    strategy: str | Strategy | None = None,
+    samples: int,
+    strategy: Strategy | None = None,
     aggregator: dspy.BaseLM | None = None,
 ) -> MoA:
     """A copy of a mixture of one layer with these proposers only, their prompts and demos as they are."""
@@ -55,7 +56,7 @@ def restricted(
         if name not in agents:
             delattr(panel, name)
     panel.names = [name for name in panel.names if name in agents]
-    panel.samples = samples or panel.samples
+    panel.samples = samples
     if all(agent.program is not getattr(panel, "shared", None) for agent in panel.agents):
         vars(panel).pop("shared", None)
     mixture.own_programs = [name for name in mixture.own_programs if name in panel.names]
@@ -78,7 +79,7 @@ def alone(moa: MoA, panel_name: str, agent: str, rows: Iterable[Row]) -> MoA:
     panel.names, panel.samples = [agent], 1
     setattr(mixture, panel_name, panel)
     mixture.limits = panel.limits = moa.limits.model_copy(update={"min_proposals": 1})
-    mixture.aggregator = _aggregator(mixture, "voting", None)
+    mixture.aggregator = _aggregator(mixture, as_strategy("voting"))
     return mixture
 
 
@@ -95,17 +96,8 @@ def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
     return mixture
 
 
-def _aggregator(moa: MoA, strategy: str | Strategy, lm: dspy.BaseLM | None) -> Agent:
+def _aggregator(moa: MoA, strategy: Strategy, lm: dspy.BaseLM | None = None) -> Agent:
     bound = as_strategy(strategy)
     bound.has_aggregator = bound.needs_aggregator or lm is not None
     bound.bind(moa.signature, moa.panels[-1].names)
     return as_aggregator(lm, bound)
-
-
-def _with_own_program(agent: Agent, program: dspy.Module, role: str | None) -> Agent:
-    own = program.deepcopy()
-    if role is not None:
-        predictors: list[Any] = own.predictors()
-        for predictor in predictors:
-            predictor.signature = for_role(predictor.signature, role)
-    return agent.with_program(own)

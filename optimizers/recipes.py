@@ -10,8 +10,9 @@ from typing import Any
 import dspy
 
 from moa_dspy.moa import MoA
+from moa_dspy.strategies import Strategy
 
-__all__ = ["Budget", "Recipe", "calls_per_answer", "calls_per_verdict"]
+__all__ = ["Budget", "Recipe", "calls_per_answer", "calls_per_verdict", "count_rotations"]
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,7 @@ class Recipe:
     def gepa(
         self, metric: Any, reflection_lm: Any, valset: int, *, prompts: int = 1, log_dir: Path | None = None, **own: Any
     ) -> Any:
-        """GEPA with this budget.
-
-        Args:
-            metric: With GEPA's five arguments.
-            reflection_lm: What proposes the prompts.
-            valset: How many examples the valset has.
-            prompts: How many prompts the program has.
-            log_dir: Where it keeps its state, and goes on from.
-            **own: Further arguments of `dspy.GEPA`: `num_threads`, `seed`.
-        """
+        """GEPA with this budget for so many prompts; `own` are further arguments of `dspy.GEPA`."""
         return dspy.GEPA(
             metric=metric,
             max_metric_calls=self.metric_calls(valset, prompts),
@@ -136,4 +128,9 @@ def calls_per_verdict(moa: MoA) -> int:
     """LM calls of a mixture's aggregator for one answer."""
     if not moa.strategy.needs_aggregator and moa.aggregator.lm is None:
         return 0
-    return int(getattr(moa.strategy, "rotations", 1))
+    return count_rotations(moa.strategy)
+
+
+def count_rotations(strategy: Strategy) -> int:
+    """LM calls of a strategy's aggregator for one answer."""
+    return int(getattr(strategy, "rotations", 1))

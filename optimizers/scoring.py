@@ -68,10 +68,10 @@ class Scored:
         except MetricError as error:
             raise Stop from error
         if pred_name is None:
-            # Several objectives are GEPA's own; all else is a plain number to every optimizer.
+            # Several objectives are GEPA's own; all else is a number to every optimizer.
             return value if isinstance(value, dspy.Prediction) and value.get("objective_scores") else number
-        said = value.get("feedback") if isinstance(value, dspy.Prediction) else None
-        return ScoreWithFeedback(score=number, feedback=said or self._words(gold, pred, number))
+        feedback = value.get("feedback") if isinstance(value, dspy.Prediction) else None
+        return ScoreWithFeedback(score=number, feedback=feedback or self._words(gold, pred, number))
 
     @property
     def with_two_arguments(self) -> str | Metric:
@@ -86,35 +86,27 @@ class Scored:
         return measure
 
     def number(self, example: dspy.Example, outputs: Mapping[str, Any] | None) -> float:
-        """What these outputs score; 0 if there are none.
-
-        Raises:
-            MetricError: If the metric raises, or gives no score.
-        """
+        """What these outputs score; 0 if there are none. `MetricError` if the metric raises, or gives no score."""
         return 0.0 if outputs is None else self._measure(example, prediction_of(outputs))[0]
 
     def try_on_gold(self, example: dspy.Example) -> None:
-        """Score an example's own gold outputs: what is wrong with a metric shows before anything is paid for.
-
-        Raises:
-            MetricError: If the metric raises, or gives no score.
-        """
+        """Score an example's own gold outputs: what is wrong with a metric shows before anything is paid for."""
         try:
             gold = typed_outputs(example, self.task)
         except IncompleteProposal:
             return  # the metric may know how to compare golds of other types, or need none
-        proposal = Proposal(id="gold", agent="gold", outputs=gold)
         metadata = MoAMetadata(
             strategy="voting",
             answered_by="voting",
             num_proposers=1,
             proposals_asked=1,
             proposals_received=1,
-            all_proposals=[proposal],
+            all_proposals=[Proposal(id="gold", agent="gold", outputs=gold)],
         )
         self._measure(example, MoAPrediction.of(gold, self.task, metadata))
 
     def _measure(self, example: dspy.Example, prediction: dspy.Prediction, *more: Any) -> tuple[float, Any]:
+        """The score, and what the metric itself gave."""
         given: list[Any] = []
         further = (*more, *(None,) * 3)[: self._takes - 2]
 

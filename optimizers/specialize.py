@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,36 +9,19 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.errors import MoAError
 from moa_dspy.evaluation import Metric
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording, Row, replay
-from moa_dspy.rendering import render, seed_of
-from moa_dspy.results import Proposal
-from moa_dspy.secrets import redact
-from moa_dspy.signatures import PROPOSALS
-from moa_dspy.usage import Usage
 
-from .checkpoint import Checkpoint
-from .mixtures import alone, specialized, up_to
-from .recipes import Budget, Recipe, calls_per_answer, calls_per_verdict
+from .compiling import Compiling
+from .examples import check_mixture, checked_sets, require_optuna
+from .mixtures import specialized
+from .recipes import Budget, Recipe, calls_per_verdict
 from .reports import SpecializationReport, StageReport
-from .scoring import Scored, Stop, metric_name
-from .stages import INSIDE, Stage, own_copy
-from .students import (
-    CompileInterrupted,
-    ask_examples,
-    check_mixture,
-    check_optimizer,
-    checked_sets,
-    find_rows,
-    inputs_of,
-)
+from .scoring import Scored, metric_name
+from .stages import Stage, own_copy
 
-__all__ = ["Specialize", "explain"]
-
-Examples = Sequence[dspy.Example]
+__all__ = ["Specialize"]
 
 
 class Specialize(Teleprompter):
@@ -101,8 +83,10 @@ class Specialize(Teleprompter):
         require_positive(num_threads=num_threads)
         if credit not in ("alone", "marginal"):
             raise ValueError(f"There is no credit {credit!r}. Choose alone or marginal.")
-        if optimizer is not None:
-            check_optimizer(optimizer)
+        if isinstance(optimizer, type) or not (optimizer is None or hasattr(optimizer, "compile")):
+            raise TypeError(f"An optimizer has a `compile`, as dspy.GEPA(...) has: {optimizer!r} has none.")
+        if type(optimizer).__name__ in ("MIPROv2", "BootstrapFewShotWithOptuna"):
+            require_optuna(type(optimizer).__name__)
         self.metric = metric
         self.optimizer = optimizer
         self.recipe = Recipe.named(recipe)
@@ -163,23 +147,26 @@ class Specialize(Teleprompter):
         val = val or train
         Scored(self.metric, student.signature).try_on_gold(train[0])
         self._check_budget(student, len(val))
-        return self._compile(student, train, val)
-
-    def _compile(self, student: MoA, train: Examples, val: Examples) -> MoA:
-        moa = specialized(student)
-        checkpoint = Checkpoint(self.checkpoint, moa, [train, val], self._settings())
-        compiling = _Compiling(self, moa, checkpoint)
+        compiling = Compiling(self, self.copy(student), train, val)
         try:
-            compiling.run(train, val)
+            self.tune(compiling)
+            compiling.refuse_failures()
         finally:
             self.report = compiling.report()
-        return moa
+        return compiling.moa
+
+    def copy(self, student: MoA) -> MoA:
+        """The copy that is tuned."""
+        return specialized(student)
+
+    def tune(self, compiling: Compiling) -> None:
+        """Tune the copy."""
+        compiling.tune_layers()
 
     def build_optimizer(self, stage: Stage) -> Any:
         """The optimizer of a stage."""
         if self.optimizer is not None:
-            [place] = {".".join(name.split(".")[:2]) for name, _ in stage.program.named_predictors()}
-            return own_copy(self.optimizer, stage, place)
+            return own_copy(self.optimizer, stage)
         return self.recipe.gepa(
             stage.scored,
             self.reflection_lm or stage.program.get_lm() or dspy.settings.lm,
@@ -189,6 +176,19 @@ class Specialize(Teleprompter):
             num_threads=stage.threads,
             seed=self.seed,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides on the result, beside the mixture and the examples."""
+        simple = (str, int, float, bool, type(None))
+        inner = vars(self.optimizer) if self.optimizer is not None else {}
+        return {
+            "optimizer": type(self.optimizer).__name__,
+            **{name: value for name, value in inner.items() if isinstance(value, simple)},
+            "metric": metric_name(self.metric),
+            "recipe": vars(self.recipe),
+            "credit": self.credit,
+            "seed": self.seed,
+        }
 
     def _check_budget(self, student: MoA, valset: int) -> None:
         budget = getattr(self.optimizer, "max_metric_calls", None)
@@ -203,170 +203,3 @@ class Specialize(Teleprompter):
                 "There is no LM that could propose prompts. Give reflection_lm=, a strong model, or an optimizer "
                 "that needs none, such as dspy.BootstrapFewShot(metric)."
             )
-
-    def _settings(self) -> dict[str, Any]:
-        simple = (str, int, float, bool, type(None))
-        inner = vars(self.optimizer) if self.optimizer is not None else {}
-        return {
-            "optimizer": type(self.optimizer).__name__,
-            **{name: value for name, value in inner.items() if isinstance(value, simple)},
-            "metric": metric_name(self.metric),
-            "recipe": vars(self.recipe),
-            "credit": self.credit,
-            "seed": self.seed,
-        }
-
-
-class _Compiling:
-    """One specialization under way: layer by layer, then the aggregator."""
-
-    def __init__(self, settings: Specialize, moa: MoA, checkpoint: Checkpoint) -> None:
-        self.settings = settings
-        self.moa = moa
-        self.checkpoint = checkpoint
-        self.stages: list[StageReport] = []
-        self.failed: list[tuple[str, BaseException]] = []
-        self.started = time.perf_counter()
-
-    def run(self, train: Examples, val: Examples) -> None:
-        """Tune all stages; the mixture is then compiled.
-
-        Raises:
-            CompileInterrupted: If one failed.
-        """
-        moa, rows = self.moa, Recording()
-        for panel_name, panel in zip(moa.panel_names, moa.panels, strict=True):
-            layer = "" if panel.layer == 1 else f", layer {panel.layer}"
-            first = None
-            if self.settings.credit == "marginal":
-                first = self._record(f"first proposals{layer}", panel_name, rows, train, val)
-            for name in panel.names:
-                view = None if first is None else _Marginal(moa, panel_name, name, first)
-                self._tune(f"{name}{layer}", alone(moa, panel_name, name, rows), train, val, view)
-            self._refuse_failures()
-            rows = self._record(f"proposals{layer}", panel_name, rows, train, val)
-            train, val = (self._with_proposals(part, rows, panel.layer) for part in (train, val))
-            if not (train and val):
-                raise self._interrupted("No example got a proposal, so there is nothing to go on with.")
-        if calls_per_verdict(moa):
-            self._tune("aggregator", replay(moa, rows, ask_aggregator=True), train, val)
-            self._refuse_failures()
-
-    def report(self) -> SpecializationReport:
-        """The stages so far."""
-        return SpecializationReport(list(self.stages), calls_per_answer(self.moa), time.perf_counter() - self.started)
-
-    def _tune(self, name: str, program: MoA, train: Examples, val: Examples, view: Any = None) -> None:
-        if (kept := self.checkpoint.load(name, self.moa)) is not None:
-            self.stages.append(kept)
-            return
-        if not program.named_predictors():
-            return
-        scored = Scored(self.settings.metric, self.moa.signature, view, INSIDE)
-        stage = Stage(
-            name, program, scored, train, val, self.settings.build_optimizer, self.settings.num_threads,
-            self.checkpoint.room(name),
-        )  # fmt: skip
-        try:
-            report, found = stage.run()
-        except (Exception, Stop) as error:
-            # The other agents are tuned all the same: what they take is not lost if this one is mended.
-            self.failed.append((name, error))
-            self.stages.append(stage.meter.report(name, note="failed"))
-            return
-        mine: dict[str, Any] = dict(self.moa.named_predictors())
-        for predictor, tuned in found.items():
-            mine[predictor].signature, mine[predictor].demos = tuned.signature, tuned.demos
-        self.stages.append(report)
-        self.checkpoint.save(report, self.moa, list(found))
-        self.settings.on_stage(report)
-
-    def _record(self, name: str, panel_name: str, rows: Recording, train: Examples, val: Examples) -> Recording:
-        started, asked = time.perf_counter(), list[Row]()
-        try:
-            recording = ask_examples(
-                up_to(self.moa, panel_name, rows),
-                [*train, *val],
-                on_row=asked.append,
-                concurrency=self.settings.num_threads,
-                path=self.checkpoint.recording(name),
-            )
-        except CompileInterrupted as error:
-            usage = error.recording.usage if error.recording is not None else Usage.of([])
-            self.stages.append(StageReport(name=name, usage=usage, note="failed"))
-            raise self._interrupted(f"The stage {name} failed: {error.reason}", error.recording) from error
-        seconds = time.perf_counter() - started
-        report = StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not asked)
-        self.stages.append(report)
-        self.settings.on_stage(report)
-        return recording
-
-    def _with_proposals(self, examples: Examples, rows: Recording, layer: int) -> list[dspy.Example]:
-        """The examples that got proposals, with them as a further input: what a labelled demo needs."""
-        task = self.moa.signature
-        row_of = find_rows(task, (row for row in rows if row.error is None))
-        shown = []
-        for example in examples:
-            if (row := row_of(example)) is not None:
-                own = inputs_of(task, example)
-                proposals = [proposal for proposal in row.proposals if proposal.layer == layer]
-                text = render(proposals, seed=seed_of(own), field_names=[PROPOSALS, *task.fields]).text
-                shown.append(dspy.Example({**example, PROPOSALS: text}).with_inputs(*own, PROPOSALS))
-        return shown
-
-    def _refuse_failures(self) -> None:
-        if self.failed:
-            raise self._interrupted(" ".join(f"The stage {n} failed: {explain(error)}." for n, error in self.failed))
-
-    def _interrupted(self, what: str, recording: Recording | None = None) -> CompileInterrupted:
-        folder = self.checkpoint.folder
-        again = f"The same compile goes on from {folder}." if folder else "With checkpoint= a second compile goes on."
-        kept = ", ".join(stage.name for stage in self.stages if stage.kept) or "nothing"
-        error = CompileInterrupted(
-            redact(what, *(agent.lm for agent in self.moa.agents)),
-            f"What was tuned until then ({kept}) is in error.program, and what it cost in error.report. {again}",
-            program=self.moa,
-            report=self.report(),
-            recording=recording,
-        )
-        error.__cause__ = self.failed[0][1] if self.failed else None
-        return error
-
-
-class _Marginal:
-    """Shows the metric the panel's vote with this proposer's answer, instead of that answer.
-
-    The others' proposals are recorded, so what changes from prompt to prompt is what the panel gains from this
-    proposer; the vote is counted in code, so no call is made for it.
-    """
-
-    def __init__(self, moa: MoA, panel_name: str, agent: str, first: Recording) -> None:
-        self.moa = alone(moa, panel_name, agent, first)  # for the vote without an aggregator
-        setattr(self.moa, panel_name, getattr(moa, panel_name))
-        self.agent = agent
-        self.layer = getattr(moa, panel_name).layer
-        self.row_of = find_rows(moa.signature, first)
-
-    def __call__(self, example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
-        task = self.moa.signature
-        row: Any = self.row_of(example)
-        outputs = {name: prediction[name] for name in task.output_fields}
-        mine = {id for id in row.asked if id.partition("#")[0] == self.agent} if self.layer == 1 else {self.agent}
-        answered = [Proposal(id=id, agent=self.agent, layer=self.layer, outputs=outputs) for id in sorted(mine)]
-        others = [proposal for proposal in row.proposals if proposal.id not in mine or proposal.layer != self.layer]
-        failures = [failure for failure in row.failures if failure.id not in mine or failure.layer != self.layer]
-        changed = row.model_copy(update={"proposals": [*others, *answered], "failures": failures})
-        try:
-            return replay(self.moa, [changed])(**inputs_of(task, example))
-        except MoAError:  # all abstain
-            return dspy.Prediction(dict.fromkeys(task.output_fields))
-
-
-def explain(error: BaseException) -> str:
-    """Why a stage failed, on one line: its own words, and those of what ended it from inside."""
-    said = []
-    while True:
-        said += [" ".join(str(error).split())] if str(error) else []
-        if not isinstance(error, Stop) or error.__cause__ is None:
-            return ": ".join(said) or type(error).__name__
-        error = error.__cause__

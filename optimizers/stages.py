@@ -48,7 +48,7 @@ class Stage:
         scored: What tells whether it was right.
         trainset: Examples for the optimizer.
         valset: Examples by which the result is kept or not.
-        optimizer: Gives the optimizer.
+        build: Gives the optimizer.
         threads: Examples under way at once.
         room: Where GEPA keeps its state, and goes on from; None keeps nothing.
         compares: Whether to measure on the valset before and after; else the optimizer's word is taken.
@@ -60,7 +60,7 @@ class Stage:
     scored: Scored
     trainset: Sequence[dspy.Example]
     valset: Sequence[dspy.Example]
-    optimizer: Callable[[Stage], Any]
+    build: Callable[[Stage], Any]
     threads: int
     room: Path | None = None
     compares: bool = True
@@ -68,14 +68,11 @@ class Stage:
     meter: StageMeter = field(default_factory=lambda: StageMeter())
 
     def run(self) -> tuple[StageReport, Predictors]:
-        """Tune the program.
+        """Tune the program; `Stop` if an LM or the metric is of no use.
 
         Returns:
             The report, and the predictors to be taken over by their names in the mixture; none if nothing was
             found that is at least as good on the valset.
-
-        Raises:
-            Stop: If an LM or the metric is of no use.
         """
         resumed = self.room is not None and (self.room / "gepa_state.bin").exists()
         program = _Watched(self.program, self.meter)
@@ -106,7 +103,7 @@ class Stage:
         return self.meter.report(self.name, **details), found
 
     def _compiled(self, program: _Watched) -> dspy.Module:
-        optimizer = self.optimizer(self)
+        optimizer = self.build(self)
         takes = inspect.signature(optimizer.compile).parameters
         given: dict[str, Any] = {"trainset": list(self.trainset)}
         if "valset" in takes:
@@ -158,11 +155,7 @@ class StageMeter(Meter):
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """Enter the calls made inside as a run of the agents.
-
-        Raises:
-            Stop: If the stage was stopped, by `stop` or by an LM that answers no more.
-        """
+        """Enter the calls made inside as a run of the agents; `Stop` if the stage was stopped."""
         if self._stopped is not None:
             raise Stop from self._stopped
         with self._lock:
@@ -179,13 +172,9 @@ class StageMeter(Meter):
         optimizer, agents = (
             Usage.of(call for id in self._ids[is_agents] if (call := self.call(id))) for is_agents in (False, True)
         )
+        seconds = time.perf_counter() - self._started
         return StageReport(
-            name=stage,
-            runs=self.runs,
-            usage=agents,
-            optimizer_usage=optimizer,
-            seconds=time.perf_counter() - self._started,
-            **details,
+            name=stage, runs=self.runs, usage=agents, optimizer_usage=optimizer, seconds=seconds, **details
         )
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -225,11 +214,8 @@ class _Watched(dspy.Module):
                 raise
 
 
-def own_copy(optimizer: Any, stage: Stage, folder: str) -> Any:
-    """A copy of the user's optimizer for one stage, which scores by the stage's metric.
-
-    Its logs go into a folder of their own: GEPA would take another stage's for its own, and resume.
-    """
+def own_copy(optimizer: Any, stage: Stage) -> Any:
+    """A copy of the user's optimizer for one stage, which scores by the stage's metric."""
     own = copy.copy(optimizer)
     for name, value in vars(own).items():
         if isinstance(value, (list, dict, set)):
@@ -238,6 +224,8 @@ def own_copy(optimizer: Any, stage: Stage, folder: str) -> Any:
         if hasattr(own, name):
             setattr(own, name, stage.scored)
     if getattr(own, "log_dir", None):
+        # A folder of its own: GEPA would take another stage's state for its own, and resume.
+        [folder] = {".".join(name.split(".")[:2]) for name, _ in stage.program.named_predictors()}
         own.log_dir = str(Path(own.log_dir) / folder)
     elif stage.room is not None and isinstance(own, _GEPA):
         own.log_dir = str(stage.room)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
 
 import dspy
 from dspy.teleprompt import Teleprompter
-from pydantic_core import to_jsonable_python
 
 from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.limits import require_positive
@@ -16,11 +15,12 @@ from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
 from moa_dspy.strategies import Voting
 from moa_dspy.usage import Usage
+from moa_dspy.values import to_jsonable
 
+from .examples import ask_examples, check_mixture, checked_sets
 from .recipes import Budget
 from .scoring import Scored
-from .students import ask_examples, check_mixture, checked_sets
-from .votes import Votes, Weights, count_agreement, log_odds, shrink, wrong_answers
+from .votes import OPEN, Votes, Weights, count_agreement, log_odds, shrink
 
 __all__ = ["AgentWeight", "FitVoteWeights", "WeightsReport"]
 
@@ -49,11 +49,9 @@ class WeightsReport:
     """What came of fitting.
 
     Attributes:
-        method: `log-odds` from scores, or `agreement` without.
         agents: In declared order.
         alternatives: Among how many wrong answers errors are taken to spread; see `log_odds`.
-        questions: How many examples the weights rest on.
-        before: The score of the vote with the weights it had; None without scores.
+        before: The score of the vote with the weights it had; None without a metric.
         after: With the fitted weights, on the valset, or on examples held out (fifths, four times).
         gain: The 95% interval of the difference, by the paired bootstrap.
         kept: Whether the compiled mixture has these weights; else it has those of the student.
@@ -61,10 +59,8 @@ class WeightsReport:
         usage: What the proposals took, those recorded earlier included.
     """
 
-    method: Literal["log-odds", "agreement"]
     agents: list[AgentWeight]
     alternatives: float
-    questions: int
     before: float | None
     after: float | None
     gain: Interval | None
@@ -73,9 +69,9 @@ class WeightsReport:
     usage: Usage
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data for JSON."""
-        plain: dict[str, Any] = to_jsonable_python(asdict(self))
-        return plain
+        """The report as data for JSON."""
+        data: dict[str, Any] = to_jsonable(vars(self))
+        return data
 
 
 class FitVoteWeights(Teleprompter):
@@ -94,8 +90,6 @@ class FitVoteWeights(Teleprompter):
         alternatives: k, among how many wrong answers errors spread. None: with a metric 1 or 9, whichever votes
             better on examples held out; without, what the type says (1 for a bool), and 9 for open answers.
         concurrency: Examples under way at once; each asks its proposers side by side.
-        seed: Of the bootstrap.
-        on_progress: Called with the number of examples that are finished and of all.
 
     Raises:
         ValueError: If a setting makes no sense.
@@ -115,13 +109,7 @@ class FitVoteWeights(Teleprompter):
     """
 
     def __init__(
-        self,
-        metric: str | Metric | None = "exact",
-        *,
-        alternatives: float | None = None,
-        concurrency: int = 8,
-        seed: int = 0,
-        on_progress: Callable[[int, int], None] | None = None,
+        self, metric: str | Metric | None = "exact", *, alternatives: float | None = None, concurrency: int = 8
     ) -> None:
         super().__init__()
         if alternatives is not None and not 1 <= alternatives < float("inf"):
@@ -130,8 +118,6 @@ class FitVoteWeights(Teleprompter):
         self.metric = metric
         self.alternatives = alternatives
         self.concurrency = concurrency
-        self.seed = seed
-        self.on_progress = on_progress
         self.report: WeightsReport | None = None
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
@@ -171,59 +157,51 @@ class FitVoteWeights(Teleprompter):
         scored = None if self.metric is None else Scored(self.metric, moa.signature)
         if scored is not None:
             scored.try_on_gold(train[0])
-        recording = ask_examples(
-            moa, [*train, *val], recorded=recorded, concurrency=self.concurrency, on_progress=self.on_progress
-        )
+        recording = ask_examples(moa, [*train, *val], recorded=recorded, concurrency=self.concurrency)
         votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
-        before = [voting.weights.get(name, 1.0) for name in votes.agents]
-        self.report = self._fit(moa, votes, before, len(train), recording.usage)
+        fitted = votes.rows(slice(None, len(train)))
+        if self.metric is None:
+            self.report = self._agree(moa, fitted, recording.usage)
+        else:
+            before = [voting.weights.get(name, 1.0) for name in votes.agents]
+            self.report = self._fit(fitted, votes.rows(slice(len(train), None)), before, recording.usage)
         compiled = moa.deepcopy()
         if self.report.kept:
             _voting_of(compiled).weights = {row.agent: row.weight for row in self.report.agents}
         return compiled
 
-    def _fit(self, moa: MoA, votes: Votes, before: list[float], trained: int, usage: Usage) -> WeightsReport:
-        train, val = votes.rows(slice(None, trained)), votes.rows(slice(trained, None))
-        if self.metric is None:
-            alternatives = self.alternatives or wrong_answers(moa)
-            right, counts = count_agreement(train)
-            accuracy = shrink(right, counts)
-            weights = log_odds(accuracy, alternatives)
-            old = new = None
-            said = "Without a metric it cannot be said whether the vote is better with them."
-        else:
-            fitted = Weights(train, self.alternatives)
-            weights, alternatives = fitted.of(), fitted.alternatives
-            accuracy, right, counts = fitted.accuracy, fitted.right, fitted.votes
-            judged = val if len(val.scores) else train
-            old = judged.score(before)
-            new = val.score(weights) if len(val.scores) else fitted.score_held_out()
-            said = ""
-        rows = [
-            AgentWeight(name, float(w), float(p), float(r), round(float(n)))
-            for name, w, p, r, n in zip(votes.agents, weights, accuracy, right, counts, strict=True)
-        ]
-        kept, gain = True, None
-        if old is not None and new is not None:
-            kept, gain = bool(new.mean() >= old.mean() - 1e-9), difference_interval(new, old, seed=self.seed)
-            where = f"On the {len(new)} examples of the valset" if len(val.scores) else "On examples held out"
-            said = (
-                f"{where} the vote scores {new.mean():.3f} with them and {old.mean():.3f} with the weights it had "
-                f"({new.mean() - old.mean():+.3f}, 95% {gain.low:+.3f} to {gain.high:+.3f}): "
-                f"{'they are kept' if kept else 'the weights stay as they were'}."
-            )
-        return WeightsReport(
-            method="agreement" if self.metric is None else "log-odds",
-            agents=rows,
-            alternatives=alternatives,
-            questions=trained,
-            before=None if old is None else float(old.mean()),
-            after=None if new is None else float(new.mean()),
-            gain=gain,
-            kept=kept,
-            reason=f"Fitted on {trained} examples. {said}",
-            usage=usage,
+    def _agree(self, moa: MoA, votes: Votes, usage: Usage) -> WeightsReport:
+        alternatives = self.alternatives or _count_wrong_answers(moa)
+        agreed, compared = count_agreement(votes)
+        accuracy = shrink(agreed, compared)
+        rows = _list_rows(votes.agents, log_odds(accuracy, alternatives), accuracy, agreed, compared)
+        reason = (
+            f"Fitted to the agreement on {len(votes.scores)} examples. Without a metric it cannot be said whether the "
+            "vote is better with them."
         )
+        return WeightsReport(rows, alternatives, None, None, None, True, reason, usage)
+
+    def _fit(self, train: Votes, val: Votes, before: list[float], usage: Usage) -> WeightsReport:
+        fitted = Weights(train, self.alternatives)
+        has_valset = len(val.scores) > 0
+        old = (val if has_valset else train).score(before)
+        new = val.score(fitted.of()) if has_valset else fitted.score_held_out()
+        difference, gain = new.mean() - old.mean(), difference_interval(new, old)
+        kept = bool(difference >= -1e-9)
+        where = f"On the {len(new)} examples of the valset" if has_valset else "On examples held out"
+        reason = (
+            f"Fitted on {len(train.scores)} examples. {where} the vote scores {new.mean():.3f} with them and "
+            f"{old.mean():.3f} with the weights it had ({difference:+.3f}, 95% {gain.low:+.3f} to {gain.high:+.3f}): "
+            f"{'they are kept' if kept else 'the weights stay as they were'}."
+        )
+        rows = _list_rows(train.agents, fitted.of(), fitted.accuracy, fitted.right, fitted.votes)
+        after = float(new.mean())
+        return WeightsReport(rows, fitted.alternatives, float(old.mean()), after, gain, kept, reason, usage)
+
+
+def _list_rows(agents: Sequence[str], *columns: Any) -> list[AgentWeight]:
+    rows = zip(agents, *columns, strict=True)
+    return [AgentWeight(name, float(w), float(p), float(right), round(float(n))) for name, w, p, right, n in rows]
 
 
 def _voting_of(moa: MoA) -> Voting:
@@ -233,3 +211,13 @@ def _voting_of(moa: MoA) -> Voting:
             "Build it with strategy=Voting()."
         )
     return moa.strategy
+
+
+def _count_wrong_answers(moa: MoA) -> float:
+    """How many wrong answers there are to a question, as far as the type of what is voted on says it."""
+    ballot = _voting_of(moa).ballot
+    fields: Any = () if ballot is None else ballot.fields
+    kind: Any = moa.signature.output_fields[fields[0]].annotation if len(fields) == 1 else None
+    if kind is bool:
+        return 1.0
+    return max(1.0, len(get_args(kind)) - 1.0) if get_origin(kind) is Literal else OPEN

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
-from functools import cached_property
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import dspy
 import numpy as np
@@ -18,16 +16,17 @@ from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, replay
 from moa_dspy.strategies import Case, Voting, as_strategy
 
+from .examples import find_rows, inputs_of
 from .scoring import Scored
-from .students import find_rows, inputs_of
 
-__all__ = ["Floats", "Votes", "Weights", "count_agreement", "log_odds", "shrink", "unweighted_voting", "wrong_answers"]
+__all__ = ["OPEN", "Floats", "Votes", "Weights", "count_agreement", "log_odds", "shrink", "unweighted_voting"]
 
 Floats = npt.NDArray[np.float64]
 
 MISSING, ABSTAINS = -2, -1
 OPEN = 9.0  # wrong answers to an open question: "some"
 PRIOR = 10.0  # votes that the panel's mean accuracy counts for
+FOLDS, DRAWS = 5, 4  # fifths that are held out in turns, drawn anew so often
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Votes:
     def of(
         cls, moa: MoA, recording: Recording, examples: Sequence[dspy.Example], scored: Scored | None, threads: int = 8
     ) -> Votes:
-        """The proposals to examples, told apart as the mixture's vote, or a plain one, tells them apart.
+        """The proposals to examples, told apart as the mixture's vote, or an ordinary one, tells them apart.
 
         Without a metric all score 0. `MetricError`, for what is no score from 0 to 1, has the recording on it.
         """
@@ -69,10 +68,10 @@ class Votes:
             return number, list(round.asked.values()), answers, scores
 
         try:
-            read_rows = sorted(run_side_by_side(read, list(enumerate(examples)), threads))
-            votes = cls(
-                read_rows[0][1], np.array([row[2] for row in read_rows]), np.array([row[3] for row in read_rows])
+            _, columns, answers, scores = zip(
+                *sorted(run_side_by_side(read, list(enumerate(examples)), threads)), strict=True
             )
+            votes = cls(columns[0], np.array(answers), np.array(scores))
             if not votes.are_shares:
                 raise MetricError(
                     f"The metric gave scores from {votes.scores.min():g} to {votes.scores.max():g}, which cannot be "
@@ -86,7 +85,7 @@ class Votes:
 
     @classmethod
     def of_comparison(cls, moa: MoA, comparison: Comparison) -> Votes:
-        """The proposals of a comparison, scored by then."""
+        """The proposals of a comparison, with the scores that they have there."""
         questions = comparison.questions
         votes = cls.of(moa, comparison.recording, [question.example for question in questions], None)
         return replace(votes, scores=np.array([list(question.proposals.values()) for question in questions]))
@@ -96,7 +95,7 @@ class Votes:
         """Whether all scores are between 0 (wrong) and 1 (right)."""
         return bool(((self.scores >= 0) & (self.scores <= 1)).all())
 
-    @cached_property
+    @property
     def agents(self) -> list[str]:
         """Their names, in declared order."""
         return list(dict.fromkeys(self.columns))
@@ -104,9 +103,9 @@ class Votes:
     @property
     def samples(self) -> int:
         """How many proposals each agent makes."""
-        return len(self.columns) // len(self.agents)
+        return len(self.columns) // max(1, len(self.agents))
 
-    @cached_property
+    @property
     def owners(self) -> Floats:
         """Of shape (agents, columns): 1 where the column is the agent's."""
         return np.array([[agent == name for agent in self.columns] for name in self.agents], dtype=float)
@@ -169,13 +168,12 @@ class Weights:
         self.right, self.votes = right.sum(axis=0), counts.sum(axis=0)
         self.accuracy = shrink(self.right, self.votes)
         self._of = votes
-        # Of each question, accuracies on other ones: once for each assignment to folds.
+        # Of each question, accuracies on the questions of other folds.
         self._unseen = [
-            shrink(_sum_other_folds(right, fold), _sum_other_folds(counts, fold)) for fold in assign_folds(len(cast))
+            shrink(_sum_other_folds(right, fold), _sum_other_folds(counts, fold)) for fold in _draw_folds(len(cast))
         ]
         offered = [1.0, OPEN] if alternatives is None else [alternatives]
-        scored = {number: self._score_held_out(number).mean().round(9) for number in offered}
-        self.alternatives = max(offered, key=lambda number: (scored[number], number))
+        self.alternatives = max(offered, key=lambda number: (self._score(number).mean().round(9), number))
 
     def of(self, size: int | None = None) -> Floats:
         """The weights of the agents, 0 for all but the `size` most accurate ones."""
@@ -183,32 +181,10 @@ class Weights:
 
     def score_held_out(self, size: int | None = None) -> Floats:
         """What the vote scores on each question with weights that follow from other questions."""
-        return self._score_held_out(self.alternatives, size)
+        return self._score(self.alternatives, size)
 
-    def _score_held_out(self, alternatives: float, size: int | None = None) -> Floats:
-        scores = [self._of.score(_weigh(accuracy, alternatives, size)) for accuracy in self._unseen]
-        return np.mean(scores, axis=0)
-
-
-def assign_folds(number: int) -> list[npt.NDArray[np.int64]]:
-    """The fold of each question, of five that are held out in turns: four times, drawn anew."""
-    return [np.random.default_rng(seed).permutation(number) % min(5, number) for seed in range(4)]
-
-
-def _sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
-    """For each question, the sum over the questions of other folds."""
-    sums = np.zeros((fold.max() + 1, counts.shape[1]))
-    np.add.at(sums, fold, counts)
-    return counts.sum(axis=0) - sums[fold]
-
-
-def _weigh(accuracy: Floats, alternatives: float, size: int | None) -> Floats:
-    rank = np.argsort(np.argsort(-accuracy, axis=1, kind="stable"), axis=1)
-    chosen = rank < (size or accuracy.shape[1])
-    weights = np.where(chosen, log_odds(accuracy, alternatives), 0.0)
-    # Who stands alone is the whole vote, whatever it weighs; so are those of whom none weighs anything.
-    nothing = (weights > 0).sum(axis=1, keepdims=True) == 0
-    return np.where(nothing | (size == 1), chosen.astype(float), weights)
+    def _score(self, alternatives: float, size: int | None = None) -> Floats:
+        return np.mean([self._of.score(_weigh(unseen, alternatives, size)) for unseen in self._unseen], axis=0)
 
 
 def log_odds(accuracy: npt.ArrayLike, alternatives: float) -> Floats:
@@ -251,29 +227,14 @@ def count_agreement(votes: Votes) -> tuple[Floats, Floats]:
     if not (votes.answers >= 0).any():
         raise ValueError("All proposals abstain or failed, so there is no agreement to learn from.")
     agreed, compared = np.zeros(len(votes.agents)), np.zeros(len(votes.agents))
-    for place, name in enumerate(votes.agents):
-        own = np.array([column == name for column in votes.columns])
+    for place, own in enumerate(votes.owners > 0):
         mine, others = votes.answers[:, own], votes.answers[:, ~own]
         support = ((others[:, :, None] == others[:, None, :]) & (others >= 0)[:, :, None]).sum(axis=2)
-        if support.size:
-            most = support.max(axis=1, keepdims=True)
-            leads = (support == most) & (most > 0)  # several do, where first place is tied
-            agrees = ((mine[:, :, None] == others[:, None, :]) & leads[:, None, :]).any(axis=2)
-            agreed[place], compared[place] = agrees.sum(), ((mine >= 0) & (most > 0)).sum()
+        most = support.max(axis=1, keepdims=True, initial=0)
+        leads = (support == most) & (most > 0)  # several do, where first place is tied
+        agrees = ((mine[:, :, None] == others[:, None, :]) & leads[:, None, :]).any(axis=2)
+        agreed[place], compared[place] = agrees.sum(), ((mine >= 0) & (most > 0)).sum()
     return agreed, compared
-
-
-def wrong_answers(moa: MoA) -> float:
-    """How many wrong answers there are to a question, as far as the type of what is voted on says it; else 9."""
-    ballot = moa.strategy.ballot if isinstance(moa.strategy, Voting) else None
-    fields = () if ballot is None else ballot.fields
-    output = moa.signature.output_fields.get(fields[0]) if len(fields) == 1 else None
-    kind: Any = None if output is None else output.annotation
-    if kind is bool:
-        return 1.0
-    if get_origin(kind) is Literal:
-        return max(1.0, len(get_args(kind)) - 1.0)
-    return max(1.0, len(kind) - 1.0) if isinstance(kind, type) and issubclass(kind, Enum) else OPEN
 
 
 def unweighted_voting(moa: MoA) -> Voting:
@@ -281,3 +242,23 @@ def unweighted_voting(moa: MoA) -> Voting:
     voting: Any = as_strategy(moa.strategy) if isinstance(moa.strategy, Voting) else Voting()
     voting.weights = {}
     return voting
+
+
+def _draw_folds(number: int) -> list[npt.NDArray[np.int64]]:
+    """The fold of each question, `DRAWS` times."""
+    return [np.random.default_rng(seed).permutation(number) % min(FOLDS, number) for seed in range(DRAWS)]
+
+
+def _sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
+    sums = np.zeros((fold.max() + 1, counts.shape[1]))
+    np.add.at(sums, fold, counts)
+    return counts.sum(axis=0) - sums[fold]
+
+
+def _weigh(accuracy: Floats, alternatives: float, size: int | None) -> Floats:
+    rank = np.argsort(np.argsort(-accuracy, axis=1, kind="stable"), axis=1)
+    chosen = rank < (size or accuracy.shape[1])
+    weights = np.where(chosen, log_odds(accuracy, alternatives), 0.0)
+    # Who stands alone is the whole vote, whatever it weighs; so are those of whom none weighs anything.
+    nothing = (weights > 0).sum(axis=1, keepdims=True) == 0
+    return np.where(nothing | (size == 1), chosen.astype(float), weights)

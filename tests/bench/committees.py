@@ -81,10 +81,9 @@ def learn(votes: Any) -> dict[str, Floats]:
     fitted, single = numbers.Weights(votes), np.eye(len(votes.agents))[votes.alone.mean(axis=0).argmax()]
     plurality = 1 + 1e-6 * fitted.accuracy  # ties go to the strongest on these questions
     kept = fitted.score_held_out().mean() >= votes.score(plurality).mean() - 1e-9
-    made = list(committee.committees(votes, len(votes.scores)))
+    made = list(committee.list_committees(votes, len(votes.scores)))
     chosen = made[committee.pick([one.scores for one in made], [one.calls for one in made])]
-    mixtures = {"all": made[-1], "chosen": chosen}
-    several = {name: one for name, one in mixtures.items() if one.calls > 1}
+    several = {str(one): one for one in (made[-1], chosen) if one.calls > 1}
     advice = diagnosis.recommend(
         dict(zip(votes.agents, votes.alone.T, strict=True)),
         {PLURALITY: votes.score(plurality), **{name: one.scores for name, one in several.items()}},

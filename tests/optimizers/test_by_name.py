@@ -112,7 +112,7 @@ def test_gepa_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
     sets: Any = {"trainset": TRAIN, "valset": TRAIN[:4]}
     tiny(whole, "gepa", num_threads=1).compile(student(whole), **sets)
     moa, kept = student(lms), {"num_threads": 1, "checkpoint": tmp_path / "c"}
-    with pytest.raises(CompileInterrupted, match=r"^The compile failed: (?!.*sk-abc).*revoked"):
+    with pytest.raises(CompileInterrupted, match=r"^The stage mixture failed: (?!.*sk-abc).*revoked"):
         tiny(lms, "gepa", **kept).compile(moa, **sets)
     moa.aggregator.lm = role("judge")
     asked, again = lms["ada"].calls, tiny(lms, "gepa", **kept)
@@ -128,7 +128,7 @@ def test_names_and_packages_are_checked_first(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(ValueError, match=r"no optimizer 'best'\. Choose one of: specialize, gepa, bootstrap, mipro"):
         tiny(lms, "best")
     mipro = dspy.MIPROv2(right, prompt_model=lms["coach"], task_model=lms["coach"])
-    monkeypatch.setattr("moa_dspy.optimizers.students.find_spec", lambda name: None)
+    monkeypatch.setattr("moa_dspy.optimizers.examples.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="mipro needs optuna, which is not installed: pip install optuna"):
         tiny(lms, "mipro")
     with pytest.raises(ValueError, match="MIPROv2 needs optuna"):

@@ -56,42 +56,29 @@ def test_identical_voters_are_one_and_independent_ones_are_many() -> None:
 def test_what_proposals_share() -> None:
     answers: Any = {"ada": list("01110"), "bo": ["0", "1", "2", "", "1"], "cy": ["0", "2", "2", None, "0"]}
     found = diversity(answers)
-    assert (found.oracle, found.all_fail) == (0.4, 0.6)
-    assert (found.oracle_interval, found.all_fail_interval) == (wilson(2, 5), wilson(3, 5))
+    assert (found.all_fail, found.all_fail_interval) == (0.6, wilson(3, 5))
     assert (found.same_error[0][1], found.same_error[1][2], found.same_error[0][2]) == (0.5, 0.5, 0.0)
 
 
 def test_what_is_ahead_is_used_and_said_whether_it_is_proven() -> None:
-    single = [1.0, 0.0] * 100
-    shown = recommend({"a": single, "b": [0.0] * 200}, {"vote": [1.0, 0.0, 1.0, 1.0] * 50}, {"a": 1, "b": 1, "vote": 3})
-    assert (shown.verdict, shown.system, shown.calls, round(shown.gain, 9)) == ("mix", "vote", 3, 0.25)
+    single, none = np.tile([1.0, 0.0], 100), np.zeros(200)
+    vote = np.tile([1.0, 0.0, 1.0, 1.0], 50)
+    shown = recommend({"a": single, "b": none}, {"vote": vote}, {"a": 1, "b": 1, "vote": 3})
+    assert (shown.verdict, shown.system, shown.calls, shown.gain) == ("mix", "vote", 3, 0.25)
     assert shown.interval.low > 0 and shown.reason.startswith("Use vote: +0.250")
-
-    none = recommend({"a": single}, {"vote": single}, {"a": 1, "vote": 3}, percent=True)
-    assert (none.verdict, none.system, none.calls) == ("single", "a", 1)
-    assert none.reason == (
-        "Do not use a mixture here, ask a: the best one, vote, gains nothing, +0.0 points (95% +0.0 to +0.0) against a "
-        "alone."
-    )
-
-    maybe = recommend({"a": single}, {"vote": [1.0, *single[1:-1], 1.0]}, {"a": 1, "vote": 3})
-    assert (maybe.verdict, maybe.system, round(maybe.gain, 9)) == ("unclear", "vote", 0.005)
-    # One question of 200 is won: a 95% interval of 0 to 3 of them, which 9/4 as many questions halve to the gain.
-    assert maybe.interval == pytest.approx((0.0, 0.015)) and "about 450 questions in all would show it" in maybe.reason
-
-
-def test_who_was_picked_from_many_is_taken_at_less() -> None:
-    noise = np.random.default_rng(0).integers(0, 2, size=(30, 100)).astype(float)
-    mixtures = {f"m{n}": row for n, row in enumerate(noise[1:])}
-    luck = recommend({"a": noise[0]}, mixtures, {"a": 1.0, **dict.fromkeys(mixtures, 3.0)})
-    raw = noise[1:].mean(axis=1).max() - noise[0].mean()
-    assert luck.gain < raw - 0.05 and f"corrected from {raw:+.3f} for having picked both here" in luck.reason
+    equal = recommend({"a": single}, {"vote": single}, {"a": 1, "vote": 3}, percent=True)
+    assert (equal.verdict, equal.system, equal.calls) == ("single", "a", 1)
+    assert equal.reason.startswith("Ask a alone: the best mixture, vote, is not worth its calls: +0.0 points")
+    ahead = single.copy()
+    ahead[1] = 1.0  # one question of 200
+    maybe = recommend({"a": single}, {"vote": ahead}, {"a": 1, "vote": 3})
+    assert (maybe.verdict, maybe.system) == ("unclear", "vote") and "may be chance" in maybe.reason
 
 
 def test_of_equal_systems_the_cheaper_one_is_meant_and_one_alone_is_no_mixture() -> None:
-    found = recommend({"a": [0.0] * 50}, {"dear": [1.0] * 50, "cheap": [1.0] * 50}, {"a": 1, "dear": 9, "cheap": 2})
-    assert found.system == "cheap"
-    assert recommend({"a": [1.0]}, {}, {"a": 1}).reason == "Ask a alone: there is no mixture to compare it with."
+    right, wrong = np.ones(50), np.zeros(50)
+    assert recommend({"a": wrong}, {"dear": right, "cheap": right}, {"a": 1, "dear": 9, "cheap": 2}).system == "cheap"
+    assert recommend({"a": right}, {}, {"a": 1}).reason == "Ask a alone: there is no mixture to compare it with."
 
 
 def sampled(name: str, says: Any) -> FakeLM:
@@ -124,7 +111,7 @@ def test_self_moa_is_the_control() -> None:
     control = found.comparison.row("Self-MoA of ada")
     assert (control.kind, control.score, control.calls) == ("other", 1.0, 4)
     assert found.recommendation.system == "Self-MoA of ada"
-    assert "Against Self-MoA of ada (1.000), the best mixture of several models" in found.reasons[-1]
+    assert found.reasons[-1].startswith("Self-MoA: ada") and "plain vote, gains -0.350" in found.reasons[-1]
     assert ada.calls + bo.calls == found.comparison.usage.calls == diagnosis_budget(moa, 20, **settings).calls == 160
 
 
@@ -162,8 +149,8 @@ def test_what_is_shown(tmp_path: Path) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(found.table(80))
     text = " ".join(console.export_text().split())
-    assert "1 ada -0.50 -0.50" in text and "ada, bo, cy 3 100.0%" in text
-    assert "corrected from +33.3 for having picked both here" in text and "worth 3.0 independent ones" in text
+    assert "1 ada -0.50 -0.50" in text and "voting of ada, bo, cy 3 100.0%" in text
+    assert "worth 3.0 independent ones" in text
     plain = json.loads(json.dumps(found.to_dict(), allow_nan=False))
     assert plain["diversity"]["correlation"][0][1] == pytest.approx(-0.5)
     assert plain["diversity"]["same_error"][0] == [1.0, None, None]

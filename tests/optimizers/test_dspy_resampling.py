@@ -8,8 +8,6 @@ from support.compiling import (
     Setting,
     Task,
     compiled,
-    every_setting,
-    every_setting_with_an_lm,
     never,
     role,
 )
@@ -17,7 +15,7 @@ from support.compiling import coach as coaching
 from support.fake_lm import FakeLM
 from support.mixtures import calls
 
-from moa_dspy import Agent, MoA
+from moa_dspy import MoA
 
 LABELS = {"choice": "P2", "groups": [["P1"], ["P2"]], "best": "P2", "elements": []}
 
@@ -28,13 +26,6 @@ def rollouts(lms: dict[str, FakeLM]) -> dict[str, int]:
 
 
 class TestBestOfN:
-    @every_setting_with_an_lm
-    def test_n_attempts_are_n_samples_of_every_lm(self, setting: Setting) -> None:
-        run = compiled(setting, lambda program, _: dspy.BestOfN(program, N=3, reward_fn=never, threshold=1.0))
-        assert run.after == dict.fromkeys(run.lms, 3)
-        assert all(lm.rollouts == [0, 1, 2] for lm in run.lms.values())
-        assert all(call.request.config.temperature == 1.0 for lm in run.lms.values() for call in lm.log)
-
     @pytest.mark.parametrize("setting", [Setting(False), Setting(nested=True)], ids=str)
     def test_attempts_times_proposals_are_all_different_samples(self, setting: Setting) -> None:
         def compile(program: Any, _: Any) -> Any:
@@ -75,13 +66,6 @@ class TestRefine:
             dspy.Refine(moa, N=2, reward_fn=never, threshold=1.0)(question="q1")
         assert ["Hint for proposers.shared.predict." in lms[name].prompts[1] for name in ("ada", "bo")] == [True, True]
 
-    def test_programs_that_look_alike_get_their_own_hints(self) -> None:
-        lms = {name: FakeLM(name, [_says(name)] * 2) for name in ("ada", "bo", "judge")}
-        programs = [Agent(lms[name], dspy.Predict(Task), name=name) for name in ("ada", "bo")]
-        with dspy.context(lm=FakeLM("adviser", coaching)):
-            dspy.Refine(MoA(Task, programs, lms["judge"]), N=2, reward_fn=never, threshold=1.0)(question="q1")
-        assert all(f"Hint for proposers.{name}.program." in lms[name].prompts[1] for name in ("ada", "bo"))
-
     @pytest.mark.parametrize("strategy", ["selection", "voting", "fusion"])
     def test_a_label_that_was_not_shown_is_still_repaired(self, strategy: Any) -> None:
         wrong = {"choice": "P7", "groups": [["P7"]], "best": "P7", "elements": [_element("P7")]}
@@ -92,21 +76,6 @@ class TestRefine:
             metadata = refined(question="q1").metadata
         judge.assert_used_up()
         assert (metadata.repaired, metadata.fallback_used) == (True, False)
-
-
-class TestEnsemble:
-    @every_setting
-    def test_every_program_keeps_its_lms(self, setting: Setting) -> None:
-        def compile(program: Any, _: Any) -> Any:
-            return dspy.Ensemble(reduce_fn=dspy.majority).compile([program, program.deepcopy()])
-
-        run = compiled(setting, compile)
-        assert run.after == dict.fromkeys(run.lms, 2)
-
-    def test_the_majority_is_taken_of_the_answers(self) -> None:
-        first, second = ({name: role(name) for name in ("ada", "bo", "judge")} for _ in range(2))
-        ensemble = dspy.Ensemble(reduce_fn=dspy.majority).compile([Setting().program(lms) for lms in (first, second)])
-        assert ensemble(question="q2").answer == "a2"
 
 
 def _says(name: str) -> dict[str, Any]:

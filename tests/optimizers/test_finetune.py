@@ -122,16 +122,6 @@ def test_layers_of_one_agent_are_one_model() -> None:
     assert [agent.model for agent in tuned.agents] == ["ada", "bo-tuned", "ada", "bo-tuned", "judge"]
 
 
-def test_settings_per_agent_reach_their_own_job() -> None:
-    school = School()
-    own = {"ada": {"epochs": 1}, "bo": {"epochs": 9}}
-    Finetune(agents=["ada", "bo"], train_kwargs=own).compile(student(classroom(school)), trainset=TRAIN)
-    assert {model: (len(data), kwargs) for model, data, kwargs in school.taught} == {
-        "ada": (6, {"epochs": 1}),
-        "bo": (6, {"epochs": 9}),
-    }
-
-
 def test_a_job_that_fails_does_not_lose_the_others() -> None:
     lms = {"ada": pupil("ada", School()), "bo": pupil("bo", School(RuntimeError("quota"))), "judge": role("judge")}
     optimizer = Finetune(right, agents=["ada", "bo"])

@@ -103,15 +103,6 @@ def test_scores_before_and_after_are_those_of_the_valset() -> None:
     assert optimizer.report.table().row_count == 5
 
 
-def test_the_same_seed_gives_the_same_program() -> None:
-    found = []
-    for _ in range(2):
-        lms = cast()
-        tuned = compiled(lms, student(lms), specialize(lms, seed=3))
-        found.append((prompts(tuned), calls(lms)))
-    assert found[0] == found[1]
-
-
 def test_what_is_worse_on_the_valset_is_not_kept() -> None:
     def spoiled(name: str) -> FakeLM:
         good = role(name)._fake.answers
@@ -172,14 +163,6 @@ def test_a_later_layer_is_tuned_on_what_the_tuned_layer_before_it_proposed() -> 
     ]
     assert tuned(question="q5").answer == "a5"
     assert optimizer.report.calls + optimizer.report.optimizer_calls == sum(calls(lms).values()) - 5
-
-
-def test_a_vote_without_an_aggregator_has_no_stage_for_it() -> None:
-    lms = cast()
-    optimizer = specialize(lms)
-    tuned = optimizer.compile(MoA(Task, [lms["ada"], lms["bo"]], strategy="voting"), trainset=TRAIN)
-    assert [stage.name for stage in optimizer.report.stages] == ["ada", "bo", "proposals"]
-    assert tuned(question="q3").answer == "a3" and lms["judge"].calls == 0
 
 
 @pytest.mark.parametrize("credit", ["alone", "marginal"])
@@ -283,16 +266,6 @@ def test_a_dead_reflection_lm_is_not_tried_for_the_whole_budget() -> None:
     with pytest.raises(CompileInterrupted, match="revoked"):
         compiled(lms, student(lms), specialize(lms, recipe=Recipe("big", "", 2, 500, 2, 1, 1, 1)))
     assert lms["ada"].calls < 60 and lms["coach"].calls < 30
-
-
-def test_a_checkpoint_is_for_one_compile(tmp_path: Path) -> None:
-    lms = cast()
-    compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path))
-    spent = calls(lms)
-    compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path))
-    assert calls(lms) == spent
-    with pytest.raises(ValueError, match="another compile"):
-        compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path, seed=1))
 
 
 @pytest.mark.parametrize(

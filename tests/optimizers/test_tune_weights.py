@@ -4,7 +4,6 @@ from typing import Any
 import dspy
 import pytest
 from support.compiling import TRAIN, Outer, Setting, Task, right, role
-from support.fake_lm import FakeLM
 from support.mixtures import calls
 from support.trainable import TrainableLM, trainees
 
@@ -31,20 +30,6 @@ def models(program: Any) -> list[str]:
 def build(setting: Setting, prefix: str = "") -> tuple[dict[str, TrainableLM], Any]:
     lms = {name: role(prefix + name, TrainableLM) for name in ROLES}
     return lms, setting.program(lms)
-
-
-@nested
-def test_each_model_is_trained_and_takes_its_own_place(nested: bool) -> None:
-    lms, program = build(Setting(nested=nested))
-    with dspy.context(lm=FakeLM("stray", [])):
-        tuned = tune_weights(program, finetune(), trainset=TRAIN)
-        assert calls(lms) == dict.fromkeys(ROLES, 6)
-        tuned(question="q3")
-    # Three of six questions are answered right.
-    assert training(lms) == {name: sorted(ROLES * 3) for name in ROLES}
-    assert (models(program), models(tuned)) == (["ada", "bo", "judge"], ["ada+", "bo+", "judge+"])
-    assert [agent.lm.calls for agent in getattr(tuned, "moa", tuned).agents] == [1, 1, 1]
-    assert calls(lms) == dict.fromkeys(ROLES, 6) and {part.lm for part in tuned.predictors()} == {None}
 
 
 def test_a_teacher_writes_what_the_students_models_learn() -> None:
@@ -98,31 +83,6 @@ def test_lms_of_the_settings_and_of_programs_are_trained_too() -> None:
         assert tuned(question="q3").answer == "no idea, says judge"
     assert training(lms) == {name: sorted(ROLES * 3) for name in lms}
     assert (tuned.predictors()[1].lm.model, moa.predictors()[1].lm) == ("bo+", lms["bo"])
-
-
-@nested
-def test_prompts_and_weights_in_turn(nested: bool) -> None:
-    _, program = build(Setting(nested=nested))
-    prompts = dspy.BootstrapFewShot(metric=right, max_bootstrapped_demos=1, max_labeled_demos=0)
-    optimizer = dspy.BetterTogether(metric=right, p=prompts, w=finetune())
-    options: dict[str, Any] = {"valset": TRAIN[1:2], "strategy": "p -> w -> p", "num_threads": 1, "seed": 0}
-    with dspy.context(lm=FakeLM("stray", [])):
-        tuned: Any = tune_weights(program, optimizer, trainset=TRAIN, **options)
-    assert not tuned.flag_compilation_error_occurred
-    assert {c["strategy"]: (c["score"], models(c["program"])) for c in tuned.candidate_programs} == {
-        "": (0.0, [*ROLES]),
-        "p": (100.0, [*ROLES]),
-        "p -> w": (100.0, ["ada+", "bo+", "judge+"]),
-        "p -> w -> p": (100.0, ["ada+", "bo+", "judge+"]),
-    }
-    candidates = [tuned, *(candidate["program"] for candidate in tuned.candidate_programs)]
-    assert {predictor.lm for program in candidates for predictor in program.predictors()} == {None}
-
-
-def test_one_prompt_of_several_models_is_refused() -> None:
-    _, program = build(Setting(specialized=False))
-    with pytest.raises(ValueError, match=r"(?s)proposers\.shared\.predict is the prompt of 2 LMs.*use_specialized"):
-        tune_weights(program, finetune(), trainset=TRAIN)
 
 
 def test_one_model_per_predictor_is_refused_for_finetune() -> None:

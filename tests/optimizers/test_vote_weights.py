@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import dspy
 import pytest
-from support.mixtures import calls
+from support.fake_lm import FakeLM
+from support.mixtures import QA, calls, question
 from support.voters import examples, planted, voters
 
-from moa_dspy import MoA, Recording, Voting, record
+from moa_dspy import Agent, MoA, Recording, Voting, record
 from moa_dspy.evaluation import MetricError
 from moa_dspy.optimizers import CompileInterrupted, FitVoteWeights, ProposersUnreachable
 from moa_dspy.recording import RecordingInterrupted
@@ -45,7 +46,7 @@ def test_weights_overrule_a_lobby() -> None:
         ("ada", 40, 40),
     ]
     assert weights_of(compiled) == {row.agent: row.weight for row in report.agents} and weights_of(moa) == {}
-    assert (report.method, report.before, report.after, report.kept) == ("log-odds", 0.1, 1.0, True)
+    assert (report.before, report.after, report.kept) == (0.1, 1.0, True)
     assert report.usage.calls == 120 and calls(lms) == dict.fromkeys(lms, 42)
     assert "On examples held out the vote scores 1.000 with them and 0.100" in report.reason
     assert json.loads(json.dumps(report.to_dict()))["agents"][2]["agent"] == "ada"
@@ -79,16 +80,6 @@ def test_weights_are_saved_with_the_program(tmp_path: Path) -> None:
     assert weights_of(MoA.from_file(tmp_path / "moa.json")) == weights_of(compiled) != {}
 
 
-def test_weights_that_make_it_worse_are_not_kept() -> None:
-    moa, _ = voters(PANEL, strategy=Voting(weights={"ada": 3.0}))
-    optimizer = FitVoteWeights("exact")
-    wrong = [dspy.Example(question=f"q{n}", answer=str(BO[n])).with_inputs("question") for n in range(40)]
-    compiled = optimizer.compile(moa, trainset=wrong, valset=examples(GOLD))
-    report: Any = optimizer.report
-    assert (report.before, report.after, report.kept) == (1.0, 0.1, False)
-    assert "On the 40 examples of the valset" in report.reason and weights_of(compiled) == {"ada": 3.0}
-
-
 def test_without_labels_agreement_decides() -> None:
     answers = {"ada": ["1", "2", "3", "4"], "bo": ["1", "2", "3", "9"], "cy": ["7", "8", "3", "4"]}
     moa, _ = voters(answers)
@@ -97,7 +88,7 @@ def test_without_labels_agreement_decides() -> None:
     weights = weights_of(optimizer.compile(moa, trainset=trainset))
     report: Any = optimizer.report
     assert weights["ada"] > weights["bo"] > weights["cy"] > 0
-    assert (report.method, report.alternatives, report.before) == ("agreement", 9.0, None)
+    assert (report.alternatives, report.before) == (9.0, None)
     assert "Without a metric it cannot be said" in report.reason
 
 
@@ -191,7 +182,7 @@ def test_nothing_is_asked_twice_whatever_the_ids() -> None:
     optimizer = FitVoteWeights()
     optimizer.compile(moa, trainset=[*named, *examples(["0"] * 4)], recorded=recording)
     report: Any = optimizer.report
-    assert calls(lms) == {"ada": 4, "bo": 4} and report.questions == 8 and report.usage.calls == 8
+    assert calls(lms) == {"ada": 4, "bo": 4} and "Fitted on 8 examples" in report.reason and report.usage.calls == 8
 
 
 def test_fields_may_have_any_name() -> None:
@@ -206,13 +197,14 @@ def test_fields_may_have_any_name() -> None:
 
 
 def test_ctrl_c_keeps_what_was_answered() -> None:
-    def stop(done: int, all: int) -> None:
-        if done == 2:
+    def interrupts(prompt: str) -> Any:
+        if question(prompt) == "q2":
             os.kill(os.getpid(), signal.SIGINT)
+        return {"reasoning": "so", "answer": "0"}
 
-    moa, _ = voters({"ada": ["0"] * 9, "bo": ["1"] * 9})
+    moa = MoA(QA, [Agent(FakeLM("ada", interrupts), name="ada")], strategy="voting")
     with pytest.raises(RecordingInterrupted) as caught:
-        FitVoteWeights(concurrency=1, on_progress=stop).compile(moa, trainset=examples(["0"] * 9))
+        FitVoteWeights(concurrency=1).compile(moa, trainset=examples(["0"] * 9))
     assert 2 <= len(caught.value.recording) < 9
 
 

@@ -218,15 +218,14 @@ def test_reanchor_fits_the_predictor_that_decides(cached: None) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["moa", "outer"])
-@pytest.mark.parametrize("multitask", [True, False])
-def test_tune_weights_trains_each_model_and_puts_it_in_its_own_place(nested: bool, multitask: bool) -> None:
+def test_tune_weights_trains_each_model_and_puts_it_in_its_own_place(nested: bool) -> None:
     school = School()
     lms = {model: role(model, provider=school) for model in ROLES}
     program = student(lms, True, nested)
-    optimizer = dspy.BootstrapFinetune(metric=right, num_threads=3, multitask=multitask)
+    optimizer = dspy.BootstrapFinetune(metric=right, num_threads=3)
     with dspy.context(lm=FakeLM("stray", [])):
         tuned = tune_weights(program, optimizer, trainset=TRAIN)
-    assert school.authors == {model: {*ROLES} if multitask else {model} for model in ROLES}
+    assert school.authors == {model: {*ROLES} for model in ROLES}
     models = [[agent.model for agent in getattr(p, "moa", p).agents] for p in (program, tuned)]
     assert models == [[*ROLES], [f"{model}+" for model in ROLES]]
     assert {part.lm for part in tuned.predictors()} == {None} and calls(lms) == dict.fromkeys(ROLES, 6)
@@ -236,12 +235,12 @@ def test_better_together_tunes_prompts_and_weights_in_turn() -> None:
     school = School()
     lms = {model: role(model, provider=school) for model in ROLES}
     prompts = dspy.BootstrapFewShot(metric=right, max_bootstrapped_demos=1, max_labeled_demos=0)
-    weights = dspy.BootstrapFinetune(metric=right, num_threads=3, multitask=False)
+    weights = dspy.BootstrapFinetune(metric=right, num_threads=3)
     optimizer = dspy.BetterTogether(metric=right, p=prompts, w=weights)
     options: dict[str, Any] = {"valset": TRAIN[1:2], "strategy": "p -> w", "num_threads": 1, "seed": 0}
     with dspy.context(lm=FakeLM("stray", [])):
         tuned: Any = tune_weights(student(lms, True, False), optimizer, trainset=TRAIN, **options)
-    assert not tuned.flag_compilation_error_occurred and school.authors == {model: {model} for model in ROLES}
+    assert not tuned.flag_compilation_error_occurred and school.authors == {model: {*ROLES} for model in ROLES}
     assert {c["strategy"]: c["score"] for c in tuned.candidate_programs} == {"": 0.0, "p": 100.0, "p -> w": 100.0}
 
 
@@ -249,7 +248,7 @@ def test_better_together_tunes_prompts_and_weights_in_turn() -> None:
     ("options", "multitask", "words"),
     [
         ({"use_specialized_prompts": False}, True, "use_specialized_prompts"),
-        ({"num_proposals_per_model": 2}, False, "num_proposals_per_model.*multitask=True"),
+        ({}, False, "multitask=False takes the n-th step.*multitask=True"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_asked(options: Any, multitask: bool, words: str) -> None:

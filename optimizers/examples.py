@@ -1,4 +1,4 @@
-"""What is given to an optimizer, checked before anything is paid for, and asked: each example once."""
+"""What is given to an optimizer: checked before anything is paid for, and each example asked once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ __all__ = [
     "ProposersUnreachable",
     "ask_examples",
     "check_mixture",
-    "check_optimizer",
     "checked_examples",
     "checked_sets",
     "find_rows",
@@ -52,14 +51,6 @@ class CompileInterrupted(RuntimeError):
         program: The mixture with what was tuned; None where nothing was.
         report: What was done, and what it cost; None where there are no stages.
         recording: What was answered, for `recorded=`; None where nothing was recorded.
-
-    Example:
-        ```python
-        try:
-            tuned = Specialize(metric, checkpoint="tuning").compile(moa, trainset=train, valset=val)
-        except CompileInterrupted as error:
-            error.program.save("so-far.json")  # and the same compile again goes on from the checkpoint
-        ```
     """
 
     def __init__(
@@ -98,14 +89,6 @@ def check_mixture(student: Any, optimizer: str, *, layers: bool = True) -> MoA:
     return student
 
 
-def check_optimizer(optimizer: Any) -> None:
-    """TypeError if it has no `compile`, ValueError if it needs a package that is not installed."""
-    if isinstance(optimizer, type) or not hasattr(optimizer, "compile"):
-        raise TypeError(f"An optimizer has a `compile`, as dspy.GEPA(...) has: {optimizer!r} has none.")
-    if type(optimizer).__name__ in ("MIPROv2", "BootstrapFewShotWithOptuna"):
-        require_optuna(type(optimizer).__name__)
-
-
 def require_optuna(optimizer: str) -> None:
     """ValueError if optuna, which this optimizer imports once the demos are paid for, is not installed."""
     if find_spec("optuna") is None:
@@ -131,21 +114,16 @@ def checked_sets(
 def checked_examples(
     moa: MoA, examples: Iterable[dspy.Example], metric: str | Metric | None, name: str = "trainset"
 ) -> Examples:
-    """The examples with the inputs that the mixture takes, whether or not `with_inputs` was called.
-
-    Raises:
-        ValueError: If there are none, or inputs, or gold outputs that the metric needs, are missing.
-        TypeError: If these are no examples.
-    """
+    """The examples with the inputs that the mixture takes, whether or not `with_inputs` was called."""
     if isinstance(examples, (str, bytes)) or not isinstance(examples, Iterable | None):
         raise TypeError(f"The {name} is no list of dspy.Example, but {type(examples).__name__}.")
-    checked = [_checked(moa, example, metric, f"{name}[{number}]") for number, example in enumerate(examples or ())]
+    checked = [_check(moa, example, metric, f"{name}[{number}]") for number, example in enumerate(examples or ())]
     if not checked:
         raise ValueError(f"The {name} is empty, so there is nothing to go by. Give at least a few examples.")
     return checked
 
 
-def _checked(moa: MoA, example: Any, metric: str | Metric | None, name: str) -> dspy.Example:
+def _check(moa: MoA, example: Any, metric: str | Metric | None, name: str) -> dspy.Example:
     inputs, outputs = moa.signature.input_fields, moa.signature.output_fields
     if not isinstance(example, dspy.Example):
         raise TypeError(
@@ -179,13 +157,13 @@ def ask_examples(
     """Record what a mixture's agents say to examples: one row per question, also where it stands there twice.
 
     What is in `recorded` is not asked again; by default the proposals alone are asked for. `settings` go to `record`.
-
-    Raises:
-        ProposersUnreachable: If a proposer cannot be reached; it is noticed before the rest is asked.
-        RecordingInterrupted: At Ctrl-C.
-        ValueError: If `recorded` is of other agents.
     """
-    _refuse_others(moa, recorded)
+    wanted = moa.panels[0].names
+    if recorded and not set(wanted) <= set(recorded.agents):
+        raise ValueError(
+            f"What is recorded are proposals of {', '.join(recorded.agents)}, and this mixture asks for those of "
+            f"{', '.join(wanted)}. Give a recording of this very mixture, or none."
+        )
     # Known by their content: an id may stand in both sets, and for different questions.
     known = [row.model_copy(update={"id": hash_of(row.inputs, 12)}) for row in recorded or ()]
     questions = {_key(moa.signature, example): _without_id(moa, example) for example in examples}
@@ -229,15 +207,6 @@ def _key(task: type[dspy.Signature], example: Any) -> str:
 
 def _without_id(moa: MoA, example: dspy.Example) -> dict[str, Any]:
     return {name: value for name, value in example.items() if name != "id" or name in moa.signature.fields}
-
-
-def _refuse_others(moa: MoA, recorded: Recording | None) -> None:
-    wanted, there = moa.panels[0].names, recorded.agents if recorded is not None else []
-    if recorded and not set(wanted) <= set(there):
-        raise ValueError(
-            f"What is recorded are proposals of {', '.join(there)}, and this mixture asks for those of "
-            f"{', '.join(wanted)}. Give a recording of this very mixture, or none."
-        )
 
 
 def _refuse_outages(moa: MoA, rows: Sequence[Row], recording: Recording) -> None:

@@ -1,0 +1,195 @@
+"""A compile under way: layer by layer, then the aggregator; what it cost, what failed, what it goes on from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from moa_dspy.errors import MoAError
+from moa_dspy.moa import MoA
+from moa_dspy.recording import Recording, Row, replay
+from moa_dspy.rendering import render, seed_of
+from moa_dspy.results import Proposal
+from moa_dspy.secrets import redact
+from moa_dspy.signatures import PROPOSALS
+from moa_dspy.usage import Usage
+
+from .checkpoint import Checkpoint
+from .examples import CompileInterrupted, ask_examples, find_rows, inputs_of
+from .mixtures import alone, up_to
+from .recipes import calls_per_answer, calls_per_verdict
+from .reports import SpecializationReport, StageReport
+from .scoring import Scored, Stop
+from .stages import INSIDE, Stage
+
+if TYPE_CHECKING:
+    from .specialize import Specialize
+
+__all__ = ["Compiling"]
+
+Examples = Sequence[dspy.Example]
+
+
+class Compiling:
+    """A compile under way: what is tuned, what was done, and what failed."""
+
+    def __init__(self, optimizer: Specialize, moa: MoA, train: Examples, val: Examples) -> None:
+        self.optimizer = optimizer
+        self.moa = moa
+        self.train = train
+        self.val = val
+        self.checkpoint = Checkpoint(optimizer.checkpoint, moa, [train, val], optimizer.settings())
+        self.stages: list[StageReport] = []
+        self.failed: list[tuple[str, BaseException]] = []
+        self.started = time.perf_counter()
+
+    def tune_layers(self) -> None:
+        """Tune layer by layer, then the aggregator.
+
+        Raises:
+            CompileInterrupted: If an agent of an earlier layer failed: what follows rests on its proposals.
+        """
+        moa, rows = self.moa, Recording()
+        for panel_name, panel in zip(moa.panel_names, moa.panels, strict=True):
+            layer = "" if panel.layer == 1 else f", layer {panel.layer}"
+            first = None
+            if self.optimizer.credit == "marginal":
+                first = self._record(f"first proposals{layer}", panel_name, rows)
+            for name in panel.names:
+                view = None if first is None else _Marginal(moa, panel_name, name, first)
+                self.tune(f"{name}{layer}", alone(moa, panel_name, name, rows), view)
+            self.refuse_failures()
+            rows = self._record(f"proposals{layer}", panel_name, rows)
+            self.train, self.val = (self._with_proposals(part, rows, panel.layer) for part in (self.train, self.val))
+            if not (self.train and self.val):
+                raise self._interrupted("No example got a proposal, so there is nothing to go on with.")
+        if calls_per_verdict(moa):
+            self.tune("aggregator", replay(moa, rows, ask_aggregator=True))
+
+    def tune(self, name: str, program: MoA, view: Any = None, **settings: Any) -> None:
+        """Tune one stage; what it finds is taken over. A failure is kept for later: the other agents are tuned."""
+        if (kept := self.checkpoint.load(name, self.moa)) is not None:
+            self.stages.append(kept)
+            return
+        if not program.named_predictors():
+            return
+        stage = Stage(
+            name,
+            program,
+            Scored(self.optimizer.metric, self.moa.signature, view, INSIDE),
+            self.train,
+            self.val,
+            self.optimizer.build_optimizer,
+            self.optimizer.num_threads,
+            self.checkpoint.room(name),
+            **settings,
+        )
+        try:
+            report, found = stage.run()
+        except (Exception, Stop) as error:
+            self.failed.append((name, error))
+            self.stages.append(stage.meter.report(name, note="failed"))
+            return
+        mine: dict[str, Any] = dict(self.moa.named_predictors())
+        for predictor, tuned in found.items():
+            mine[predictor].signature, mine[predictor].demos = tuned.signature, tuned.demos
+        self.checkpoint.save(report, self.moa, list(found))
+        self._finish(report)
+
+    def refuse_failures(self) -> None:
+        """Raise `CompileInterrupted` if a stage failed."""
+        if self.failed:
+            raise self._interrupted(" ".join(f"The stage {n} failed: {_explain(error)}." for n, error in self.failed))
+
+    def report(self) -> SpecializationReport:
+        """The stages so far."""
+        return SpecializationReport(list(self.stages), calls_per_answer(self.moa), time.perf_counter() - self.started)
+
+    def _record(self, name: str, panel_name: str, rows: Recording) -> Recording:
+        started, asked = time.perf_counter(), list[Row]()
+        try:
+            recording = ask_examples(
+                up_to(self.moa, panel_name, rows),
+                [*self.train, *self.val],
+                on_row=asked.append,
+                concurrency=self.optimizer.num_threads,
+                path=self.checkpoint.recording(name),
+            )
+        except CompileInterrupted as error:
+            usage = error.recording.usage if error.recording is not None else Usage.of([])
+            self.stages.append(StageReport(name=name, usage=usage, note="failed"))
+            raise self._interrupted(f"The stage {name} failed: {error.reason}", error.recording) from error
+        seconds = time.perf_counter() - started
+        self._finish(StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not asked))
+        return recording
+
+    def _finish(self, report: StageReport) -> None:
+        self.stages.append(report)
+        self.optimizer.on_stage(report)
+
+    def _with_proposals(self, examples: Examples, rows: Recording, layer: int) -> list[dspy.Example]:
+        """The examples that got proposals, with them as a further input: what a labelled demo needs."""
+        task = self.moa.signature
+        row_of = find_rows(task, (row for row in rows if row.error is None))
+        shown = []
+        for example in examples:
+            if (row := row_of(example)) is not None:
+                own = inputs_of(task, example)
+                proposals = [proposal for proposal in row.proposals if proposal.layer == layer]
+                text = render(proposals, seed=seed_of(own), field_names=[PROPOSALS, *task.fields]).text
+                shown.append(dspy.Example({**example, PROPOSALS: text}).with_inputs(*own, PROPOSALS))
+        return shown
+
+    def _interrupted(self, what: str, recording: Recording | None = None) -> CompileInterrupted:
+        folder = self.checkpoint.folder
+        again = f"The same compile goes on from {folder}." if folder else "With checkpoint= a second compile goes on."
+        kept = ", ".join(stage.name for stage in self.stages if stage.kept) or "nothing"
+        error = CompileInterrupted(
+            redact(what, *(agent.lm for agent in self.moa.agents)),
+            f"What was tuned until then ({kept}) is in error.program, and what it cost in error.report. {again}",
+            program=self.moa,
+            report=self.report(),
+            recording=recording,
+        )
+        error.__cause__ = self.failed[0][1] if self.failed else None
+        return error
+
+
+class _Marginal:
+    """Shows the metric the panel's vote with this proposer's answer, instead of that answer.
+
+    The others' proposals are recorded, so what changes from prompt to prompt is what the panel gains from this
+    proposer; the vote is counted in code, so no call is made for it.
+    """
+
+    def __init__(self, moa: MoA, panel_name: str, agent: str, first: Recording) -> None:
+        self.moa = alone(moa, panel_name, agent, first)  # for the vote without an aggregator
+        setattr(self.moa, panel_name, getattr(moa, panel_name))
+        self.agent = agent
+        self.layer = getattr(moa, panel_name).layer
+        self.row_of = find_rows(moa.signature, first)
+
+    def __call__(self, example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
+        task = self.moa.signature
+        row: Any = self.row_of(example)
+        outputs = {name: prediction[name] for name in task.output_fields}
+        mine = {id for id in row.asked if id.partition("#")[0] == self.agent} if self.layer == 1 else {self.agent}
+        answered = [Proposal(id=id, agent=self.agent, layer=self.layer, outputs=outputs) for id in sorted(mine)]
+        others = [proposal for proposal in row.proposals if proposal.id not in mine or proposal.layer != self.layer]
+        failures = [failure for failure in row.failures if failure.id not in mine or failure.layer != self.layer]
+        changed = row.model_copy(update={"proposals": [*others, *answered], "failures": failures})
+        try:
+            return replay(self.moa, [changed])(**inputs_of(task, example))
+        except MoAError:  # all abstain
+            return dspy.Prediction(dict.fromkeys(task.output_fields))
+
+
+def _explain(error: BaseException) -> str:
+    """Why a stage failed, on one line: its own words, and those of what ended it from inside."""
+    causes = [error]
+    while isinstance(causes[-1], Stop) and causes[-1].__cause__ is not None:
+        causes.append(causes[-1].__cause__)
+    return ": ".join(" ".join(str(cause).split()) for cause in causes if str(cause)) or type(causes[-1]).__name__
