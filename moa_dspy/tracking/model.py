@@ -91,8 +91,8 @@ def log_model(
         options = {"signature": signature, "input_example": _read_example(input_example, moa.signature, signature)}
     with tempfile.TemporaryDirectory() as folder, ask_nobody():
         program, code = Path(folder, f"{PROGRAM}.json"), Path(folder, "served_mixture.py")
-        _write(moa, program, types)
         code.write_text(_write_code("MixtureAgent" if serve_as == "chat" else "MixtureProgram", types))
+        _write(moa, program, types)
         try:
             check_store()
         except Exception as error:

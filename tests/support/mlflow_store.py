@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ def untracked() -> Iterator[None]:
     yield
     moa_dspy.autolog(disable=True)
     while mlflow.active_run():
-        mlflow.end_run()
+        with suppress(mlflow.MlflowException):  # of a server that is gone
+            mlflow.end_run()
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(registry if registry != uri else "")
     mlflow.tracing.reset()  # type: ignore[no-untyped-call]

@@ -170,11 +170,11 @@ def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: P
         "import mlflow, moa_dspy\n"
         "from moa_dspy.tracking import run, store\n"
         "from support.mixtures import cast, mixture\n"
-        "store.LIMIT = run.LIMIT_AT_END = 2.0\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
         "with moa_dspy.track(mixture(cast('a', 'judge'))) as tracked:\n"
         "    print(tracked.run_id, flush=True)\n"
         "    input()\n"
+        "    store.LIMIT = run.LIMIT_AT_END = 2.0\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_HTTP")}
     with mlflow_server(tmp_path, Path(shutil.copy(template, tmp_path / "server.db"))) as url:
