@@ -5,9 +5,9 @@ from typing import Any
 import dspy
 import pytest
 from dspy.teleprompt import Teleprompter
-from support.compiling import TIP, TRAIN, Outer, Task, coach, never, right, role
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
+from support.roles import TIP, TRAIN, Outer, Task, coach, never, right, role
 
 from moa_dspy import MoA
 from moa_dspy.evaluation import MetricError
