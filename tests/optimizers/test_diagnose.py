@@ -71,15 +71,16 @@ def test_what_is_ahead_is_used_and_said_whether_it_is_proven() -> None:
     assert shown.interval.low > 0 and shown.reason.startswith("Use vote: +0.250")
     equal = recommend({"a": single}, {"vote": single}, {"a": 1, "vote": 3}, percent=True)
     assert (equal.verdict, equal.system, equal.calls) == ("single", "a", 1)
-    assert equal.reason.startswith("Ask a alone: the best mixture, vote, is not worth its calls: +0.0 points")
+    assert equal.reason.startswith("Ask a alone: the best mixture, vote, gains nothing, +0.0 points")
     ahead = single.copy()
     ahead[1] = 1.0  # one question of 200
     maybe = recommend({"a": single}, {"vote": ahead}, {"a": 1, "vote": 3})
     assert (maybe.verdict, maybe.system) == ("unclear", "vote") and "may be chance" in maybe.reason
 
 
-def test_one_model_alone_is_no_mixture() -> None:
-    right = np.ones(50)
+def test_of_equal_systems_the_cheaper_one_is_meant_and_one_alone_is_no_mixture() -> None:
+    right, wrong = np.ones(50), np.zeros(50)
+    assert recommend({"a": wrong}, {"dear": right, "cheap": right}, {"a": 1, "dear": 9, "cheap": 2}).system == "cheap"
     assert recommend({"a": right}, {}, {"a": 1}).reason == "Ask a alone: there is no mixture to compare it with."
 
 
