@@ -7,6 +7,8 @@ python examples/mlflow_tour.py --pictures FOLDER   and pictures of MLflow's page
 import argparse
 import os
 import random
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +17,11 @@ from mlflow.genai import search_prompts
 
 import moa_dspy
 from moa_dspy import MoA
-from moa_dspy.cli.mlflow_pages import serving
 from moa_dspy.evaluation import evaluate
 from moa_dspy.optimizers import Specialize
 from moa_dspy.simulated import SIMULATED_MODELS, SimulatedLM
 from moa_dspy.simulated.questions import bundled_questions
-from moa_dspy.tracking.autolog import flush
+from moa_dspy.tracking import flush
 
 TASK = "question -> answer"
 # What the simulated models pretend to cost, in USD per million prompt and completion tokens.
@@ -87,12 +88,17 @@ def take_pictures(folder: Path, experiment: str, parent: str | None) -> None:
         "prompt": f"experiments/{experiment}/prompts/{changed}",
         "overview": f"experiments/{experiment}/overview/usage",
     }
-    with serving(mlflow.get_tracking_uri(), 5077) as (address, _), sync_playwright() as playwright:
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", mlflow.get_tracking_uri()]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen([*command, "--port", "5077", "--workers", "1"], env=environment)
+    address = "http://127.0.0.1:5077"
+    with server, sync_playwright() as playwright:
         quiet = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
         browser = playwright.chromium.launch(
             executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=quiet
         )
         page = browser.new_page(viewport={"width": 1280, "height": 720})
+        page.wait_for_timeout(20_000)  # until the server answers
         for name, path in pages.items():
             page.goto(f"{address}/#/{path}")
             page.wait_for_timeout(8000)
@@ -107,6 +113,7 @@ def take_pictures(folder: Path, experiment: str, parent: str | None) -> None:
             page.wait_for_timeout(2000)
             page.screenshot(path=folder / f"{name}.png")
             print(folder / f"{name}.png")
+        server.terminate()
 
 
 if __name__ == "__main__":

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.oneshot import arun_moa, run_moa
     from moa_dspy.panel import Panel
-    from moa_dspy.recording import Recording, record, replay
+    from moa_dspy.recording.recorder import record
+    from moa_dspy.recording.recording import Recording
+    from moa_dspy.recording.replay import replay
     from moa_dspy.results import Element, Failure, MoAMetadata, MoAPrediction, Proposal, Vote
     from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
-    from moa_dspy.tracking import autolog as autolog
-    from moa_dspy.tracking import load_model as load_model
-    from moa_dspy.tracking import load_prompts as load_prompts
-    from moa_dspy.tracking import log_model as log_model
-    from moa_dspy.tracking import register_prompts as register_prompts
-    from moa_dspy.tracking import track as track
+    from moa_dspy.tracking.autolog import autolog as autolog
+    from moa_dspy.tracking.model import load_model as load_model
+    from moa_dspy.tracking.model import log_model as log_model
+    from moa_dspy.tracking.prompts import load_prompts as load_prompts
+    from moa_dspy.tracking.prompts import register_prompts as register_prompts
+    from moa_dspy.tracking.track import track as track
 
 __all__ = [
     "Agent",
@@ -80,6 +82,8 @@ _TRACKING = {
 
 def __getattr__(name: str) -> Any:
     # Names are looked up when first used: DSPy takes two seconds to import, and the command line's help waits for none.
+    if name == "__version__":
+        return import_module("importlib.metadata").version("moa-dspy")
     for module, names in {**_MODULES, **_TRACKING}.items():
         if name in names:
             return getattr(import_module(f"moa_dspy.{module}"), name)

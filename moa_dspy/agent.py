@@ -21,7 +21,16 @@ from moa_dspy.secrets import Keyless
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
-__all__ = ["Agent", "adopt_lms", "as_identifier", "check_keys", "check_name", "clone", "showing_lms"]
+__all__ = [
+    "Agent",
+    "adopt_lms",
+    "as_identifier",
+    "check_keys",
+    "check_name",
+    "clone",
+    "find_modules",
+    "showing_lms",
+]
 
 logger = logging.getLogger(__name__)
 ModuleT = TypeVar("ModuleT", bound=dspy.Module)
@@ -150,8 +159,14 @@ class Agent(Keyless):
         return self._copy(program, self.name)
 
     def forward(self, **inputs: Any) -> Any:
+        program = self._runnable()
+        if not hasattr(type(program), "forward"):
+            raise TypeError(
+                f"The program of agent {self.name!r}, {type(program).__name__}, has no forward(), so it can only be "
+                "awaited. Ask the mixture with `await moa.acall(...)`, or give the program a forward()."
+            )
         with self._bound():
-            return self._runnable()(**inputs)
+            return program(**inputs)
 
     async def aforward(self, **inputs: Any) -> Any:
         with self._bound():
@@ -188,8 +203,10 @@ class Agent(Keyless):
 
     def missing_key(self) -> tuple[str, str] | None:
         """The model whose provider's key is missing, and the environment variable that should hold it."""
-        lm = dspy.settings.lm if self.lm is None and self.asks_ambient_lm else self.lm
-        if lm is None or lm is self._key_checked:
+        lm = self.lm
+        if lm is None and self.asks_ambient_lm:
+            lm = dspy.settings.lm
+        if not isinstance(lm, dspy.BaseLM) or lm is self._key_checked:
             return None
         variable = missing_key(lm)
         if variable is None:
@@ -222,13 +239,13 @@ class Agent(Keyless):
             return [("", program)]
         if type(program) is dspy.ChainOfThought:
             return [(".predict", program.predict)]
-        found = list(_find(() if program is None else program, Agent, dspy.Predict))
+        found = list(find_modules(() if program is None else program, Agent, dspy.Predict))
         inside = [item for _, item in found if isinstance(item, Agent)]
-        theirs = {id(p) for agent in inside for _, p in _find(agent, dspy.Predict)}
+        theirs = {id(p) for agent in inside for _, p in find_modules(agent, dspy.Predict)}
         return [(path, p) for path, p in found if isinstance(p, dspy.Predict) and id(p) not in theirs]
 
     def _agents(self) -> Iterator[Agent]:
-        return (agent for _, agent in _find(() if self.program is None else self.program, Agent))
+        return (agent for _, agent in find_modules(() if self.program is None else self.program, Agent))
 
     def _put_in(self) -> list[tuple[str, Any, dspy.BaseLM | None]]:
         """What somebody put into the predictors since the last call."""
@@ -296,6 +313,7 @@ def showing_lms(agents: Sequence[Agent]) -> Iterator[None]:
     Inside, predictors ask the LM that they hold, as in any program of DSPy's whose predictors have LMs: nothing
     resamples it. Copies that are made inside go on showing theirs: use this once more on a copy that is kept.
     """
+
     def show(shows: bool) -> None:
         adopt_lms(agents)
         for agent in agents:
@@ -390,7 +408,7 @@ _NO_MODULES = frozenset({"history", "callbacks", "demos", "traces", "train"})
 _HOLDERS = (dspy.Module, list, tuple, dict)
 
 
-def _find(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+def find_modules(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """The modules of these kinds, each once, with its path; what lies inside one that is found is left out."""
     seen = set() if seen is None else seen
     if id(holder) in seen:
@@ -401,7 +419,7 @@ def _find(holder: Any, *kinds: type, path: str = "", seen: set[int] | None = Non
         return
     for name, item in _items(holder):
         if isinstance(item, _HOLDERS):
-            yield from _find(item, *kinds, path=f"{path}.{name}", seen=seen)
+            yield from find_modules(item, *kinds, path=f"{path}.{name}", seen=seen)
 
 
 def _items(holder: Any) -> Iterator[tuple[Any, Any]]:

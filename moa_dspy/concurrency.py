@@ -26,7 +26,18 @@ import dspy
 
 from moa_dspy.workers import start_worker
 
-__all__ = ["Batch", "Call", "Outcome", "Steps", "acall", "adrive", "drive", "run_side_by_side", "together"]
+__all__ = [
+    "Batch",
+    "Call",
+    "Outcome",
+    "Steps",
+    "acall",
+    "adrive",
+    "drive",
+    "in_anyio_worker",
+    "run_side_by_side",
+    "together",
+]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -77,7 +88,7 @@ Steps = Generator[Batch, list[Outcome], T]
 
 def drive(steps: Steps[T]) -> T:
     """Run a step program with threads; works inside a running event loop too."""
-    if dspy.settings.send_stream is not None and not _in_anyio_worker():
+    if dspy.settings.send_stream is not None and not in_anyio_worker():
         with dspy.context(send_stream=None):  # no way to stream from here, and trying would fail the calls
             return _drive(steps)
     return _drive(steps)
@@ -337,7 +348,8 @@ async def _in_anyio_thread(run: Callable[[], Any]) -> Any:
 _streaming: set[asyncio.Task[Any]] = set()
 
 
-def _in_anyio_worker() -> bool:
+def in_anyio_worker() -> bool:
+    """Whether this thread is one of anyio's own: DSPy streams a synchronous call from no other."""
     try:
         anyio.from_thread.check_cancelled()
     except RuntimeError:

@@ -8,55 +8,46 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Final, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import dspy
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
+from moa_dspy.agent import Agent
 from moa_dspy.files import drafting, dump_data, format_of, read_data
 from moa_dspy.limits import Limits
-from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig, name_nearest, refuse
+from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig, name_nearest
 from moa_dspy.router import RouterEngine, as_engine
+from moa_dspy.saved_mixture import SAVED, SavedMixture
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import STRATEGIES, Strategy
 
-__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "naming"]
-
-SAVED: Final = "moa_dspy"
-"""The key of a mixture's own entry in what DSPy saves."""
+__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "make_strategy", "naming"]
 
 
 def _checked_strategy(given: Any) -> Any:
     if not isinstance(given, (str, Mapping)):
         raise ValueError("a strategy is a name, or a mapping such as {name: selection, rotations: 3}.")
-    name = given if isinstance(given, str) else given.get("name")
+    options = {"name": given} if isinstance(given, str) else dict(given)
+    name = options.pop("name", None)
     if not isinstance(name, str) or name not in STRATEGIES:
         # What stands for a name here may be anything, so it is told only if it is a name.
         what = f"there is no strategy {name!r}" if isinstance(name, str) else "the strategy has no name"
         raise ValueError(f"{what}. {name_nearest(name, STRATEGIES)}")
-    if isinstance(given, str):
-        return given
     constructor = STRATEGIES[name].__init__
     known = [option for option in inspect.signature(constructor).parameters if option not in ("self", "args", "kwargs")]
     hints = get_type_hints(constructor)
-    for option, value in given.items():
-        if option not in ("name", *known):
+    for option, value in options.items():
+        if option not in known:
             raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *known])}")
-        if option in hints:
-            try:
-                TypeAdapter(hints[option]).validate_python(value, strict=True)
-            except ValidationError as error:
-                problem = error.errors()[0]
-                raise ValueError(f"{'.'.join(map(str, (option, *problem['loc'])))}: {problem['msg']}.") from None
-    _strategy_of(given)
+        try:
+            TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise ValueError(f"{'.'.join(map(str, (option, *problem['loc'])))}: {problem['msg']}.") from None
+    make_strategy(given)
     return to_jsonable_python(given)
-
-
-def _strategy_of(given: str | Mapping[str, Any]) -> Strategy:
-    if isinstance(given, str):
-        return STRATEGIES[given]()
-    return STRATEGIES[given["name"]](**{name: value for name, value in given.items() if name != "name"})
 
 
 def _checked_signature(given: Any) -> Any:
@@ -104,21 +95,18 @@ class MoAConfig(ConfigPart):
     """
 
     signature: Annotated[str | dict[str, Any], BeforeValidator(_checked_signature)] | None = None
-    proposer_models: list[Model] = Field(min_length=1)
-    aggregator_model: Model | None = None
+    proposer_models: list[Model] = Field(min_length=1, validation_alias=AliasChoices("proposer_models", "proposers"))
+    aggregator_model: Model | None = Field(
+        default=None, validation_alias=AliasChoices("aggregator_model", "aggregator")
+    )
     num_proposals_per_model: int = Field(default=1, ge=1, le=10_000)
-    aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(_checked_strategy)] = "synthesis"
+    aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(_checked_strategy)] = Field(
+        default="synthesis", validation_alias=AliasChoices("aggregation_strategy", "strategy")
+    )
     use_specialized_prompts: bool = False
     layers: int = Field(default=1, ge=1, le=100)
     limits: Limits = Field(default_factory=Limits)
     router: Annotated[str | dict[str, Any], BeforeValidator(_checked_router)] | None = None
-
-    @classmethod
-    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        for alias, name in _ALIASES.items():
-            if alias in data and name in data:
-                raise refuse(((alias,), f"this is {name} by another name. Give one of the two."))
-        return {_ALIASES.get(name, name): value for name, value in data.items()}
 
     @classmethod
     def load(cls, path: str | Path) -> MoAConfig:
@@ -130,11 +118,9 @@ class MoAConfig(ConfigPart):
         """
         data = read_data(path)
         with naming(path):
-            if SAVED in data:
-                from moa_dspy.saved_mixture import SavedMixture
-
-                return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
-            return cls.model_validate(data)
+            if SAVED not in data:
+                return cls.model_validate(data)
+            return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
 
     @classmethod
     def preset(cls, name: str) -> MoAConfig:
@@ -186,16 +172,18 @@ class MoAConfig(ConfigPart):
         """
         router = self.router if router is None else router
         engine = None if router is None else as_engine(router)
-        unsafe = allow_unsafe_lm_state
         if signature is None and self.signature is not None:
             signature = read_signature(self.signature)
-        entries = [_entry(model) for model in self.proposer_models]
-        judge = None if self.aggregator_model is None else _entry(self.aggregator_model)
+
+        def agent(model: str | ModelConfig) -> Agent:
+            entry = ModelConfig(model=model) if isinstance(model, str) else model
+            return entry.agent(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
+
         return {
             **({} if signature is None else {"signature": signature}),
-            "proposers": [entry.agent(engine, allow_unsafe_lm_state=unsafe) for entry in entries],
-            "aggregator": judge and judge.agent(engine, allow_unsafe_lm_state=unsafe),
-            "strategy": _strategy_of(self.aggregation_strategy),
+            "proposers": [agent(model) for model in self.proposer_models],
+            "aggregator": None if self.aggregator_model is None else agent(self.aggregator_model),
+            "strategy": make_strategy(self.aggregation_strategy),
             "num_proposals_per_model": self.num_proposals_per_model,
             "use_specialized_prompts": self.use_specialized_prompts,
             "layers": self.layers,
@@ -239,25 +227,22 @@ def as_config(config: MoAConfig | str | Path) -> MoAConfig:
 
 
 @contextmanager
-def naming(path: str | Path | None) -> Iterator[None]:
+def naming(path: str | Path) -> Iterator[None]:
     """Errors that name the file, a sentence for each mistake in a config."""
     try:
         yield
     except ValidationError as error:
         found = [(".".join(map(str, one["loc"])), one["msg"]) for one in error.errors()]
-        lines = [": ".join(filter(None, (str(path or ""), *one))) for one in found]
+        lines = [": ".join(filter(None, (str(path), *one))) for one in found]
         raise ValueError("\n".join(lines)) from None
     except (TypeError, ValueError) as error:
-        if path is None:
-            raise
         raise ValueError(f"{path}: {error}") from error
 
 
-_ALIASES = {"proposers": "proposer_models", "aggregator": "aggregator_model", "strategy": "aggregation_strategy"}
-
-
-def _entry(model: str | ModelConfig) -> ModelConfig:
-    return model if isinstance(model, ModelConfig) else ModelConfig(model=model)
+def make_strategy(given: str | Mapping[str, Any]) -> Strategy:
+    """The strategy of this name, or of this mapping of its `name` and options."""
+    options = {"name": given} if isinstance(given, str) else dict(given)
+    return STRATEGIES[options.pop("name")](**options)
 
 
 def _read_presets() -> dict[str, Preset]:

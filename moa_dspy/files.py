@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["FORMATS", "drafting", "dump_data", "format_of", "read_data"]
 
 FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 
-_MOST_ENTRIES, _MOST_DEPTH = 10_000, 50  # of YAML, written out; far more than any config has
+_MOST_ENTRIES = 10_000  # of YAML with its aliases written out; far more than any config has
 
 
 def read_data(path: str | Path) -> dict[str, Any]:
@@ -31,23 +31,20 @@ def read_data(path: str | Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path} (looked in {path.absolute().parent}).")
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "a pipe or a device"
-        raise ValueError(f"{path} is no file that can be read, but {what}.")
+        raise ValueError(f"{path} is no file that can be read, but a folder, a pipe or a device.")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = path.read_bytes().count(b"\n", 0, error.start) + 1
-        raise ValueError(f"{path}, line {line}: this is not UTF-8. Save the file as UTF-8.") from None
-    try:
+        text = path.read_text(encoding="utf-8-sig")
         data = _parse_json(text) if kind == "JSON" else _parse_yaml(text)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: this is not UTF-8. Save the file as UTF-8.") from None
     except RecursionError:
         raise ValueError(f"{path}: no valid {kind}: it is nested too deeply to be read.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: no valid JSON: {error.msg}.") from None
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}{_line_of(error, text)}: no valid YAML: {_problem_of(error)}.") from None
+        problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise ValueError(f"{path}{line}: no valid YAML: {problem or 'it holds characters that it cannot'}.") from None
     except ValueError as error:
-        raise ValueError(f"{path}: no valid {kind}: {error}") from None
+        raise ValueError(f"{path}: no valid {kind}: {error}.") from None
     if not isinstance(data, dict):
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise ValueError(f"{path} holds {found} where a mapping of settings belongs, such as `proposer_models: [...]`.")
@@ -90,26 +87,19 @@ def drafting(target: Path) -> Iterator[Path]:
 
 def _parse_json(text: str) -> Any:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        data: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in data:
-                raise ValueError(_twice(key))
-            data[key] = value
+        data = dict(pairs)
+        if len(data) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise ValueError(_twice(next(key for key in keys if keys.count(key) > 1)))
         return data
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON. Write null.")
+        raise ValueError(f"{constant} is no JSON, write null")
 
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
 def _parse_yaml(text: str) -> Any:
-    depth = entries = 0
-    for event in yaml.parse(text, Loader=_Loader):  # before anything is built of it
-        entries += isinstance(event, yaml.NodeEvent)
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if entries > _MOST_ENTRIES or depth > _MOST_DEPTH:
-            raise _refuse(event, f"this is more than a config can be ({_MOST_ENTRIES} entries, {_MOST_DEPTH} deep)")
     node = yaml.compose(text, Loader=_Loader)
     if node is None:
         return None
@@ -123,41 +113,29 @@ def _parse_yaml(text: str) -> Any:
 
 def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
     """How many entries a node has with its aliases written out; refuses keys that stand twice."""
-    if id(node) in sizes:
-        if sizes[id(node)] == 0:
-            raise _refuse(node, "this holds itself, so it has no end")
-        return sizes[id(node)]
-    sizes[id(node)] = 0
-    children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-    size = 1 + (0 if isinstance(node, yaml.ScalarNode) else sum(_check_node(child, sizes) for child in children))
-    if size > _MOST_ENTRIES:
-        raise _refuse(node, f"its aliases unfold to more than {_MOST_ENTRIES} entries")
-    if isinstance(node, yaml.MappingNode):
-        seen: set[Hashable] = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and (key.tag, key.value) in seen:
-                raise _refuse(key, _twice(key.value).rstrip("."))
-            seen.add((key.tag, str(key.value)))
-    sizes[id(node)] = size
-    return size
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = _MOST_ENTRIES  # what holds itself has no end
+        children = node.value
+        if isinstance(node, yaml.MappingNode):
+            children = [part for pair in node.value for part in pair]
+            keys = [(key.tag, str(key.value)) for key, _ in node.value]
+            if len(set(keys)) < len(keys):
+                index = next(index for index, key in enumerate(keys) if key in keys[:index])
+                raise _refuse(node.value[index][0], _twice(keys[index][1]))
+        sizes[id(node)] = 1 + sum(_check_node(child, sizes) for child in children)
+        if sizes[id(node)] > _MOST_ENTRIES:
+            raise _refuse(node, f"this is more than a config can be, over {_MOST_ENTRIES} entries")
+    return sizes[id(node)]
 
 
 def _twice(key: str) -> str:
-    return f"the key {key!r} is given twice, so one of the two would be ignored. Keep one."
+    return f"the key {key!r} is given twice, so one of the two would be ignored"
 
 
-def _refuse(where: Any, problem: str) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
-
-
-def _line_of(error: yaml.YAMLError, text: str) -> str:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    line = mark.line if mark is not None else text.count("\n", 0, getattr(error, "position", 0))
-    return f", line {line + 1}"
-
-
-def _problem_of(error: yaml.YAMLError) -> str:
-    return str(getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable")
+def _refuse(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
 class _Loader(yaml.SafeLoader):

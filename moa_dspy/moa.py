@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.agent import Agent, adopt_lms, check_keys
+from moa_dspy.agent import Agent, adopt_lms, check_keys, clone
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
 from moa_dspy.limits import Limits, require_positive
+from moa_dspy.one_predictor import as_one_predictor
 from moa_dspy.panel import Panel, Round, failure_of
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
 from moa_dspy.saving import Savable
 from moa_dspy.signatures import task_signature, tell_apart
 from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, count_votes, fall_back
+from moa_dspy.streaming import AnswerStream
 from moa_dspy.usage import LMCall
-from moa_dspy.values import check_inputs
+from moa_dspy.values import check_inputs, outputs_of
 
 __all__ = ["MoA"]
 
@@ -125,17 +127,35 @@ class MoA(Savable):
         async def acall(self, **inputs: Any) -> MoAPrediction: ...
 
     def forward(self, *positional: Any, **inputs: Any) -> MoAPrediction:
-        return drive(self._answer(positional, inputs))
+        stream = AnswerStream.of(self, awaited=False)
+        prediction = drive(self._answer(positional, inputs, stream))
+        if stream is not None:
+            stream.end(prediction)
+        return prediction
 
     async def aforward(self, *positional: Any, **inputs: Any) -> MoAPrediction:
-        return await adrive(self._answer(positional, inputs))
+        stream = AnswerStream.of(self, awaited=True)
+        prediction = await adrive(self._answer(positional, inputs, stream))
+        if stream is not None:
+            await stream.aend(prediction)
+        return prediction
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MoA:
+        adopt_lms(self.agents)  # or each copy would adopt what was put in, and tell of it again
+        return clone(self, memo)
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        """Those of the agents, and the mixture's settings; itself where DSPy looks for one predictor only."""
+        return as_one_predictor(self) or super().named_parameters()
 
     def get_lm(self) -> dspy.BaseLM | None:
         """The aggregator's LM, else the first proposer's: what resampling modules start from."""
         adopt_lms(self.agents)
         return next((agent.lm for agent in [self.aggregator, *self.agents] if agent.lm is not None), None)
 
-    def _answer(self, positional: Sequence[Any], inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
+    def _answer(
+        self, positional: Sequence[Any], inputs: Mapping[str, Any], stream: AnswerStream | None
+    ) -> Steps[MoAPrediction]:
         if positional:
             names = ", ".join(f"{name}=..." for name in self.signature.input_fields)
             raise TypeError(f"Inputs are given by name, as to any DSPy module: write moa({names}).")
@@ -156,7 +176,7 @@ class MoA(Savable):
         if early_stop is not None and early_stop.bug is not None:
             raise account.failed(early_stop.bug) from early_stop.bug
         case = Case(self.signature, inputs, seen, account.rounds[-1].asked, has_aggregator)
-        verdict = yield from self._decide(case, account)
+        verdict = yield from self._decide(case, account, stream)
         try:
             return account.prediction(verdict, case)
         except Exception as bug:  # in a user's verdict: what was paid for must not be lost
@@ -177,8 +197,10 @@ class MoA(Savable):
             )
         return self.strategy.needs_aggregator
 
-    def _decide(self, case: Case, account: _Account) -> Steps[Verdict]:
+    def _decide(self, case: Case, account: _Account, stream: AnswerStream | None) -> Steps[Verdict]:
         meter, settings = self.aggregator.bind()
+        if stream is not None:
+            settings |= stream.settings()
         [outcome] = yield Batch([Call(self.aggregator, {"case": case}, settings)])
         account.calls += meter.calls()
         error = outcome.error or _reject(outcome.value, case.task)
@@ -302,7 +324,7 @@ def _reject(verdict: Any, task: type[dspy.Signature]) -> TypeError | None:
     """What is wrong with what a strategy decided; None if nothing is."""
     if not isinstance(verdict, Verdict):
         return TypeError(f"The strategy decided on {verdict!r:.200}, which is no Verdict.")
-    lacking = [name for name in task.output_fields if name not in verdict.outputs]
+    lacking = [name for name in outputs_of(task) if name not in verdict.outputs]
     return (
         TypeError(f"The strategy's verdict lacks {', '.join(lacking)}, which the task asks for.") if lacking else None
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
@@ -25,11 +24,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from moa_dspy.agent import Agent, check_name
 from moa_dspy.limits import Limits
 from moa_dspy.models import Prices, as_lm
-from moa_dspy.router import RouterEngine, router_lm
-from moa_dspy.router_call import PREFIX
+from moa_dspy.router import PREFIX, RouterEngine, router_lm
 from moa_dspy.secrets import find_secrets
 
-__all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig", "name_nearest", "refuse"]
+__all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig", "name_nearest"]
 
 OF_SAVED: Final = {"saved": True}
 """Pydantic's context for what a mixture had: that is no slip of the pen, however it is called."""
@@ -61,30 +59,22 @@ class ConfigPart(BaseModel):
         if isinstance(data, Mapping):
             # What fields are called is no setting: a task may well ask for a `key`.
             found = find_secrets({name: value for name, value in data.items() if name != "signature"})
+            text = "a config holds no secrets, as it is saved, shared and logged."
             if found:
-                text = "a config holds no secrets, as it is saved, shared and logged."
-                raise refuse(*((path, f"{text} {advice}") for path, advice in found))
-            data = cls._renamed(data)
+                raise _refuse((path, f"{text} {advice}") for path, advice in found)
         try:
             made: Part = handler(data)
         except ValidationError as error:
-            raise refuse(*(cls._in_words(problem) for problem in error.errors())) from None
+            raise _refuse(cls._in_words(problem) for problem in error.errors()) from None
         return made
-
-    @classmethod
-    def _renamed(cls, data: Mapping[str, Any]) -> Mapping[str, Any]:
-        return data
 
     @classmethod
     def _in_words(cls, problem: Mapping[str, Any]) -> tuple[KeyPath, str]:
         path: KeyPath = tuple(step for step in problem["loc"] if step not in _TAGS)
-        if problem["type"] == "extra_forbidden" and len(path) <= 2:
+        if problem["type"] == "extra_forbidden" and (len(path) == 1 or path[0] == "limits"):
             allowed = cls.model_fields if len(path) == 1 else Limits.model_fields
-            return path, f"unknown key. {name_nearest(problem['loc'][-1], allowed)}"
-        if problem["type"] == "missing":
-            return path, "the key is missing."
-        text = problem["msg"].removeprefix("Value error, ")
-        return path, text if text.endswith((".", "'", ")")) else f"{text}."
+            return path, f"unknown key. {name_nearest(path[-1], allowed)}"
+        return path, problem["msg"].removeprefix("Value error, ")
 
 
 def _model_name(name: str) -> str:
@@ -157,8 +147,8 @@ class ModelConfig(ConfigPart):
     def lm(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> dspy.BaseLM:
         """The LM; models of a router ask `engine`."""
         if self.lm_state is not None:
-            unsafe = allow_unsafe_lm_state or _is_simulated(self.lm_state)
-            return as_lm(dspy.BaseLM.load_state(self.lm_state, allow_custom_lm_class=unsafe), prices=self.prices)
+            lm = dspy.BaseLM.load_state(self.lm_state, allow_custom_lm_class=allow_unsafe_lm_state)
+            return as_lm(lm, prices=self.prices)
         if self.model.startswith(PREFIX) and engine is not None:
             options = self._options()
             prices = options.pop("prices", None)
@@ -167,13 +157,6 @@ class ModelConfig(ConfigPart):
 
     def _options(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True, exclude={"model", "name", "instructions", "lm_state"})
-
-
-def _is_simulated(state: Mapping[str, Any]) -> bool:
-    """Whether the classes that a state names are those of simulated models: they come with this package."""
-    engines = [state.get(name) for name in ("engine", "async_engine")]
-    paths = [state.get("_dspy_lm_class"), *(one.get("class") for one in engines if isinstance(one, Mapping))]
-    return all(re.fullmatch(r"moa_dspy\.simulated\.\w+[.:]\w+", str(path)) for path in paths)
 
 
 def _kind(model: object) -> str | None:
@@ -192,17 +175,17 @@ Model = Annotated[
 ]
 
 
-def refuse(*problems: tuple[KeyPath, str]) -> ValidationError:
+def name_nearest(name: object, allowed: Iterable[str]) -> str:
+    """`Did you mean 'x'? Allowed: x, y.`"""
+    known = list(allowed)
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known)}."
+
+
+def _refuse(problems: Iterable[tuple[KeyPath, str]]) -> ValidationError:
     """The error that says what is wrong where, and holds nothing that was given."""
     details = [
         InitErrorDetails(type=PydanticCustomError("config", "{text}", {"text": text}), loc=path, input=None)
         for path, text in problems
     ]
     return ValidationError.from_exception_data("config", details, hide_input=True)
-
-
-def name_nearest(name: object, allowed: Iterable[str]) -> str:
-    """`Did you mean 'x'? Allowed: x, y.`"""
-    known = list(allowed)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known)}."

@@ -16,9 +16,6 @@ from moa_dspy.secrets import reference_name
 
 __all__ = ["Prices", "as_lm", "context_window", "missing_key"]
 
-_SIMULATED = "simulated/"
-_ROUTED = "router/"
-
 
 class Prices(BaseModel):
     """What a model's tokens cost, where DSPy does not know it: an endpoint of your own, a negotiated price.
@@ -51,7 +48,7 @@ def as_lm(
 
     Raises:
         TypeError: If `model` is neither.
-        ValueError: If it names a router's group: only a config knows the router; or if the options do not suit it.
+        ValueError: If it names a router's group, or if the options do not suit it.
     """
     options = _resolve({name: value for name, value in options.items() if value is not None})
     if isinstance(model, dspy.BaseLM):
@@ -61,18 +58,16 @@ def as_lm(
             f"A model is a name such as 'openai/gpt-5-mini' or a dspy.LM, not {type(model).__name__}. "
             "Wrap a module as Agent(program=...)."
         )
-    elif model.startswith(_SIMULATED):
+    elif model.startswith("simulated/"):
         from moa_dspy.simulated import simulated_lm
 
         lm = simulated_lm(model, **options)
-    elif model.startswith(_ROUTED):
-        group = model.removeprefix(_ROUTED)
+    elif model.startswith("router/"):
         raise ValueError(
             f"{model!r} names a group of a router, and there is no router here. Name it in a MoAConfig with a "
-            f"`router`, or give its LM: router_lm({group!r}, router)."
+            f"`router`, or give its LM: router_lm({model.removeprefix('router/')!r}, router)."
         )
     else:
-        _check_address(model, options)
         lm = dspy.LM(model, **options)
     if prices is not None:
         # On the LM and not among its options: those go to the provider.
@@ -140,19 +135,3 @@ def _unresolved(settings: Any) -> str | None:
     if isinstance(settings, Mapping):
         return next((name for value in settings.values() if (name := _unresolved(value))), None)
     return reference_name(settings)
-
-
-def _check_address(model: str, options: Mapping[str, Any]) -> None:
-    """Refuse addresses of local servers at which nobody answers: DSPy speaks OpenAI's API there, litellm Ollama's own.
-
-    Raises:
-        ValueError: Naming the address that works.
-    """
-    address, provider = str(options.get("api_base") or options.get("base_url") or "").rstrip("/"), model.split("/")[0]
-    if not address or provider not in ("hosted_vllm", "ollama", "ollama_chat"):
-        return
-    by_litellm = options.get("engine") == "litellm" or "headers" in options or "extra_headers" in options
-    by_litellm = by_litellm and provider != "hosted_vllm"
-    if address.endswith("/v1") == by_litellm:
-        right = address.removesuffix("/v1") if by_litellm else f"{address}/v1"
-        raise ValueError(f"{model!r} does not answer at {address!r}, every call would fail. Write api_base: {right}")

@@ -168,7 +168,7 @@ class Panel(Keyless):
         )
 
     def _read(self, sample: _Sample, outcome: Outcome) -> Proposal | tuple[Failure, BaseException | None]:
-        agent = sample.agent
+        agent, task = sample.agent, self.task
         if not outcome.finished:
             waited = self.limits.proposer_timeout or 0.0
             message = f"No answer within {waited:g} s (Limits.proposer_timeout)."
@@ -185,9 +185,9 @@ class Panel(Keyless):
                     model=agent.model,
                     layer=self.layer,
                     sample=sample.number,
-                    outputs=typed_outputs(outcome.value, self.task),
-                    reasoning=_reasoning(outcome.value, self.task),
-                    extras=_extras(outcome.value, self.task),
+                    outputs=typed_outputs(outcome.value, task),
+                    reasoning=_reasoning(outcome.value, task),
+                    extras=_extras(outcome.value, task),
                     seconds=outcome.seconds,
                 )
             except Exception as unreadable:
@@ -268,16 +268,25 @@ def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
         if agent.has_agents and any(asked[name] > 1 for name in names):
             rollout = max(rollout, 1)  # the agents inside count from 0 themselves
         taken.update({name: rollout + 1 - taken[name] for name in names})
-        rollouts[agent.name, place] = sample_rollout(rollout)
+        if not _answers_the_same(agent, agents):
+            rollouts[agent.name, place] = sample_rollout(rollout)
     return [
         _Sample(
             agent,
             place,
             agent.name if place == 1 else f"{agent.name}#{place}",
-            *agent.bind(rollouts[agent.name, place]),
+            *agent.bind(rollouts.get((agent.name, place))),
         )
         for agent, place in pairs
     ]
+
+
+def _answers_the_same(agent: Agent, agents: Sequence[Agent]) -> bool:
+    """Whether a rollout would change nothing, so that DSPy warns of it: all it does at temperature 0 is to keep apart
+    what the cache holds of two LMs of one name.
+    """
+    is_frozen = agent.lm is not None and agent.asks_only_its_lm and agent.lm.kwargs.get("temperature") == 0
+    return is_frozen and all(other.lm is agent.lm for other in agents if other.model == agent.model)
 
 
 def _models(agent: Agent) -> set[str]:

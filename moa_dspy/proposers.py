@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
@@ -13,6 +14,8 @@ from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies import Strategy
 
 __all__ = ["AGGREGATOR", "Proposer", "as_aggregator", "as_proposers"]
+
+logger = logging.getLogger(__name__)
 
 AGGREGATOR = "aggregator"
 Proposer: TypeAlias = str | dspy.BaseLM | Agent | dspy.Module
@@ -55,6 +58,7 @@ def as_proposers(
                 "program.set_lm(None), then Agent(lm, program)."
             )
     _refuse_identical(agents, samples, specialized)
+    _warn_of_lost_completions(agents, "Ask for num_proposals_per_model instead: each is a proposal then.")
     return agents
 
 
@@ -78,7 +82,9 @@ def as_aggregator(aggregator: str | dspy.BaseLM | Agent | None, strategy: Strate
             "subclass Strategy."
         )
     lm: Any = aggregator.lm if isinstance(aggregator, Agent) else aggregator
-    return Agent(lm, strategy, name=AGGREGATOR)
+    agent = Agent(lm, strategy, name=AGGREGATOR)
+    _warn_of_lost_completions([agent], "Drop it.")
+    return agent
 
 
 def _as_agent(proposer: Any) -> Agent:
@@ -157,6 +163,16 @@ def _inputs_of(program: Any, signature: type[dspy.Signature] | None) -> tuple[li
     named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
     needed = [p.name for p in named if p.default is p.empty]
     return needed, [p.name for p in named] if len(named) == len(parameters) else None
+
+
+def _warn_of_lost_completions(agents: list[Agent], advice: str) -> None:
+    several = [agent.name for agent in agents if agent.lm is not None and (agent.lm.kwargs.get("n") or 1) > 1]
+    if several:
+        logger.warning(
+            "The LM of %s gives several completions (n): the first one is used, the others are paid for and lost. %s",
+            ", ".join(several),
+            advice,
+        )
 
 
 def _refuse_identical(agents: list[Agent], samples: int, specialized: bool) -> None:

@@ -1,13 +1,20 @@
-"""Models behind a `litellm.Router`: a model may be a router's group of deployments."""
+"""Models behind a `litellm.Router`: a model may be a router's group of deployments.
+
+DSPy writes each request and reads each reply in OpenAI's dialect; the router stands in the place of a connection.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import dspy
 from dspy.lm15 import (
@@ -20,16 +27,19 @@ from dspy.lm15 import (
     StreamEndEvent,
     StreamErrorEvent,
     StreamStartEvent,
+    TransportError,
 )
 
 from moa_dspy.files import read_data
-from moa_dspy.router_call import MARK, PREFIX, AsyncRouterCall, RouterCall
-from moa_dspy.secrets import find_secrets, reference_name, without_secrets
+from moa_dspy.secrets import find_secrets, is_secret, mask, reference_name, without_secrets
 from moa_dspy.values import hash_of
 
 __all__ = ["PREFIX", "AsyncRouterEngine", "RouterEngine", "as_engine", "router_lm"]
 
 Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
+
+PREFIX: Final = "router/"
+_MARK = "router_deployments"  # an LM's fingerprint of its deployments: for DSPy's cache, not for the provider
 
 
 def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
@@ -57,7 +67,7 @@ def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
     if not any(fnmatchcase(group, known) for known in engine.groups):
         raise ValueError(f"The router has no group {group!r}. Its groups: {', '.join(engine.groups)}.")
     # DSPy's cache knows a model by its name: other deployments under that name must not get these answers.
-    options["metadata"] = {**options.get("metadata", {}), MARK: engine.fingerprint(group)}
+    options["metadata"] = {**options.get("metadata", {}), _MARK: engine.fingerprint(group)}
     options.setdefault("num_retries", 0)
     return dspy.LM(PREFIX + group, engine=engine, async_engine=AsyncRouterEngine(engine), **options)
 
@@ -109,20 +119,16 @@ class RouterEngine:
 
     def missing_key(self) -> str | None:
         """The environment variable that a deployment names and that is not set."""
-        if self.config is None or self._router is not None:
+        if self._router is not None:
             return None
-        names = [reference_name(value) for row in self._deployments() for value in row["litellm_params"].values()]
+        names = [reference_name(value) for _, value in self._params()]
         return next((name for name in names if name and not os.environ.get(name)), None)
 
     def secrets(self) -> list[str]:
         """The keys of its deployments, also those whose environment variables have harmless names."""
-        found = []
-        for row in self._deployments():
-            hidden = without_secrets(row["litellm_params"])[1]
-            found += [value for name in hidden if isinstance(value := row["litellm_params"].get(name), str)]
-            names = [reference_name(value) for value in row["litellm_params"].values()]
-            found += [os.environ[name] for name in names if name and name in os.environ]
-        return found
+        given = [value for name, value in self._params() if is_secret(name) and isinstance(value, str)]
+        named = [reference_name(value) for _, value in self._params()]
+        return [*given, *(os.environ[name] for name in named if name and name in os.environ)]
 
     def fingerprint(self, group: str) -> str:
         """A short hash of what the group's deployments are, their secrets left out."""
@@ -130,10 +136,10 @@ class RouterEngine:
         return hash_of([without_secrets(row)[0] for row in rows], digits=12)
 
     def complete(self, request: Request) -> Response:
-        return _open_chat(OpenAIChatLM, RouterCall(self, request)).complete(request)
+        return _open_chat(OpenAIChatLM, _Call(self, request)).complete(request)
 
     def stream(self, request: Request) -> Iterator[Event]:
-        yield from _open_chat(OpenAIChatLM, RouterCall(self, request)).stream(request)
+        yield from _open_chat(OpenAIChatLM, _Call(self, request)).stream(request)
 
     def close(self) -> None:
         """Nothing to close: the connections are LiteLLM's."""
@@ -165,6 +171,9 @@ class RouterEngine:
     def _deployments(self) -> list[Any]:
         return (self.config["model_list"] if self.config else self._router.get_model_list()) or []
 
+    def _params(self) -> list[tuple[str, Any]]:
+        return [setting for row in self._deployments() for setting in row["litellm_params"].items()]
+
 
 class AsyncRouterEngine:
     """DSPy's asynchronous engine over the router of a `RouterEngine`."""
@@ -173,10 +182,10 @@ class AsyncRouterEngine:
         self.engine = engine
 
     async def complete(self, request: Request) -> Response:
-        return await _open_chat(AsyncOpenAIChatLM, AsyncRouterCall(self.engine, request)).complete(request)
+        return await _open_chat(AsyncOpenAIChatLM, _AsyncCall(self.engine, request)).complete(request)
 
     async def stream(self, request: Request) -> AsyncIterator[Event]:
-        async for event in _open_chat(AsyncOpenAIChatLM, AsyncRouterCall(self.engine, request)).stream(request):
+        async for event in _open_chat(AsyncOpenAIChatLM, _AsyncCall(self.engine, request)).stream(request):
             yield event
 
     async def aclose(self) -> None:
@@ -197,8 +206,7 @@ class AsyncRouterEngine:
 
 def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a router is made of, refused where it could not be one; the rest is litellm's to judge."""
-    if found := find_secrets(config):
-        path, advice = found[0]
+    for path, advice in find_secrets(config):
         raise ValueError(f"router.{'.'.join(map(str, path))}: this holds a secret, and is saved and logged. {advice}")
     if proxys := sorted({"litellm_settings", "general_settings", "environment_variables"} & config.keys()):
         raise ValueError(f"router: {', '.join(proxys)} is the proxy's own. Give `model_list` and `router_settings`.")
@@ -206,19 +214,14 @@ def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(rows, list) or not rows:
         raise ValueError("router: a router needs its `model_list`, a list of deployments.")
     for index, row in enumerate(rows):
-        params = row.get("litellm_params") if isinstance(row, Mapping) else None
-        named = isinstance(params, Mapping) and isinstance(params.get("model"), str)
-        if not named or not isinstance(row.get("model_name"), str):
-            raise ValueError(
-                f"router.model_list.{index}: a deployment has a `model_name`, its group, and `litellm_params` with "
-                "the `model`: {model_name: fast, litellm_params: {model: openai/gpt-5-mini}}."
-            )
+        match row:
+            case {"model_name": str(), "litellm_params": {"model": str()}}:
+                continue
+        raise ValueError(
+            f"router.model_list.{index}: a deployment has a `model_name`, its group, and `litellm_params` with the "
+            "`model`: {model_name: fast, litellm_params: {model: openai/gpt-5-mini}}."
+        )
     return dict(config)
-
-
-def _open_chat(dialect: Any, call: RouterCall) -> Any:
-    """OpenAI's dialect over this call in the place of a connection; the deployments have their own keys."""
-    return dialect(api_key="unused", base_url="http://router", transport=call)
 
 
 def _make_router(config: Mapping[str, Any]) -> Any:
@@ -230,3 +233,126 @@ def _make_router(config: Mapping[str, Any]) -> Any:
     litellm.suppress_debug_info = True  # else it prints advice on stdout with every error
     settings = {name: value for name, value in config.items() if name != "router_settings"}
     return Router(**settings, **config.get("router_settings", {}))
+
+
+def _open_chat(dialect: Any, call: _Call) -> Any:
+    """OpenAI's dialect over this call in the place of a connection; the deployments have their own keys."""
+    return dialect(api_key="unused", base_url="http://router", transport=call)
+
+
+class _Call:
+    """Stands where DSPy sends its HTTP requests: hands one to the router, and is the reply."""
+
+    http_version, reason, headers = "HTTP/1.1", "", (("content-type", "application/json"),)
+
+    def __init__(self, engine: RouterEngine, request: Request) -> None:
+        self.engine, self.request = engine, request
+        self.status = 200
+        self.given: dict[str, Any] = {}
+        self.answer: Any = None
+        self.chunks: list[Any] = []
+
+    def stream(self, http: Any) -> _Call:
+        """Take the request, as DSPy writes it for OpenAI, as what the router shall be asked."""
+        self.given = {**json.loads(http.body), "model": self.request.model.removeprefix(PREFIX)}
+        metadata = {name: value for name, value in self.given.pop("metadata", {}).items() if name != _MARK}
+        self.given |= {"metadata": metadata} if metadata else {}
+        if self.request.config.top_k is not None:  # no field of OpenAI's dialect; LiteLLM knows who takes it
+            self.given["top_k"] = self.request.config.top_k
+        return self
+
+    def __enter__(self) -> _Call:
+        router = self.engine.router
+        try:
+            self.answer = router.completion(**self.given)
+        except Exception as error:
+            self._fail(error)
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        if callable(close := getattr(self.answer, "close", None)):
+            close()
+
+    def read(self) -> Any:
+        """The whole reply."""
+        return self._json(self.answer, self.answer)
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _broken_streams():
+            for chunk in self.answer:
+                yield self._frame(chunk)
+
+    def _fail(self, error: Exception) -> None:
+        """Say what went wrong as OpenAI would, so that DSPy knows what kind of error it is."""
+        kind, status, body = type(error).__name__, getattr(error, "status_code", None), getattr(error, "body", None)
+        detail = body.get("error", body) if isinstance(body, dict) else None
+        code = _CODES.get(kind) or (detail.get("code") if isinstance(detail, dict) else None)
+        self.status = 429 if kind == "RouterRateLimitError" else status if isinstance(status, int) else 500
+        self.answer = {"error": {"message": str(getattr(error, "message", None) or error), "code": code, "type": kind}}
+
+    def _frame(self, chunk: Any) -> bytes:
+        """A piece of a stream; the one that says the usage says the cost too."""
+        self.chunks.append(chunk)
+        whole = None
+        if getattr(chunk, "usage", None):
+            from litellm import stream_chunk_builder
+
+            whole = stream_chunk_builder(self.chunks)
+        return b"data: " + self._json(chunk, whole) + b"\n\n"
+
+    def _json(self, part: Any, priced: Any) -> bytes:
+        if isinstance(part, dict):
+            return json.dumps(part).encode()
+        account = {} if priced is None else _account(self.engine.router, priced, part)
+        return json.dumps({**part.model_dump(mode="json"), **account}).encode()
+
+
+class _AsyncCall(_Call):
+    """The same on an event loop."""
+
+    async def __aenter__(self) -> _AsyncCall:
+        # The first call imports LiteLLM, which would hold up the event loop for seconds.
+        router = await asyncio.to_thread(lambda: self.engine.router)
+        try:
+            self.answer = await router.acompletion(**self.given)
+        except Exception as error:
+            self._fail(error)
+        return self
+
+    async def __aexit__(self, *problem: Any) -> None:
+        close: Any = getattr(self.answer, "aclose", None)
+        if close is not None:
+            await close()
+
+    async def read(self) -> bytes:
+        return self._json(self.answer, self.answer)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _broken_streams():
+            async for chunk in self.answer:
+                yield self._frame(chunk)
+
+
+_CODES = {"ContextWindowExceededError": "context_length_exceeded", "NotFoundError": "model_not_found"}
+
+
+@contextmanager
+def _broken_streams() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise TransportError(f"The router's stream broke off: {error}") from error
+
+
+def _account(router: Any, priced: Any, marked: Any) -> dict[str, Any]:
+    """What LiteLLM says that an answer cost in USD (None if it has no price for who answered), and who did."""
+    hidden, marks = [getattr(one, "_hidden_params", None) or {} for one in (priced, marked)]  # as its docs say
+    deployment = router.get_deployment(model_id=marks.get("model_id") or "")
+    params, name = getattr(deployment, "litellm_params", None), marks.get("model_id")
+    cost = hidden.get("response_cost")
+    # The router enters a deployment without a price as one that is free: only the user can say that it is.
+    if not cost and getattr(params, "input_cost_per_token", None) != 0:
+        cost = None
+    if params is not None and re.fullmatch("[0-9a-f]{64}", str(name)):  # LiteLLM's, and not of the user's own
+        name = params.model + (f" at {mask(params.api_base, ())}" if params.api_base else "")
+    return {"response_cost": cost, "deployment": name}

@@ -55,26 +55,14 @@ def is_secret(name: object) -> bool:
     return bool(_SECRET.search(words)) and not _PUBLIC.search(words)
 
 
-def find_secrets(data: Any, path: KeyPath = (), provider: str = "") -> list[tuple[KeyPath, str]]:
+def find_secrets(data: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
     """Where data holds secrets, and what to write instead; never what they are.
 
     Example:
         >>> find_secrets({"models": [{"model": "groq/x", "api_key": "abc"}]})
         [(('models', 0, 'api_key'), 'Set an environment variable and name it: api_key: os.environ/GROQ_API_KEY.')]
     """
-    if isinstance(data, Mapping):
-        if isinstance(model := data.get("model"), str):
-            provider = model.partition("/")[0] if "/" in model else "openai"
-        return [found for key, value in data.items() for found in find_secrets(value, (*path, str(key)), provider)]
-    if isinstance(data, (list, tuple)):
-        return [found for index, value in enumerate(data) for found in find_secrets(value, (*path, index), provider)]
-    if not _must_hide(path, data):
-        return []
-    name = next((step for step in reversed(path) if isinstance(step, str)), "it")
-    leave = f"Leave the login out of {name}. " if re.search("base|url|endpoint", name) else ""
-    name = "api_key" if leave else name
-    variable = re.sub(r"\W+", "_", f"{provider}_{name}" if name == "api_key" and provider else name).upper()
-    return [(path, f"{leave}Set an environment variable and name it: {name}: os.environ/{variable}.")]
+    return [(path, _advise(data, path)) for path, _ in _walk(data)]
 
 
 def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) -> tuple[dict[str, Any], list[str]]:
@@ -91,26 +79,23 @@ def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) 
         >>> without_secrets({"max_tokens": 9, "api_key": "k", "extra_body": {"user": "me", "token": "t"}})
         ({'max_tokens': 9, 'extra_body': {'user': 'me'}}, ['api_key', 'extra_body.token'])
     """
-    known, left_out = secret_values(lm), list[str]()
+    found = dict(_walk(settings, secret_values(lm)))
 
-    def is_kept(value: Any, path: KeyPath) -> bool:
-        hidden = _must_hide(path, value, known)
-        left_out.extend([".".join(map(str, path))] if hidden else [])
-        return not hidden
-
-    def clean(value: Any, path: KeyPath) -> Any:
+    def clean(value: Any, path: KeyPath = ()) -> Any:
         if isinstance(value, Mapping):
-            return {key: clean(item, (*path, key)) for key, item in value.items() if is_kept(item, (*path, key))}
+            return {key: clean(item, (*path, key)) for key, item in value.items() if (*path, key) not in found}
         if isinstance(value, (list, tuple)):
-            return [clean(item, path) for item in value if is_kept(item, path)]
+            return [clean(item, (*path, i)) for i, item in enumerate(value) if (*path, i) not in found]
         return value
 
-    return clean(settings, ()), left_out
+    return clean(settings), [".".join(map(str, path)) for path in found]
 
 
 def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
     """The secrets in the LMs' settings and in the environment, the longest first."""
-    found = [text for lm in lms for text in _secret_texts(getattr(lm, "kwargs", {}))]
+    settings = [found for lm in lms for found in _walk(getattr(lm, "kwargs", {}))]
+    named = [value for path, value in settings if isinstance(value, str) and any(map(is_secret, path))]
+    found = [*named, *(value.split(" ")[-1] for value in named)]  # a header says "Bearer" before the key
     engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
     found += [text for engine in engines if hasattr(engine, "secrets") for text in engine.secrets()]
     # SPARE_KEY_2 holds a key; PWD and SSH_AUTH_SOCK hold paths.
@@ -171,13 +156,13 @@ def strip_module(module: Any) -> Any:
     Raises:
         TypeError: If a secret is held by what cannot be copied.
     """
-    held = list(_walk(module))
+    held = list(_held_by(module))
     if not any(_tells(*one) for one in held):
         return module
     clone = copy.deepcopy(module, {id(item): item for _, _, item in held if isinstance(item, dspy.BaseLM)})
     originals = {id(module), *(id(item) for _, _, item in held)}
     stripped: dict[int, Any] = {}
-    for holder, key, item in [one for one in _walk(clone) if _tells(*one)]:
+    for holder, key, item in [one for one in _held_by(clone) if _tells(*one)]:
         if id(holder) in originals or isinstance(holder, tuple):
             raise TypeError(
                 f"A secret is held by a {type(holder).__name__} that cannot be copied, so it cannot be left out of a "
@@ -192,37 +177,43 @@ def strip_module(module: Any) -> Any:
 
 def strip_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
     """A copy of the LM without its secrets and its history, which holds each call's headers."""
-    clean, left_out = without_secrets(_settings_of(lm), lm)
+    settings = _settings_of(lm)
+    clean, _ = without_secrets(settings, lm)
     copied = lm.copy()
-    vars(copied).update(clean | dict.fromkeys(name for name in left_out if "." not in name))
+    vars(copied).update({name: clean.get(name) for name in settings})
     return copied
 
 
-def _must_hide(path: KeyPath, value: Any, known: Iterable[str] = ()) -> bool:
-    """Whether a setting is a secret; numbers are none, whatever they are called."""
-    if value is None or isinstance(value, (bool, int, float)) or reference_name(value):
-        return False
-    if isinstance(value, (Mapping, list, tuple)):
-        items = value.values() if isinstance(value, Mapping) else value
-        if not any(map(is_secret, path)) or any(map(reference_name, items)):  # judged one by one
-            return False
-        return any(_must_hide(path, item) for item in items)
-    return any(map(is_secret, path)) or (isinstance(value, str) and mask(value, known) != value)
+def _walk(data: Any, known: Iterable[str] = (), path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    """Each secret in the data, with where it stands; numbers are none, whatever they are called."""
+    if isinstance(data, (Mapping, list, tuple)):
+        for key, item in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from _walk(item, known, (*path, key))
+    elif data is None or isinstance(data, (bool, int, float)) or reference_name(data):
+        return
+    elif any(map(is_secret, path)) or (isinstance(data, str) and mask(data, known) != data):
+        yield path, data
 
 
-def _secret_texts(settings: object, named: bool = False) -> list[str]:
-    if isinstance(settings, str):
-        return [settings, settings.split(" ")[-1]] if named else []  # a header says "Bearer" before the key
-    if isinstance(settings, Mapping):
-        return [text for name, value in settings.items() for text in _secret_texts(value, named or is_secret(name))]
-    return []
+def _advise(data: Any, path: KeyPath) -> str:
+    """What to write in the place of the secret at this path."""
+    provider = ""
+    for step in path:
+        if isinstance(data, Mapping) and isinstance(model := data.get("model"), str):
+            provider = model.partition("/")[0] if "/" in model else "openai"
+        data = data[step]
+    name = next((step for step in reversed(path) if isinstance(step, str)), "it")
+    leave = f"Leave the login out of {name}. " if re.search("base|url|endpoint", name) else ""
+    name = "api_key" if leave else name
+    variable = re.sub(r"\W+", "_", f"{provider}_{name}" if name == "api_key" and provider else name).upper()
+    return f"{leave}Set an environment variable and name it: {name}: os.environ/{variable}."
 
 
 # What of a module holds neither LMs nor settings; its history alone can be thousands of entries long.
 _SKIPPED = frozenset({"history", "callbacks", "demos", "traces", "train"})
 
 
-def _walk(part: Any, seen: set[int] | None = None) -> Iterator[tuple[Any, Any, Any]]:
+def _held_by(part: Any, seen: set[int] | None = None) -> Iterator[tuple[Any, Any, Any]]:
     """What a module holds in its attributes, lists and dicts: holder, name or place, item."""
     seen = set() if seen is None else seen
     if not isinstance(part, (dspy.Module, dict, list, tuple)) or id(part) in seen:
@@ -232,13 +223,13 @@ def _walk(part: Any, seen: set[int] | None = None) -> Iterator[tuple[Any, Any, A
     for key, item in named.items() if isinstance(named, dict) else enumerate(named):
         if key not in _SKIPPED:
             yield part, key, item
-            yield from _walk(item, seen)
+            yield from _held_by(item, seen)
 
 
 def _tells(holder: Any, key: Any, item: Any) -> bool:
     if isinstance(item, dspy.BaseLM):
-        return bool(item.history or without_secrets(_settings_of(item), item)[1])
-    return isinstance(holder, dspy.Predict) and key == "config" and bool(without_secrets(item)[1])
+        return bool(item.history) or any(_walk(_settings_of(item), secret_values(item)))
+    return isinstance(holder, dspy.Predict) and key == "config" and any(_walk(item))
 
 
 def _settings_of(lm: dspy.BaseLM) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import enum
 import pathlib
 import re
 import types
+import typing
 import uuid
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import annotated_types
 import dspy
@@ -29,6 +30,10 @@ from pydantic.fields import FieldInfo
 from moa_dspy.values import to_jsonable, validated
 
 __all__ = ["UnknownTypes", "describe_signature", "read_signature", "read_type", "type_text"]
+
+
+class UnknownTypes(ValueError):
+    """Types that are neither Python's nor DSPy's: whoever reads the data has to give them."""
 
 
 def describe_signature(signature: type[dspy.Signature]) -> dict[str, Any]:
@@ -62,7 +67,7 @@ def read_signature(
     given = _split(data) if isinstance(data, str) else dict(data)
     if unknown := given.keys() - {"name", "instructions", "inputs", "outputs"}:
         raise ValueError(f"signature: unknown key {min(unknown)!r}. Allowed: name, instructions, inputs, outputs.")
-    names, fields, missing = {**_TYPES, **(custom_types or {})}, dict[str, Any](), list[str]()
+    names, fields, missing = {**_TYPES, **(custom_types or {})}, dict[str, Any](), dict[str, None]()
     for kind in ("input", "output"):
         described = given.get(f"{kind}s")
         if not isinstance(described, Mapping) or not described:
@@ -71,7 +76,7 @@ def read_signature(
             try:
                 fields[str(name)] = _read_field(str(name), field, kind, names)
             except UnknownTypes as error:
-                missing += [text for text in error.args if text not in missing]
+                missing[str(error)] = None
     if missing:
         classes = ", ".join(f"{name!r}: {name}" for name in missing if name.isidentifier())
         raise UnknownTypes(
@@ -90,13 +95,13 @@ def type_text(annotation: Any) -> str:
     """The type as Python writes it.
 
     Example:
-        >>> type_text(Optional[list[Annotated[int, annotated_types.Ge(1)]]])
-        'list[Annotated[int, Ge(ge=1)]] | None'
+        >>> type_text(list[Annotated[int, pydantic.Field(ge=1)]] | None)
+        'list[Annotated[int, Field(ge=1)]] | None'
     """
     annotation = getattr(annotation, "__value__", annotation)  # of `type Price = float`
+    origin, args = get_origin(annotation), get_args(annotation)
     if annotation is None or annotation is type(None):
         return "None"
-    origin, args = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         members = [f"{type(a).__name__}.{a.name}" if isinstance(a, enum.Enum) else repr(a) for a in args]
         return f"Literal[{', '.join(members)}]"
@@ -109,9 +114,8 @@ def type_text(annotation: Any) -> str:
         return f"{_NAMES[origin]}[{', '.join('...' if arg is ... else type_text(arg) for arg in args)}]"
     if getattr(annotation, "__module__", None) == dspy.Code.__module__ and annotation is not dspy.Code:
         return f"dspy.Code[{annotation.language!r}]"  # DSPy makes another class each time
-    if isinstance(annotation, collections.abc.Hashable) and annotation in _NAMES:
-        return _NAMES[annotation]
-    return re.sub(r"\W+", "_", getattr(annotation, "__name__", str(annotation)))
+    known = _NAMES.get(annotation) if isinstance(annotation, collections.abc.Hashable) else None
+    return known or re.sub(r"\W+", "_", getattr(annotation, "__name__", str(annotation)))
 
 
 def read_type(text: str, names: Mapping[str, Any] | None = None) -> Any:
@@ -132,44 +136,35 @@ def read_type(text: str, names: Mapping[str, Any] | None = None) -> Any:
         raise ValueError(f"{text!r:.100} is no type. Write it as Python does, such as list[str] | None.") from None
 
 
-class UnknownTypes(ValueError):
-    """Types that are neither Python's nor DSPy's: whoever reads the data has to give them."""
-
-
 def _describe_field(name: str, info: FieldInfo) -> Any:
     extra: dict[str, Any] = dict(info.json_schema_extra or {})  # type: ignore[arg-type]
-    kind = extra.pop("__dspy_field_type")
-    untyped = extra.pop(IS_TYPE_UNDEFINED, False)
-    described: dict[str, Any] = {} if untyped else {"type": type_text(info.rebuild_annotation())}
+    del extra["__dspy_field_type"]
+    described = {} if extra.pop(IS_TYPE_UNDEFINED, False) else {"type": type_text(info.rebuild_annotation())}
     if not info.is_required():
         described["default"] = to_jsonable(info.get_default(call_default_factory=True))
-    described |= {key: value for key, value in extra.items() if value != _implied(name, kind).get(key)}
-    described = to_jsonable(described)
+    described |= {key: to_jsonable(value) for key, value in extra.items() if value != _implied(name).get(key)}
     return described["type"] if described.keys() == {"type"} else described
 
 
 def _read_field(name: str, data: Any, kind: str, names: Mapping[str, Any]) -> tuple[Any, Any]:
     described = {"type": data} if isinstance(data, str) else dict(data or {})
     annotation = read_type(str(described.get("type", "str")), names)
-    extra = _implied(name, kind) | {key: described[key] for key in described if key not in ("type", "default")}
+    extra = _implied(name) | {key: described[key] for key in described if key not in ("type", "default")}
     if kind == "input" and "type" not in described:
         extra[IS_TYPE_UNDEFINED] = True
-    default: Any = {}
-    if "default" in described:
-        default = {"default": validated(described["default"], annotation)}
+    default = {"default": validated(described["default"], annotation)} if "default" in described else {}
     return annotation, pydantic.Field(json_schema_extra={"__dspy_field_type": kind, **extra}, **default)
 
 
-def _implied(name: str, kind: str) -> dict[str, Any]:
+def _implied(name: str) -> dict[str, Any]:
     """What DSPy's fields say when nothing else is said."""
     return {"desc": f"${{{name}}}", "prefix": f"{infer_prefix(name)}:"}
 
 
 def _split(text: str) -> dict[str, Any]:
     """The fields of DSPy's text, read without importing what it names."""
-    parts = text.split("->")
     try:
-        [inputs, outputs] = [ast.parse(f"def f({part}): ...").body[0] for part in parts]
+        [inputs, outputs] = [ast.parse(f"def f({part}): ...").body[0] for part in text.split("->")]
     except (SyntaxError, ValueError):
         raise ValueError(f"{text!r:.200} is no signature. Write it as in 'question -> answer: float'.") from None
 
@@ -183,30 +178,24 @@ def _read(node: ast.expr, names: Mapping[str, Any]) -> Any:
     match node:
         case ast.Constant(value=None):
             return None
-        case ast.Constant(value=value) if value is ...:
-            return ...
-        case ast.Constant(value=str(text)):  # a quoted name
-            return read_type(text, names)
-        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="dspy" | "typing" | "datetime"), attr=name):
-            known = f"dspy.{name}" if f"dspy.{name}" in names and isinstance(node, ast.Attribute) else name
-            if known not in names:
-                raise UnknownTypes(name)
-            return names[known]
+        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="typing" | "datetime"), attr=name) if name in names:
+            return names[name]
+        case ast.Attribute(value=ast.Name(id="dspy"), attr=name) if f"dspy.{name}" in names:
+            return names[f"dspy.{name}"]
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return Union[_read(left, names), _read(right, names)]  # noqa: UP007
-        case ast.Subscript(value=ast.Name(id="Literal"), slice=args):
-            return Literal[
-                tuple(_read_value(arg, names) for arg in (args.elts if isinstance(args, ast.Tuple) else [args]))
-            ]
-        case ast.Subscript(value=ast.Name(id="Annotated"), slice=ast.Tuple(elts=[inner, *marks])):
-            return Annotated[tuple([_read(inner, names), *map(_read_mark, marks)])]
-        case ast.Subscript(value=ast.Attribute(attr="Code"), slice=ast.Constant(value=str(language))):
-            return dspy.Code[language]
-        case ast.Subscript(value=value, slice=ast.Tuple(elts=args)):
-            return _read(value, names)[tuple(_read(arg, names) for arg in args)]
-        case ast.Subscript(value=value, slice=arg):
-            return _read(value, names)[_read(arg, names)]
+        case ast.Subscript(value=value, slice=inner):
+            generic, args = _read(value, names), inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            if generic is Annotated:
+                return Annotated[tuple([_read(args[0], names), *map(_read_mark, args[1:])])]
+            read = _read_value if generic in (Literal, dspy.Code) else _read_argument
+            found = [read(arg, names) for arg in args]
+            return generic[tuple(found)] if len(found) > 1 else generic[found[0]]
     raise UnknownTypes(ast.unparse(node))
+
+
+def _read_argument(node: ast.expr, names: Mapping[str, Any]) -> Any:
+    return ... if isinstance(node, ast.Constant) and node.value is ... else _read(node, names)
 
 
 def _read_value(node: ast.expr, names: Mapping[str, Any]) -> Any:
@@ -216,68 +205,49 @@ def _read_value(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _mark_text(mark: Any) -> str:
-    """What stands beside a type in `Annotated`, as the call that makes it; validators by their name alone."""
-    name, arguments = type(mark).__name__, dict[str, Any]()
-    if isinstance(mark, FieldInfo) or name not in _MARKS:
-        parts = mark.metadata if isinstance(mark, FieldInfo) else [mark]
-        arguments = {key: value for part in parts for key, value in _attributes(part).items()}
-        name = "Field" if arguments.keys() <= _CONSTRAINTS else name
-    else:
-        arguments = _attributes(mark)
-    given = {key: getattr(value, "pattern", value) for key, value in arguments.items() if value is not None}
-    if name not in _MARKS:
+    """A constraint beside a type in `Annotated`, as the call that makes it; what is more than that, by its name."""
+    given: dict[str, Any] = {}
+    for part in mark.metadata if isinstance(mark, FieldInfo) else [mark]:
+        if dataclasses.is_dataclass(part):
+            given |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+        else:
+            given |= getattr(part, "__dict__", {"": part})
+    name = type(mark).__name__
+    if not given.keys() <= _CONSTRAINTS:
         return name
-    return f"{name}({', '.join(f'{key}={value!r}' for key, value in given.items())})"
-
-
-def _attributes(mark: Any) -> dict[str, Any]:
-    if dataclasses.is_dataclass(mark) and not isinstance(mark, type):
-        return {field.name: getattr(mark, field.name) for field in dataclasses.fields(mark)}
-    return dict(getattr(mark, "__dict__", {"": mark}))
+    told = [f"{key}={getattr(value, 'pattern', value)!r}" for key, value in given.items() if value is not None]
+    return f"{name if name in _MARKS else 'Field'}({', '.join(told)})"
 
 
 def _read_mark(node: ast.expr) -> Any:
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _MARKS and not node.args:
-        given = {keyword.arg or "": ast.literal_eval(keyword.value) for keyword in node.keywords}
-        if given.keys() <= _CONSTRAINTS:
-            return _MARKS[node.func.id](**given)
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords) if name in _MARKS:
+            given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
+            if given.keys() <= _CONSTRAINTS:
+                return _MARKS[name](**given)
     raise UnknownTypes(ast.unparse(node))
 
 
-_PLAIN: tuple[Any, ...] = (
+_CONSTRAINTS = {
+    *("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places"),
+    *("allow_inf_nan", "strict", "strip_whitespace", "to_upper", "to_lower", "ascii_only"),
+}
+_MARKS: dict[str, Any] = {
+    "Field": pydantic.Field,
+    "StringConstraints": pydantic.StringConstraints,
+    **{name: getattr(annotated_types, name) for name in ("Ge", "Gt", "Le", "Len", "Lt", "MaxLen", "MinLen")},
+}
+_CLASSES: tuple[Any, ...] = (
     *(str, bool, int, float, complex, bytes, list, dict, set, frozenset, tuple),
     *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, decimal.Decimal, uuid.UUID, pathlib.Path),
     *(collections.abc.Collection, collections.abc.Iterable, collections.abc.Mapping, collections.abc.Sequence),
-    *(collections.abc.MutableMapping, collections.abc.MutableSequence, collections.abc.Set),
+    *(pydantic.AnyUrl, pydantic.HttpUrl),
 )
+_OF_DSPY = ("Audio", "Code", "File", "History", "Image", "Reasoning", "Tool", "ToolCalls")
+_OF_TYPING = ("Annotated", "Any", "Dict", "List", "Literal", "Optional", "Set", "Tuple", "Union")
 _TYPES: dict[str, Any] = {
-    **{cls.__name__: cls for cls in _PLAIN},
-    **{name: getattr(pydantic, name) for name in ("AnyUrl", "EmailStr", "HttpUrl", "SecretStr")},
-    **{name: getattr(pydantic, name) for name in ("AwareDatetime", "FutureDate", "NaiveDatetime", "PastDate")},
-    **{
-        name: getattr(pydantic, name) for name in ("PositiveFloat", "PositiveInt", "NonNegativeFloat", "NonNegativeInt")
-    },
-    **{f"dspy.{name}": getattr(dspy, name) for name in ("Audio", "Code", "File", "History", "Image", "Reasoning")},
-    **{f"dspy.{name}": getattr(dspy, name) for name in ("Tool", "ToolCalls")},
-    "Any": Any,
-    "Dict": dict,
-    "List": list,
-    "NoneType": None,
-    "Optional": Optional,
-    "Set": set,
-    "Tuple": tuple,
-    "Union": Union,
+    **{cls.__name__: cls for cls in _CLASSES},
+    **{f"dspy.{name}": getattr(dspy, name) for name in _OF_DSPY},
+    **{name: getattr(typing, name) for name in _OF_TYPING},
 }
-_NAMES = {cls: name for name, cls in reversed(_TYPES.items()) if isinstance(cls, collections.abc.Hashable)}
-_MARKS: dict[str, Any] = {
-    "Field": pydantic.Field,
-    **{cls.__name__: cls for cls in (pydantic.AllowInfNan, pydantic.Strict, pydantic.StringConstraints)},
-    **{name: getattr(annotated_types, name) for name in ("Ge", "Gt", "Interval", "Le", "Lt", "MultipleOf")},
-    **{name: getattr(annotated_types, name) for name in ("Len", "MaxLen", "MinLen")},
-}
-_CONSTRAINTS = frozenset(
-    {
-        *("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places"),
-        *("allow_inf_nan", "coerce_numbers_to_str", "strict", "strip_whitespace", "to_upper", "to_lower", "union_mode"),
-    }
-)
+_NAMES = {cls: name for name, cls in reversed(_TYPES.items())}

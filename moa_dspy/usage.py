@@ -231,7 +231,8 @@ def watch_lm(lm: dspy.BaseLM, meter: Meter) -> Any:
 
     It shares all that the LM has, history and connections included, and counts its calls in `asked`.
     """
-    watched: Any = object.__new__(_watching(type(lm)))
+    kind: Any = type(lm)
+    watched: Any = object.__new__(_watching(kind))
     vars(watched).update(vars(lm), meter=meter, asked=0)
     return watched
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import dspy
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
@@ -80,16 +80,19 @@ def hash_of(value: Any, digits: int = 16) -> str:
     return hashlib.sha256(to_json(value).encode()).hexdigest()[:digits]
 
 
-@lru_cache(maxsize=256)
+def fields_of(signature: type[dspy.Signature]) -> Mapping[str, Any]:
+    """All fields of a signature: DSPy makes the dict anew each time."""
+    return _fields_of(signature)[0]
+
+
 def inputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
-    """The task's input fields; DSPy makes the dict anew each time."""
-    return dict(task.input_fields)
+    """The task's input fields."""
+    return _fields_of(task)[1]
 
 
-@lru_cache(maxsize=256)
 def outputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
     """The task's output fields."""
-    return dict(task.output_fields)
+    return _fields_of(task)[2]
 
 
 def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,6 +177,18 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
         return validated(value, annotation)
     except ValidationError as error:
         raise IncompleteProposal(f"The output {name} is no {annotation}: {value!r:.200}") from error
+
+
+_Fields = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
+
+
+@lru_cache(maxsize=256)
+def _read_fields(signature: Any) -> _Fields:
+    return dict(signature.fields), dict(signature.input_fields), dict(signature.output_fields)
+
+
+# A type checker takes a class with a metaclass of its own for something that cannot be hashed.
+_fields_of: Callable[[type[dspy.Signature]], _Fields] = cast(Any, _read_fields)
 
 
 @lru_cache(maxsize=256)

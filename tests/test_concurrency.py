@@ -1,11 +1,13 @@
 """How calls run side by side, where a mixture cannot show it."""
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import dspy
@@ -60,10 +62,8 @@ def test_async_does_not_wait_for_a_task_that_ignores_its_cancellation() -> None:
     class Stubborn(dspy.Module):
         async def aforward(self) -> None:
             for _ in range(100):
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(0.1)
-                except asyncio.CancelledError:
-                    pass
 
     def steps() -> Steps[Any]:
         return (yield Batch([Call(Stubborn(), {}), Call(Says(1), {})], timeout=0.2))
@@ -79,9 +79,14 @@ def test_async_does_not_wait_for_a_task_that_ignores_its_cancellation() -> None:
 
 def test_threads_are_used_again() -> None:
     seen: set[int] = set()
+
+    def look(done: threading.Event) -> None:
+        seen.add(threading.get_ident())
+        done.set()
+
     for _ in range(20):
         done = threading.Event()
-        start_worker(lambda done=done: (seen.add(threading.get_ident()), done.set()))
+        start_worker(partial(look, done))
         done.wait(5)
         time.sleep(0.005)
     assert len(seen) <= 5
@@ -127,7 +132,7 @@ drive(late()); print("done")
 
 def test_work_side_by_side_stops_when_told() -> None:
     asked: list[int] = []
-    results = run_side_by_side(lambda n: asked.append(n) or n, range(100), 2, lambda: int(len(asked) >= 10))
+    results = run_side_by_side(asked.append, range(100), 2, lambda: int(len(asked) >= 10))
     assert 10 <= len(list(results)) <= 12
 
 

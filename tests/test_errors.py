@@ -29,7 +29,7 @@ def test_they_are_dspys_own_with_the_cause_chained() -> None:
 def test_a_bug_in_a_program_is_not_worth_another_try() -> None:
     class Broken(dspy.Module):
         def forward(self, question: str) -> Any:
-            return {}["nothing"]
+            return dict[str, Any]()["nothing"]
 
     with pytest.raises(TooFewProposals) as caught:
         MoA(QA, [Agent(program=Broken(), name="a")], strategy="voting")(question="?")

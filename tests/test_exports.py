@@ -28,7 +28,7 @@ def test_lazy_names_are_the_public_ones() -> None:
 
 def test_tracking_is_there_by_name_and_not_by_a_star() -> None:
     names = {name for names in moa_dspy._TRACKING.values() for name in names}
-    assert names == {"autolog", "load_model", "log_model", "register_prompts", "track"}
+    assert names == {"autolog", "load_model", "load_prompts", "log_model", "register_prompts", "track"}
     assert [name for name in names if not callable(getattr(moa_dspy, name))] == []
     assert not names & set(moa_dspy.__all__) and names <= set(dir(moa_dspy))
 

@@ -31,7 +31,7 @@ from moa_dspy import (
 ERRORS = [dspy.lm15.AuthError("who?"), dspy.lm15.AuthError("who?")]
 
 
-def judged_by(*answers: Any, strategy: str | Strategy = "synthesis", **limits: Any) -> tuple[MoA, dict[str, FakeLM]]:
+def judged_by(*answers: Any, strategy: Any | Strategy = "synthesis", **limits: Any) -> tuple[MoA, dict[str, FakeLM]]:
     lms = {**cast("a", "b"), "judge": FakeLM("judge", answers)}
     return mixture(lms, strategy=strategy, limits=Limits(**limits)), lms
 

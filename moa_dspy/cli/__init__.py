@@ -1,4 +1,4 @@
-"""The command line: `moa-dspy demo`, `ask`, `run`, `eval`, `diagnose`, `compile`, `show` and `ui`.
+"""The command line, `moa-dspy`: one file a command.
 
 DSPy takes seconds to import, so the commands import what they need when they are called: help is there at once.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, compile, demo, diagnose, evaluate, run, show_file, ui
+from moa_dspy.cli import ask, compile, demo, diagnose, evaluate, options, output, run, show, start, ui
 
 __all__ = ["app", "main"]
 
@@ -20,19 +20,31 @@ _HELP = """Mixture of Agents: several models propose in parallel, one answer com
 moa-dspy demo
 moa-dspy ask "What is the capital of Scotland?"
 
-[bold]Next[/bold]: each command's --help has examples and says what comes after it.
+[bold]Next[/bold]: moa-dspy init writes a config for your models; each command's --help has examples and says what \
+comes after it.
+
+Under --json, errors are JSON on stdout too: {"error": {"type", "message"}}. Exit status 2 is bad input.
 """
 
 # Without rich's tracebacks: they would show what local variables hold, keys included.
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=output.Commands,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("ask", help=ask.HELP, no_args_is_help=True)(ask.ask)
 app.command("run", help=run.HELP, no_args_is_help=True)(run.run)
 app.command("eval", help=evaluate.HELP, no_args_is_help=True)(evaluate.evaluate)
 app.command("diagnose", help=diagnose.HELP, no_args_is_help=True)(diagnose.diagnose)
 app.command("compile", help=compile.HELP, no_args_is_help=True)(compile.compile_)
-app.command("show", help=show_file.HELP, no_args_is_help=True)(show_file.show_file)
+app.command("show", help=show.HELP, no_args_is_help=True)(show.show)
 app.command("ui", help=ui.HELP)(ui.ui)
+app.command("init", help=start.INIT_HELP)(start.init)
+app.command("presets", help=start.PRESETS_HELP)(start.presets)
+app.command("data", help=start.DATA_HELP, no_args_is_help=True)(start.data)
 
 
 def main() -> None:
@@ -49,7 +61,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback(help=_HELP)
 def _main(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
+    verbose: options.Verbose = None,
 ) -> None:
     pass

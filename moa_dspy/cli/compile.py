@@ -2,67 +2,75 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli.options import (
-    SIMULATED_NOTE,
-    Aggregator,
-    Config,
-    Preset,
-    Proposers,
-    Signature,
-    Strategy,
-    is_simulated,
-    mixture,
-)
-from moa_dspy.cli.tracking import Mlflow, tracking
+from moa_dspy.cli import options
+from moa_dspy.cli.output import INTERRUPTED, Progress, Stopped, console, cost_of, harmless, note, print_json, quietly
+from moa_dspy.cli.show import prompts_of
+from moa_dspy.cli.tracking import tracking
+
+if TYPE_CHECKING:
+    import dspy
+
+    from moa_dspy.moa import MoA
 
 __all__ = ["HELP", "compile_"]
 
 HELP = """Tune the prompts of a mixture on your data, and measure on data held back whether that helped.
 
-DATA holds one JSON object a line: the signature's inputs and gold outputs. A \
-part is held back; the optimizer sees the rest, half to learn from, half to \
-compare prompts by. What it may cost is printed before it is spent.
+DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. A \
+part is held back; the optimizer sees the rest, half to learn from, half to compare prompts by. What it may cost is \
+printed before it is spent.
 
 [bold]Optimizers[/bold]: specialize tunes each agent alone, then the aggregator, one \
 call per example; gepa, bootstrap and mipro are DSPy's, on the whole mixture. \
-Recipes: quick, balanced, thorough.
+Recipes: quick, balanced, thorough. Strategies: synthesis, selection, voting, fusion.
 
 [bold]Examples[/bold]
 
 \b
-moa-dspy compile --data train.jsonl --out moa.json
-moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml --dry-run
-moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml --mlflow && moa-dspy ui
-moa-dspy compile -d train.jsonl -o moa.json -c moa.yaml \\
+moa-dspy compile --data train.jsonl --out tuned.json
+moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --dry-run
+moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --mlflow \\
+    && moa-dspy ui
+moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml \\
     --recipe balanced --reflection-model openai/gpt-5
-moa-dspy compile -d rows.jsonl -o moa.json -c moa.yaml \\
+moa-dspy compile -d rows.csv -o tuned.json -c moa.yaml \\
     --signature "text -> label: bool" --metric metrics:score --optimizer gepa
 
 [bold]Resume[/bold]: specialize and gepa keep what they have found in a folder beside OUT, \
-moa.checkpoint, until they are done. The same command goes on from there, also \
+tuned.checkpoint, until they are done. The same command goes on from there, also \
 after Ctrl-C, a crash or a dead model.
 
-[bold]Next[/bold]: moa-dspy show moa.json; in Python MoA.from_file("moa.json").
+[bold]--json[/bold] prints optimizer, recipe, out, examples (train, val, heldout) and budget (agents, optimizer, \
+measuring: LM calls, formula); once it is compiled also before, after, gain (mean scores on the held-back data), \
+before_interval, after_interval, interval (95%), report, measuring (usage) and prompts (name, before, after).
+
+[bold]Next[/bold]: moa-dspy show tuned.json; moa-dspy run questions.jsonl -o answers.jsonl -c tuned.json
 
 Exit status: 0 compiled, 1 stopped by a failure, 2 bad input, 130 interrupted.
 """
 
 
 def compile_(
-    data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A JSONL file with gold answers.")],
+    data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where the mixture is saved, a .json file.")],
-    config: Config = None,
-    preset: Preset = None,
-    proposer: Proposers = None,
-    aggregator: Aggregator = None,
-    strategy: Strategy = None,
-    signature: Signature = "question -> answer",
-    metric: Annotated[str, typer.Option("--metric", "-m", help="exact, contains, or module:function.")] = "exact",
+    config: options.Config = None,
+    preset: options.Preset = None,
+    proposer: options.Proposers = None,
+    aggregator: options.Aggregator = None,
+    strategy: options.Strategy = None,
+    signature: options.Signature = None,
+    metric: options.Metric = "exact",
     optimizer: Annotated[
         str, typer.Option(metavar="NAME", help="specialize, gepa, bootstrap or mipro.")
     ] = "specialize",
@@ -73,64 +81,226 @@ def compile_(
         str | None, typer.Option(metavar="MODEL", help="What proposes prompts; by default the aggregator.")
     ] = None,
     heldout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of DATA that is held back.")] = 0.3,
-    limit: Annotated[int | None, typer.Option(min=1, help="Use a sample of so many rows, drawn by --seed.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Examples under way at once.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split, the optimizer and the bootstrap.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite OUT.")] = False,
-    mlflow: Mlflow = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
-    ] = False,
+    limit: options.Limit = None,
+    concurrency: options.Concurrency = 8,
+    seed: options.Seed = 0,
+    dry_run: options.DryRun = False,
+    force: options.Force = False,
+    mlflow: options.Mlflow = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
 ) -> None:
     """Compile a mixture."""
-    import os
-
     # GEPA's progress bars, one per stage side by side: read when tqdm is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
+    from moa_dspy.agent import check_keys
+    from moa_dspy.models import as_lm
+    from moa_dspy.optimizers import build, split
 
-    from rich.console import Console
+    _check_out(out, force)
+    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    train, val, held = split(options.read_examples(data, moa, metric, limit, seed), heldout, seed)
+    checkpoint = out.with_suffix(".checkpoint")
+    tuner: Any = build(
+        optimizer,  # type: ignore[arg-type]  # what it does not know it refuses
+        metric,
+        recipe=recipe,
+        reflection_lm=as_lm(reflection_model) if reflection_model else None,
+        num_threads=concurrency,
+        seed=seed,
+        checkpoint=checkpoint,
+        on_stage=_tell_stage,
+    )
+    budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * _calls_per_answer(moa)
+    counts = f"{len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back"
+    note(f"{optimizer}, recipe {recipe}. {counts}.")
+    note(
+        f"At most {budget.calls:,} LM calls: {budget.agents:,} of the agents ({budget.formula}) and "
+        f"{budget.optimizer:,} of the optimizer; then {measuring:,} on the held-back data.",
+        style="bold",
+    )
+    result: dict[str, Any] = {
+        "optimizer": optimizer,
+        "recipe": recipe,
+        "out": str(out),
+        "examples": {"train": len(train), "val": len(val), "heldout": len(held)},
+        "budget": {**vars(budget), "measuring": measuring},
+    }
+    if not dry_run:
+        check_keys(moa.agents)
+        with tracking(mlflow, moa, out.stem, train) as tracked:
+            with _counting("compiling", budget.calls):
+                tuned = _compile(tuner, moa, train, val, checkpoint)
+            tuned.save(out)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            result |= {"report": tuner.report.to_dict(), "prompts": _compare_prompts(moa, tuned)}
+            with _counting("measuring", measuring):
+                result |= _measure(moa, tuned, held, metric, concurrency, seed, result["prompts"])
+            if tracked is not None and result["gain"] is not None:
+                tracked.log_metrics({f"heldout/{name}": result[name] for name in ("before", "after", "gain")})
+    if as_json:
+        print_json(result)
+    elif not dry_run:
+        _show(result, tuner.report)
 
-    from moa_dspy.cli.compilation import Compilation
-    from moa_dspy.cli.compile_run import run, stopped
-    from moa_dspy.cli.console import FAILED, INTERRUPTED, complain, note, refusing
-    from moa_dspy.cli.show_compile import show_compilation, show_plan
+
+def _compile(tuner: Any, moa: MoA, train: Sequence[Any], val: Sequence[Any], checkpoint: Path) -> MoA:
     from moa_dspy.optimizers import CompileInterrupted
 
-    with refusing():
-        moa = mixture(signature, config, preset, proposer, aggregator, strategy)
-        compilation = Compilation.planned(
-            moa,
-            data,
-            out,
-            metric=metric,
-            optimizer=optimizer,
-            recipe_name=recipe,
-            reflection_model=reflection_model,
-            heldout=heldout,
-            limit=limit,
-            concurrency=concurrency,
-            seed=seed,
-            force=force,
-        )
-    if is_simulated(config, preset, proposer):
-        note(SIMULATED_NOTE)
-    show_plan(Console(stderr=True), compilation)
-    if not dry_run:
-        try:
-            with refusing(), tracking(mlflow, moa, out.stem, compilation.job.trainset) as tracked:
-                run(compilation)
-                if tracked is not None:
-                    tracked.log_metrics(compilation.metrics())
-        except CompileInterrupted as error:
-            complain(error.reason)
-            stopped(compilation, error)
-            raise typer.Exit(FAILED) from None
-        except KeyboardInterrupt:
-            saved = f"{out} is saved, but not measured on the held-back data." if compilation.after else None
-            complain(f"Interrupted. {saved or compilation.how_to_go_on}")
-            raise typer.Exit(INTERRUPTED) from None
-    if as_json:
-        typer.echo(compilation.to_json())
-    elif not dry_run:
-        show_compilation(Console(), compilation)
+    again = "The same command begins anew, and pays for no call that DSPy's cache holds."
+    if tuner.resumes:
+        again = f"The same command goes on from {checkpoint}."
+    try:
+        with quietly():
+            return tuner.compile(moa, trainset=train, valset=val)
+    except CompileInterrupted as error:
+        if error.report is not None:
+            usage = error.report.usage
+            note(f"Spent until then: {usage.calls:,} LM calls, cost {cost_of(usage, [a.model for a in moa.agents])}.")
+        raise Stopped(f"{error.reason} {again}") from error
+    except KeyboardInterrupt:
+        raise Stopped(f"Interrupted. {again}", INTERRUPTED) from None
+
+
+def _measure(
+    moa: MoA,
+    tuned: MoA,
+    held: Sequence[dspy.Example],
+    metric: str,
+    concurrency: int,
+    seed: int,
+    prompts: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The scores on the held-back data, with 95% intervals; where the prompts are the same, asked once."""
+    import dspy
+
+    from moa_dspy.evaluation import MetricError, as_metric, difference_interval, mean_interval, score, wilson
+    from moa_dspy.recording import record
+    from moa_dspy.usage import Usage
+
+    measure, usage = as_metric(metric, moa.signature), Usage.of([])
+
+    def scores_of(program: MoA) -> list[float]:
+        nonlocal usage
+        with quietly():
+            rows = record(program, held, concurrency=concurrency)
+        usage += rows.usage
+        answers = [None if row.outputs is None else dspy.Prediction(**row.outputs) for row in rows]
+        return [0.0 if a is None else score(measure, e, a) for e, a in zip(held, answers, strict=True)]
+
+    def interval(scores: Sequence[float]) -> list[float]:
+        is_accuracy = set(scores) <= {0.0, 1.0}
+        return [*(wilson(int(sum(scores)), len(scores)) if is_accuracy else mean_interval(scores, seed=seed))]
+
+    names = ("before", "before_interval", "after", "after_interval", "gain", "interval", "measuring")
+    if not held:
+        return dict.fromkeys(names)
+    try:
+        before = scores_of(moa)
+        after = before if all(one["before"] == one["after"] for one in prompts) else scores_of(tuned)
+    except MetricError as error:
+        note(f"{error} The mixture is saved, but there is no score.")
+        return dict.fromkeys(names)
+    except KeyboardInterrupt:
+        raise Stopped(
+            "Interrupted. The mixture is saved, but not measured on the held-back data.", INTERRUPTED
+        ) from None
+    gain = fmean(after) - fmean(before), [*difference_interval(after, before, seed=seed)]
+    values = fmean(before), interval(before), fmean(after), interval(after), *gain, usage.model_dump()
+    return dict(zip(names, values, strict=True))
+
+
+def _compare_prompts(moa: MoA, tuned: MoA) -> list[dict[str, Any]]:
+    """Each prompt of the tuned mixture, beside what it was."""
+    before, after = (
+        {name: {**prompt, "demos": len(prompt["demos"])} for name, prompt in prompts_of(program).items()}
+        for program in (moa, tuned)
+    )
+    # Where the agents had one prompt, and each has its own now, they began with that one.
+    return [
+        {
+            "name": name,
+            "before": before.get(name) or before[f"{name.partition('.')[0]}.shared.predict"],
+            "after": prompt,
+        }
+        for name, prompt in after.items()
+    ]
+
+
+def _calls_per_answer(moa: MoA) -> int:
+    asks = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
+    proposals = sum(len(panel.names) * panel.samples for panel in moa.panels)
+    return proposals + (int(getattr(moa.strategy, "rotations", 1)) if asks else 0)
+
+
+def _check_out(out: Path, force: bool) -> None:
+    if out.suffix != ".json":
+        raise ValueError(f"{out} is no .json file, and only those can be loaded without running code from them.")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(2, "The folder does not exist", str(out.parent))
+    if out.exists() and not force:
+        raise ValueError(f"{out} exists already. Give another --out, or --force to overwrite it.")
+    if not os.access(out.parent, os.W_OK):
+        raise PermissionError(13, "The folder cannot be written to", str(out.parent))
+
+
+def _tell_stage(stage: Any) -> None:
+    change = "" if stage.before is None else f": {stage.before:.3f} -> {stage.after:.3f} on the valset"
+    more = f" ({stage.note})" if stage.note else ""
+    note(f"{stage.name}{change}, {stage.usage.calls + stage.optimizer_usage.calls} calls{more}")
+
+
+@contextmanager
+def _counting(what: str, most: int) -> Iterator[None]:
+    """Show how many LM calls have ended, of how many at most."""
+    import dspy
+    from dspy.utils.callback import BaseCallback
+
+    class Counter(BaseCallback):
+        calls = 0
+
+        def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+            self.calls += 1
+            update(self.calls, max(most, self.calls))
+
+    with (
+        Progress(f"{what} (LM calls)") as update,
+        dspy.context(callbacks=[*dspy.settings.get("callbacks", []), Counter()]),
+    ):
+        yield
+
+
+def _show(result: dict[str, Any], report: Any) -> None:
+    """The prompts as a diff, what each stage did, and the scores."""
+    here = console()
+    for prompt in result["prompts"]:
+        before, after = prompt["before"], prompt["after"]
+        if before == after:
+            here.print(harmless(f"\n{prompt['name']}: unchanged", "dim"))
+            continue
+        here.print(harmless(f"\n{prompt['name']}", "bold"))
+        lines = [*difflib.ndiff(before["instructions"].splitlines(), after["instructions"].splitlines())]
+        if before["demos"] != after["demos"]:
+            lines += [f"- {before['demos']} demos", f"+ {after['demos']} demos"]
+        for line in lines:
+            if not line.startswith("?"):
+                style = {"+": "green", "-": "red"}.get(line[0], "dim")
+                here.print(harmless(line, style), soft_wrap=True)
+    here.print()
+    here.print(report.table())
+    gain, same = result["gain"], all(prompt["before"] == prompt["after"] for prompt in result["prompts"])
+    if gain is None:
+        here.print(harmless("No held-back data were scored, so whether this helped is not known.", "yellow"))
+    else:
+        here.print(f"On {result['examples']['heldout']} held-back examples, with 95% intervals:")
+        for name in ("before", "after"):
+            low, high = result[f"{name}_interval"]
+            here.print(f"  {name:<6}  {result[name]:.3f}  {low:.3f} to {high:.3f}")
+        low, high = result["interval"]
+        style = "green" if low > 0 else "red" if high < 0 else "yellow"
+        here.print(harmless(f"  gain   {gain:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
+        if same:
+            here.print("Nothing better was found: the prompts are as they were, and so is the score.", style="yellow")
+        elif low <= 0 <= high:
+            here.print("The gain's interval includes 0: it may be chance. More held-back data would tell.", style="dim")
+    here.print(harmless(f"Saved: {result['out']}. Next: moa-dspy show {result['out']}"), soft_wrap=True)

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
-from moa_dspy.cli.options import mixture
-from moa_dspy.cli.tracking import Mlflow, tracking
+from moa_dspy.cli import options
+from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
+from moa_dspy.cli.output import console, print_json
+from moa_dspy.cli.tracking import tracking
 
 __all__ = ["HELP", "demo"]
 
 HELP = """See what a mixture does: models alone, the vote and four strategies compared.
 
-The models are simulated: no key, no network, no cost, and the same answers
-every time. The numbers show how mixing works and say nothing about real models.
+The models are simulated: no key, no network, no cost, and the same answers every time. The numbers show how mixing \
+works and say nothing about real models.
 
-[bold]Next[/bold]: your own question with [bold]moa-dspy ask[/bold], your own models and data with
-[bold]moa-dspy eval[/bold].
+[bold]--json[/bold] prints what moa-dspy eval prints.
+
+[bold]Next[/bold]: your own question with [bold]moa-dspy ask[/bold], your own models with [bold]moa-dspy init[/bold], \
+your own data with [bold]moa-dspy eval[/bold].
 
 Exit status: 0 done, 130 interrupted.
 """
 
-_INTRO = "120 bundled questions of six kinds: no key, no network, no cost."
-_WHY = "Why mixing helps: each model is good at other questions. Here by kind:"
 _NEXT = """\
+
 Next
   one question       moa-dspy ask "What is the capital of Scotland?"
   real models        moa-dspy ask "Why is the sky blue?" --preset balanced
                      with OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY
   this table, yours  moa-dspy eval DATA.jsonl --config moa.yaml"""
 _LOOK = """\
+
 In MLflow: moa-dspy ui, experiment moa-dspy
   Training runs      'demo' holds a run per system: mark some, press Compare
   Traces             one per question: who was asked what, and its tokens
@@ -40,42 +42,36 @@ In MLflow: moa-dspy ui, experiment moa-dspy
 
 
 def demo(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
-    ] = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot quality against cost into FILE.html or FILE.png.")
-    ] = None,
-    mlflow: Mlflow = False,
+    plot: options.Plot = None,
+    mlflow: options.Mlflow = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
 ) -> None:
     """Compare simulated models, alone and mixed."""
-    from rich.console import Console
-
-    from moa_dspy.cli.comparing import check_files, compare, print_json, save
-    from moa_dspy.cli.console import refusing
-    from moa_dspy.cli.tables import show_comparison, show_split
-    from moa_dspy.simulated.questions import bundled_questions
-
     if mlflow:
         os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network, prices included
-    with refusing():
-        check_files(plot)
-        moa, questions = mixture("question -> answer", None, None, None, None, None), bundled_questions()
-        with tracking(mlflow, moa, "demo", questions) as tracked:
-            # One question at a time: simulated models do not wait, so threads would only lengthen the times.
-            comparison, status = compare("simulating", moa, questions, "exact", concurrency=1)
-            if tracked is not None:
-                tracked.log_comparison(comparison)
+    from moa_dspy.evaluation import check_plot, evaluate
+    from moa_dspy.moa import MoA
+    from moa_dspy.simulated.questions import bundled_questions
+
+    if plot is not None:
+        check_plot(plot)
+    moa, questions = MoA(options.DEFAULT_TASK, options.PANEL, options.JUDGE), bundled_questions()
+    with tracking(mlflow, moa, "demo", questions) as tracked:
+        # One question at a time: simulated models do not wait, so threads would only lengthen the times.
+        comparison, status = compare(
+            "simulating", lambda update: evaluate(moa, questions, concurrency=1, on_progress=update)
+        )
+        if tracked is not None:
+            tracked.log_comparison(comparison)
+    save_plot(comparison, plot)
     if as_json:
-        print_json(comparison)
+        print_json(comparison.to_dict())
     else:
-        console = Console(highlight=False)
-        console.print(_INTRO)
-        show_comparison(console, comparison)
-        console.print(f"\n{_WHY}")
-        show_split(console, comparison, "kind")
-        if mlflow:
-            console.print(f"\n{_LOOK}", markup=False, soft_wrap=True)
-        console.print(f"\n{_NEXT}", markup=False, soft_wrap=True)
-    save(comparison, plot)
+        here = console()
+        here.print("120 bundled questions of six kinds: no key, no network, no cost.")
+        show_comparison(here, comparison)
+        here.print("\nWhy mixing helps: each model is good at other questions. Here by kind:\n")
+        here.print(comparison.split_table("kind"))
+        here.print(f"{_LOOK if mlflow else ''}{_NEXT}", markup=False, soft_wrap=True)
     raise typer.Exit(status)

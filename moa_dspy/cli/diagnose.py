@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from moa_dspy.cli.options import SIMULATED_NOTE, Aggregator, Config, Preset, Proposers, Signature, is_simulated, mixture
+from moa_dspy.cli import options
+from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
+from moa_dspy.cli.output import FAILED, INTERRUPTED, Stopped, complain, console, note, print_json
+from moa_dspy.cli.tracking import tracking
 
 __all__ = ["HELP", "diagnose"]
 
 HELP = """Find out on your data whether a mixture pays, why, and what to use instead.
 
-DATA holds one JSON object a line: the signature's inputs and gold outputs.
-Each model is asked once per question; its proposals serve each model alone,
-the vote, the strategies, committees of some of the models, and how far models
-fail together.
+DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. Each \
+model is asked once per question; its proposals serve each model alone, the vote, the strategies (synthesis, \
+selection, voting, fusion), committees of some of the models, and how far models fail together.
 
-The control, Self-MoA, asks the best model as often as the whole panel, which
-doubles the calls: --no-self-moa does without. What all of it will take is
-printed before it is spent.
+The control, Self-MoA, asks the best model as often as the whole panel, which doubles the calls: --no-self-moa does \
+without. What all of it will take is printed before it is spent.
 
 [bold]Examples[/bold]
 
@@ -29,75 +30,89 @@ moa-dspy diagnose --data data.jsonl --config moa.yaml
 moa-dspy diagnose -d data.jsonl -c moa.yaml --dry-run
 moa-dspy diagnose -d data.jsonl -c moa.yaml -s voting --no-self-moa \\
     --plot quality.html
-moa-dspy diagnose -d rows.jsonl -c moa.yaml --json --metric metrics:score \\
+moa-dspy diagnose -d rows.csv -c moa.yaml --json --metric metrics:score \\
     --signature "text -> label: bool" > diagnosis.json
 
-[bold]Next[/bold]: in Python, SelectCommittee and FitVoteWeights of
-moa_dspy.optimizers make what is recommended; moa-dspy compile tunes prompts.
+[bold]--json[/bold] prints comparison (as moa-dspy eval), recommendation (verdict: mix, single or unclear) and \
+diversity; with --dry-run, calls and formula.
+
+[bold]Next[/bold]: in Python, SelectCommittee and FitVoteWeights of moa_dspy.optimizers make what is recommended; \
+moa-dspy compile tunes prompts.
 
 Exit status: 0 diagnosed, 1 stopped by a failure, 2 bad input, 130 interrupted.
 """
 
 
 def diagnose(
-    data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A JSONL file with gold answers.")],
-    config: Config = None,
-    preset: Preset = None,
-    proposer: Proposers = None,
-    aggregator: Aggregator = None,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--strategy", "-s", metavar="NAME", help="synthesis, selection, voting or fusion, several times; all."
-        ),
-    ] = None,
-    metric: Annotated[str, typer.Option("--metric", "-m", help="exact, contains, or module:function.")] = "exact",
-    signature: Signature = "question -> answer",
+    data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")],
+    config: options.Config = None,
+    preset: options.Preset = None,
+    proposer: options.Proposers = None,
+    aggregator: options.Aggregator = None,
+    strategy: options.Strategies = None,
+    metric: options.Metric = "exact",
+    signature: options.Signature = None,
     self_moa: Annotated[
         bool, typer.Option("--self-moa/--no-self-moa", help="Ask the best model as often as the whole panel.")
     ] = True,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask a sample of so many rows, drawn by --seed.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot quality against cost into FILE.html or FILE.png.")
+    limit: options.Limit = None,
+    plot: options.Plot = None,
+    concurrency: options.Concurrency = 8,
+    seed: options.Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every answer here, and resume from it.")
     ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Questions under way at once; each asks all its proposers at once.")
-    ] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of the bootstrap.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
-    ] = False,
+    dry_run: options.DryRun = False,
+    mlflow: options.Mlflow = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
 ) -> None:
     """Diagnose a mixture."""
-    from rich.console import Console
+    from moa_dspy.evaluation import check_plot, evaluate
+    from moa_dspy.optimizers import ProposersUnreachable, diagnosis_budget
+    from moa_dspy.optimizers import diagnose as diagnose_mixture
+    from moa_dspy.recording import Recording, RecordingInterrupted
 
-    from moa_dspy.cli.comparing import check_files, save
-    from moa_dspy.cli.console import note, refusing
-    from moa_dspy.cli.dataset import read_dataset
-    from moa_dspy.cli.diagnose_run import run
-    from moa_dspy.cli.tables import show_comparison
-    from moa_dspy.optimizers import diagnosis_budget
-
-    with refusing():
-        check_files(plot)
-        # A vote among given models is the only strategy for which an aggregator need not be named.
-        moa = mixture(signature, config, preset, proposer, aggregator, "voting" if strategy == ["voting"] else None)
-        dataset = read_dataset(data, moa.signature, metric, limit, seed)
-        budget = diagnosis_budget(moa, len(dataset), strategies=strategy, self_moa=self_moa)
-    if is_simulated(config, preset, proposer):
-        note(SIMULATED_NOTE)
+    if plot is not None:
+        check_plot(plot)
+    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    examples = options.read_examples(data, moa, metric, limit, seed)
+    recorded = Recording.load(out) if out is not None and out.exists() else None
+    budget = diagnosis_budget(moa, len(examples), strategies=strategy, self_moa=self_moa)
     note(f"At most {budget.calls:,} LM calls: {budget.formula}.")
     if dry_run:
+        if as_json:
+            print_json({"calls": budget.calls, "formula": budget.formula})
         return
-    diagnosis = run(moa, dataset, metric, strategies=strategy, self_moa=self_moa, concurrency=concurrency, seed=seed)
+    asking: dict[str, Any] = {"strategies": strategy, "self_moa": self_moa, "recorded": recorded}
+    asking |= {"concurrency": concurrency, "seed": seed}
+    with tracking(mlflow, moa, "diagnose", examples) as tracked:
+        diagnosis: Any = None
+        comparison: Any = None
+        try:
+            found, status = compare(
+                "asking", lambda update: diagnose_mixture(moa, examples, metric, on_progress=update, **asking)
+            )
+            diagnosis, comparison = (None, found) if status else (found, found.comparison)
+        except (ProposersUnreachable, RecordingInterrupted) as stop:
+            complain(getattr(stop, "reason", "Interrupted."))
+            status = INTERRUPTED if isinstance(stop, RecordingInterrupted) else FAILED
+            if stop.recording:
+                comparison = evaluate(moa, stop.recording, metric, strategies=strategy, seed=seed)
+        if out is not None and comparison is not None:
+            comparison.recording.save(out)
+        if tracked is not None and comparison is not None:
+            tracked.log_comparison(comparison)
+    if diagnosis is None or comparison is None:
+        if comparison is not None:
+            show_comparison(console(stderr=True), comparison)
+        again = f"goes on from {out}" if out else "takes from DSPy's cache what was answered"
+        raise Stopped(f"There is no diagnosis of a part. The same command again {again}.", status)
+    save_plot(comparison, plot)
     if as_json:
-        import json
-
-        typer.echo(json.dumps(diagnosis.to_dict(), indent=2))
+        print_json(diagnosis.to_dict())
     else:
-        console = Console(highlight=False)
-        show_comparison(console, diagnosis.comparison)
-        console.print()
-        console.print(diagnosis.findings())
-    save(diagnosis.comparison, plot)
+        here = console()
+        show_comparison(here, comparison)
+        here.print()
+        here.print(diagnosis.findings())

@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli.options import Aggregator, Config, Preset, Proposers, Signature, is_simulated, mixture
-from moa_dspy.cli.tracking import Mlflow, tracking
+from moa_dspy.cli import options
+from moa_dspy.cli.output import (
+    FAILED,
+    INTERRUPTED,
+    Progress,
+    Stopped,
+    complain,
+    console,
+    cost_of,
+    harmless,
+    note,
+    print_json,
+    quietly,
+)
+from moa_dspy.cli.tracking import tracking
 
-__all__ = ["HELP", "evaluate"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moa_dspy.evaluation import Comparison
+
+__all__ = ["HELP", "compare", "evaluate", "save_plot", "show_comparison"]
 
 HELP = """Compare models alone, the vote, the strategies and the oracle on your data.
 
-DATA holds one JSON object a line: the signature's inputs and gold outputs,
-such as {"question": "What is 17 * 23?", "answer": "391"}. All rows are
-checked before the first is asked.
+DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs, such as \
+{"question": "What is 17 * 23?", "answer": "391"}. All rows are checked before the first is asked.
 
-Each model is asked once per question, and its proposals serve all systems;
-what a system is said to take is what it takes on its own. Differences to the
-best single model come with 95% intervals. A failure counts as wrong.
+Each model is asked once per question, and its proposals serve all systems; what a system is said to take is what it \
+takes on its own. Differences to the best single model come with 95% intervals. A failure counts as wrong. \
+Strategies: synthesis, selection, voting, fusion.
 
 [bold]Examples[/bold]
 
 \b
-moa-dspy eval data.jsonl --config moa.yaml
-moa-dspy eval data.jsonl -p openai/gpt-5.4-mini --limit 100 \\
+moa-dspy eval data.jsonl --config moa.yaml --out recorded.jsonl
+moa-dspy eval data.csv -p openai/gpt-5.4-mini --limit 100 \\
     -p anthropic/claude-haiku-4-5 -a anthropic/claude-sonnet-5-5
-moa-dspy eval data.jsonl -c moa.yaml -s voting -s fusion --plot quality.html
+moa-dspy eval data.jsonl -c tuned.json -s voting -s fusion --plot quality.html
 moa-dspy eval rows.jsonl -c moa.yaml --signature "text -> label: bool" \\
     --metric metrics:score --json > results.json
+moa-dspy eval --recording recorded.jsonl -c moa.yaml --metric contains
 
-[bold]Metrics[/bold]: exact compares by type, as votes are counted; contains looks for
-the gold text in the answer; module:function is DSPy's metric(example,
-prediction, trace=None), importable from here.
+[bold]Metrics[/bold]: exact compares by type, as votes are counted; contains looks for the gold text in the answer; \
+module:function is DSPy's metric(example, prediction, trace=None), importable from here.
 
-[bold]Ctrl-C[/bold] ends it with the questions finished so far. The same command again
-takes from DSPy's cache what was answered.
+[bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also after \
+Ctrl-C or a kill. --recording scores such a file anew, with another metric perhaps, without a call.
+
+[bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows (name, \
+kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens, cost_usd, \
+seconds, failures, fallbacks, cached), models, troubles and spent.
 
 [bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
 
@@ -46,65 +68,145 @@ Exit status: 0 compared, 1 stopped by a failure, 2 bad input, 130 interrupted.
 
 
 def evaluate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A JSONL file of questions and gold answers.")],
-    config: Config = None,
-    preset: Preset = None,
-    proposer: Proposers = None,
-    aggregator: Aggregator = None,
-    strategy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--strategy", "-s", metavar="NAME", help="synthesis, selection, voting or fusion, several times; all."
-        ),
+    data: Annotated[
+        Path | None, typer.Argument(metavar="DATA", help="Questions and gold answers; - for stdin.")
     ] = None,
-    metric: Annotated[str, typer.Option("--metric", "-m", help="exact, contains, or module:function.")] = "exact",
-    signature: Signature = "question -> answer",
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask a sample of so many rows, drawn by --seed.")] = None,
+    config: options.Config = None,
+    preset: options.Preset = None,
+    proposer: options.Proposers = None,
+    aggregator: options.Aggregator = None,
+    strategy: options.Strategies = None,
+    metric: options.Metric = "exact",
+    signature: options.Signature = None,
+    limit: options.Limit = None,
     by: Annotated[str | None, typer.Option(metavar="FIELD", help="Also show the scores by this field of DATA.")] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Plot quality against cost into FILE.html or FILE.png.")
+    plot: options.Plot = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", "--record", metavar="FILE", help="Keep every answer here, and resume from it."),
     ] = None,
-    record: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write every answer of every system to this JSONL file.")
+    recording: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Score this recording anew instead of asking DATA.")
     ] = None,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Questions under way at once; each asks all its proposers at once.")
-    ] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the sample and of the bootstrap.")] = 0,
-    mlflow: Mlflow = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")
-    ] = False,
+    concurrency: options.Concurrency = 8,
+    seed: options.Seed = 0,
+    mlflow: options.Mlflow = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
 ) -> None:
     """Compare models, alone and mixed, on a dataset."""
-    from rich.console import Console
+    from moa_dspy import evaluation
+    from moa_dspy.recording import Recording
 
-    from moa_dspy.cli.comparing import check_files, compare, print_json, save
-    from moa_dspy.cli.console import note, refusing
-    from moa_dspy.cli.dataset import read_dataset
-    from moa_dspy.cli.tables import show_comparison, show_split
-
-    with refusing():
-        check_files(plot, record)
-        # A vote among given models is the only strategy for which an aggregator need not be named.
-        moa = mixture(signature, config, preset, proposer, aggregator, "voting" if strategy == ["voting"] else None)
-        dataset = read_dataset(data, moa.signature, metric, limit, seed)
-        if by is not None and not any(by in example for example in dataset):
-            raise ValueError(f"No row of {data} has the field {by!r}, so the scores cannot be shown by it.")
-        if is_simulated(config, preset, proposer):
-            note("Simulated models answer: no key, no network, no cost. Name real ones with --config or --proposer.")
-        with tracking(mlflow, moa, "eval", dataset) as tracked:
-            comparison, status = compare(
-                "asking", moa, dataset, metric, strategies=strategy, concurrency=concurrency, seed=seed
-            )
-            if tracked is not None:
-                tracked.log_comparison(comparison)
-    if as_json:
-        print_json(comparison)
+    if (data is None) == (recording is None):
+        raise ValueError("Give DATA to ask, or --recording FILE to score anew: one of them.")
+    if plot is not None:
+        evaluation.check_plot(plot)
+    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    asked: Any
+    if recording is not None:
+        asked = Recording(options.draw(Recording.load(recording).rows, limit, seed))
+        examples = [row.example for row in asked]
     else:
-        console = Console()
-        show_comparison(console, comparison)
-        if by is not None:
-            show_split(console, comparison, by)
-    save(comparison, plot, record)
+        asked = examples = options.read_examples(Path(data or ""), moa, metric, limit, seed)
+    if by is not None and not any(by in example for example in examples):
+        raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
+    settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": seed, "path": out}
+    with tracking(mlflow, moa, "eval", examples) as tracked:
+        comparison, status = compare(
+            "asking", lambda update: evaluation.evaluate(moa, asked, metric, on_progress=update, **settings)
+        )
+        if tracked is not None:
+            tracked.log_comparison(comparison)
+    save_plot(comparison, plot)
+    if out is not None:
+        note(f"Every answer of every system: {out}")
+    if as_json:
+        print_json(comparison.to_dict())
+    else:
+        show_comparison(console(), comparison, by)
     raise typer.Exit(status)
+
+
+def save_plot(comparison: Comparison, plot: Path | None) -> None:
+    """Write the plot, before anything is printed, and say where it is."""
+    if plot is not None:
+        try:
+            note(f"Plot: {comparison.plot(plot)}")
+        except (ValueError, OSError) as error:  # the results are worth more than their picture
+            complain(str(error))
+
+
+def compare(what: str, run: Callable[[Progress], Any]) -> tuple[Any, int]:
+    """What a comparison or a diagnosis gives, run with progress on stderr.
+
+    Returns:
+        What it gives, or the comparison of the part that was finished, and the exit status.
+
+    Raises:
+        Stopped: If there is nothing to compare.
+    """
+    from moa_dspy.evaluation import EvaluationInterrupted, MetricError
+
+    try:
+        with quietly(), Progress(what) as update:
+            return run(update), 0
+    except (EvaluationInterrupted, MetricError) as stop:
+        status = FAILED if isinstance(stop, MetricError) else INTERRUPTED
+        if stop.comparison is None:
+            raise
+        if not stop.comparison.rows:
+            raise Stopped(f"{stop} No question was finished, so there is nothing to compare.", status) from None
+        complain(str(stop) if status == FAILED else "Interrupted.")
+        return stop.comparison, status
+
+
+def show_comparison(here: Console, comparison: Comparison, by: str | None = None) -> None:
+    """The table and what must be said beside it; the scores by a field of the data too."""
+    if comparison.is_simulated:
+        here.print("SIMULATED models: they show how mixing works and say nothing about real ones.", style="bold yellow")
+    here.print()
+    here.print(comparison.table(here.width))
+    here.print()
+    for line in _notes(comparison):
+        here.print(harmless(line, "dim"))
+    for line in _warnings(comparison):
+        here.print(harmless(line, "yellow"))
+    if by is not None:
+        here.print()
+        here.print(comparison.split_table(by))
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    best, usage = comparison.best_single, comparison.usage
+    judges = [system.name for system in comparison.systems if system.kind == "aggregator"]
+    yield f"alone: one model, with the proposers' prompt{f'; {judges[0]} is the aggregator' if judges else ''}."
+    yield "plain vote: counted, without an aggregator. oracle: right if any proposer is, the bound for picking one."
+    yield (
+        f"gain: against {best} alone on the same questions (paired bootstrap). {best} was picked as the best on "
+        "these very questions, which flatters it."
+    )
+    cost = cost_of(usage, [model for system in comparison.systems for model in system.models])
+    yield (
+        "calls, tokens, USD, time: per question, each system on its own. This run asked each proposer once for all "
+        f"systems: {usage.calls:,} calls, {usage.prompt_tokens + usage.completion_tokens:,} tokens, cost {cost}."
+    )
+
+
+def _warnings(comparison: Comparison) -> Iterator[str]:
+    count = len(comparison.recording)
+    if count < comparison.planned:
+        yield f"Stopped after {count} of {comparison.planned} questions."
+    if count < 30:
+        yield f"{count} questions are few: the intervals are rough."
+    for row in comparison.rows:
+        troubles = [trouble for trouble in comparison.troubles if trouble.system == row.name]
+        causes = harmless("; ".join(f"{t.count} x {t.error}: {' '.join(t.message.split())}" for t in troubles), "", 400)
+        if row.fallbacks:
+            yield f"{row.name}: the vote stood in for the aggregator on {row.fallbacks} of {count} questions. {causes}"
+        # Where too few proposals came, the proposers' own failures are the news.
+        elif any(trouble.error != "TooFewProposals" for trouble in troubles):
+            failed = sum(trouble.count for trouble in troubles)
+            yield f"{row.name}: failed on {failed} of {count} questions, counted as wrong. {causes}"
+    if cached := max((row.cached for row in comparison.rows), default=0):
+        yield f"DSPy's cache answered calls of up to {cached} of {count} questions: not in tokens, USD and time."

@@ -2,99 +2,198 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from moa_dspy.cli.options import (
-    SIMULATED_NOTE,
-    Aggregator,
-    Config,
-    Preset,
-    Proposers,
-    Signature,
-    Strategy,
-    is_simulated,
-    mixture,
+from moa_dspy.cli import options
+from moa_dspy.cli.output import (
+    FAILED,
+    INTERRUPTED,
+    Progress,
+    Stopped,
+    console,
+    cost_of,
+    harmless,
+    note,
+    print_json,
+    quietly,
+    silence,
+    table,
 )
-from moa_dspy.cli.tracking import Mlflow, tracking
+from moa_dspy.cli.tracking import tracking
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from moa_dspy.moa import MoA
+    from moa_dspy.recording import Row, Summary
 
 __all__ = ["HELP", "run"]
 
 HELP = """Answer a file of questions into a file of answers, resumable after a kill at any moment.
 
-QUESTIONS holds one JSON object a line: the inputs of the signature, an optional "id", and further fields, which \
-pass through as "extra". All rows are checked before the first is asked.
+QUESTIONS is JSONL (one object a line), a JSON array, CSV or TSV with a header, or Parquet, by its ending; - reads \
+JSON from stdin. A row holds the inputs of the signature, an optional "id", gold outputs if they are known, and \
+further fields, which pass through as "extra". All rows are checked before the first is asked.
 
-Each answer is one line of ANSWERS: id, inputs, outputs, agreement, who proposed what, failures, tokens, cost, \
-seconds. They are appended as they come and stand in the order of QUESTIONS at the end.
+Each answer is one line of ANSWERS (JSONL): id, inputs, gold, outputs, error, agreement, who proposed what, failures, \
+calls with tokens, cost and seconds. They are appended as they come and stand in the order of QUESTIONS at the end. \
+With --out - they go to stdout as they come.
 
 [bold]Examples[/bold]
 moa-dspy run questions.jsonl --out answers.jsonl --config moa.yaml
+moa-dspy run questions.csv -o answers.jsonl --config tuned.json
 moa-dspy run questions.jsonl -o answers.jsonl --preset budget \\
     --signature "context, question -> answer: bool"
-moa-dspy run questions.jsonl -o answers.jsonl --preset balanced \\
-    --signature tasks:Triage --concurrency 32 --json > summary.json
+moa-dspy data sample | moa-dspy run - --out - | jq .outputs.answer
 
 [bold]Resume[/bold]: give the same command again. What is answered stays, the rest is asked, and so is what failed \
-or whose inputs were edited. Without an "id" a question is known by its inputs, wherever it stands.
+or whose inputs were edited. Without an "id" a question is known by its inputs, wherever it stands. Several processes \
+may fill one file.
 
 [bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
 
-[bold]Next[/bold]: read ANSWERS with moa_dspy.batch.read_answers, or with jq, pandas or DuckDB.
+[bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), first_error, \
+agreement, usage (calls, tokens, cost_usd), seconds, interrupted.
+
+[bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
 
 Exit status: 0 all answered, 1 some failed, 2 bad input, 130 interrupted.
 """
 
 
 def run(
-    questions: Annotated[Path, typer.Argument(metavar="QUESTIONS", help="A JSONL file.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="ANSWERS", help="A JSONL file, new or to be resumed.")],
-    config: Config = None,
-    preset: Preset = None,
-    proposer: Proposers = None,
-    aggregator: Aggregator = None,
-    strategy: Strategy = None,
-    signature: Signature = "question -> answer",
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Questions under way at once; each asks all its proposers at once.")
-    ] = 8,
+    questions: Annotated[Path, typer.Argument(metavar="QUESTIONS", help="A file of questions, or - for stdin.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="ANSWERS", help="A JSONL file, new or to be resumed; - for stdout.")
+    ],
+    config: options.Config = None,
+    preset: options.Preset = None,
+    proposer: options.Proposers = None,
+    aggregator: options.Aggregator = None,
+    strategy: options.Strategy = None,
+    signature: options.Signature = None,
+    concurrency: options.Concurrency = 8,
     force: Annotated[
         bool, typer.Option("--force", help="Keep ANSWERS of another mixture and ask the rest with this one.")
     ] = False,
-    mlflow: Mlflow = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON, and nothing else, on stdout.")
-    ] = False,
+    mlflow: options.Mlflow = False,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
 ) -> None:
     """Answer a file of questions."""
-    from rich.console import Console
-
-    from moa_dspy.batch import BatchInterrupted, answer_all
-    from moa_dspy.cli.console import BAD_INPUT, FAILED, INTERRUPTED, complain, note, quiet_stdout, refusing, words
-    from moa_dspy.cli.progress import BatchProgress
-    from moa_dspy.cli.show_summary import show_summary
-
-    with refusing():
-        moa = mixture(signature, config, preset, proposer, aggregator, strategy)
-    status, progress = 0, BatchProgress()
-    try:
-        with tracking(mlflow, moa, "run"), quiet_stdout(), progress:
-            summary = answer_all(moa, questions, out, concurrency=concurrency, force=force, on_progress=progress.update)
-        status = FAILED if summary.failed else 0
-    except (ValueError, OSError) as error:
-        complain(words(error))
-        raise typer.Exit(FAILED if progress.started else BAD_INPUT) from None
-    except BatchInterrupted as interrupted:
-        summary, status = interrupted.summary, INTERRUPTED
-    except KeyboardInterrupt:
-        complain("Interrupted. The same command again goes on where this one stopped.")
-        raise typer.Exit(INTERRUPTED) from None
-    if is_simulated(config, preset, proposer):
-        note(SIMULATED_NOTE)
+    to_stdout = str(out) == "-"
+    if to_stdout and as_json:
+        raise ValueError("--out - and --json would both write to stdout. Give --out a file, or leave --json out.")
+    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    with tracking(mlflow, moa, "run"):
+        if to_stdout:
+            summary = _print_answers(moa, questions, concurrency)
+        else:
+            summary = _record(moa, questions, out, concurrency, force)
     if as_json:
-        typer.echo(summary.model_dump_json(indent=2))
+        print_json(summary.model_dump())
     else:
-        show_summary(Console(), summary, out, [agent.model or "" for agent in moa.agents])
-    raise typer.Exit(status)
+        here = console(stderr=to_stdout)
+        models = [agent.model for agent in moa.agents]
+        here.print(table(["", ""], [(harmless(name, "dim"), text) for name, text in _lines(summary, models)]))
+        again = [*(["what failed"] if summary.failed else []), *(["what is left"] if summary.left else [])]
+        if again and not to_stdout:
+            note(f"What was answered is in {out}. The same command again asks {' and '.join(again)}.")
+        elif not to_stdout:
+            here.print(harmless(f"All answers are in {out}.", "green"), soft_wrap=True)
+    raise typer.Exit(INTERRUPTED if summary.interrupted else FAILED if summary.failed else 0)
+
+
+def _record(
+    moa: MoA,
+    questions: Path,
+    out: Path,
+    concurrency: int,
+    force: bool = False,
+    deliver: Callable[[Row], object] | None = None,
+) -> Summary:
+    from moa_dspy.recording import RecordingInterrupted, record
+
+    found: list[Summary] = []
+
+    def on_row(row: Row | None, summary: Summary) -> None:
+        found[:] = [summary]
+        if row is not None and deliver is not None:
+            deliver(row)
+        failed = f", {summary.failed} failed" if summary.failed else ""
+        more = "; finishing, Ctrl-C again abandons" if summary.interrupted else failed
+        update(summary.questions - summary.left, summary.questions, more)
+
+    try:
+        with quietly(), Progress("asking") as update:
+            record(moa, questions, out, concurrency=concurrency, force=force, on_row=on_row)
+    except RecordingInterrupted as stop:
+        return stop.summary
+    except (ValueError, OSError) as error:
+        if not found:
+            raise
+        raise Stopped(f"{error} What came until then is in {out}.") from error
+    except KeyboardInterrupt:
+        raise Stopped("Interrupted. The same command again goes on where this one stopped.", INTERRUPTED) from None
+    return found[0]
+
+
+def _print_answers(moa: MoA, questions: Path, concurrency: int) -> Summary:
+    """Answer on stdout; what was paid for is in a file beside, until all of it has gone out."""
+    stdout = sys.stdout
+    handle, name = tempfile.mkstemp(prefix="moa-answers-", suffix=".jsonl")
+    os.close(handle)
+    kept, left = Path(name), []
+
+    def deliver(row: Row) -> None:
+        try:
+            stdout.buffer.write(row.line())
+            stdout.buffer.flush()
+        except BrokenPipeError as error:
+            left.append(error)
+            silence(stdout)
+            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does: the questions under way finish, and are kept
+
+    try:
+        summary = _record(moa, questions, kept, concurrency, deliver=deliver)
+    except BaseException:
+        if not kept.stat().st_size:
+            kept.unlink()
+        raise
+    if left:
+        raise Stopped(
+            f"Nobody reads the answers any more, so asking has stopped. Those that were paid for are in {kept}: with "
+            f"--out {kept} the same command goes on from there."
+        ) from left[0]
+    kept.unlink()
+    return summary
+
+
+def _lines(summary: Summary, models: Iterable[str | None]) -> Iterator[tuple[str, str | Text]]:
+    usage = summary.usage
+    yield "questions", f"{summary.questions:,}"
+    yield "answered", f"{summary.answered:,}{f', {summary.degraded:,} of them degraded' if summary.degraded else ''}"
+    if summary.skipped:
+        yield "skipped", f"{summary.skipped:,}, answered before"
+    if summary.left:
+        yield "left", f"{summary.left:,}"
+    if summary.failed:
+        yield "failed", f"{summary.failed:,}"
+        yield "first error", harmless(summary.first_error, length=500)
+    if summary.others:
+        yield "others", f"{summary.others:,} in the file, whose questions are not among these: kept"
+    if summary.agreement is not None:
+        yield "agreement", f"{summary.agreement:.0%} on average"
+    if usage.calls:
+        cached = f", {usage.cache_hits:,} from the cache" if usage.cache_hits else ""
+        yield "tokens", f"{usage.prompt_tokens:,} in, {usage.completion_tokens:,} out, {usage.calls:,} calls{cached}"
+        yield "cost", cost_of(usage, models)
+    yield "seconds", f"{summary.seconds:.1f}"

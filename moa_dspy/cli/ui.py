@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
+
+from moa_dspy.cli import options
+from moa_dspy.cli.output import Stopped, note
 
 __all__ = ["HELP", "ui"]
 
@@ -23,6 +35,9 @@ moa-dspy ui sqlite:////data/mlflow.db --port 5050 --no-browser
 Exit status: 0 closed, 1 the server failed, 2 bad input.
 """
 
+_HOST = "127.0.0.1"
+_STARTING = 120.0  # seconds: on a new database it makes its tables first
+
 
 def ui(
     store: Annotated[
@@ -30,23 +45,56 @@ def ui(
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
+    verbose: options.Verbose = None,
 ) -> None:
     """Open MLflow on what was tracked."""
-    from moa_dspy.cli.console import FAILED, complain, note, refusing
-    from moa_dspy.cli.mlflow_pages import address_of, serving
+    from moa_dspy.tracking import find_store, mask_address
 
-    with refusing():
-        uri = address_of(store)
-        server = serving(uri, port)
-    try:
-        with server as (address, wait):
-            note(f"MLflow on {uri}: {address}  Ctrl-C ends it." if wait else f"MLflow: {address}")
-            if browser:
-                typer.launch(address)
-            if wait:
-                wait()
-    except KeyboardInterrupt:
-        pass
-    except OSError as error:
-        complain(str(error))
-        raise typer.Exit(FAILED) from None
+    uri = find_store(store)
+    if uri.startswith("http"):
+        note(f"MLflow: {mask_address(uri)}")
+        if browser:
+            typer.launch(uri)
+        return
+    with socket.socket() as probe:
+        if probe.connect_ex((_HOST, port)) == 0:
+            raise Stopped(f"Port {port} is taken: something answers there already. Give another one with --port.")
+    with suppress(KeyboardInterrupt), _server(uri, port) as (address, process):
+        note(f"MLflow on {mask_address(uri)}: {address}  Ctrl-C ends it.")
+        if browser:
+            typer.launch(address)
+        process.wait()
+
+
+@contextmanager
+def _server(uri: str, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """MLflow's own server on a store of this machine.
+
+    Raises:
+        Stopped: If it ends at once.
+    """
+    address = f"http://{_HOST}:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
+    command += ["--host", _HOST, "--port", str(port)]
+    # No job workers: seven processes of 360 MB that only MLflow's own judges and prompt optimizers need.
+    environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            if not _answers(f"{address}/health", process):
+                log.seek(0)
+                said = log.read().decode(errors="replace").strip().splitlines()
+                raise Stopped(f"MLflow's server did not start. It said: {said[-1] if said else 'nothing'}")
+            yield address, process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + _STARTING
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), urllib.request.urlopen(url, timeout=2):  # URLError is one
+            return True
+        time.sleep(0.2)
+    return False

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +21,7 @@ from moa_dspy.values import to_jsonable
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["COLUMNS", "Comparison", "Row", "Trouble"]
+__all__ = ["Comparison", "Row", "Trouble"]
 
 CONFIDENCE = 0.95
 
@@ -130,12 +129,10 @@ class Comparison:
         if not self.questions:
             return []
         table = np.stack([self.scores(system.name) for system in self.systems], axis=1)
+        means = bootstrap(table, confidence=CONFIDENCE, seed=self.seed)
         if self.is_accuracy:
             means = [wilson(int(column.sum()), len(column), CONFIDENCE) for column in table.T]
-        else:
-            means = bootstrap(table, confidence=CONFIDENCE, seed=self.seed)
-        differences = table - self.scores(self.best_single)[:, None]
-        gains = bootstrap(differences, confidence=CONFIDENCE, seed=self.seed)
+        gains = bootstrap(table - self.scores(self.best_single)[:, None], confidence=CONFIDENCE, seed=self.seed)
         return [self._row(*columns) for columns in zip(self.systems, means, gains, strict=True)]
 
     def row(self, system: str) -> Row:
@@ -152,10 +149,9 @@ class Comparison:
         """What went wrong, by system and type of error, as often as it did."""
         found: dict[tuple[str, str], list[str]] = {}
         for system in self.systems:
-            for question in self.questions:
-                cause = question.answers[system.name].failure
-                if cause is not None:
-                    found.setdefault((system.name, cause.error), []).append(cause.message)
+            for failure in (question.answers[system.name].failure for question in self.questions):
+                if failure is not None:
+                    found.setdefault((system.name, failure.error), []).append(failure.message)
         return [Trouble(name, error, messages[0], len(messages)) for (name, error), messages in found.items()]
 
     def split(self, key: str | Callable[[dspy.Example], Any]) -> dict[Any, Comparison]:
@@ -169,64 +165,45 @@ class Comparison:
             group = question.example.get(key) if isinstance(key, str) else key(question.example)
             groups.setdefault(group, []).append(question)
         return {
-            group: Comparison(self.systems, questions, len(questions), self.metric, self.seed)
-            for group, questions in groups.items()
+            group: replace(self, questions=questions, planned=len(questions)) for group, questions in groups.items()
         }
 
     def to_dict(self) -> dict[str, Any]:
         """The results as data for JSON; the answers themselves are in the recording."""
-        results = {
-            "simulated": self.is_simulated,
-            "questions": len(self.questions),
-            "planned": self.planned,
-            "metric": self.metric,
-            "score": "accuracy" if self.is_accuracy else "mean",
-            "confidence": CONFIDENCE,
-            "seed": self.seed,
-            "best_single": self.best_single if self.questions else None,
-            "rows": [asdict(row) | {"tokens": row.tokens} for row in self.rows],
-            "models": {system.name: system.models for system in self.systems},
-            "troubles": self.troubles,
-            "spent": self.usage,
-        }
-        data: dict[str, Any] = to_jsonable(results)
-        return data
+        results: dict[str, Any] = to_jsonable(
+            {
+                "simulated": self.is_simulated,
+                "questions": len(self.questions),
+                "planned": self.planned,
+                "metric": self.metric,
+                "score": "accuracy" if self.is_accuracy else "mean",
+                "confidence": CONFIDENCE,
+                "seed": self.seed,
+                "best_single": self.best_single if self.questions else None,
+                "rows": [asdict(row) | {"tokens": row.tokens} for row in self.rows],
+                "models": {system.name: system.models for system in self.systems},
+                "troubles": self.troubles,
+                "spent": self.usage,
+            }
+        )
+        return results
 
     def table(self, width: int = 80) -> Table:
         """The rows as a rich table; scores are in percent if the metric says right or wrong.
 
         Args:
-            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space.
+            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space; where
+                there is little, numbers are whole, and calls, tokens and time are left out.
         """
-        table = _table(gap=2 if width >= 100 else 1)
-        # Names that are too long go on in the next line: cut short, models of one family would look the same.
-        table.add_column("", overflow="fold", no_wrap=width < 75)
-        for title in [self.score_title, *COLUMNS]:
-            table.add_column(title, no_wrap=True, justify="left" if title == "95%" else "right")
-        for heading, rows in groupby(self.rows, key=lambda row: _HEADINGS[row.kind]):
-            table.add_row(f"[dim]{heading}[/dim]")
-            for row in rows:
-                table.add_row(*_styled(row, self.cells(row, decimals=1 if width >= 100 else 0)))
-        return table
+        from moa_dspy.evaluation.table import rows_table
+
+        return rows_table(self, width)
 
     def split_table(self, key: str | Callable[[dspy.Example], Any]) -> Table:
         """The systems' scores by kind of question, the best of each kind in bold; `key` as for `split`."""
-        from rich.text import Text
+        from moa_dspy.evaluation.table import groups_table
 
-        groups = self.split(key)
-        table = _table()
-        table.add_column("%" if self.is_accuracy else "", no_wrap=True, overflow="ellipsis")
-        for group in groups:
-            table.add_column(Text(str(group)), justify="right")
-        table.add_row("questions", *(str(len(part.questions)) for part in groups.values()), style="dim")
-        names = [system.name for system in self.systems if system.kind != "oracle"]
-        means = {name: [float(part.scores(name).mean()) for part in groups.values()] for name in names}
-        best = [max(column) for column in zip(*means.values(), strict=True)]
-        for name, column in means.items():
-            styles = ["bold" if mean == top else "" for mean, top in zip(column, best, strict=True)]
-            cells = [self._number(mean, decimals=0) for mean in column]
-            table.add_row(Text(name), *(Text(*cell) for cell in zip(cells, styles, strict=True)))
-        return table
+        return groups_table(self, self.split(key))
 
     def plot(self, path: str | Path) -> Path:
         """Plot every system's score against what it takes; see `save_plot`."""
@@ -234,44 +211,18 @@ class Comparison:
 
         return save_plot(self, path)
 
-    @property
-    def score_title(self) -> str:
-        """What the scores are, as a column's title."""
-        return "acc. %" if self.is_accuracy else "score"
-
-    def cells(self, row: Row, decimals: int = 1) -> list[str]:
-        """A row as text: the name, the score and `COLUMNS`."""
-        gain = row.difference_interval
-        return [
-            row.name,
-            self._number(row.score, 1),
-            "-".join(self._number(bound, decimals) for bound in row.interval),
-            "best" if gain is None else self._difference(row.difference, "+"),
-            "" if gain is None else " to ".join(self._difference(bound) for bound in gain),
-            _count(row.calls),
-            _count(row.tokens),
-            _usd(row.cost_usd),
-            _time(row.seconds),
-        ]
-
-    def _number(self, value: float, decimals: int) -> str:
-        return f"{100 * value:.{decimals}f}" if self.is_accuracy else f"{value:.2f}"
-
-    def _difference(self, value: float, sign: str = "-") -> str:
-        return f"{100 * value:{sign}.1f}" if self.is_accuracy else f"{value:{sign}.2f}"
-
     def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
         answers = [question.answers[system.name] for question in self.questions]
         taken = [(answer, Usage.of(answer.calls)) for answer in answers if answer.calls is not None]
         fresh = [(answer, usage) for answer, usage in taken if not usage.cache_hits]
         priced = [(a.share, u.cost_usd) for a, u in fresh if u.cost_usd is not None and not u.unpriced_calls]
-        score = float(np.mean([answer.score for answer in answers]))
+        score, best = float(self.scores(system.name).mean()), float(self.scores(self.best_single).mean())
         return Row(
             name=system.name,
             kind=system.kind,
             score=score,
             interval=interval,
-            difference=score - float(self.scores(self.best_single).mean()),
+            difference=score - best,
             difference_interval=None if system.name == self.best_single else gain,
             calls=_mean(answer.share * usage.calls for answer, usage in taken),
             prompt_tokens=_mean(answer.share * usage.prompt_tokens for answer, usage in fresh),
@@ -282,52 +233,6 @@ class Comparison:
             fallbacks=sum(answer.fallback_used for answer in answers),
             cached=len(taken) - len(fresh),
         )
-
-
-COLUMNS = ("95%", "gain", "95%", "calls", "tokens", "USD", "time")
-
-_HEADINGS: dict[Kind, str] = {
-    "proposer": "alone",
-    "aggregator": "alone",
-    "vote": "mixed",
-    "strategy": "mixed",
-    "other": "others",
-    "oracle": "bound",
-}
-
-
-def _table(gap: int = 2) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
-
-
-def _styled(row: Row, cells: Sequence[str]) -> list[Any]:
-    from rich.text import Text
-
-    gain = row.difference_interval
-    verdict = "" if gain is None or gain.low <= 0 <= gain.high else "green" if gain.low > 0 else "red"
-    score = "bold" if row.kind in ("vote", "strategy", "other") else ""
-    styles = ["", score, "dim", verdict, "dim", *[""] * 4]
-    name, *numbers = cells
-    return [Text(cell, style) for cell, style in zip([f" {name}", *numbers], styles, strict=True)]
-
-
-def _count(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if value >= 100 or value == round(value) else f"{value:.1f}"
-
-
-def _usd(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2g}" if value < 0.01 else f"{value:.3f}"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    return f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s"
 
 
 def _mean(values: Iterable[float]) -> float | None:

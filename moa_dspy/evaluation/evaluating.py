@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,7 @@ from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
-from moa_dspy.evaluation.rescoring import select_recorded
-from moa_dspy.evaluation.scores import ORACLE, VOTE, Kind, ScoredRow, System, score_row, typed_example
+from moa_dspy.evaluation.scores import ORACLE, VOTE, Kind, ScoredRow, System, score_row
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel
@@ -30,14 +31,15 @@ from moa_dspy.recording import (
     name_strategies,
     record,
 )
+from moa_dspy.recording.asking import aggregator_for, decide, unused_name
+from moa_dspy.recording.replay import replay, separate_verdict
 from moa_dspy.results import MoAMetadata
-from moa_dspy.strategies import STRATEGIES, Strategy
-from moa_dspy.values import IncompleteProposal, typed_outputs
+from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
+from moa_dspy.values import IncompleteProposal, typed_outputs, validated
 
 __all__ = ["EvaluationInterrupted", "evaluate"]
 
-STRATEGY: Kind = "strategy"
-OTHER: Kind = "other"
+logger = logging.getLogger(__name__)
 
 
 class EvaluationInterrupted(KeyboardInterrupt):
@@ -115,19 +117,18 @@ def evaluate(
     require_positive(concurrency=concurrency)
     scoring = _Scoring(moa, metric, concurrency, seed)
     alone = _aggregator_alone(moa) if aggregator_alone else None
-    name = None if alone is None else _unused(alone.name, [*moa.panels[0].names, *(others or {})])
+    judge = "" if alone is None else unused_name(alone.name, [*moa.panels[0].names, *(others or {})])
     if isinstance(dataset, (str, Path)) and is_recording(dataset):
         dataset = Recording.load(dataset)
     if isinstance(dataset, Recording):
         if path is not None:
             raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
-        recording, recorded = select_recorded(moa, dataset, strategies, others, name)
-        scoring.list_systems(recorded, name)
+        recording, kinds = _find_recorded(moa, dataset, strategies, others, judge)
+        scoring.list_systems(kinds, judge)
         return scoring.compare(recording)
     chosen = _choose(moa) if strategies is None else list(strategies)
-    modules = {**({} if alone is None or name is None else {name: alone}), **(others or {})}
-    kinds: dict[str, Kind] = {**dict.fromkeys(name_strategies(chosen), STRATEGY), **dict.fromkeys(modules, OTHER)}
-    scoring.list_systems(kinds, name)
+    modules = {**({} if alone is None else {judge: alone}), **(others or {})}
+    scoring.list_systems({**dict.fromkeys(name_strategies(chosen), _STRATEGY), **dict.fromkeys(modules, _OTHER)}, judge)
     examples = scoring.read(dataset)
 
     def on_row(row: Row | None, summary: Summary) -> None:
@@ -143,6 +144,10 @@ def evaluate(
         raise EvaluationInterrupted(scoring.compare(stop.recording)) from stop
 
 
+_STRATEGY: Kind = "strategy"
+_OTHER: Kind = "other"
+
+
 class _Scoring:
     """Scores recorded rows side by side, and keeps what was scored whatever ends it."""
 
@@ -156,18 +161,18 @@ class _Scoring:
         self.examples: dict[str, dspy.Example] = {}
         self.first: ScoredRow | None = None
 
-    def list_systems(self, kinds: Mapping[str, Kind], aggregator: str | None) -> None:
+    def list_systems(self, kinds: Mapping[str, Kind], judge: str) -> None:
         """Enter who is compared: all that the panel gives, and the verdicts of these names."""
-        names = [*self.moa.panels[0].names, VOTE, *kinds, ORACLE]
-        if twice := [name for name, count in Counter(names).items() if count > 1]:
+        agents = self.moa.panels[0].names
+        verdicts = [System(name, kind) for name, kind in kinds.items() if name != judge]
+        alone = [System(name, "proposer") for name in agents] + [System(judge, "aggregator")] * (judge in kinds)
+        self.systems = [*alone, System(VOTE, "vote"), *verdicts, System(ORACLE, "oracle")]
+        names = Counter([*agents, VOTE, *kinds, ORACLE])
+        if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(
                 f"{twice[0]!r} names two systems: their scores could not be told apart. Name the proposer or the "
                 "module otherwise."
             )
-        panel = [System(name, "proposer") for name in self.moa.panels[0].names]
-        alone = [System(name, "aggregator") for name in kinds if name == aggregator]
-        verdicts = [System(name, kind) for name, kind in kinds.items() if name != aggregator]
-        self.systems = [*panel, *alone, System(VOTE, "vote"), *verdicts, System(ORACLE, "oracle")]
 
     def read(self, dataset: Any) -> list[Any]:
         """Check the dataset, and try the metric on its first gold outputs."""
@@ -180,17 +185,21 @@ class _Scoring:
         for question, row in zip(questions, rows, strict=True):
             # The caller's own example as it is, of whatever class and types.
             is_own = not is_file and isinstance(row, dspy.Example)
-            self.examples[question.key] = row if is_own else typed_example(question.example, self.moa.signature)
+            self.examples[question.key] = row if is_own else self._typed(question.example)
         self._try_on_gold(next(iter(self.examples.values())))
         return rows
 
-    def compare(self, recording: Recording) -> Comparison:
-        """Score all rows.
+    def look_at_first(self, row: Row) -> None:
+        """Stop before the rest is paid for if nobody answers the first question, or the metric cannot score it."""
+        alone = [row.verdicts[one.name] for one in self.systems if one.kind == "aggregator"]
+        if not any(proposal.layer == 1 for proposal in row.proposals):
+            raise _too_few("No proposer answered", self.moa, row)
+        if alone and alone[0].outputs is None:
+            raise _too_few("The aggregator's model did not answer", self.moa, row)
+        [self.first] = self.compare(Recording([row])).questions
 
-        Raises:
-            MetricError: If the metric gives no score.
-            EvaluationInterrupted: On Ctrl-C.
-        """
+    def compare(self, recording: Recording) -> Comparison:
+        """Score all rows."""
         scored: dict[int, ScoredRow] = {}
         places = range(len(recording))
         try:
@@ -203,26 +212,29 @@ class _Scoring:
             raise
         return self._comparison(scored, len(recording))
 
-    def look_at_first(self, row: Row) -> None:
-        """Stop before the rest is paid for if nobody answers the first question, or the metric cannot score it."""
-        alone = [row.verdicts[s.name] for s in self.systems if s.kind == "aggregator" and s.name in row.verdicts]
-        if not any(proposal.layer == 1 for proposal in row.proposals):
-            raise _too_few("No proposer answered", self.moa, row)
-        if alone and alone[0].outputs is None:
-            raise _too_few("The aggregator's model did not answer", self.moa, row)
-        [self.first] = self.compare(Recording([row])).questions
-
     def _score(self, row: Row) -> ScoredRow:
         if self.first is not None and self.first.row is row:
             return self.first
-        example = self.examples.get(str(row.id))
-        example = typed_example(row.example, self.moa.signature) if example is None else example
+        example = self.examples.get(str(row.id)) or self._typed(row.example)
         return score_row(self.moa, row, example, self.systems, self.metric)
 
     def _comparison(self, scored: Mapping[int, ScoredRow], recorded: int) -> Comparison:
         rows = [scored[place] for place in sorted(scored)]
-        systems = [replace(system, models=_models(rows, system.name)) for system in self.systems]
+        systems = []
+        for system in self.systems:
+            calls = [call for row in rows for call in row.answers[system.name].calls or ()]
+            systems.append(replace(system, models=tuple(dict.fromkeys(call.model for call in calls))))
         return Comparison(systems, rows, max(recorded, len(self.examples)), self.name, self.seed)
+
+    def _typed(self, example: dspy.Example) -> dspy.Example:
+        """A question that a file held, with inputs and gold outputs of the task's types."""
+        for name, info in self.moa.signature.fields.items():
+            if example.get(name) is not None:
+                try:
+                    example[name] = validated(example[name], info.annotation)
+                except ValueError:  # a gold value that only the metric knows how to read
+                    continue
+        return example
 
     def _try_on_gold(self, example: dspy.Example) -> None:
         try:
@@ -232,6 +244,52 @@ class _Scoring:
                 return  # the metric may know how to compare golds of other types, or need none
             gold = {name: example[name] for name in self.moa.signature.output_fields if name in example}
         score(self.metric, example, prediction_of(gold))
+
+
+def _find_recorded(
+    moa: MoA,
+    recording: Recording,
+    strategies: Sequence[str | Strategy] | None,
+    others: Collection[str] | None,
+    judge: str,
+) -> tuple[Recording, dict[str, Kind]]:
+    """The verdicts to be scored, of what is recorded and of strategies that count in code; None wants all."""
+    if not recording:
+        raise ValueError("The dataset is empty: there is no question to compare the systems on.")
+    asked = {id for row in recording for id in row.asked}
+    if missing := [name for name in moa.panels[0].names if name not in asked]:
+        raise ValueError(
+            f"The recording holds no answer of {', '.join(missing)} (it has {', '.join(recording.agents) or 'none'}), "
+            "so this mixture cannot be scored on it. Give a recording of its proposers, or a mixture of the recorded "
+            "ones: Agent(model, name=...)."
+        )
+    rows = [separate_verdict(row) for row in recording]
+    deciders = {name: verdict.by for row in rows for name, verdict in row.verdicts.items()}
+    wanted = name_strategies(dict.fromkeys([*STRATEGIES, moa.strategy.name]) if strategies is None else strategies)
+    for name, strategy in wanted.items():
+        bound = moa.strategy if strategy == moa.strategy.name else as_strategy(strategy)
+        if name not in deciders and not bound.needs_aggregator:
+            rows, deciders[name] = [_count(moa, row, name, strategy) for row in rows], "counted"
+    kinds: dict[str, Kind] = {}
+    for name in [*(name for name in wanted if name in deciders), *deciders]:
+        if name in wanted or (deciders[name] and strategies is None):
+            kinds[name] = _STRATEGY
+        elif not deciders[name] and (others is None or name in [*others, judge]):
+            kinds[name] = _OTHER
+    left_out = [name for name in [*(wanted if strategies else ()), *(others or ())] if name not in deciders]
+    if left_out:
+        logger.warning("%s: not in the recording, and left out, as nobody is asked.", ", ".join(left_out))
+    return Recording(rows), kinds
+
+
+def _count(moa: MoA, row: Row, name: str, strategy: str | Strategy) -> Row:
+    if not row.proposals:
+        return row
+    mixture: Any = copy.copy(moa)
+    mixture.aggregator = aggregator_for(moa, strategy)
+    with dspy.context(lm=None):  # nobody is asked
+        verdict = decide(replay(mixture, [row]), row.inputs, by="counted")
+    return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})
 
 
 def _choose(moa: MoA) -> list[str]:
@@ -267,15 +325,3 @@ def _too_few(complaint: str, moa: MoA, row: Row) -> TooFewProposals:
     return TooFewProposals(
         f"{complaint} the first question, so the others were not asked. {'; '.join(causes)}", account
     )
-
-
-def _models(rows: Sequence[ScoredRow], system: str) -> tuple[str, ...]:
-    calls = (call for row in rows for call in row.answers[system].calls or ())
-    return tuple(dict.fromkeys(call.model for call in calls))
-
-
-def _unused(name: str, taken: Sequence[str]) -> str:
-    unused, number = name, 2
-    while unused in taken:
-        unused, number = f"{name} {number}", number + 1
-    return unused

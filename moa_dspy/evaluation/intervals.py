@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Interval", "bootstrap", "difference_interval", "mean_interval", "wilson"]
+
+_BLOCK = 100  # resamples held in memory at a time
 
 
 class Interval(NamedTuple):
@@ -26,13 +28,8 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
     or has no width at all. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
     Inference" (Journal of the American Statistical Association 22, 1927).
 
-    Args:
-        right: How many answers were right.
-        asked: How many questions were asked, at least 1.
-        confidence: Between 0 and 1.
-
     Raises:
-        ValueError: If the counts are no counts of right answers, or the confidence is out of range.
+        ValueError: If these are no counts of right answers.
 
     Example:
         >>> [round(bound, 3) for bound in wilson(8, 10)]
@@ -40,7 +37,6 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
     """
     if not 0 <= right <= asked or asked < 1:
         raise ValueError(f"{right} right answers of {asked}: give counts, with at least 1 question.")
-    _check(confidence)
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, spread = right / asked, z * z / asked
     center = (share + spread / 2) / (1 + spread)
@@ -50,24 +46,12 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
 
 
 def difference_interval(
-    scores: npt.ArrayLike,
-    baseline: npt.ArrayLike,
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-    resamples: int = 10_000,
+    scores: npt.ArrayLike, baseline: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
 ) -> Interval:
     """The interval of the difference of two systems' means, by the paired bootstrap.
 
-    Both answered the same questions, so that what makes a question hard for both cancels out: the
+    Both answered the same questions, in the same order, so that what makes a question hard for both cancels out: the
     interval is narrower than that of two separate samples. Above zero throughout: the first is better.
-
-    Args:
-        scores: One score per question.
-        baseline: The other system's scores, in the same order of the questions.
-        confidence: Between 0 and 1.
-        seed: Fixes the resamples: the same scores give the same interval.
-        resamples: How often the questions are drawn again.
 
     Raises:
         ValueError: If the two do not score the same questions; as `bootstrap`.
@@ -94,47 +78,25 @@ def bootstrap(
 ) -> list[Interval]:
     """The intervals of the means of several columns, whose rows (the questions) are resampled together.
 
-    Percentile bootstrap: Efron, "Bootstrap Methods: Another Look at the Jackknife" (Annals of Statistics 7,
-    1979); Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. It knows nothing of
-    what the questions at hand do not show: scores that are all equal give an interval without width.
+    Percentile bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. It knows
+    nothing of what the questions at hand do not show: scores that are all equal give an interval without width.
 
     Args:
         scores: Of shape (questions, columns).
         confidence: Between 0 and 1.
-        seed: Fixes the resamples.
+        seed: Fixes the resamples: the same scores give the same intervals.
         resamples: How often the questions are drawn again, with replacement.
 
-    Returns:
-        One interval per column, in the unit of the scores.
-
     Raises:
-        ValueError: If there is no question, a score is not finite, or a setting is out of range.
+        ValueError: If there is no question, or a score is not finite.
     """
     table = np.asarray(scores, dtype=float)
-    if table.ndim != 2 or not len(table) or not np.isfinite(table).all():
-        raise ValueError("Give finite scores of at least one question, as a table of questions by columns.")
-    if resamples < 1:
-        raise ValueError(f"resamples={resamples} draws nothing. Give a whole number from 1.")
-    _check(confidence)
+    if not len(table) or not np.isfinite(table).all():
+        raise ValueError("Give finite scores of at least one question.")
     random, questions = np.random.default_rng(seed), len(table)
-    means = []
-    block = max(1, _DRAWS // questions)
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        drawn = random.integers(questions, size=(rows, questions))
-        # How often each question was drawn: one matrix product then serves all columns.
-        flat = (drawn + np.arange(rows)[:, None] * questions).ravel()
-        times = np.bincount(flat, minlength=rows * questions).reshape(rows, questions)
-        means.append(times @ table / questions)
-    tail = (1 - confidence) / 2
-    bounds: npt.NDArray[Any] = np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0)
-    return [Interval(float(low), float(high)) for low, high in bounds.T]
-
-
-# Draws held in memory at a time: 32 MB.
-_DRAWS = 4_000_000
-
-
-def _check(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence={confidence} is no probability between 0 and 1, for example 0.95.")
+    means = np.empty((resamples, table.shape[1]))
+    for start in range(0, resamples, _BLOCK):
+        block = means[start : start + _BLOCK]
+        block[:] = table[random.integers(questions, size=(len(block), questions))].mean(axis=1)
+    lows, highs = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return [Interval(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]

@@ -60,10 +60,10 @@ def as_metric(metric: str | Metric, task: type[dspy.Signature]) -> Metric:
         True
     """
     if isinstance(metric, str):
-        name, colon, convention = metric.partition(":")
         if metric in METRICS:
             return _of_outputs(METRICS[metric], task, metric)
-        if name == "exact" and colon:
+        if metric.startswith("exact:"):
+            convention: Any = metric.removeprefix("exact:")
             return _of_outputs(partial(_exact, convention=find_convention(convention)), task, metric)
         return _imported(metric)
     if not callable(metric):

@@ -17,9 +17,8 @@ from moa_dspy.recording.rows import IMPORTED, agent_of, typed
 from moa_dspy.results import Failure
 from moa_dspy.strategies import Case, Unusable, fall_back
 from moa_dspy.usage import LMCall
-from moa_dspy.values import validated
 
-__all__ = ["ORACLE", "VOTE", "Answer", "Kind", "ScoredRow", "System", "score_row", "typed_example"]
+__all__ = ["ORACLE", "VOTE", "Answer", "Kind", "ScoredRow", "System", "score_row"]
 
 Kind = Literal["proposer", "aggregator", "vote", "strategy", "other", "oracle"]
 VOTE, ORACLE = "plain vote", "oracle"
@@ -88,64 +87,50 @@ def score_row(moa: MoA, row: Row, example: dspy.Example, systems: Sequence[Syste
     Raises:
         MetricError: If the metric gives no score.
     """
-    recorded = _Recorded(moa, row, example, metric)
-    samples = {id: recorded.sample(id) for id in proposal_ids(moa.panels[0])}
-    answers = {}
-    for system in systems:
-        if system.kind == "proposer":
-            answers[system.name] = _average([sample for id, sample in samples.items() if agent_of(id) == system.name])
-        elif system.kind == "oracle":
-            best = max(samples.values(), key=lambda sample: sample.score)
-            answers[system.name] = Answer(best.outputs, best.score)
-        else:
-            answers[system.name] = recorded.vote() if system.kind == "vote" else recorded.verdict(system)
-    return ScoredRow(row, example, {id: sample.score for id, sample in samples.items()}, answers)
+    return _Scorer(moa, row, example, metric).score_all(systems)
 
 
-def typed_example(example: dspy.Example, task: type[dspy.Signature]) -> dspy.Example:
-    """A question that a file held as a metric takes it: inputs and gold outputs of the task's types."""
-    for name, info in task.fields.items():
-        if example.get(name) is not None:
-            try:
-                example[name] = validated(example[name], info.annotation)
-            except ValueError:  # a gold value that only the metric knows how to read
-                continue
-    return example
-
-
-class _Recorded:
-    """A recorded question, as a mixture and a metric see it."""
+class _Scorer:
+    """Scores one recorded question."""
 
     def __init__(self, moa: MoA, row: Row, example: dspy.Example, metric: Metric) -> None:
         self.moa, self.row, self.example, self.metric = moa, row, example, metric
         self.panel = moa.panels[0]
         self.received = {proposal.id: proposal for proposal in row.proposals if proposal.layer == 1}
-        self.failed = {failure.id: failure for failure in row.failures if failure.layer == 1}
         self.is_measured = bool(row.calls) or row.mixture != IMPORTED
         # A recording may hold more agents and samples than this mixture asks.
         self.calls = [call for call in row.calls if any(call.agent in panel.names for panel in moa.panels)]
         recorded = sum(agent_of(id) == self.panel.names[0] for id in row.asked)
         self.one_sample = 1 / max(recorded, self.panel.samples)
 
+    def score_all(self, systems: Sequence[System]) -> ScoredRow:
+        samples = {id: self.sample(id) for id in proposal_ids(self.panel)}
+        answers = {}
+        for system in systems:
+            if system.kind == "proposer":
+                mine = [sample for id, sample in samples.items() if agent_of(id) == system.name]
+                answers[system.name] = _average(mine)
+            elif system.kind == "oracle":
+                best = max(samples.values(), key=lambda sample: sample.score)
+                answers[system.name] = Answer(best.outputs, best.score)
+            else:
+                answers[system.name] = self.vote() if system.kind == "vote" else self.verdict(system)
+        scores = {id: sample.score for id, sample in samples.items()}
+        return ScoredRow(self.row, self.example, scores, answers)
+
     def sample(self, id: str) -> Answer:
-        """What one proposer said."""
-        agent, proposal = agent_of(id), self.received.get(id)
+        calls, proposal = self._calls_of([agent_of(id)]), self.received.get(id)
         if proposal is None:
-            failure = self.failed.get(id) or self._failure(agent)
-            answer = Answer(None, failure=failure, seconds=failure.seconds)
-        else:
-            answer = self._scored(proposal.outputs, {"reasoning": proposal.reasoning})
-            answer = replace(answer, seconds=proposal.seconds)
-        return replace(answer, calls=self._calls_of_first_layer([agent]), share=self.one_sample)
+            failed = {failure.id: failure for failure in self.row.failures if failure.layer == 1}
+            failure = failed.get(id) or self._missing(agent_of(id))
+            return Answer(None, failure=failure, calls=calls, share=self.one_sample, seconds=failure.seconds)
+        answer = self._scored(proposal.outputs, reasoning=proposal.reasoning)
+        return replace(answer, calls=calls, share=self.one_sample, seconds=proposal.seconds)
 
     def vote(self) -> Answer:
-        """The plain count of the first layer's proposals."""
         task, ids = self.moa.signature, proposal_ids(self.panel)
-        proposals = [
-            self.received[id].model_copy(update={"outputs": typed(self.received[id].outputs, task)})
-            for id in ids
-            if id in self.received
-        ]
+        came = [self.received[id] for id in ids if id in self.received]
+        proposals = [one.model_copy(update={"outputs": typed(one.outputs, task)}) for one in came]
         answer = Answer(None)
         if proposals:
             try:
@@ -153,43 +138,37 @@ class _Recorded:
                 answer = self._scored(fall_back(case).outputs)
             except Unusable as error:
                 answer = Answer(None, failure=Failure(agent=VOTE, error="Unusable", message=str(error)))
-        calls, share = self._calls_of_first_layer(self.panel.names), self.panel.samples * self.one_sample
-        return replace(answer, calls=calls, share=share, seconds=self._seconds(layer=1))
+        calls, share = self._calls_of(self.panel.names), self.panel.samples * self.one_sample
+        return replace(answer, calls=calls, share=share, seconds=self.row.slowest(1))
 
     def verdict(self, system: System) -> Answer:
-        """What a strategy made of the proposals, or another system answered."""
-        recorded = self.row.verdicts.get(system.name)
-        if recorded is None:
-            recorded = RecordedVerdict(outputs=None, failure=self._failure(system.name))
-        answer = Answer(None) if recorded.outputs is None else self._scored(recorded.outputs)
-        calls, seconds, share = recorded.calls, recorded.seconds, 1.0
+        missing = RecordedVerdict(outputs=None, failure=self._missing(system.name))
+        verdict = self.row.verdicts.get(system.name, missing)
+        answer = Answer(None) if verdict.outputs is None else self._scored(verdict.outputs)
+        calls, seconds, share = verdict.calls, verdict.seconds, 1.0
         if system.kind == "strategy":  # on its own, it takes the whole panel too
-            calls, share = [*self.calls, *calls], 1.0 if calls else self.panel.samples * self.one_sample
-            seconds += sum(self._seconds(panel.layer) for panel in self.moa.panels)
+            share = 1.0 if calls else self.panel.samples * self.one_sample
+            calls = [*self.calls, *calls]
+            seconds += sum(self.row.slowest(panel.layer) for panel in self.moa.panels)
         return replace(
             answer,
-            failure=recorded.failure,
-            fallback_used=recorded.fallback_used,
+            failure=verdict.failure,
+            fallback_used=verdict.fallback_used,
             calls=calls if self.is_measured else None,
             share=share,
             seconds=seconds,
         )
 
-    def _scored(self, outputs: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> Answer:
+    def _scored(self, outputs: Mapping[str, Any], **beside: Any) -> Answer:
         outputs = typed(outputs, self.moa.signature)
-        return Answer(outputs, score(self.metric, self.example, prediction_of({**(beside or {}), **outputs})))
+        return Answer(outputs, score(self.metric, self.example, prediction_of({**beside, **outputs})))
 
-    def _calls_of_first_layer(self, agents: Sequence[str]) -> list[LMCall] | None:
+    def _calls_of(self, agents: Sequence[str]) -> list[LMCall] | None:
         if not self.is_measured or len(self.moa.panels) > 1:  # a call does not say in which layer it was made
             return None
         return [call for call in self.calls if call.agent in agents]
 
-    def _seconds(self, layer: int) -> float:
-        answered = [proposal.seconds for proposal in self.row.proposals if proposal.layer == layer]
-        failed = [failure.seconds for failure in self.row.failures if failure.layer == layer and failure.id]
-        return max([*answered, *failed], default=0.0)
-
-    def _failure(self, name: str) -> Failure:
+    def _missing(self, name: str) -> Failure:
         if self.row.error is not None:
             return Failure(agent=name, error=self.row.error.type, message=self.row.error.message)
         return Failure(agent=name, error="NotRecorded", message=f"The recording holds no answer of {name}.")

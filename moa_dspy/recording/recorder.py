@@ -6,15 +6,14 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import dspy
 from pydantic import BaseModel, Field, PrivateAttr
 
-from moa_dspy.agent import Agent, check_keys
+from moa_dspy.agent import check_keys
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
@@ -146,43 +145,38 @@ def record(
     started = time.perf_counter()
     require_positive(concurrency=concurrency)
     questions = as_questions(examples, moa.signature)
-    _refuse_same_file(examples, path)
+    if path is not None and isinstance(examples, (str, Path)) and _is_one_file(path, examples):
+        raise ValueError(f"{path} holds the questions: the answers would be written over them. Name another file.")
     asker = Asker(moa, strategies, others, force)
-    with RecordingFile(path) if path is not None else nullcontext() as file:
-        if file is not None and not force:
-            _refuse_other_mixtures(file, asker)
-        rows = {str(row.id): row for row in known} | (file.rows if file is not None else {})
-        earlier = {
-            question.key: rows[question.key] for question in questions if _is_same(question, rows.get(question.key))
-        }
-        pending = [q for q in questions if not asker.is_complete(earlier.get(q.key))]
+    with RecordingFile(path) as kept:
+        if not force:
+            _refuse_other_mixtures(kept, asker)
+        earlier = _rows_of(questions, {str(row.id): row for row in known} | kept.rows)
+        pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
         if pending:
-            agents = moa.agents if asker.asks_aggregator else moa.agents[:-1]
-            check_keys([*agents, *(other for other in asker.others.values() if isinstance(other, Agent))])
-        summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
-        done = {key: row for key, row in earlier.items() if asker.is_complete(row)}
+            check_keys(asker.agents)
 
         def ask(question: Question) -> Row | None:
-            if file is not None:
-                if not file.claim(question.key):
-                    return None
-                file.refresh()
-                if _is_same(question, there := file.rows.get(question.key)) and asker.is_complete(there):
-                    return None
+            if not kept.claim(question.key):
+                return None
+            kept.refresh()
+            if asker.is_complete(_rows_of([question], kept.rows).get(question.key)):
+                return None  # by another process
             row = asker.ask(question, earlier.get(question.key))
-            if file is not None:
-                file.append(row)
+            kept.append(row)
             return row
 
+        summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
         try:
-            _collect(ask, pending, concurrency, done, summary, on_row or _ignore)
+            for key, row in earlier.items():
+                if key not in kept.rows and asker.is_complete(row):
+                    kept.append(row)
+            _collect(ask, pending, concurrency, summary, on_row or (lambda row, summary: None))
         finally:
-            if file is not None:
-                file.refresh()
-                summary.others = file.sort([question.key for question in questions])
-                done = {q.key: file.rows[q.key] for q in questions if q.key in file.rows}
+            kept.refresh()
+            summary.others = kept.sort([question.key for question in questions])
             summary.seconds = time.perf_counter() - started
-    recording = Recording(done[question.key] for question in questions if question.key in done)
+    recording = Recording(_rows_of(questions, kept.rows).values())
     if summary.interrupted:
         raise RecordingInterrupted(recording, summary)
     return recording
@@ -192,76 +186,57 @@ def _collect(
     ask: Callable[[Question], Row | None],
     pending: Sequence[Question],
     concurrency: int,
-    done: dict[str, Row],
     summary: Summary,
     on_row: Callable[[Row | None, Summary], None],
 ) -> None:
     on_row(None, summary)
-    with _interrupts() as interrupts:
+    with _counting_interrupts() as interrupts:
         for questions in (pending[:1], pending[1:]):
-            for row in run_side_by_side(ask, questions, concurrency, lambda: interrupts.count):
+            for row in run_side_by_side(ask, questions, concurrency, lambda: len(interrupts)):
                 if row is not None:
-                    done[str(row.id)] = row
                     summary.add(row)
                     on_row(row, summary)
-                if interrupts.count and not summary.interrupted:
+                if interrupts and not summary.interrupted:
                     summary.interrupted = True
                     on_row(None, summary)
-        summary.interrupted = interrupts.count > 0
-
-
-def _refuse_same_file(questions: Any, path: str | Path | None) -> None:
-    if path is None or not isinstance(questions, (str, Path)):
-        return
-    if Path(path).exists() and Path(questions).exists() and Path(path).samefile(questions):
-        raise ValueError(f"{path} holds the questions: the answers would be written over them. Name another file.")
-
-
-def _is_same(question: Question, row: Row | None) -> bool:
-    """Whether a row answers this question with these inputs."""
-    return row is not None and hash_of(row.inputs) == hash_of(question.given)
-
-
-def _refuse_other_mixtures(file: RecordingFile, asker: Asker) -> None:
-    # A verdict says itself who decided; only a mixture's own answer does not.
-    parts = ("task", "panel", "aggregator") if asker.whole else ("task", "panel")
-    there = dict.fromkeys(row.mixture for row in file.rows.values() if row.error is None and row.mixture != IMPORTED)
-    others = [other for other in there if describe_changes(other, asker.mixture, parts)]
-    if not others:
-        return
-    changed = describe_changes(others[0], asker.mixture, parts)
-    raise ValueError(
-        f"{file.path} holds answers of another mixture:\n  there: {', '.join(others)}\n  now:   {asker.mixture}\n"
-        f"What changed: {changed}. They would be mixed without a trace in the numbers. Use the same settings as "
-        "before, write to another file, or force it: then the answers that are there are kept and the rest is asked "
-        "with these settings."
-    )
-
-
-class _Interrupts:
-    """Counts Ctrl-C: raised as KeyboardInterrupt it could fall between an answer and its being counted."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def add(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
+        summary.interrupted = bool(interrupts)
 
 
 @contextmanager
-def _interrupts() -> Iterator[_Interrupts]:
-    interrupts = _Interrupts()
-    # Other threads than the main one never see Ctrl-C; None: somebody outside Python handles it.
+def _counting_interrupts() -> Iterator[list[int]]:
+    """Counts Ctrl-C: raised as KeyboardInterrupt it could fall between an answer and its being kept."""
+    interrupts: list[int] = []
     before = signal.getsignal(signal.SIGINT)
+    # Other threads than the main one never see Ctrl-C; None: somebody outside Python handles it.
     if threading.current_thread() is not threading.main_thread() or before is None:
         yield interrupts
         return
-    signal.signal(signal.SIGINT, interrupts.add)
+    signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
         yield interrupts
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-def _ignore(row: Row | None, summary: Summary) -> None:
-    pass
+def _is_one_file(path: str | Path, other: str | Path) -> bool:
+    return Path(path).exists() and Path(other).exists() and Path(path).samefile(other)
+
+
+def _rows_of(questions: Iterable[Question], rows: Mapping[str, Row]) -> dict[str, Row]:
+    """The rows that answer these questions with these very inputs."""
+    found = {question.key: (question, rows[question.key]) for question in questions if question.key in rows}
+    return {key: row for key, (question, row) in found.items() if hash_of(row.inputs) == hash_of(question.given)}
+
+
+def _refuse_other_mixtures(kept: RecordingFile, asker: Asker) -> None:
+    # A verdict says itself who decided; only a mixture's own answer does not.
+    parts = ("task", "panel", "aggregator") if asker.whole else ("task", "panel")
+    there = dict.fromkeys(row.mixture for row in kept.rows.values() if row.error is None and row.mixture != IMPORTED)
+    others = [other for other in there if describe_changes(other, asker.mixture, parts)]
+    if others:
+        raise ValueError(
+            f"{kept.path} holds answers of another mixture:\n  there: {', '.join(others)}\n"
+            f"  now:   {asker.mixture}\nWhat changed: {describe_changes(others[0], asker.mixture, parts)}. They would "
+            "be mixed without a trace in the numbers. Use the same settings as before, write to another file, or force "
+            "it: then the answers that are there are kept and the rest is asked with these settings."
+        )

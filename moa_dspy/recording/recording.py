@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, overload
 import dspy
 
 from moa_dspy.agent import as_identifier
+from moa_dspy.files import drafting
 from moa_dspy.recording.files import read_rows
 from moa_dspy.recording.questions import Cells, as_questions, read_file
 from moa_dspy.recording.rows import IMPORTED, Row
@@ -86,46 +86,35 @@ class Recording(Sequence[Row]):
 
         task = task_signature(signature)
         questions = as_questions(examples, task)
-        table = _read_table(answers)
-        for agent, column in table.items():
-            if len(column) != len(questions):
+        rows = [Row(id=one.id, mixture=IMPORTED, inputs=one.given, gold=one.gold, extra=one.extra) for one in questions]
+        for agent, column in _read_table(answers).items():
+            if len(column) != len(rows):
                 raise ValueError(
-                    f"{agent} has {len(column)} answers and there are {len(questions)} examples, so it is not known "
-                    "which belongs to which. Give one answer for each example, None where there is none."
+                    f"{agent} has {len(column)} answers and there are {len(rows)} examples, so it is not known which "
+                    "belongs to which. Give one answer for each example, None where there is none."
                 )
-        rows = []
-        for place, question in enumerate(questions):
-            asked: dict[str, Any] = {"inputs": question.given, "gold": question.gold, "extra": question.extra}
-            row = Row(id=question.id, mixture=IMPORTED, **asked)
-            for agent, column in table.items():
-                outputs = _outputs(column[place], task, f"{agent}, example {place + 1}")
-                if outputs is None:
+            for place, (row, answer) in enumerate(zip(rows, column, strict=True), start=1):
+                if answer is None:
                     message = "There is no answer in the table."
                     row.failures.append(Failure(agent=agent, id=agent, error="NoAnswer", message=message))
                 else:
+                    outputs = _as_outputs(answer, task, f"{agent}, example {place}")
                     row.proposals.append(Proposal(id=agent, agent=agent, outputs=outputs))
-            rows.append(row)
         return cls(rows)
 
     def save(self, path: str | Path) -> None:
         """Write a JSONL file that `load` reads; a file that is there already stays as it is if that fails."""
         target = Path(path).resolve()
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.writelines(row.line() for row in self.rows)
-            os.chmod(name, 0o644)
-            os.replace(name, target)
-        except BaseException:
-            os.unlink(name)
-            raise
+        with drafting(target) as draft:
+            draft.write_bytes(b"".join(row.line() for row in self.rows))
+            os.replace(draft, target)
 
     @property
     def agents(self) -> list[str]:
         """The names of the agents that were asked, in declared order."""
-        names = dict.fromkeys(proposal.agent for row in self.rows for proposal in row.proposals)
-        failed = (failure.agent for row in self.rows for failure in row.failures if failure.id is not None)
-        return list(names | dict.fromkeys(failed))
+        answered = [proposal.agent for row in self.rows for proposal in row.proposals]
+        failed = [failure.agent for row in self.rows for failure in row.failures if failure.id is not None]
+        return list(dict.fromkeys([*answered, *failed]))
 
     @property
     def usage(self) -> Usage:
@@ -162,12 +151,13 @@ class Recording(Sequence[Row]):
 
 def _flat(row: Row) -> dict[str, Any]:
     usage = row.usage
-    flat: dict[str, Any] = {name: _cell(value) for name, value in {**row.inputs, **(row.outputs or {})}.items()}
-    flat |= {f"gold_{name}": _cell(value) for name, value in row.gold.items()}
-    flat |= {f"extra_{name}": _cell(value) for name, value in row.extra.items()}
-    flat |= {f"proposal_{proposal.id}": _cell(_short(proposal.outputs)) for proposal in row.proposals}
-    flat |= {f"verdict_{name}": _cell(_short(verdict.outputs or {})) for name, verdict in row.verdicts.items()}
-    return flat | {
+    cells = {
+        **row.inputs,
+        **(row.outputs or {}),
+        **{f"gold_{name}": value for name, value in row.gold.items()},
+        **{f"extra_{name}": value for name, value in row.extra.items()},
+        **{f"proposal_{proposal.id}": _short(proposal.outputs) for proposal in row.proposals},
+        **{f"verdict_{name}": _short(verdict.outputs or {}) for name, verdict in row.verdicts.items()},
         "id": row.id,
         "mixture": row.mixture,
         "error": None if row.error is None else f"{row.error.type}: {row.error.message}",
@@ -181,15 +171,12 @@ def _flat(row: Row) -> dict[str, Any]:
         "unpriced_calls": usage.unpriced_calls,
         "seconds": row.seconds,
     }
+    values = {name: to_jsonable(value) for name, value in cells.items()}
+    return {name: to_json(value) if isinstance(value, (dict, list)) else value for name, value in values.items()}
 
 
 def _short(outputs: Mapping[str, Any]) -> Any:
     return next(iter(outputs.values())) if len(outputs) == 1 else dict(outputs) or None
-
-
-def _cell(value: Any) -> Any:
-    value = to_jsonable(value)
-    return to_json(value) if isinstance(value, (dict, list)) else value
 
 
 def _read_table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, list[Any]]:
@@ -199,8 +186,8 @@ def _read_table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, l
         columns = _read_columns(answers)
     elif hasattr(columns, "notna"):  # missing cells of a frame are NaN, of whatever type
         columns = columns.astype(object).where(columns.notna(), None).to_dict("list")
-    if not isinstance(columns, Mapping):
-        raise TypeError(f"A table of answers maps agents to their answers, and this is {type(answers).__name__}.")
+    if not isinstance(columns, Mapping) or not columns:
+        raise TypeError(f"A table of answers maps agents to their answers, and this is {answers!r:.60}.")
     table: dict[str, list[Any]] = {}
     for label, column in columns.items():
         if isinstance(column, (str, Mapping)) or not isinstance(column, Iterable):
@@ -210,8 +197,6 @@ def _read_table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, l
         if agent in table:
             raise ValueError(f"Two columns are the agent {agent!r}: its answers could not be told apart.")
         table[agent] = list(column)
-    if not table:
-        raise ValueError("The table has no column: give the answers of at least one agent.")
     return table
 
 
@@ -219,18 +204,16 @@ def _read_columns(path: str | Path) -> dict[str, list[Any]]:
     rows = list(read_file(path))
     for place, row in rows:
         if not isinstance(row, Mapping):
-            raise ValueError(
-                f"{place} of {path} is no row of answers: {row if isinstance(row, ValueError) else repr(row)}"
-            )
+            raise ValueError(f"{place} of {path} is no row of answers: {row!s:.200}")
     names = dict.fromkeys(name for _, row in rows for name in row)
     # An empty cell of a table of texts is no answer.
-    return {n: [None if isinstance(r, Cells) and r.get(n) == "" else r.get(n) for _, r in rows] for n in names}
+    return {
+        name: [None if isinstance(r, Cells) and not r.get(name) else r.get(name) for _, r in rows] for name in names
+    }
 
 
-def _outputs(answer: Any, task: type[dspy.Signature], where: str) -> dict[str, Any] | None:
+def _as_outputs(answer: Any, task: type[dspy.Signature], where: str) -> dict[str, Any]:
     names = list(task.output_fields)
-    if answer is None:
-        return None
     is_data = len(names) > 1 or task.output_fields[names[0]].annotation is not str
     if isinstance(answer, str) and is_data and answer.lstrip()[:1] in ("{", "["):  # a table of texts holds it as JSON
         with suppress(ValueError):

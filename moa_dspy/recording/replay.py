@@ -11,12 +11,13 @@ import dspy
 from moa_dspy.concurrency import Steps
 from moa_dspy.moa import MoA
 from moa_dspy.panel import IsDecided, Panel, Round
-from moa_dspy.recording.rows import Row, agent_of, typed
-from moa_dspy.results import Failure, Proposal
+from moa_dspy.recording.identity import fingerprints
+from moa_dspy.recording.rows import RecordedVerdict, Row, agent_of, typed
+from moa_dspy.results import Proposal
 from moa_dspy.strategies import Case, Strategy, Unusable, Verdict
 from moa_dspy.values import hash_of, to_jsonable
 
-__all__ = ["ReplayedPanel", "proposal_ids", "replay"]
+__all__ = ["ReplayedPanel", "proposal_ids", "question_key", "replay", "separate_verdict"]
 
 
 def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) -> MoA:
@@ -45,8 +46,8 @@ def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) 
     for name, panel in zip(moa.panel_names, moa.panels, strict=True):
         setattr(replayed, name, ReplayedPanel(panel, rows))
     if not ask_aggregator:
-        strategy = moa.strategy if not moa.strategy.needs_aggregator else _RecordedStrategy(moa.strategy, rows)
-        strategy = copy.copy(strategy)
+        needs_recorded = moa.strategy.needs_aggregator
+        strategy = _RecordedStrategy(moa.strategy, rows) if needs_recorded else copy.copy(moa.strategy)
         strategy.has_aggregator = False
         replayed.aggregator = moa.aggregator.with_program(strategy)
         replayed.aggregator.lm = None
@@ -63,13 +64,25 @@ def question_key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> str:
     return hash_of({name: to_jsonable(inputs[name]) for name in task.input_fields if name in inputs})
 
 
-class ReplayedPanel:
-    """Stands where a mixture has a panel, and gives what is recorded instead of asking.
+def separate_verdict(row: Row) -> Row:
+    """The row of a mixture that was asked as it is, with its answer as the verdict of its strategy."""
+    name, found, _ = row.mixture.partition(" of ")
+    if not found or row.outputs is None or name in row.verdicts:
+        return row
+    proposers = {agent_of(id) for id in row.asked}
+    verdict = RecordedVerdict(
+        by=fingerprints(row.mixture).get("aggregator", ""),
+        outputs=row.outputs,
+        failure=next((failure for failure in row.failures if failure.id is None), None),
+        calls=[call for call in row.calls if call.agent not in proposers],
+        seconds=max(0.0, row.seconds - sum(row.slowest(layer) for layer in {one.layer for one in row.proposals})),
+    )
+    calls = [call for call in row.calls if call.agent in proposers]
+    return row.model_copy(update={"calls": calls, "verdicts": {**row.verdicts, name: verdict}})
 
-    Args:
-        panel: Whose agents are wanted.
-        rows: `question_key` -> row.
-    """
+
+class ReplayedPanel:
+    """Stands where a mixture has a panel, and gives what is recorded (`question_key` -> row) instead of asking."""
 
     def __init__(self, panel: Panel, rows: Mapping[str, Row]) -> None:
         self.panel = panel
@@ -86,39 +99,30 @@ class ReplayedPanel:
     ) -> Steps[Round]:
         """Give the recorded proposals; nothing is stopped early, as nothing is under way."""
         yield from ()
-        return self.round(find_row(self.rows, self.panel.task, inputs))
+        return self.round(_find_row(self.rows, self.panel.task, inputs))
 
     def round(self, row: Row) -> Round:
         """What this panel's agents said, as a row holds it."""
-        layer = self.panel.layer
-        wanted = proposal_ids(self.panel)
+        layer, task, wanted = self.panel.layer, self.panel.task, proposal_ids(self.panel)
         came = {proposal.id: proposal for proposal in row.proposals if proposal.layer == layer}
-        failed = {f.id: f for f in row.failures if f.id is not None and f.layer == layer}
+        failed = {f.id: f for f in row.failures if f.id is not None and f.layer == layer and f.id not in came}
         unknown = [id for id in wanted if id not in came and id not in failed]
         if unknown and not row.stopped_early:
-            here = [proposal.id for proposal in row.proposals if proposal.layer == layer]
             raise ValueError(
-                f"The recording holds no proposal of {', '.join(unknown)} (it has {', '.join(here) or 'none'}). Give a "
+                f"The recording holds no proposal of {', '.join(unknown)} (it has {', '.join(came) or 'none'}). Give a "
                 "recording of this mixture's agents, or a mixture of the recorded ones."
             )
+        proposals = [came[id] for id in wanted if id in came]
         return Round(
-            proposals=[self._typed(came[id]) for id in wanted if id in came],
-            failures=[failed[id] for id in wanted if id in failed and id not in came],
+            proposals=[one.model_copy(update={"outputs": typed(one.outputs, task)}) for one in proposals],
+            failures=[failed[id] for id in wanted if id in failed],
             calls=[],
             asked={id: agent_of(id) for id in wanted if id not in unknown},
             abandoned=unknown,
         )
 
-    def _typed(self, proposal: Proposal) -> Proposal:
-        return proposal.model_copy(update={"outputs": typed(proposal.outputs, self.panel.task)})
 
-
-def find_row(rows: Mapping[str, Row], task: type[dspy.Signature], inputs: Mapping[str, Any]) -> Row:
-    """The row of a question.
-
-    Raises:
-        ValueError: If there is none.
-    """
+def _find_row(rows: Mapping[str, Row], task: type[dspy.Signature], inputs: Mapping[str, Any]) -> Row:
     row = rows.get(question_key(task, inputs))
     if row is None:
         raise ValueError(
@@ -140,16 +144,13 @@ class _RecordedStrategy(Strategy):
         return self
 
     def decide(self, case: Case) -> Verdict:
-        row = find_row(self.rows, case.task, case.inputs)
-        verdict = row.verdicts.get(self.name)
-        outputs = row.outputs if verdict is None else verdict.outputs
-        if outputs is None or (verdict is None and not row.mixture.startswith(f"{self.name} of ")):
-            failure = verdict.failure if verdict is not None else None
-            raise Unusable(_why_not(self.name, failure))
-        return Verdict(typed(outputs, case.task), selected=None if verdict is None else verdict.selected)
-
-
-def _why_not(name: str, failure: Failure | None) -> str:
-    if failure is not None:
-        return f"When this was recorded, {name} gave no answer: {failure.error}: {failure.message}"
-    return f"What {name} answers to this question is not recorded; with ask_aggregator=True it is asked."
+        row = _find_row(self.rows, case.task, case.inputs)
+        verdict = separate_verdict(row).verdicts.get(self.name)
+        if verdict is None:
+            raise Unusable(
+                f"What {self.name} answers to this question is not recorded; with ask_aggregator=True it is asked."
+            )
+        if verdict.outputs is None:
+            cause = "" if verdict.failure is None else f": {verdict.failure.error}: {verdict.failure.message}"
+            raise Unusable(f"When this was recorded, {self.name} gave no answer{cause}")
+        return Verdict(typed(verdict.outputs, case.task), selected=verdict.selected)

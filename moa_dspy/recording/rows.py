@@ -11,7 +11,7 @@ import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
-from moa_dspy.results import Failure, MoAMetadata, Proposal
+from moa_dspy.results import Failure, Proposal
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import to_jsonable, validated
 
@@ -83,7 +83,7 @@ class Row(BaseModel):
         verdicts: Name -> what that strategy, or another system, answered on the same proposals.
         calls: One row per LM call; those of verdicts stand with them.
         seconds: Wall time.
-        not_finite: Where a number was that JSON does not have (NaN, infinity), which is null here.
+        not_finite: Where a number stood that JSON does not have (NaN, infinity), and null stands now.
     """
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
@@ -126,17 +126,16 @@ class Row(BaseModel):
         """Inputs, gold outputs and further fields, as a metric takes them."""
         return dspy.Example({"id": self.id, **self.extra, **self.gold, **self.inputs}).with_inputs(*self.inputs)
 
-    def take(self, metadata: MoAMetadata) -> None:
-        """Enter what happened in a call of the mixture."""
-        self.proposals, self.failures, self.calls = metadata.all_proposals, metadata.failures, metadata.calls
-        self.agreement, self.degraded, self.seconds = metadata.agreement, metadata.degraded, metadata.seconds
-        self.stopped_early = metadata.stopped_early
+    def slowest(self, layer: int) -> float:
+        """Seconds until all agents of a layer, which ran side by side, had answered or failed."""
+        answered = [proposal.seconds for proposal in self.proposals if proposal.layer == layer]
+        failed = [failure.seconds for failure in self.failures if failure.layer == layer and failure.id is not None]
+        return max([*answered, *failed], default=0.0)
 
     def line(self) -> bytes:
         """The row as it stands in a file: JSON, whole on one line whatever a reader takes for a line break."""
-        held = {name: getattr(self, name) for name in _VALUES}
-        # A row that was read from a file has null there already.
-        self.not_finite = list(dict.fromkeys([*self.not_finite, *_not_finite(held)]))
+        held = {name: getattr(self, name) for name in ("inputs", "gold", "extra", "outputs", "proposals", "verdicts")}
+        self.not_finite = list(_not_finite(held)) or self.not_finite
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         return text.translate(_BREAKS).encode(errors="replace") + b"\n"
 
@@ -144,6 +143,18 @@ class Row(BaseModel):
 def is_outage(failure: Failure) -> bool:
     """Whether an LM could not be reached, as opposed to one whose answer could not be read or was late."""
     return failure.error in _OUTAGES
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[str]:
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield path
+    elif isinstance(value, (Mapping, BaseModel)):
+        for name, item in dict(value).items():
+            yield from _not_finite(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _not_finite(item, f"{path}[{index}]")
 
 
 def agent_of(id: str) -> str:
@@ -157,35 +168,18 @@ def typed(outputs: Mapping[str, Any], task: type[dspy.Signature]) -> dict[str, A
     Raises:
         ValueError: If one is of another type (pydantic's `ValidationError`), or is missing.
     """
-    fields = task.output_fields
+    fields = {name: field.annotation for name, field in task.output_fields.items()}
     if missing := [name for name in fields if name not in outputs]:
         raise ValueError(f"The recording is of another task: its outputs lack {', '.join(missing)}.")
-    return {name: _read(outputs[name], field.annotation) for name, field in fields.items()}
-
-
-def _read(value: Any, annotation: Any) -> Any:
-    return value if value is None or type(value) is annotation else validated(value, annotation)
-
-
-def _not_finite(value: Any, path: str = "") -> Iterator[str]:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            yield path
-    elif isinstance(value, BaseModel):
-        yield from _not_finite(dict(value), path)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _not_finite(item, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _not_finite(item, f"{path}[{index}]")
+    return {
+        name: value if (value := outputs[name]) is None or type(value) is kind else validated(value, kind)
+        for name, kind in fields.items()
+    }
 
 
 def _names_of(kind: type[Exception]) -> set[str]:
     return {kind.__name__}.union(*[_names_of(sub) for sub in kind.__subclasses__()])
 
-
-_VALUES = ("inputs", "gold", "extra", "outputs", "proposals", "verdicts")
 
 _OUTAGES = frozenset(_names_of(LMError) - _names_of(ContextWindowExceededError))
 

@@ -13,26 +13,15 @@ from contextvars import ContextVar
 from typing import Any, TypeAlias
 
 import dspy
-from dspy.lm15 import (
-    Message,
-    Request,
-    Response,
-    StreamDeltaEvent,
-    StreamEndEvent,
-    StreamStartEvent,
-    TextDelta,
-    Usage,
-)
+from dspy import lm15
 
+from moa_dspy.simulated.mind import reply
 from moa_dspy.simulated.models import SIMULATED_MODELS, SimulatedModel
 from moa_dspy.simulated.prompts import prompt_text
-from moa_dspy.simulated.replies import reply
 
 __all__ = ["AsyncSimulatedEngine", "SimulatedEngine", "SimulatedLM", "simulated_lm"]
 
-PREFIX = "simulated/"
-
-Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent
+Event: TypeAlias = lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent
 
 
 def simulated_lm(name: str, **options: Any) -> SimulatedLM:
@@ -85,20 +74,23 @@ class SimulatedLM(dspy.LM):
         cache: bool = False,
         **kwargs: Any,
     ) -> None:
-        name = model.removeprefix(PREFIX)
+        name = model.removeprefix("simulated/")
         if "engine" not in kwargs:  # a saved program brings it
-            profile = profile or _find(name)
+            profile = profile or SIMULATED_MODELS.get(name)
+            if profile is None:
+                raise ValueError(
+                    f"There is no simulated model {name!r}; there are {', '.join(SIMULATED_MODELS)}. "
+                    "Describe one of your own with SimulatedLM(name, profile=SimulatedModel(name, skills=...))."
+                )
             kwargs["engine"] = SimulatedEngine(profile, latency)
             kwargs["async_engine"] = AsyncSimulatedEngine(profile, latency)
-        super().__init__(PREFIX + name, cache=cache, **kwargs)
+        super().__init__(f"simulated/{name}", cache=cache, **kwargs)
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Answer as `dspy.LM` does."""
         with _sampling({**self.kwargs, **kwargs}.get("rollout_id")):
             return super().__call__(prompt, messages=messages, **kwargs)
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Answer as `dspy.LM` does."""
         with _sampling({**self.kwargs, **kwargs}.get("rollout_id")):
             return await super().acall(prompt, messages=messages, **kwargs)
 
@@ -116,45 +108,34 @@ class _Engine:
         self.latency = latency
 
     def dump_state(self) -> dict[str, Any]:
-        """Return what `load_state` needs to make the same engine."""
         return {"profile": self.profile.dump_state(), "latency": self.latency}
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> Any:
-        """Return the engine that `dump_state` described."""
         return cls(SimulatedModel(**state["profile"]), state["latency"])
 
-    def answer(self, request: Request) -> Response:
+    def answer(self, request: lm15.Request) -> lm15.Response:
         """Return the whole answer, at once."""
         text, finish = reply(self.profile, request, _read_sample(request)), "stop"
         limit = request.config.max_tokens
         if limit is not None and _count_tokens(text) > limit:
             text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
         read, written = _count_tokens(prompt_text(request)), _count_tokens(text)
-        priced: dict[str, Any] = {}
-        if self.profile.price is not None:
-            # DSPy prices the answers of known providers only, unless an engine says what they cost.
-            prompt_price, completion_price = self.profile.price
-            priced["response_cost"] = (prompt_price * read + completion_price * written) / 1e6
-        usage = Usage(input_tokens=read, output_tokens=written)
-        return Response(None, request.model, Message.assistant(text), finish, usage, provider_data=priced)
+        # DSPy prices the answers of known providers only, unless an engine says what they cost.
+        price = self.profile.price
+        priced: dict[str, Any] = {"response_cost": (price[0] * read + price[1] * written) / 1e6} if price else {}
+        usage = lm15.Usage(input_tokens=read, output_tokens=written)
+        return lm15.Response(None, request.model, lm15.Message.assistant(text), finish, usage, provider_data=priced)
 
 
 class SimulatedEngine(_Engine):
-    """Answers DSPy's requests as a simulated model: `dspy.LM(..., engine=SimulatedEngine(profile))`.
+    """Answers as a simulated model, for `dspy.LM(..., engine=SimulatedEngine(profile, latency=0.5))`."""
 
-    Args:
-        profile: Who answers.
-        latency: Seconds that each answer takes.
-    """
-
-    def complete(self, request: Request) -> Response:
-        """Return the whole answer."""
+    def complete(self, request: lm15.Request) -> lm15.Response:
         time.sleep(self.latency)
         return self.answer(request)
 
-    def stream(self, request: Request) -> Iterator[Event]:
-        """Yield the answer word by word."""
+    def stream(self, request: lm15.Request) -> Iterator[Event]:
         yield from _events(self.complete(request))
 
     def close(self) -> None:
@@ -162,20 +143,13 @@ class SimulatedEngine(_Engine):
 
 
 class AsyncSimulatedEngine(_Engine):
-    """The same for `async_engine`.
+    """The same for `async_engine`."""
 
-    Args:
-        profile: Who answers.
-        latency: Seconds that each answer takes.
-    """
-
-    async def complete(self, request: Request) -> Response:
-        """Return the whole answer."""
+    async def complete(self, request: lm15.Request) -> lm15.Response:
         await asyncio.sleep(self.latency)
         return self.answer(request)
 
-    async def stream(self, request: Request) -> AsyncIterator[Event]:
-        """Yield the answer word by word."""
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Event]:
         for event in _events(await self.complete(request)):
             yield event
 
@@ -199,30 +173,21 @@ def _sampling(rollout: object) -> Iterator[None]:
         _call.reset(token)
 
 
-def _read_sample(request: Request) -> str:
+def _read_sample(request: lm15.Request) -> str:
     """Return which of the model's answers is asked for; `""` is the one that it gives by default."""
     rollout, candidates = _call.get() or (None, itertools.count())
-    parts = {"rollout": rollout, "candidate": next(candidates) or None, "seed": request.config.seed}
-    asked = [f"{name} {value}" for name, value in parts.items() if value is not None]
+    numbers = {"rollout": rollout, "candidate": next(candidates) or None, "seed": request.config.seed}
+    asked = [f"{name} {value}" for name, value in numbers.items() if value is not None]
     return "" if request.config.temperature == 0 else ", ".join(asked)
-
-
-def _find(name: str) -> SimulatedModel:
-    if name not in SIMULATED_MODELS:
-        known = ", ".join(SIMULATED_MODELS)
-        raise ValueError(
-            f"There is no simulated model {name!r}; there are {known}. "
-            "Describe one of your own with SimulatedLM(name, profile=SimulatedModel(name, skills=...))."
-        )
-    return SIMULATED_MODELS[name]
 
 
 def _count_tokens(text: str) -> int:
     return math.ceil(len(text) / _CHARACTERS_PER_TOKEN)
 
 
-def _events(response: Response) -> Iterator[Event]:
-    yield StreamStartEvent(model=response.model)
+def _events(response: lm15.Response) -> Iterator[Event]:
+    """Yield the answer word by word."""
+    yield lm15.StreamStartEvent(model=response.model)
     for word in re.findall(r"\s*\S+|\s+", response.text or ""):
-        yield StreamDeltaEvent(TextDelta(word))
-    yield StreamEndEvent(response.finish_reason, response.usage)
+        yield lm15.StreamDeltaEvent(lm15.TextDelta(word))
+    yield lm15.StreamEndEvent(response.finish_reason, response.usage)

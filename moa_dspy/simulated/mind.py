@@ -5,19 +5,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from statistics import NormalDist
-from typing import TypeVar
+
+from dspy.lm15 import Request
 
 from moa_dspy.simulated.models import JUDGEMENT, SIMULATED_MODELS, SimulatedModel, mentions
-from moa_dspy.simulated.prompts import Prompt, Shown, group, read_proposals
-from moa_dspy.simulated.questions import KINDS, Question, find_questions, recognize
+from moa_dspy.simulated.prompts import THOUGHTS, Prompt, ShownProposal, fit, read_prompt, read_proposals, write
+from moa_dspy.simulated.questions import KINDS, Question, find_questions, recognize, same_answer
 
-__all__ = ["Belief", "believe", "improve"]
-
-T = TypeVar("T")
+__all__ = ["reply"]
 
 # A vote counts it as an abstention.
 UNKNOWN = "I'm sorry, but I can't answer that: a simulated model knows its bundled questions, arithmetic and capitals."
@@ -30,39 +28,60 @@ EDITION = 11553
 POPULAR = 0.75
 # How many kinds of questions one proposed instruction gives a hint on.
 HINTS = 3
+# What output fields are called that ask about the proposals.
+VERDICTS = frozenset({"choice", "best", "groups", "elements"})
 
 
-@dataclass(frozen=True)
-class Belief:
-    """What a model thinks after reading a prompt.
-
-    Attributes:
-        answer: What it would answer.
-        reasoning: One sentence on how it got there.
-        confidence: Its probability of being right, 0 when it does not know the question.
-        proposals: The proposals it was shown.
-        kept: The proposal it goes with, if it was shown any.
-    """
-
-    answer: str
-    reasoning: str
-    confidence: float
-    proposals: tuple[Shown, ...] = ()
-    kept: Shown | None = None
-
-
-def believe(model: SimulatedModel, prompt: Prompt, sample: str = "") -> Belief:
-    """Return what the model makes of the prompt.
+def reply(model: SimulatedModel, request: Request, sample: str = "") -> str:
+    """Return the text that the model answers.
 
     Args:
-        model: Who reads.
-        prompt: What it reads.
+        model: Who answers.
+        request: The prompt, by one of DSPy's adapters or by none.
         sample: Which of its answers is asked for; `""` is the one it gives at temperature 0.
+
+    Example:
+        >>> from dspy.lm15 import Message
+        >>> request = Request(model="simulated/ace", messages=(Message.user("What is 17*23?"),))
+        >>> reply(SimulatedModel("ace"), request)
+        '391'
     """
-    proposals = tuple(shown for text in prompt.inputs.values() for shown in read_proposals(text))
-    question = _question_in(prompt)
+    prompt = read_prompt(request)
+    # GEPA asks without an adapter, and quotes the present instruction first.
+    text = prompt.inputs.get("prompt", "")
+    quoted = re.search(r"```\w*\n(.*?)\n?```", text, re.DOTALL)
+    if prompt.style == "none" and quoted and "instruction" in text.casefold():
+        return f"```\n{_improve(quoted[1], text[quoted.end() :], sample)}\n```"
+    thoughts = _think(model, prompt, sample)
+    values: dict[str, object] = {}
+    for name, schema in prompt.outputs.items():
+        value = fit(_fill(name, prompt, thoughts, sample), schema)
+        values[name] = thoughts["reasoning"] if value is None else value
+    return write(prompt.style, values)
+
+
+def _fill(name: str, prompt: Prompt, thoughts: Mapping[str, object], sample: str) -> object:
+    """Return what the output field of this name holds, in whatever type; None if nothing comes to mind."""
+    if "advice" in name:
+        return _advise(prompt, sample)
+    if re.search("instruction|rules", name):
+        return _instruct(prompt, sample)
+    if "prefix" in name:  # COPRO asks how to introduce the answer
+        return "Answer:"
+    return thoughts["reasoning"] if name in THOUGHTS else thoughts.get(name)
+
+
+def _think(model: SimulatedModel, prompt: Prompt, sample: str) -> dict[str, object]:
+    """Return what the model thinks, by the names of the fields that may ask for it."""
+    proposals = [shown for text in prompt.inputs.values() for shown in read_proposals(text)]
+    question = _find_question(prompt)
     if question is None:
-        return _follow(proposals) if proposals else Belief(UNKNOWN, UNKNOWN, 0.0)
+        if not proposals:
+            return _answer(prompt, UNKNOWN, UNKNOWN, 0.0)
+        answering = [shown for shown in proposals if shown.answer != UNKNOWN]
+        chosen = _group(answering or proposals)[0][0]
+        reasoning = f"{chosen.label} has the most support"
+        return _judge(proposals, chosen) | _answer(prompt, chosen.answer, reasoning, 0.0, chosen)
     sure = not question.mistakes
     key = _key(model, question, sample)
     demos = sum(_kind_taught(*demo) == question.kind for demo in prompt.demos)
@@ -70,63 +89,66 @@ def believe(model: SimulatedModel, prompt: Prompt, sample: str = "") -> Belief:
     knows = sure or _difficulty(question, key) < skill
     if not proposals:
         answer = question.answer if knows else _mistake(question, key)
-        return Belief(answer, f"A question of {question.kind}: working through it gives {answer}", skill)
+        return _answer(prompt, answer, f"A question of {question.kind}: working through it gives {answer}", skill)
     judges = sure or _uniform(*key, "judges") < model.skill(JUDGEMENT, prompt.instructions, demos)
     right = next((shown for shown in proposals if shown.gives(question.answer)), None)
-    kept = right if right and judges else group(proposals)[0][0]
-    answer = question.answer if knows and judges else kept.answer
+    chosen = right if right and judges else _group(proposals)[0][0]
+    answer = question.answer if knows and judges else chosen.answer
     reasoning = f"A question of {question.kind}: I compared {len(proposals)} proposals and come to {answer}"
-    return Belief(answer, reasoning, skill, proposals, kept)
+    return _judge(proposals, chosen) | _answer(prompt, answer, reasoning, skill, chosen)
 
 
-def improve(instruction: str, evidence: str, sample: str = "") -> str:
-    r"""Return the instruction with hints on the questions that were answered wrongly, or on any.
-
-    The hints are phrases that the named models declare. The model does not know which of them will read the
-    instruction: so an optimizer has something to find out, and something to gain from the right prompt.
-
-    Args:
-        instruction: The present instruction; hints that it has already are not repeated.
-        evidence: Examples of questions, with the answers that were given.
-        sample: Which of its proposals is asked for.
-
-    Example:
-        >>> improve("Answer.", "# Example 1\nWhat is 15 degrees Celsius in degrees Fahrenheit?\n### answer\n9")
-        'Answer.\nFor units: convert to the smallest unit.'
-    """
-    key = (instruction, evidence, sample)
-    hints = []
-    for kind in _shuffle(_weak_kinds(evidence), *key)[:HINTS]:
-        fresh = [phrase for phrase in _helpful_phrases(kind) if not mentions(instruction, phrase)]
-        if fresh:
-            hints.append(f"For {kind}: {_pick(fresh, *key, kind)}.")
-    return "\n".join(filter(None, [instruction, *hints]))
+def _answer(
+    prompt: Prompt, answer: str, reasoning: str, confidence: float, chosen: ShownProposal | None = None
+) -> dict[str, object]:
+    """Return the fields of an answer; those of the proposal that it goes with, as far as that answers the same."""
+    asked = [name for name in prompt.outputs if name not in {*THOUGHTS, *VERDICTS, "confidence"}]
+    main = "answer" if "answer" in asked or not asked else asked[0]
+    known = chosen.fields if chosen else {}
+    same = chosen and (chosen.answer == answer or chosen.gives(answer))
+    answers = {**known, main: known.get(main, answer) if same else answer}
+    return {"confidence": confidence, **answers, "reasoning": reasoning}
 
 
-def _question_in(prompt: Prompt) -> Question | None:
+def _judge(proposals: Sequence[ShownProposal], chosen: ShownProposal) -> dict[str, object]:
+    """Return the fields that are about the proposals."""
+    groups = _group(proposals)
+    elements = []
+    for same in groups:
+        kind, resolution = "consensus" if sum(shown.support for shown in same) > 1 else "unique", None
+        if len(groups) > 1:
+            kind, resolution = "contradiction", "It stands." if chosen in same else "It was dropped."
+        statement = "\n".join(f"{name}: {text}" for name, text in same[0].answers.items())
+        labels = [shown.label for shown in same]
+        elements.append({"statement": statement, "kind": kind, "supported_by": labels, "resolution": resolution})
+    grouped = [[shown.label for shown in same] for same in groups]
+    return {"choice": chosen.label, "best": chosen.label, "groups": grouped, "elements": elements}
+
+
+def _group(proposals: Sequence[ShownProposal]) -> list[list[ShownProposal]]:
+    """Return the proposals grouped by equal answers, the most supported group first."""
+    groups: list[list[ShownProposal]] = []
+    for proposal in proposals:
+        same = next((found for found in groups if same_answer(found[0].answer, proposal.answer)), None)
+        if same is None:
+            groups.append([proposal])
+        else:
+            same.append(proposal)
+    return sorted(groups, key=lambda found: -sum(proposal.support for proposal in found))
+
+
+def _find_question(prompt: Prompt) -> Question | None:
     """Return the one question that the inputs ask, or None if they ask none or several."""
     texts = [text for text in prompt.inputs.values() if not read_proposals(text)]
     whole = next(filter(None, map(recognize, texts)), None)
-    return whole or next(filter(None, map(_only_question, texts)), None)
-
-
-@lru_cache(maxsize=512)
-def _only_question(text: str) -> Question | None:
-    found = find_questions(text)
-    return found[0] if len(found) == 1 else None
+    alone = (found[0] for found in map(find_questions, texts) if len(found) == 1)
+    return whole or next(alone, None)
 
 
 @lru_cache(maxsize=4096)
 def _kind_taught(asked: str, answered: str) -> str | None:
     """Return the kind of question that a demo teaches: one it asks and answers correctly."""
     return next((question.kind for question in find_questions(asked) if _holds(answered, question.answer)), None)
-
-
-def _follow(proposals: tuple[Shown, ...]) -> Belief:
-    """Go with the most supported of the proposals that answer at all."""
-    answering = [shown for shown in proposals if shown.answer != UNKNOWN]
-    kept = group(answering or proposals)[0][0]
-    return Belief(kept.answer, f"{kept.label} has the most support", 0.0, proposals, kept)
 
 
 def _key(model: SimulatedModel, question: Question, sample: str) -> tuple[object, ...]:
@@ -146,11 +168,42 @@ def _difficulty(question: Question, key: tuple[object, ...]) -> float:
 
 
 def _mistake(question: Question, key: tuple[object, ...]) -> str:
-    """Return the wrong answer that the model gives."""
     popular, *others = question.mistakes
     if not others or _uniform(*key, "popular") < POPULAR:
         return popular
     return _pick(others[:3], *key, "mistake")
+
+
+def _instruct(prompt: Prompt, sample: str) -> str:
+    """Return an instruction for the task that an optimizer's prompt describes."""
+    given = [text for name, text in prompt.inputs.items() if "instruction" in name]
+    # COPRO lists the attempts by their scores, the best one last.
+    attempts = re.findall(r"Instruction #\d+: (.*)", "\n".join(given))
+    current = attempts[-1] if attempts else given[-1] if given else ""
+    return _improve(current.strip("«» \n"), "\n".join(prompt.inputs.values()), sample)
+
+
+def _advise(prompt: Prompt, sample: str) -> dict[str, str]:
+    """Return a hint for each of the modules that an optimizer's prompt names."""
+    evidence = "\n".join(prompt.inputs.values())
+    modules = re.findall(r"[«\"]([^«»\"]+)[»\"]", prompt.inputs.get("module_names", ""))
+    return {module: _improve("", evidence, f"{sample} {module}") for module in modules}
+
+
+def _improve(instruction: str, evidence: str, sample: str) -> str:
+    """Return the instruction with hints on the questions that were answered wrongly, or on any.
+
+    The hints are phrases that the named models declare. The model does not know which of them will read the
+    instruction: so an optimizer has something to find out, and something to gain from the right prompt.
+    """
+    key = (instruction, evidence, sample)
+    hints = []
+    for kind in sorted(_weak_kinds(evidence), key=lambda kind: _uniform(*key, kind))[:HINTS]:
+        changes = [change for model in SIMULATED_MODELS.values() for change in model.hints.get(kind, {}).items()]
+        helpful = sorted({phrase for phrase, change in changes if change > 0 and not mentions(instruction, phrase)})
+        if helpful:
+            hints.append(f"For {kind}: {_pick(helpful, *key, kind)}.")
+    return "\n".join(filter(None, [instruction, *hints]))
 
 
 def _weak_kinds(evidence: str) -> Sequence[str]:
@@ -166,11 +219,6 @@ def _weak_kinds(evidence: str) -> Sequence[str]:
     return [*judged, *(dict.fromkeys(question.kind for question in find_questions(evidence)) or KINDS)]
 
 
-def _helpful_phrases(kind: str) -> list[str]:
-    hints = [model.hints.get(kind, {}) for model in SIMULATED_MODELS.values()]
-    return sorted({phrase for changes in hints for phrase, change in changes.items() if change > 0})
-
-
 def _holds(text: str, answer: str) -> bool:
     """Whether the text has the answer in a place of its own, as adapters and optimizers write field values."""
     return bool(re.search(rf"(?:^|: |>)\"?{re.escape(answer)}\"?,?\s*(?:$|<)", text, re.MULTILINE | re.IGNORECASE))
@@ -183,11 +231,5 @@ def _uniform(*key: object) -> float:
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52
 
 
-def _pick(options: Sequence[T], *key: object) -> T:
-    """Return one of the options, chosen by the key."""
+def _pick(options: Sequence[str], *key: object) -> str:
     return options[int(_uniform(*key) * len(options))]
-
-
-def _shuffle(options: Sequence[T], *key: object) -> list[T]:
-    """Return the options in an order chosen by the key."""
-    return sorted(options, key=lambda option: _uniform(*key, option))

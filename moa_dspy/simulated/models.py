@@ -60,22 +60,15 @@ class SimulatedModel:
     price: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise ValueError(
-                f"A simulated model's name is made of letters, digits, '.', '_' and '-': not {self.name!r}."
-            )
-        unknown = sorted((set(self.skills) | set(self.hints)) - {*KINDS, JUDGEMENT})
+        unknown = sorted({*self.skills, *self.hints} - {*KINDS, JUDGEMENT})
         if unknown:
             raise ValueError(f"No question is of the kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}.")
         others = {name: getattr(self, name) for name in ("other_skill", "judgement", "steadiness")}
         for name, probability in {**self.skills, **others}.items():
             if not 0 <= probability <= 1:
-                raise ValueError(f"{name} of the simulated model {self.name!r} is a probability, not {probability!r}.")
-        if self.price is not None and not (len(self.price) == 2 and min(self.price) >= 0):
-            raise ValueError(
-                f"The price of the simulated model {self.name!r} is USD per million prompt tokens and completion "
-                f"tokens, such as (0.25, 2.0), not {self.price!r}."
-            )
+                raise ValueError(f"{name} of {self.name!r} is a probability from 0 to 1, not {probability!r}.")
+        if self.price is not None and (len(self.price) != 2 or min(self.price) < 0):
+            raise ValueError(f"The price of {self.name!r} is two numbers such as (0.25, 2.0), not {self.price!r}.")
 
     def skill(self, kind: str, instructions: str = "", demos: int = 0) -> float:
         """Return the probability of answering a question correctly.
@@ -93,17 +86,11 @@ class SimulatedModel:
 
     def dump_state(self) -> dict[str, Any]:
         """Return its numbers as JSON-able data; `SimulatedModel(**state)` is the same model."""
-        price = None if self.price is None else list(self.price)
-        return {**asdict(self), "price": price}
+        return {**asdict(self), "price": self.price and list(self.price)}
 
 
 def mentions(text: str, phrase: str) -> bool:
-    """Whether the text has the words of the phrase, in this order, however they are cased and punctuated.
-
-    Example:
-        >>> mentions("Think step-by-step.", "step by step"), mentions("Go by footstep by step.", "step by step")
-        (True, False)
-    """
+    """Whether the text has the words of the phrase, in this order, however they are cased and punctuated."""
     return _words(phrase) in _words(text)
 
 

@@ -7,7 +7,7 @@ import json
 import operator
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -32,14 +32,7 @@ KINDS: tuple[str, ...] = ("arithmetic", "ordering", "units", "dates", "strings",
 
 @dataclass(frozen=True)
 class Question:
-    """A question with its right answer and the wrong ones that models plausibly give.
-
-    Attributes:
-        text: The question, with single spaces.
-        answer: The right answer.
-        kind: One of `KINDS`.
-        mistakes: Wrong answers, the most popular first; none where no model errs.
-    """
+    """A question of one of the `KINDS` with its right answer and plausible wrong ones, the most popular first."""
 
     text: str
     answer: str
@@ -72,9 +65,6 @@ def held_back_questions() -> list[dspy.Example]:
 def recognize(text: str) -> Question | None:
     """Return what is known of a question: one of the file, plain arithmetic, or a country's capital.
 
-    Args:
-        text: The question and nothing else; spacing and case do not matter.
-
     Example:
         >>> recognize("what is 17 x 23").answer, recognize("capital of France?").answer
         ('391', 'Paris')
@@ -103,12 +93,7 @@ def same_answer(one: str, other: str) -> bool:
 
 
 def read_number(text: str) -> Fraction | None:
-    """Return the decimal number that the text is; None if it is none.
-
-    Example:
-        >>> read_number("1,200.50"), read_number("1,2")
-        (Fraction(2401, 2), None)
-    """
+    """Return the decimal number that the text is, such as `1,200.5`; None if it is none."""
     text = _THOUSANDS.sub("", text.strip())
     return Fraction(text) if re.fullmatch(r"[-+]?\d+(\.\d+)?", text) else None
 
@@ -143,63 +128,40 @@ def _recognize(text: str) -> Question | None:
 
 
 def _capital(text: str) -> Question | None:
-    match = _CAPITAL_OF.fullmatch(text)
+    match = re.fullmatch(r"(?:(?:what|which city) is )?(?:the )?capital of (.+?)[\s?.!]*", text, re.IGNORECASE)
     if match is None:
         return None
-    country = _fold(match["country"] or match["owner"])
-    capital = _capitals().get(country)
+    country = _fold(match[1])
     # In whatever words, a bundled question stays one that models may get wrong.
     bundled = _known().get(f"what is the capital of {country}?")
-    return bundled or (Question(text, capital, "geography") if capital else None)
-
-
-_CAPITAL_OF = re.compile(
-    r"(?:tell me |name )?(?:(?:what|which)(?:'s| is| city is)? )?"
-    r"(?:(?:the )?capital(?: city)? of (?P<country>.+?)|(?P<owner>.+?)'s capital(?: city)?)[\s?.!]*",
-    re.IGNORECASE,
-)
-
-
-@lru_cache(maxsize=1)
-def _capitals() -> dict[str, str]:
-    return {_fold(country): capital for country, capital in _file()["capitals"].items()}
+    capitals = {_fold(name): capital for name, capital in _file()["capitals"].items()}
+    return bundled or (Question(text, capitals[country], "geography") if country in capitals else None)
 
 
 def _fold(country: str) -> str:
-    """Return a country's name as it is looked up: without accents, points and articles."""
-    ascii_ = unicodedata.normalize("NFKD", country.casefold()).encode("ascii", "ignore").decode()
-    text = re.sub(r"[^a-z ]", "", ascii_.replace("-", " ").replace("&", "and"))
-    return re.sub(r"^st ", "saint ", text.removeprefix("the "))
+    """Return a country's name as it is looked up: without accents, points and the article."""
+    letters = unicodedata.normalize("NFKD", country.casefold().replace("-", " "))
+    return re.sub(r"[^a-z ]", "", letters).removeprefix("the ")
 
 
 def _arithmetic(text: str) -> Question | None:
-    match = _ASKED.fullmatch(text)
+    match = _ARITHMETIC.fullmatch(text)
     if match is None:
         return None
-    source = _THOUSANDS.sub("", match["expression"].lower())
-    for words, symbol in _WORDS.items():
-        source = re.sub(words, symbol, source)
+    source = _THOUSANDS.sub("", match[1]).translate(str.maketrans("xX\u00d7\u00f7", "***/"))
+    # A lone number asks for nothing.
+    if read_number(source) is not None:
+        return None
     try:
-        expression = ast.parse(source.strip(), mode="eval").body
-        # A lone number asks for nothing.
-        return None if isinstance(expression, ast.Constant) else Question(text, _written(expression), "arithmetic")
+        value = _calculate(ast.parse(source.strip(), mode="eval").body)
     except (ArithmeticError, SyntaxError, ValueError):
         return None
+    return Question(text, str(value) if value.denominator == 1 else f"{float(value):.10g}", "arithmetic")
 
 
-_WORDS: Mapping[str, str] = {
-    r"(?:%|percent) of": "/100*",
-    r"plus": "+",
-    r"minus|\u2212": "-",
-    r"times|multiplied by|\u00d7|\u00b7|x": "*",
-    r"divided by|\u00f7": "/",
-    r"to the power of|\^": "**",
-}
-_ASKED = re.compile(
-    r"(?:please |tell me )*(?:what is|what's|how much is|calculate|compute|evaluate|solve)?:?\s*"
-    # A date such as 2024-11-20 is no subtraction.
-    r"(?!\s*\d{4}-\d\d-\d\d\b)"
-    rf"(?P<expression>(?:[\d\s.,()+*/%-]|{'|'.join(_WORDS)}){{3,200}}?)\s*[=?.!]*",
+# A date such as 2024-11-20 is no subtraction.
+_ARITHMETIC = re.compile(
+    r"(?:what is|what's|how much is|compute)?\s*(?!\d{4}-\d\d-\d\d)([\d\s.,()+*/x\u00d7\u00f7-]{3,200}?)[\s=?.!]*",
     re.IGNORECASE,
 )
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -207,27 +169,15 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
 }
 
 
-def _written(expression: ast.expr) -> str:
-    value = _value(expression)
-    return str(value.numerator) if value.denominator == 1 else f"{float(value):.10g}"
-
-
-def _value(node: ast.expr) -> Fraction:
+def _calculate(node: ast.expr) -> Fraction:
     match node:
         case ast.Constant(value=int() | float() as number):
             return Fraction(str(number))
         case ast.UnaryOp(op=ast.USub(), operand=operand):
-            return -_value(operand)
-        case ast.BinOp(left=left, op=ast.Pow(), right=right):
-            base, exponent = _value(left), _value(right)
-            # Without the bound, 9**9**9 would run for ever.
-            if exponent.denominator != 1 or abs(exponent) > 64 or abs(base) > 10**6:
-                raise ValueError("the power is too large")
-            return Fraction(base ** int(exponent))
+            return -_calculate(operand)
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_value(left), _value(right))
+            return _OPERATORS[type(op)](_calculate(left), _calculate(right))
     raise ValueError("not simple arithmetic")

@@ -2,58 +2,92 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+import difflib
+import re
+from collections import Counter, defaultdict, deque
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any, Final
 
-from pydantic import BaseModel
-
-from moa_dspy.strategies.clustering import cluster
-from moa_dspy.strategies.equality import normalise_part
-from moa_dspy.strategies.rows import Thing, drop_own_numbers, form_of_row, leaves_of_row, unite_rows
+from moa_dspy.strategies.counting import cluster
+from moa_dspy.strategies.equality import ABSTAIN, normalise, same
 
 __all__ = ["align"]
+
+Row = dict[tuple[Any, ...], Hashable]
+"""What an item says: the path of each part -> its form. An item without parts is a row of one, without a path."""
+Thing = dict[str, int]
+"""The id of each list that holds the thing -> its place there."""
+
+_MISREAD: Final = 0.7
+"""How much two texts have in common, as difflib's ratio, if one may be a misreading of the other."""
 
 
 def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]:
     """The items of several lists, those that are the same thing together, in the order that the lists share.
 
-    Items are the same if they are equal as votes are; rows (models, dicts) also if what they share says so, whatever
-    is called id, key, name or title (see `unite_rows`). What a list numbers itself identifies nothing. An item that a
-    list holds twice counts twice. Where the lists contradict each other's order, the order of more lists holds, then
-    that of the first.
+    Items are the same if they are equal as votes are. Rows (models, dicts) also if more than half of what both say
+    agrees, whatever is called id, key, name or title; or half of it, if they stand beside the same neighbour and the
+    rest looks like a misreading; and if neither is as much like another row of those lists. What a list numbers
+    itself identifies nothing. An item that a list holds twice counts twice. Where the lists contradict each other's
+    order, the order of more lists holds, then that of the first.
 
     Args:
         lists: Proposal id -> its list, in declared order.
         kind: The declared type of the items.
 
-    Returns:
-        For each thing, proposal id -> its item.
-
     Example:
         >>> align({"a": ["x", "z"], "b": ["X", "y", "z"]}, str)
         [{'a': 'x', 'b': 'X'}, {'b': 'y'}, {'a': 'z', 'b': 'z'}]
     """
-    items = {id: list(given) for id, given in lists.items()}
-    flat = [item for given in items.values() for item in given]
-    rows = None
-    if all(isinstance(item, (Mapping, BaseModel)) for item in flat):
-        rows = {id: [leaves_of_row(item) for item in given] for id, given in items.items()}
-        drop_own_numbers(rows)
-        forms: dict[str, list[Hashable]] = {id: [form_of_row(row) for row in given] for id, given in rows.items()}
-    else:
-        forms = {id: [normalise_part(item, kind) for item in given] for id, given in items.items()}
-    things = _equal_items(forms)
-    if rows is not None:
-        things = unite_rows(things, rows, _neighbours(things, rows))
-    # A thing's items are in declared order, whatever it was united of.
-    return [{id: items[id][places[id]] for id in items if id in places} for places in _in_shared_order(things, items)]
+    rows = {id: [dict(_said_by(normalise(item, kind))) for item in given] for id, given in lists.items()}
+    _drop_own_numbers(rows)
+    things = _unite_misread(_equal_rows(rows), rows)
+    return [{id: lists[id][thing[id]] for id in lists if id in thing} for thing in _in_shared_order(things, rows)]
 
 
-def _equal_items(forms: Mapping[str, Sequence[Hashable]]) -> list[Thing]:
-    """The things that equal items are, in order of first appearance; an item that a list holds twice is two."""
-    numbers = iter(cluster([form for given in forms.values() for form in given]))
-    numbered = {id: [next(numbers) for _ in given] for id, given in forms.items()}
+def _said_by(form: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Hashable]]:
+    if isinstance(form, tuple) and form[0] is dict:
+        _, kind, parts = form
+        for name, part in parts:
+            yield from _said_by(part, (*path, kind, name))
+    elif form is not ABSTAIN:
+        yield path, form
+
+
+def _drop_own_numbers(rows: Mapping[str, list[Row]]) -> None:
+    """Take out the columns in which every list counts 0, 1, 2, ... or 1, 2, 3, ..., unless the rest bears them out.
+
+    A count is borne out if rows that are equal without it have the same number in all lists, as months have.
+    """
+    full = [given for given in rows.values() if given]
+    if all(len(given) == 1 for given in full) or any(len(row) < 2 for given in full for row in given):
+        return
+    for column in list(full[0][0]):
+        if not all(_counts_up([row.get(column) for row in given]) for given in full):
+            continue
+        numbers: dict[Hashable, dict[str, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
+        for id, given in rows.items():
+            for row in given:
+                rest = tuple(said for said in row.items() if said[0] != column)
+                numbers[rest][id].add(row[column])
+        shared = [list(by_list.values()) for by_list in numbers.values() if len(by_list) > 1]
+        if not shared or any(found != alike[0] for alike in shared for found in alike):
+            for row in [row for given in full for row in given]:
+                del row[column]
+
+
+def _counts_up(column: Sequence[Hashable]) -> bool:
+    texts = [str(form[1]) if isinstance(form, tuple) and form[0] is int else form for form in column]
+    found = [re.fullmatch(r"\D*(\d{1,9})\D*", text) if isinstance(text, str) else None for text in texts]
+    numbers = [int(match[1]) for match in found if match]
+    return numbers in ([*range(len(column))], [*range(1, len(column) + 1)])
+
+
+def _equal_rows(rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
+    """The things that equal rows are, in order of first appearance; a row that a list holds twice is two."""
+    numbers = iter(cluster([tuple(row.items()) for given in rows.values() for row in given]))
+    numbered = {id: [next(numbers) for _ in given] for id, given in rows.items()}
     longest = _occurrences(max(numbered.values(), key=len, default=[]))
     things: dict[tuple[int, int], Thing] = {}
     for id, given in numbered.items():
@@ -77,34 +111,89 @@ def _occurrences(given: Sequence[int]) -> list[tuple[int, int]]:
     return keys
 
 
-def _neighbours(things: Sequence[Thing], lists: Mapping[str, Sequence[Any]]) -> list[set[tuple[str, int]]]:
-    """For each thing, what stands before it and after it in the lists that hold it; -1 is the edge of a list."""
-    beside: list[set[tuple[str, int]]] = [set() for _ in things]
-    for order in _orders(things, lists).values():
-        for before, after in zip([-1, *order], [*order, -1], strict=True):
-            if after >= 0:
-                beside[after].add(("before", before))
-            if before >= 0:
-                beside[before].add(("after", after))
-    return beside
+def _unite_misread(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
+    """Unite the things that differ in what a minority misread, where no other row could be meant."""
+    said = [next(rows[id][place] for id, place in thing.items()) for thing in things]
+    beside = _neighbours(things, rows)
+    likeness = _find_alike(said, len(rows))
+
+    def is_clear(one: int, other: int) -> bool:
+        rivals = [rival for rival, like in likeness[one].items() if rival != other and like >= likeness[one][other]]
+        return not any(things[rival].keys() & things[other].keys() for rival in rivals)
+
+    united = {number: {number} for number in range(len(things))}
+    for one, others in likeness.items():
+        for other, like in others.items():
+            if one > other or like < 0.5 or things[one].keys() & things[other].keys():
+                continue
+            is_misread = beside[one] & beside[other] and _may_be_misread(said[one], said[other])
+            if (like > 0.5 or is_misread) and is_clear(one, other) and is_clear(other, one):
+                group = united[one] | united[other]
+                united.update(dict.fromkeys(group, group))
+    result = []
+    for numbers in {min(group): sorted(group) for group in united.values()}.values():
+        places = [place for number in numbers for place in things[number].items()]
+        # A chain may lead back to another row of the same list.
+        is_one = len(dict(places)) == len(places)
+        result += [dict(places)] if is_one else [things[number] for number in numbers]
+    return result
 
 
-def _orders(things: Sequence[Thing], lists: Mapping[str, Sequence[Any]]) -> dict[str, list[int]]:
+def _find_alike(said: Sequence[Row], number_of_lists: int) -> dict[int, dict[int, float]]:
+    """For each row, those that say something telling that it says, and the share of what both say that agrees."""
+    holders: dict[Any, list[int]] = defaultdict(list)
+    for number, row in enumerate(said):
+        for part in row.items():
+            holders[part].append(number)
+    alike: dict[int, dict[int, float]] = {number: {} for number in range(len(said))}
+    for numbers in holders.values():
+        # What more rows say than there are readings of one tells none of them, and comparing all with all of them
+        # would take the square of their number.
+        if len(numbers) <= 2 * number_of_lists:
+            for one, other in combinations(numbers, 2):
+                if other not in alike[one]:
+                    a, b = said[one], said[other]
+                    shared = a.keys() & b.keys()
+                    share = sum(same(a[path], b[path]) for path in shared) / len(shared)
+                    alike[one][other] = alike[other][one] = share
+    return alike
+
+
+def _may_be_misread(a: Row, b: Row) -> bool:
+    """Whether what differs are other numbers, or nearly the same texts."""
+    return all(_is_near(a[path], b[path]) for path in a.keys() & b.keys() if not same(a[path], b[path]))
+
+
+def _is_near(a: Hashable, b: Hashable) -> bool:
+    if isinstance(a, str) and isinstance(b, str):
+        return difflib.SequenceMatcher(None, a[:200], b[:200], autojunk=False).ratio() >= _MISREAD
+    return isinstance(a, tuple) and isinstance(b, tuple) and (a[0] is b[0] or {a[0], b[0]} == {int, float})
+
+
+def _neighbours(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[set[tuple[int, int | None]]]:
+    """For each thing, what stands before it (-1) and after it (1) in the lists that hold it; None is an edge."""
+    orders = {id: [None, *order, None] for id, order in _orders(things, rows).items()}
+    return [
+        {(side, orders[id][place + 1 + side]) for id, place in thing.items() for side in (-1, 1)} for thing in things
+    ]
+
+
+def _orders(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> dict[str, list[int]]:
     """For each list, the numbers of its things in its order."""
-    orders = {id: [-1] * len(given) for id, given in lists.items()}
+    orders = {id: [-1] * len(given) for id, given in rows.items()}
     for number, thing in enumerate(things):
         for id, place in thing.items():
             orders[id][place] = number
     return orders
 
 
-def _in_shared_order(things: Sequence[Thing], lists: Mapping[str, Sequence[Any]]) -> list[Thing]:
+def _in_shared_order(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
     """The things one after the other: next is what stands first in every list that still holds it.
 
     Where there is none, the lists contradict each other, and what stands first in most is next. Ties go by the
     declared order of the lists.
     """
-    left = {id: deque(order) for id, order in _orders(things, lists).items()}
+    left = {id: deque(order) for id, order in _orders(things, rows).items()}
     taken: dict[int, Thing] = {}
     while heads := Counter(order[0] for order in left.values() if order):
         ready = (number for number, first_in in heads.items() if first_in == len(things[number]))

@@ -1,23 +1,40 @@
-"""What the answer is: which outputs, and which parts of them, are compared, and which only explain or grade it."""
+"""What the answer is: what values of a type are made of, and what of it only explains or grades the rest."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import Enum
 from fractions import Fraction
-from functools import lru_cache
-from typing import Any, Literal, get_args, get_origin
+from functools import lru_cache, wraps
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import dspy
 from dspy.experimental import Citations
 from pydantic import BaseModel
+from typing_extensions import is_typeddict
 
-from moa_dspy.strategies.annotations import bare, cached_by_type, free_text, is_a, is_closed, parts_of, types_of_parts
+__all__ = [
+    "Answer",
+    "answer_of",
+    "approximate",
+    "bare",
+    "cached",
+    "free_text",
+    "leaves_of",
+    "left_out",
+    "left_out_of",
+    "output_types",
+    "parts_of",
+    "types_of_parts",
+]
 
-__all__ = ["Answer", "answer_of", "explaining_parts", "left_out", "output_types", "type_at", "value_at"]
+T = TypeVar("T")
 
 # DSPy's decorator for what is experimental hides from checkers that Citations is a class.
 _EXPLAINING_TYPES: Any = (dspy.Reasoning, Citations)
@@ -36,12 +53,20 @@ class Answer:
     """What of a task's outputs is compared.
 
     Attributes:
-        fields: The output fields, or paths into them (`"label.name"`), that make up the answer.
+        fields: The output fields that make up the answer.
         left_out: The paths of fields and sub-fields that explain or grade it, and do not count.
     """
 
     fields: tuple[str, ...]
     left_out: tuple[str, ...]
+
+
+class Leaf(NamedTuple):
+    """Where the walk over a type ends; `counts` is false if it explains or grades what stands beside it."""
+
+    path: str
+    kind: Any
+    counts: bool
 
 
 def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -> Answer:
@@ -54,7 +79,7 @@ def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -
 
     Args:
         task: The task's signature.
-        fields: The fields that count, and no others; a path counts whatever its last part is called.
+        fields: The fields that count, and no others.
 
     Raises:
         ValueError: If a field is not among the task's outputs.
@@ -64,74 +89,16 @@ def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -
         Answer(fields=('answer',), left_out=('reasoning', 'confidence'))
     """
     outputs = output_types(task)
-    for path in fields or ():
-        try:
-            type_at(outputs, path)
-        except KeyError:
-            raise ValueError(
-                f"Voting names the field {path!r}, which there is not, so it would count for nothing. "
-                f"Known: {', '.join(outputs)}."
-            ) from None
+    if unknown := [name for name in fields or () if name not in outputs]:
+        raise ValueError(
+            f"Voting names the field {unknown[0]!r}, which there is not, so it would count for nothing. "
+            f"Known: {', '.join(outputs)}."
+        )
     beside = left_out(outputs)
     named = tuple(fields) if fields is not None else tuple(name for name in outputs if name not in beside)
-    unnamed = [name for name in outputs if name not in {path.partition(".")[0] for path in named}]
-    inside = [path for name in named if name in outputs for path in _left_out_inside(outputs[name], name, ())]
-    return Answer(named, (*unnamed, *(path for path in inside if path not in named)))
-
-
-def left_out(parts: Mapping[Any, Any]) -> frozenset[Any]:
-    """Which parts of a structure explain or grade the others.
-
-    Args:
-        parts: Their names and types.
-
-    Example:
-        >>> sorted(left_out({"label": str, "confidence": float, "reasoning": str}))
-        ['confidence', 'reasoning']
-        >>> left_out({"confidence": float})
-        frozenset()
-    """
-    explaining = frozenset(name for name, kind in parts.items() if _explains(name, kind, parts))
-    grading = frozenset(name for name, kind in parts.items() if name not in explaining and _grades(name, kind, parts))
-    if len(explaining) + len(grading) < len(parts):
-        return explaining | grading
-    return explaining if grading else frozenset()
-
-
-def explaining_parts(value: Any, parts: Mapping[Any, Any]) -> frozenset[Any]:
-    """Which of a value's parts explain or grade the others, or say nothing but who made it.
-
-    Args:
-        value: A model, a dataclass or a mapping.
-        parts: What `parts_of` says of it.
-    """
-    if isinstance(value, Mapping):
-        return left_out({name: type(part) for name, part in parts.items()})
-    if getattr(value, "model_extra", None):
-        declared = types_of_parts(type(value)) or {}
-        return left_out({name: declared.get(name, type(part)) for name, part in parts.items()})
-    return _explaining_parts_of_class(type(value))
-
-
-def value_at(outputs: Mapping[str, Any], path: str) -> Any:
-    """What stands at a path; in lists, what stands there in each item.
-
-    Example:
-        >>> value_at({"rows": [{"id": 1}, {"id": 2}]}, "rows.id")
-        [1, 2]
-    """
-    name, _, rest = path.partition(".")
-    return _follow(outputs.get(name), rest.split(".") if rest else [])
-
-
-def type_at(types: Mapping[str, Any], path: str) -> Any:
-    """The declared type of what stands at a path; Any where none is declared.
-
-    Raises:
-        KeyError: If a model on the way declares no such part.
-    """
-    name, _, rest = path.partition(".")
-    return _follow_type(types[name], rest.split(".") if rest else [])
+    leaves = [leaf for name in named for leaf in leaves_of(outputs[name], name)]
+    unnamed = [name for name in outputs if name not in named]
+    return Answer(named, tuple(dict.fromkeys([*unnamed, *(leaf.path for leaf in leaves if not leaf.counts)])))
 
 
 def output_types(task: type[dspy.Signature]) -> dict[str, Any]:
@@ -139,90 +106,180 @@ def output_types(task: type[dspy.Signature]) -> dict[str, Any]:
     return {name: field.rebuild_annotation() for name, field in task.output_fields.items()}
 
 
-@cached_by_type
-def _explaining_parts_of_class(kind: Any) -> frozenset[Any]:
-    """Which parts of all values of a class explain or grade the others."""
-    if isinstance(kind, type) and issubclass(kind, dspy.ToolCalls.ToolCall):
+def cached(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Remember what a function says of a type; types that cannot be hashed are asked about again."""
+    remembered = lru_cache(maxsize=512)(function)
+
+    @wraps(function)
+    def ask(annotation: Any) -> T:
+        try:
+            hash(annotation)
+        except TypeError:  # Annotated with metadata that cannot be hashed
+            return function(annotation)
+        return remembered(annotation)
+
+    return ask
+
+
+@cached
+def free_text(annotation: Any) -> bool:
+    """Whether text that nothing constrains may occur in answers of this type; in Any, it may.
+
+    Example:
+        >>> free_text(list[str]), free_text(Literal["yes", "no"] | None)
+        (True, False)
+    """
+    return any(leaf.counts and _may_hold(leaf.kind, str) for leaf in leaves_of(annotation))
+
+
+@cached
+def approximate(annotation: Any) -> bool:
+    """Whether numbers that are compared with a tolerance may occur in answers of this type."""
+    return any(leaf.counts and _may_hold(leaf.kind, (float, Decimal, Fraction)) for leaf in leaves_of(annotation))
+
+
+def leaves_of(annotation: Any, path: str = "", above: tuple[Any, ...] = ()) -> Iterator[Leaf]:
+    """Walk over a type, down to what its values are made of in the end: Literals, numbers, text, ..."""
+    if annotation in above:  # a model may hold its own kind
+        return
+    above = (*above, annotation)
+    declared, arguments = types_of_parts(annotation), _arguments(annotation)
+    for name, kind in declared.items():
+        if name in left_out(declared):
+            yield Leaf(f"{path}.{name}", kind, False)
+        else:
+            yield from leaves_of(kind, f"{path}.{name}", above)
+    for kind in arguments:
+        yield from leaves_of(kind, path, above)
+    if not declared and not arguments:
+        yield Leaf(path, annotation, True)
+
+
+@cached
+def types_of_parts(kind: Any) -> dict[str, Any]:
+    """The names and types that a model, dataclass or TypedDict declares; none for any other type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return {name: field.rebuild_annotation() for name, field in kind.model_fields.items()}
+    if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or is_typeddict(kind)):
+        with suppress(NameError):  # a forward reference that cannot be resolved
+            return get_type_hints(kind, include_extras=True)
+    return {}
+
+
+def parts_of(value: Any) -> dict[Any, Any] | None:
+    """The named parts of a model, a dataclass or a mapping; None for anything else."""
+    if isinstance(value, BaseModel):
+        named = {name: getattr(value, name, None) for name in type(value).model_fields}
+        return {**named, **(value.model_extra or {})}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name, None) for field in dataclasses.fields(value) if field.compare}
+    return dict(value) if isinstance(value, Mapping) else None
+
+
+def left_out_of(value: Any, parts: Mapping[Any, Any]) -> frozenset[Any]:
+    """Which of a value's parts, as `parts_of` gives them, explain or grade the others, or only number it."""
+    if isinstance(value, dspy.ToolCalls.ToolCall):
         return frozenset({"id"})  # each provider numbers its calls itself
-    return left_out(types_of_parts(kind) or {})
+    declared = types_of_parts(type(value))
+    return left_out({name: declared.get(name, type(part)) for name, part in parts.items()})
 
 
-def _follow(value: Any, names: Sequence[str]) -> Any:
-    if not names:
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_follow(item, names) for item in value]
-    return _follow((parts_of(value) or {}).get(names[0]), names[1:])
+def left_out(parts: Mapping[Any, Any]) -> frozenset[Any]:
+    """Which parts of a structure, given by names and types, explain or grade the others.
+
+    Example:
+        >>> left_out({"label": str, "confidence": float}), left_out({"confidence": float})
+        (frozenset({'confidence'}), frozenset())
+    """
+    return _left_out(tuple(parts.items()))
 
 
-def _follow_type(annotation: Any, names: Sequence[str]) -> Any:
-    kind = bare(annotation)
-    if not names:
-        return annotation
-    if get_origin(kind) in (list, tuple):
-        item: Any = _follow_type(get_args(kind)[0], names)
-        return list[item]
-    declared = types_of_parts(kind)
-    if declared is None or (names[0] not in declared and _takes_extras(kind)):
-        return Any
-    return _follow_type(declared[names[0]], names[1:])
+@cached
+def _left_out(parts: tuple[tuple[Any, Any], ...]) -> frozenset[Any]:
+    explaining = frozenset(name for name, kind in parts if _explains(name, kind, parts))
+    grading = frozenset(name for name, kind in parts if name not in explaining and _grades(name, kind, parts))
+    if len(explaining) + len(grading) < len(parts):
+        return explaining | grading
+    return explaining if grading else frozenset()
 
 
-def _takes_extras(kind: Any) -> bool:
-    return issubclass(kind, BaseModel) and kind.model_config.get("extra") == "allow"
-
-
-def _explains(name: Any, kind: Any, parts: Mapping[Any, Any]) -> bool:
-    if is_a(kind, _EXPLAINING_TYPES):
+def _explains(name: Any, kind: Any, parts: Sequence[tuple[Any, Any]]) -> bool:
+    if _is_a(kind, _EXPLAINING_TYPES):
         return True
     words = _words(name)
-    if not words or not (free_text(kind) or kind is types.NoneType):
+    if not words or _is_closed(kind) or _is_a(kind, _NUMBERS):
         return False
     if len(words) == 1 and words[0] in _PERHAPS_EXPLAINING:
-        return any(is_closed(other) for key, other in parts.items() if key != name)
-    return words[-1] in _EXPLAINING or words == ("chain", "of", "thought")
+        return any(_is_closed(other) for key, other in parts if key != name)
+    return words[-1] in _EXPLAINING or words == ["chain", "of", "thought"]
 
 
-def _grades(name: Any, kind: Any, parts: Mapping[Any, Any]) -> bool:
+def _grades(name: Any, kind: Any, parts: Sequence[tuple[Any, Any]]) -> bool:
     words = _words(name)
-    if not words:
-        return False
-    if words[-1] in _GRADING:
-        return True
-    if words[-1] != "score" and words[-1] != "rating":
-        return False
-    if not is_a(kind, _NUMBERS):
+    if not words or words[-1] in _GRADING:
+        return bool(words)
+    if words[-1] not in ("score", "rating") or _is_closed(kind) or not _is_a(kind, _NUMBERS):
         return False
     if len(words) > 1:
         return words[-2] in _OWN
-    others = {key: other for key, other in parts.items() if key != name}
-    is_labelled = any(is_closed(other) for other in others.values()) and not is_a(kind, int)
-    return is_labelled or any(_words(key)[-1:] in [(word,) for word in _ANSWERING] for key in others)
+    others = [(key, other) for key, other in parts if key != name]
+    is_labelled = any(_is_closed(other) for _, other in others) and not _is_a(kind, (int,))
+    return is_labelled or any(word in _ANSWERING for key, _ in others for word in _words(key)[-1:])
 
 
-@lru_cache(maxsize=4096)
-def _words(name: Any) -> tuple[str, ...]:
+def _words(name: Any) -> list[str]:
     """The words of a name, without what only qualifies the last of them: `confidenceScore` -> `confidence`."""
-    if not isinstance(name, str):
-        return ()
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)]
+    found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name) if isinstance(name, str) else []
+    words = [word.lower() for word in found]
     if len(words) > 1 and words[-1] in _QUALIFYING and words[-2] in _EXPLAINING | _GRADING:
         words.pop()
-    return tuple(words)
+    return words
 
 
-def _left_out_inside(annotation: Any, path: str, seen: tuple[Any, ...]) -> Iterator[str]:
+def bare(annotation: Any) -> Any:
+    """The type without `Optional` and `Annotated`."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return bare(arguments[0])
+    if origin in (Union, types.UnionType):
+        rest = [argument for argument in arguments if argument is not types.NoneType]
+        return bare(rest[0]) if len(rest) == 1 else annotation
+    return annotation
+
+
+def _is_closed(annotation: Any) -> bool:
+    """Whether this is a choice among few: a Literal, an enum, yes or no."""
+    return get_origin(bare(annotation)) is Literal or _is_a(annotation, (bool, Enum))
+
+
+def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
     kind = bare(annotation)
-    if kind in seen:  # a model may hold its own kind
-        return
-    declared = types_of_parts(kind)
-    if declared is None:
-        for argument in get_args(kind) if get_origin(kind) is not Literal else ():
-            yield from _left_out_inside(argument, path, (*seen, kind))
-        return
-    beside = left_out(declared)
-    for name, part in declared.items():
-        if name in beside:
-            yield f"{path}.{name}"
-        else:
-            yield from _left_out_inside(part, f"{path}.{name}", (*seen, kind))
+    return isinstance(kind, type) and issubclass(kind, kinds)
+
+
+def _may_hold(leaf: Any, kinds: type | tuple[type, ...]) -> bool:
+    if get_origin(leaf) is Literal or leaf is None:
+        return False
+    if leaf in (Any, object) or not isinstance(leaf, type):  # nothing is known, or a name that is not resolved
+        return True
+    return issubclass(leaf, kinds) and not issubclass(leaf, Enum)
+
+
+def _arguments(annotation: Any) -> Sequence[Any]:
+    """The types that a type is made of, other than named parts."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ()
+    if origin is Annotated:
+        is_pattern = arguments[0] is str and any(_has_pattern(item) for item in arguments[1:])
+        return [re.Pattern if is_pattern else arguments[0]]
+    for alias in ("__supertype__", "__value__"):  # NewType, and `type X = ...`
+        if hasattr(annotation, alias):
+            return [getattr(annotation, alias)]
+    if annotation in (list, tuple, set, frozenset, dict):
+        return [Any]
+    return [argument for argument in arguments if argument is not Ellipsis]
+
+
+def _has_pattern(item: Any) -> bool:
+    return bool(getattr(item, "pattern", None)) or any(_has_pattern(part) for part in getattr(item, "metadata", ()))

@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError, LMError, is_retryable_lm_error
 
+from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps
 from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
 from moa_dspy.results import Proposal
@@ -55,7 +56,7 @@ def ask_aggregator(
     """Show the proposals to the aggregator and ask it; see `Strategy.ask`."""
     given = {**_inputs_for(predictor, task, inputs), **(extra or {})}
     limit = limit_for(dspy.settings.lm, given, proposals)
-    names = (*task.fields, *fields_of(predictor))
+    names = (*values.fields_of(task), *fields_of(predictor))
     repair = _Repair()
     while True:
         shown = render(proposals, seed=seed_of(inputs), rotation=rotation, limit=limit, field_names=names)
@@ -85,7 +86,7 @@ def fields_of(predictor: dspy.Module) -> dict[str, Any]:
     """The fields of the prompts that a predictor, or a program of several, sends."""
     # A predictor would look for others in all that it holds, its history included.
     predictors: list[Any] = [predictor] if isinstance(predictor, dspy.Predict) else predictor.predictors()
-    return {name: field for one in predictors for name, field in one.signature.fields.items()}
+    return {name: field for one in predictors for name, field in values.fields_of(one.signature).items()}
 
 
 _UNREAD = "aggregator"
@@ -168,7 +169,7 @@ def _mismatch(reply: dspy.Prediction, signature: type[dspy.Signature] | None) ->
 
 def _inputs_for(predictor: dspy.Module, task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The task's inputs as the predictor takes them: a conversation as text, if it wants text."""
-    given = {name: inputs[name] for name in task.input_fields if name in inputs}
+    given = {name: inputs[name] for name in values.inputs_of(task) if name in inputs}
     if not any(isinstance(value, dspy.History) for value in given.values()):
         return given
     texts = {name for name, field in fields_of(predictor).items() if field.annotation is str}

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
-from moa_dspy.strategies.annotations import approximate, free_text
-from moa_dspy.strategies.clustering import Chains, cluster
-from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, normalise, same
+from moa_dspy.strategies.answers import approximate, free_text
+from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, as_float, is_number, normalise, same
 
-__all__ = ["Ballot", "Candidate", "Tally", "count", "decided"]
+__all__ = ["Ballot", "Candidate", "Tally", "cluster", "count", "decided"]
 
 
 @dataclass(frozen=True)
 class Ballot:
-    """What one voter answered.
-
-    Attributes:
-        voter: A proposal's id; no two ballots share one.
-        values: Its outputs, typed. Empty for a voter that failed: it abstains and stays in the denominator.
-        weight: What the vote counts, finite and at least 0.
-    """
+    """What one voter, a proposal's id, answered; without values it abstains and stays in the denominator."""
 
     voter: str
     values: Mapping[str, Any]
@@ -56,7 +50,6 @@ class Tally:
     Attributes:
         candidates: Best first: by weight, then by the heaviest single supporter, then by declared order.
         abstained: Voters whose every field abstains, in declared order.
-        cast: The number of ballots, abstentions included.
         weight: The weight of all ballots, abstentions included.
         may_merge: Whether a ballot to come (a number between two others) or a model (two wordings of one answer)
             may yet unite candidates that stand apart here.
@@ -64,7 +57,6 @@ class Tally:
 
     candidates: tuple[Candidate, ...]
     abstained: tuple[str, ...]
-    cast: int
     weight: float
     may_merge: bool
 
@@ -81,14 +73,14 @@ class Tally:
     @property
     def majority(self) -> Candidate | None:
         """The candidate with more than half of all weight, abstentions included, if there is one."""
-        winner = self.winner
-        return winner if winner and _more(2 * winner.weight, self.weight) else None
+        return self.winner if self.winner and 2 * self.winner.weight > self.weight else None
 
     @property
     def tied(self) -> tuple[Candidate, ...]:
         """The candidates that share first place by weight and by heaviest supporter: one when there is no tie."""
-        places = _places(self.candidates)
-        return tuple(c for c, place in zip(self.candidates, places, strict=True) if place == places[0] and self.winner)
+        if not (first := self.winner):
+            return ()
+        return tuple(c for c in self.candidates if (c.weight, c.heaviest) == (first.weight, first.heaviest))
 
 
 def count(
@@ -102,191 +94,140 @@ def count(
 ) -> Tally:
     """Count ballots, those that say the same as one candidate.
 
-    Two ballots say the same when `same` holds for every field in `annotations`, and so do ballots that a chain of
-    alike ones links: which groups there are does not depend on the order of the ballots. Ballots without weight
-    change neither the groups nor the order of the others; one that is near several stands alone. A ballot abstains
-    when all of its fields do. Weights that differ only by rounding are equal.
+    Two ballots say the same when all fields in `annotations` do, and so do ballots that a chain of alike ones links:
+    which groups there are does not depend on the order of the ballots. Ballots without weight join a group, and unite
+    none. A ballot abstains when all of its fields do.
 
     Args:
         ballots: In declared order, one per voter asked; a voter that failed gets one without values.
         annotations: The fields to compare and their declared types.
         tolerance: How far numbers may differ and be the same: see `same`.
-        groups: Voters whose ballots a model found to say the same, added to what the code finds. Abstentions in
-            them stay abstentions.
+        groups: Voters whose ballots a model found to say the same, added to what the code finds.
         exact_text: Compare text letter by letter; see `normalise`.
         convention: What makes a value comparable first; see `normalise`.
-
-    Returns:
-        The tally. Its candidates' values are those of ballots, the very objects.
-
-    Raises:
-        ValueError: A weight or the tolerance is negative or not finite, a voter has two ballots, or a group names
-            a voter that has none.
 
     Example:
         >>> tally = count([Ballot("a", {"n": -5}), Ballot("b", {"n": 5}), Ballot("c", {"n": "5"})], {"n": int})
         >>> tally.winner.values, tally.winner.voters, round(tally.agreement, 2)
         ({'n': 5}, ('b', 'c'), 0.67)
     """
-    _check(ballots, tolerance, groups)
-    forms = [
-        tuple(
+    forms: dict[str, Hashable] = {}
+    for ballot in ballots:
+        fields = [
             normalise(ballot.values.get(name), kind, exact_text=exact_text, convention=convention)
             for name, kind in annotations.items()
-        )
-        for ballot in ballots
-    ]
-    places = [place for place, form in enumerate(forms) if any(part is not ABSTAIN for part in form)]
-    speaking = [ballots[place] for place in places]
-    candidates = [
-        _candidate([speaking[item] for item in group], annotations)
-        for group in _groups(speaking, [forms[place] for place in places], tolerance, groups)
-    ]
-    ranked = sorted(zip(_places(candidates), candidates, strict=True), key=lambda placed: placed[0])
-    heard = {ballot.voter for ballot in speaking}
+        ]
+        if any(field is not ABSTAIN for field in fields):
+            forms[ballot.voter] = tuple(fields)
+    speaking = [ballot for ballot in ballots if ballot.voter in forms]
+    candidates = [_candidate(alike, annotations) for alike in _groups(speaking, forms, tolerance, groups)]
     return Tally(
-        candidates=tuple(candidate for _, candidate in ranked),
-        abstained=tuple(ballot.voter for ballot in ballots if ballot.voter not in heard),
-        cast=len(ballots),
-        weight=math.fsum(ballot.weight for ballot in ballots),
-        may_merge=any(free_text(a) or (tolerance > 0 and approximate(a)) for a in annotations.values()),
+        candidates=tuple(sorted(candidates, key=lambda candidate: (-candidate.weight, -candidate.heaviest))),
+        abstained=tuple(ballot.voter for ballot in ballots if ballot.voter not in forms),
+        weight=_sum(ballot.weight for ballot in ballots),
+        may_merge=any(free_text(kind) or (tolerance > 0 and approximate(kind)) for kind in annotations.values()),
     )
 
 
 def decided(tally: Tally, outstanding_weight: float) -> bool:
     """Whether no way of casting the outstanding ballots can change which candidate wins.
 
-    The leader must stay strictly ahead, so a tie that a tie-break would have to settle is not decided. Where
-    candidates may yet be united (`Tally.may_merge`) all others together must not reach the leader. The leader may
-    still gain voters, and with them another representative that says the same.
-
-    Args:
-        tally: The count of the ballots that are in; their values are of the declared types.
-        outstanding_weight: The sum of the weights of the ballots that are not, at least 0.
-
-    Raises:
-        ValueError: The outstanding weight is negative or NaN.
+    The leader must stay strictly ahead. Where candidates may yet be united (`Tally.may_merge`) all others together
+    must not reach it. It may still gain voters, and with them another representative that says the same.
 
     Example:
         >>> tally = count([Ballot("a", {"ok": True}), Ballot("b", {"ok": True})], {"ok": bool})
         >>> decided(tally, 1.0), decided(tally, 2.0)
         (True, False)
     """
-    if not outstanding_weight >= 0:
-        raise ValueError(f"outstanding_weight is {outstanding_weight}: it must be a sum of weights, at least 0.")
-    if tally.winner is None:
-        return False
     others = [candidate.weight for candidate in tally.candidates[1:]]
-    rival = math.fsum(others) if tally.may_merge else max(others, default=0.0)
-    return _more(tally.winner.weight, math.fsum([rival, outstanding_weight]))
+    rival = _sum(others) if tally.may_merge else max(others, default=0.0)
+    return tally.winner is not None and tally.winner.weight > _sum([rival, outstanding_weight])
 
 
-def _check(ballots: Sequence[Ballot], tolerance: float, groups: Sequence[Collection[str]]) -> None:
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise ValueError(f"tolerance is {tolerance}: it must be finite and at least 0.")
-    for ballot in ballots:
-        if not (math.isfinite(ballot.weight) and ballot.weight >= 0):
-            raise ValueError(
-                f"The weight of {ballot.voter!r} is {ballot.weight}, so no sum of weights would mean anything: "
-                "give a finite weight of at least 0."
-            )
-    voters = Counter(ballot.voter for ballot in ballots)
-    if twice := [voter for voter, number in voters.items() if number > 1]:
-        raise ValueError(f"{twice[0]!r} has two ballots and would be counted twice: give each voter one.")
-    if unknown := sorted({voter for group in groups for voter in group} - voters.keys()):
-        raise ValueError(f"groups names {unknown}, who cast no ballot: name voters among {sorted(voters)}.")
+def cluster(forms: Sequence[Hashable], tolerance: float = TOLERANCE) -> list[int]:
+    """Number the forms: those that say the same share a number, in order of first appearance.
+
+    Forms that differ in numbers only are sorted number by number, and cut where two neighbours are not the same.
+    """
+    by_text: dict[Hashable, list[tuple[Hashable, list[Any]]]] = defaultdict(list)
+    for form in dict.fromkeys(forms):
+        numbers: list[Any] = []
+        by_text[_without_numbers(form, numbers)].append((form, numbers))
+    leader: dict[Hashable, Hashable] = {}
+    for alike in by_text.values():
+        groups = [alike]
+        for place in range(len(alike[0][1])):
+            groups = [run for group in groups for run in _runs(group, place, tolerance)]
+        leader.update({form: group[0][0] for group in groups for form, _ in group})
+    known: dict[Hashable, int] = {}
+    return [known.setdefault(leader[form], len(known)) for form in forms]
+
+
+def _without_numbers(form: Hashable, numbers: list[Any]) -> Hashable:
+    """The form with its numbers taken out, into the list."""
+    if is_number(form):
+        numbers.append(form)
+        return float
+    return tuple(_without_numbers(part, numbers) for part in form) if isinstance(form, tuple) else form
+
+
+def _runs(group: list[tuple[Hashable, list[Any]]], place: int, tolerance: float) -> list[list[Any]]:
+    """The group sorted by its numbers at this place, and cut where two neighbours are not the same."""
+    if len(group) == 1:
+        return [group]
+    ordered = sorted(group, key=lambda item: as_float(item[1][place][1]))
+    runs = [ordered[:1]]
+    for (_, before), item in pairwise(ordered):
+        if same(before[place], item[1][place], tolerance=tolerance):
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    return runs
 
 
 def _groups(
-    ballots: Sequence[Ballot], forms: Sequence[Hashable], tolerance: float, groups: Sequence[Collection[str]]
-) -> list[list[int]]:
-    """Places of ballots that say the same, in declared order; groups too, those with a weight first."""
-    chains = Chains(len(ballots))
-    together = [{place for place, ballot in enumerate(ballots) if ballot.voter in group} for group in groups]
-    weighty = [place for place, ballot in enumerate(ballots) if ballot.weight > 0]
-    light = [place for place, ballot in enumerate(ballots) if not ballot.weight > 0]
-
-    def link(places: list[int]) -> None:
-        first: dict[int, int] = {}
-        for place, number in zip(places, cluster([forms[place] for place in places], tolerance), strict=True):
-            chains.link(place, first.setdefault(number, place))
-        for group in together:
-            members = sorted(group.intersection(places))
-            for place in members[1:]:
-                chains.link(members[0], place)
-
-    link(weighty)
-    # What has no weight joins others, and unites none: it is linked last, to the one group that it is near.
-    homes = {place: _homes(place, weighty, forms, tolerance, together, chains) for place in light}
-    link([place for place, near in homes.items() if len(near) != 1])
-    for place, near in homes.items():
-        if len(near) == 1:
-            chains.link(place, next(iter(near)))
-    found = [sorted(group) for group in chains.among(range(len(ballots)))]
-    return sorted(found, key=lambda group: min((not ballots[place].weight, place) for place in group))
-
-
-def _homes(
-    place: int,
-    weighty: Sequence[int],
-    forms: Sequence[Hashable],
-    tolerance: float,
-    together: Sequence[set[int]],
-    chains: Chains,
-) -> set[int]:
-    near = {other for other in weighty if same(forms[place], forms[other], tolerance=tolerance)}
-    near.update(other for group in together if place in group for other in group.intersection(weighty))
-    return {chains.find(other) for other in near}
+    ballots: Sequence[Ballot], forms: Mapping[str, Hashable], tolerance: float, groups: Sequence[Collection[str]]
+) -> list[list[Ballot]]:
+    weighty = [ballot.voter for ballot in ballots if ballot.weight > 0]
+    number = dict(zip(weighty, cluster([forms[voter] for voter in weighty], tolerance), strict=True))
+    for group in groups:
+        joined = {number[voter] for voter in group if voter in number}
+        number = {voter: min(joined) if own in joined else own for voter, own in number.items()}
+    for voter in [voter for voter in forms if voter not in number]:
+        near = (own for other, own in number.items() if same(forms[voter], forms[other], tolerance=tolerance))
+        number[voter] = next(near, len(forms) + len(number))
+    found: dict[int, list[Ballot]] = {own: [] for own in number.values()}
+    for ballot in ballots:
+        found[number[ballot.voter]].append(ballot)
+    return list(found.values())
 
 
 def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:
     spoken = _most_frequent(ballots, annotations)
     return Candidate(
         voters=tuple([ballot.voter for ballot in ballots]),
-        weight=math.fsum(ballot.weight for ballot in ballots),
+        weight=_sum(ballot.weight for ballot in ballots),
         values=spoken.values,
         representative=spoken.voter,
-        heaviest=max(ballot.weight for ballot in ballots),
+        heaviest=_sum([max(ballot.weight for ballot in ballots)]),
     )
 
 
 def _most_frequent(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Ballot:
-    """The first ballot of the spelling with the most weight; of several such, with the heaviest ballot, then the first.
-
-    Bxc3 is another move than bxc3, though a vote counts them as one: it must not be the rarer one that is returned.
-    """
+    """The first ballot of the spelling with the most weight: Bxc3 is another move than bxc3, though counted as one."""
     if len(ballots) == 1:
         return ballots[0]
-    spellings: dict[Hashable, list[Ballot]] = {}
+    spelling = {
+        ballot.voter: tuple(normalise(ballot.values.get(n), kind, exact_text=True) for n, kind in annotations.items())
+        for ballot in ballots
+    }
+    weights: dict[Hashable, list[float]] = defaultdict(list)
     for ballot in ballots:
-        form = tuple(normalise(ballot.values.get(name), kind, exact_text=True) for name, kind in annotations.items())
-        spellings.setdefault(form, []).append(ballot)
-    alike = list(spellings.values())
-    ranks = zip(
-        _ranks([math.fsum(ballot.weight for ballot in group) for group in alike]),
-        _ranks([max(ballot.weight for ballot in group) for group in alike]),
-        strict=True,
-    )
-    _, _, group = min((*rank, place) for place, rank in enumerate(ranks))
-    return max(alike[group], key=lambda ballot: ballot.weight)
+        weights[spelling[ballot.voter]].append(ballot.weight)
+    return max(ballots, key=lambda ballot: (_sum(weights[spelling[ballot.voter]]), ballot.weight))
 
 
-def _places(candidates: Sequence[Candidate]) -> list[tuple[int, int]]:
-    by_weight = _ranks([candidate.weight for candidate in candidates])
-    by_heaviest = _ranks([candidate.heaviest for candidate in candidates])
-    return list(zip(by_weight, by_heaviest, strict=True))
-
-
-def _ranks(weights: Sequence[float]) -> list[int]:
-    """0 for the largest; weights that differ only by rounding share a rank, which sorting by weight would not see."""
-    ranks: dict[float, int] = {}
-    previous, rank = math.inf, -1
-    for weight in sorted(set(weights), reverse=True):
-        rank += _more(previous, weight)
-        ranks[weight] = rank
-        previous = weight
-    return [ranks[weight] for weight in weights]
-
-
-def _more(a: float, b: float) -> bool:
-    return a > b and not math.isclose(a, b)
+def _sum(weights: Iterable[float]) -> float:
+    """The sum to 12 digits, so that 0.1 + 0.2 is 0.3."""
+    return float(f"{math.fsum(weights):.12g}")

@@ -26,10 +26,10 @@ class Fusion(Strategy):
     """Compatible elements are merged; `metadata.elements` holds each with the proposals that support it.
 
     Structured outputs are merged in code, field by field: a value that most agree on is kept, lists are merged in
-    the order that they share. Only fields in conflict, differing texts among them, go to the aggregator: one call,
-    none if nothing is in conflict. It takes the proposals apart (consensus, contradictions, unique points) before it
-    composes the answer; cf. Jiang et al., "LLM-Blender" (2023), for fusing. Outputs that explain or grade the others
-    (`ballot.left_out`) follow the proposal that says most of what was merged.
+    the order that they share; outputs that explain or grade the others (`ballot.left_out`) follow the proposal that
+    says most of what was merged. Only fields in conflict, differing texts among them, go to the aggregator, in one
+    call. It takes the proposals apart (consensus, contradictions, unique points) before it composes the answer; cf.
+    Jiang et al., "LLM-Blender" (2023), for fusing.
 
     Args:
         min_support: How many proposals must hold an item of a list, or a key of a dict, for it to stay.

@@ -6,8 +6,9 @@ import re
 import unicodedata
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import date
+from datetime import date, datetime
 from fractions import Fraction
+from functools import wraps
 from typing import Any, Final, Literal
 
 from moa_dspy.strategies.equality import fold
@@ -37,47 +38,38 @@ def find_convention(normalize: Convention | NormalizerName | None) -> Convention
     return normalize
 
 
-def _number(text: str) -> Any:
-    """A number however it is written; other text as it would be compared without.
+def _for_text(convention: Callable[[str], Any]) -> Convention:
+    """The convention for any value: used on each text in it, and on nothing else."""
 
-    | the same | not the same |
-    |---|---|
-    | `$1,000`, `1000`, `1 000.00`, `1e3`, `1 x 10^3`, `+1000.` | `1,00`, `1000 km`, `-1000` |
-    | `50%`, `0.5`, `1/2`, `½`, `.5` | `50`, `5/10 of it` |
-    | `-3`, `-$3`, the sign U+2212 before `3` | `3`, `(3)` |
-    | `1½`, `1 1/2`, `1.5` | `11/2` |
-    """
+    @wraps(convention)
+    def normalizer(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [normalizer(item) for item in value]
+        return convention(value) if isinstance(value, str) else value
+
+    return normalizer
+
+
+@_for_text
+def _number(text: str) -> Any:
+    """A number however it is written: `$1,000` is `1e3`, `50%` is `1/2` and `½`. Other text as without."""
     number = _read_number(text)
     return fold(text) if number is None else number
 
 
+@_for_text
 def _choice(text: str) -> Any:
-    """The letter (or the one digit) of a multiple choice, wherever the text of the option follows it.
-
-    | the same | not the same |
-    |---|---|
-    | `(B)`, `B`, `b.`, `B)`, `**B**`, `[B]`, `Answer: B`, `The answer is (B).`, `Option B`, `B) Paris` | `A`, `Both` |
-    | `(1)`, `1.` | `1.5`, `10` |
-    """
+    """The letter or the one digit of a multiple choice: `(B)`, `b.`, `Answer: **B**` and `B) Paris` are `B`."""
     said = re.sub(r"[*_`$]|\\(?:boxed|text|mathrm|mathbf)\b|[{}]", "", unicodedata.normalize("NFKC", text)).strip()
-    said = re.sub(
-        r"(?i)^(?:the\s+)?(?:(?:correct|final|best)\s+)*(?:answer|option|choice)\s*(?:is\b)?\s*:?\s*", "", said
-    )
-    said = re.sub(r"(?i)^(?:option|choice)\s+", "", said)
+    introduction = r"(?i)^(?:the\s+)?(?:(?:correct|final|best)\s+)*(?:answer|option|choice)\s*(?:is\b)?\s*:?\s*"
+    said = re.sub(r"(?i)^(?:option|choice)\s+", "", re.sub(introduction, "", said))
     found = re.fullmatch(r"[(\[]?([A-Za-z]|\d)(?:[)\].:]+(?:\s.*)?|\s*)", said, re.DOTALL)
     return found[1].upper() if found else fold(text)
 
 
+@_for_text
 def _latex(text: str) -> Any:
-    r"""The last boxed formula, or the whole, without what only sets it; a number where it is one. Case counts.
-
-    | the same | not the same |
-    |---|---|
-    | `\boxed{4}`, `$4$`, `4`, `So it is \boxed{4}.` | `\boxed{-4}` |
-    | `\frac{1}{2}`, `\dfrac12`, `1/2`, `0.5`, `50\%` | `\frac{2}{1}` |
-    | `\left( x, y \right)`, `(x,\,y)` | `(X, y)` |
-    | `\sqrt2`, `\sqrt{2}` | `2` |
-    """
+    r"""The last boxed formula, or the whole, without what only sets it: `\boxed{\frac12}` is `$1/2$`. Case counts."""
     said = _boxed(text) or text
     for pattern, instead in _SETTING:
         said = re.sub(pattern, instead, said)
@@ -85,15 +77,14 @@ def _latex(text: str) -> Any:
     return re.sub(r"\s+", "", said) if number is None else number
 
 
+@_for_text
 def _date(text: str) -> Any:
-    """A calendar day, where it can be only one; `05/06/2024` is May or June, and stays text.
-
-    | the same | not the same |
-    |---|---|
-    | `2024-05-01`, `2024/5/1`, `20240501`, `1 May 2024`, `May 1st, 2024`, `Wednesday, 1 May 2024`, `01.05.2024` | `2024-05-02` |
-    | `25/12/2023`, `12/25/2023`, `Dec. 25, 2023` | `05/06/2024` and `2024-06-05` |
-    """  # noqa: E501
+    """A calendar day, where it can be only one: `1 May 2024` is `2024-05-01`, but `05/06/2024` stays text."""
     return _read_date(text) or fold(text)
+
+
+NORMALIZERS: Final[dict[str, Convention]] = {"number": _number, "choice": _choice, "latex": _latex, "date": _date}
+"""The bundled conventions by name."""
 
 
 def _read_number(text: str) -> int | Fraction | None:
@@ -103,14 +94,14 @@ def _read_number(text: str) -> int | Fraction | None:
     said = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", fold(text))
     said = unicodedata.normalize("NFKC", said).replace("\u2044", "/").replace("\u2212", "-").replace("\u2013", "-")
     found = _AMOUNT.fullmatch(said)
-    value = _value(found["body"]) if found else None
+    value = _read_amount(found["body"]) if found else None
     if found is None or value is None:
         return None
     value = (-value if found["sign"] == "-" else value) / (100 if found["percent"] else 1)
     return value.numerator if value.denominator == 1 else value
 
 
-def _value(body: str) -> Fraction | None:
+def _read_amount(body: str) -> Fraction | None:
     if found := re.fullmatch(r"(?:(\d+) )?(\d+) ?/ ?(\d+)", body):
         whole, top, bottom = (int(digits or 0) for digits in found.groups())
         return whole + Fraction(top, bottom) if bottom else None
@@ -133,6 +124,18 @@ _DECIMAL: Final = re.compile(
     re.VERBOSE,
 )
 
+
+def _boxed(text: str) -> str | None:
+    """What stands in the last box, braces matched."""
+    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
+    depth, begin = 0, text.find("{", start)
+    for place in range(begin, len(text) if start >= 0 else begin):
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[begin + 1 : place]
+    return None
+
+
 _SETTING: Final = (
     (r"^\s*(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])\s*\.?\s*$", ""),
     (r"\\[dtc]frac", r"\\frac"),
@@ -146,66 +149,18 @@ _SETTING: Final = (
 )
 
 
-def _boxed(text: str) -> str | None:
-    """What stands in the last box, braces matched."""
-    start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    if start < 0:
-        return None
-    depth, begin = 0, text.index("{", start)
-    for place in range(begin, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[begin + 1 : place]
-    return None
-
-
 def _read_date(text: str) -> date | None:
     said = re.sub(r"^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+", "", fold(text))
-    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|[,]|\bof\b|(?<=[a-z])\.", " ", said.rstrip("."))
+    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,|\bof\b|(?<=[a-z])\.|t00:00(?::00)?z?$", " ", said.rstrip("."))
+    days = set()
     for pattern in _DATES:
-        if not (found := re.fullmatch(pattern, " ".join(said.split()))):
-            continue
-        given = found.groupdict()
-        month = _MONTHS.index(given["name"][:3]) + 1 if "name" in given else int(given["month"])
         with suppress(ValueError):
-            day = date(int(given["year"]), month, int(given["day"]))
-            is_open = "open" in given and month <= 12 and int(given["day"]) <= 12 and month != int(given["day"])
-            return None if is_open else day
-    return None
+            days.add(datetime.strptime(" ".join(said.split()), pattern).date())
+    return days.pop() if len(days) == 1 else None
 
 
-_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_NAME: Final = (
-    r"(?P<name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?"
-    r"|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
-)
 _DATES: Final = (
-    r"(?P<year>\d{4})([-/.]?)(?P<month>\d{1,2})\2(?P<day>\d{1,2})(?:t00:00(?::00)?z?)?",
-    rf"(?P<day>\d{{1,2}})[ -]?{_NAME}[ -]?(?P<year>\d{{4}})",
-    rf"{_NAME} (?P<day>\d{{1,2}}) (?P<year>\d{{4}})",
-    r"(?P<day>\d{1,2})\.(?P<month>\d{1,2})\.(?P<year>\d{4})",
-    r"(?P<day>\d{1,2})(?P<open>[/-])(?P<month>\d{1,2})[/-](?P<year>\d{4})",
-    r"(?P<month>\d{1,2})(?P<open>[/-])(?P<day>\d{1,2})[/-](?P<year>\d{4})",
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y"),
+    *("%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%B %d %Y", "%b %d %Y"),
+    *("%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y"),
 )
-
-
-def _of_text(convention: Callable[[str], Any]) -> Convention:
-    """The convention for any value: used on each text in it, and on nothing else."""
-
-    def normalizer(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [normalizer(item) for item in value]
-        return convention(value) if isinstance(value, str) else value
-
-    normalizer.__name__ = convention.__name__.strip("_")
-    normalizer.__doc__ = convention.__doc__
-    return normalizer
-
-
-NORMALIZERS: Final[dict[str, Convention]] = {
-    "number": _of_text(_number),
-    "choice": _of_text(_choice),
-    "latex": _of_text(_latex),
-    "date": _of_text(_date),
-}
-"""The bundled conventions by name; each one's docstring is its table."""

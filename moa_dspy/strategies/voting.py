@@ -13,13 +13,11 @@ from dspy.adapters.utils import annotation_allows_none
 
 from moa_dspy.concurrency import Steps
 from moa_dspy.rendering import Rendering
-from moa_dspy.results import Proposal
 from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
-from moa_dspy.strategies.annotations import free_text
-from moa_dspy.strategies.answers import Answer, answer_of, output_types, type_at, value_at
+from moa_dspy.strategies.answers import Answer, answer_of, free_text, output_types
 from moa_dspy.strategies.asking import Reply, Unusable
 from moa_dspy.strategies.base import Case, Strategy, Verdict
-from moa_dspy.strategies.counting import Ballot, Candidate, Tally, count, decided
+from moa_dspy.strategies.counting import Ballot, Tally, count, decided
 from moa_dspy.strategies.equality import TOLERANCE
 from moa_dspy.strategies.normalizers import Convention, NormalizerName, find_convention
 
@@ -33,13 +31,12 @@ class Voting(Strategy):
 
     Answers are compared by type (see `moa_dspy.strategies.equality`), all output fields together but those that
     explain or grade the others: `ballot.left_out` names them. Of answers that count as one, the most frequent
-    spelling is returned. No aggregator call as a rule; one at most: when free text leaves no strict majority, to say
-    which answers are the same, or when first place is tied. Ties: weight, then the aggregator, then declared order.
-    Without an aggregator none is asked, and with `exact_text` none is asked which answers are the same.
+    spelling is returned. An aggregator is asked once at most: when free text leaves no majority, which answers are
+    the same (not with `exact_text`), or when first place is tied. Ties: weight, then the aggregator, then declared
+    order.
 
     Args:
-        fields: The output fields that make up a ballot, or paths into them (`"label.name"`). By default all but
-            those that explain or grade (`reasoning`, `confidence`, ...), at every depth.
+        fields: The output fields that make up a ballot; by default all but those that explain or grade.
         weights: Agent -> what its vote counts (1 if not named).
         early_stop: Return as soon as the lead cannot be overtaken; the rest is cancelled or abandoned.
         tolerance: How far two numbers may differ and still be the same, as a share of the larger.
@@ -96,20 +93,18 @@ class Voting(Strategy):
         if self.ballot.left_out:
             logger.info("The vote leaves out %s. Name in fields= what should count.", ", ".join(self.ballot.left_out))
         # An optimizer would tune predictors that nobody asks, and pay for it.
-        is_free = self.has_aggregator and any(free_text(kind) for kind in output_types(task).values())
-        self.group = dspy.Predict(voting_signature(task)) if is_free else None
+        may_be_reworded = not self.exact_text and any(free_text(kind) for kind in self._ballot_types(task).values())
+        self.group = dspy.Predict(voting_signature(task)) if self.has_aggregator and may_be_reworded else None
         self.break_tie = dspy.Predict(selection_signature(task)) if self.has_aggregator else None
 
     def decide(self, case: Case) -> Steps[Verdict]:
         tally = self.count(case)
         reply: Reply | None = None
         if case.has_aggregator and len(tally.candidates) > 1:
-            if tally.majority is None and self.group is not None and self._may_be_reworded(case):
-                reply = yield from self._ask_for_groups(self.group, case)
-                tally = self._regrouped(case, tally, reply)
+            if tally.majority is None and self.group is not None:
+                tally, reply = yield from self._ask_for_groups(self.group, case)
             elif len(tally.tied) > 1 and self.break_tie is not None:
-                reply = yield from self._ask_for_best(self.break_tie, case, tally.tied)
-                tally = _led_by(tally, reply.shown.labels[reply.prediction[CHOICE]][0].id)
+                tally, reply = yield from self._ask_for_best(self.break_tie, case, tally)
         return self.verdict(case, tally, reply)
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
@@ -122,14 +117,10 @@ class Voting(Strategy):
             case: What was asked for and what came.
             groups: Ids of proposals that are known to say the same.
         """
-        types = self._ballot_types(case)
-        values = {p.id: {path: value_at(p.outputs, path) for path in types} for p in case.proposals}
-        ballots = [
-            Ballot(id, values.get(id, dict.fromkeys(types)), self.weights.get(agent, 1.0))
-            for id, agent in case.asked.items()
-        ]
+        types = self._ballot_types(case.task)
+        values = {p.id: {name: p.outputs.get(name) for name in types} for p in case.proposals}
         return count(
-            ballots,
+            [Ballot(id, values.get(id, {}), self.weights.get(agent, 1.0)) for id, agent in case.asked.items()],
             types,
             tolerance=self.tolerance,
             groups=groups,
@@ -143,56 +134,51 @@ class Voting(Strategy):
         Raises:
             Unusable: If nobody votes; but if all say None, and the task allows it, that is the answer.
         """
-        winner = tally.winner
-        if winner is None and not all(self._says_none(case, proposal) for proposal in case.proposals):
-            number = len(case.proposals)
-            raise Unusable(f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count.")
-        selected = case.proposal(winner.representative) if winner else case.proposals[0]
+        id = tally.winner.representative if tally.winner else self._id_of_none(case)
         return Verdict(
-            selected.outputs,
-            selected=selected.id,
+            case.proposal(id).outputs,
+            selected=id,
             tally=tally,
             order_shown=reply.shown.order if reply else (),
             shortened=reply.shown.shortened if reply else {},
             repaired=reply.repaired if reply else False,
         )
 
-    def _says_none(self, case: Case, proposal: Proposal) -> bool:
-        return all(
-            value_at(proposal.outputs, path) is None and annotation_allows_none(kind)
-            for path, kind in self._ballot_types(case).items()
-        )
+    def _id_of_none(self, case: Case) -> str:
+        types = self._ballot_types(case.task)
+        says_none = (proposal.outputs.get(name) is None for proposal in case.proposals for name in types)
+        if all(says_none) and all(annotation_allows_none(kind) for kind in types.values()):
+            return case.proposals[0].id
+        number = len(case.proposals)
+        raise Unusable(f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count.")
 
-    def _ballot_types(self, case: Case) -> dict[str, Any]:
-        types = output_types(case.task)
-        return {path: type_at(types, path) for path in answer_of(case.task, self.fields).fields}
+    def _ballot_types(self, task: type[dspy.Signature]) -> dict[str, Any]:
+        types = output_types(task)
+        return {name: types[name] for name in answer_of(task, self.fields).fields}
 
-    def _may_be_reworded(self, case: Case) -> bool:
-        return not self.exact_text and any(free_text(kind) for kind in self._ballot_types(case).values())
-
-    def _ask_for_groups(self, group: dspy.Predict, case: Case) -> Steps[Reply]:
+    def _ask_for_groups(self, group: dspy.Predict, case: Case) -> Steps[tuple[Tally, Reply]]:
         signature: Any = group.signature
-        return self.ask(
+        reply = yield from self.ask(
             group,
             case,
             narrow=lambda shown: grouped_among(signature, tuple(shown.labels)),
             complaint=_find_overlap,
         )
-
-    def _ask_for_best(self, break_tie: dspy.Predict, case: Case, tied: Sequence[Candidate]) -> Steps[Reply]:
-        signature: Any = break_tie.signature
-        leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tied])
-        return self.ask(break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)))
-
-    def _regrouped(self, case: Case, tally: Tally, reply: Reply) -> Tally:
-        groups = [
-            [proposal.id for label in group for proposal in reply.shown.labels[label]]
-            for group in reply.prediction[GROUPS]
-        ]
+        labels = reply.shown.labels
+        groups = [[proposal.id for label in named for proposal in labels[label]] for named in reply.prediction[GROUPS]]
         grouped = self.count(case, groups)
         # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
-        best = reply.shown.labels[reply.prediction[BEST]][0].id
-        return _led_by(grouped, best) if any(best in tied.voters for tied in grouped.tied) else grouped
+        best = labels[reply.prediction[BEST]][0].id
+        is_tied = any(best in candidate.voters for candidate in grouped.tied)
+        return (_led_by(grouped, best) if is_tied else grouped), reply
+
+    def _ask_for_best(self, break_tie: dspy.Predict, case: Case, tally: Tally) -> Steps[tuple[Tally, Reply]]:
+        signature: Any = break_tie.signature
+        leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tally.tied])
+        reply = yield from self.ask(
+            break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels))
+        )
+        return _led_by(tally, reply.shown.labels[reply.prediction[CHOICE]][0].id), reply
 
 
 def count_votes(case: Case) -> Tally:

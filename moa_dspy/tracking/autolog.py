@@ -5,10 +5,9 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 import mlflow
@@ -18,22 +17,22 @@ from mlflow.dspy.callback import MlflowCallback
 from mlflow.tracing import configure
 from mlflow.tracing.config import get_config
 
+from moa_dspy.tracking.run import Writer
 from moa_dspy.tracking.spans import Spans
-from moa_dspy.tracking.store import Writer, describe, limit, logger, mask_address, within
+from moa_dspy.tracking.store import check_store, describe, limit, logger, mask_address, within
 from moa_dspy.tracking.track import Tracked, track
 from moa_dspy.tracking.watch import BLOCK
 
 __all__ = ["autolog", "flush"]
 
 
-def autolog(
-    disable: bool = False, *, log_traces_from_compile: bool = False, detail: Literal["normal", "full"] = "normal"
-) -> None:
+def autolog(disable: bool = False, *, log_traces_from_compile: bool = False) -> None:
     """Log every mixture and DSPy program to MLflow from now on: traces, evaluations, optimizers.
 
     Traces name proposers, aggregator and layers, with the tokens and the cost of each LM call; every `dspy.Evaluate`
     and every optimizer outside of `track` is a tracked block of its own. Secrets are left out. Built on
-    `mlflow.dspy.autolog`, which need not be called. Calling it twice is as good as once.
+    `mlflow.dspy.autolog`, which need not be called. Calling it twice is as good as once. It stands among DSPy's
+    callbacks: `dspy.configure(callbacks=...)` after it must keep them.
 
     A store that does not answer within 10 seconds (60 for one on this machine, whose tables may have to be built)
     costs one warning, and nothing is turned on. One that goes away later costs no answer: MLflow keeps traces in a
@@ -44,7 +43,6 @@ def autolog(
     Args:
         disable: Turn it off again.
         log_traces_from_compile: Trace what optimizers try, too: hundreds of calls.
-        detail: `"full"` shows the modules inside of agents and what adapters format and parse, too.
 
     Raises:
         RuntimeError: In a thread or task that may not call `dspy.configure`.
@@ -65,7 +63,7 @@ def autolog(
         if disable:
             return
         try:
-            within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
+            check_store()
         except Exception as error:
             logger.warning(
                 "MLflow at %s does not answer, so nothing is traced: %s. Mend that or name another place "
@@ -74,7 +72,7 @@ def autolog(
                 describe(error),
             )
             return
-        _session = _Session(Spans(detail, log_traces_from_compile))
+        _session = _Session(Spans(log_traces_from_compile))
 
 
 def flush(seconds: float = 120.0) -> None:
@@ -83,48 +81,42 @@ def flush(seconds: float = 120.0) -> None:
     Args:
         seconds: Wait no longer than this.
     """
-    session = _session
-    if session is not None:
-        session.flush(seconds)
+    if _session is not None:
+        _session.flush(seconds)
 
 
 class _Session:
     """Autolog as it is on: what it put in, and whether MLflow's own was there before."""
 
     def __init__(self, spans: Spans) -> None:
+        self.spans = spans
+        self.runs = _Runs(spans)
         callbacks = list(dspy.settings.callbacks)
-        self.was_on = any(isinstance(callback, MlflowCallback) for callback in callbacks)
-        self.is_over = False
-        self.writer = Writer()
-        self.trace_ids = spans.trace_ids
-        # Only DSPy's settings hold the callbacks: they go when somebody replaces them, which is said.
-        spans_of = weakref.ref(spans)
-        weakref.finalize(spans, self._replaced).atexit = False
-
-        def process(span: Any) -> None:
-            spans = spans_of()
-            if spans is not None:
-                spans.process(span)
-
-        self.process = process
+        others = [callback for callback in callbacks if not isinstance(callback, MlflowCallback)]
+        self.was_on = others != callbacks
         if self.was_on:
             mlflow_autolog(disable=True, silent=True)
-        others = [callback for callback in callbacks if not isinstance(callback, MlflowCallback)]
-        dspy.configure(callbacks=[*others, spans, Runs(spans, self.writer)])
-        configure(span_processors=[*get_config().span_processors, process])
-        atexit.register(self._at_exit)
-        _hush_litellm()
+        dspy.configure(callbacks=[*others, spans, self.runs])
+        self.process = lambda span: spans.process(span)  # MLflow wants a function of one argument
+        configure(span_processors=[*get_config().span_processors, self.process])
+        atexit.register(self.flush, _AT_EXIT)
+        # Here and now: MLflow would import LiteLLM, where it looks up prices, in the background, where that collides
+        # with DSPy's own import of it; and LiteLLM would print a line for each model that it does not know.
+        with suppress(Exception):
+            import litellm
+
+            litellm.suppress_debug_info = True
 
     def flush(self, seconds: float) -> None:
         """Store what is left, and count what is not stored."""
-        made = set(self.trace_ids)
+        made = set(self.spans.trace_ids)
         if not made:
             return  # MLflow's own flush takes a second and more, also with nothing to store
-        self.trace_ids.difference_update(made)
+        self.spans.trace_ids.difference_update(made)
         try:
             within(seconds, mlflow.flush_trace_async_logging)
-            self.writer.finish(seconds)
-            lost = len(made - within(limit(), lambda: _stored(made)))
+            self.runs.writer.finish(seconds)
+            lost = len(made - within(limit(), lambda: _find_stored(made)))
             why = "MLflow's log says why"
         except Exception as error:
             lost, why = len(made), describe(error)
@@ -134,33 +126,21 @@ class _Session:
 
     def close(self) -> None:
         """Put everything back."""
-        atexit.unregister(self._at_exit)
+        atexit.unregister(self.flush)
         self.flush(_AT_EXIT)
-        self.is_over = True
-        dspy.configure(callbacks=[one for one in dspy.settings.callbacks if not isinstance(one, (Spans, Runs))])
-        processors = [one for one in get_config().span_processors if one is not self.process]
-        configure(span_processors=processors)
+        ours = (self.spans, self.runs)
+        dspy.configure(callbacks=[one for one in dspy.settings.callbacks if one not in ours])
+        configure(span_processors=[one for one in get_config().span_processors if one is not self.process])
         if self.was_on:
             mlflow_autolog()
 
-    def _at_exit(self) -> None:
-        self.flush(_AT_EXIT)
 
-    def _replaced(self) -> None:
-        if not self.is_over:
-            self.is_over = True
-            logger.warning(
-                "dspy.configure(callbacks=...) has put out the callbacks of moa_dspy.autolog(): nothing is traced any "
-                "more. Call moa_dspy.autolog() after it, or keep them: callbacks=[*dspy.settings.callbacks, ...]."
-            )
-
-
-class Runs(BaseCallback):
+class _Runs(BaseCallback):
     """Makes each evaluation and each compile outside of `track` a tracked block, and puts scores on traces."""
 
-    def __init__(self, spans: Spans, writer: Writer) -> None:
+    def __init__(self, spans: Spans) -> None:
         self.spans = spans
-        self.writer = writer
+        self.writer = Writer()
         self._blocks: dict[str, tuple[AbstractContextManager[Tracked], Tracked]] = {}
         self._metrics: dict[str, str] = {}
         self._no_run_before = 0.0
@@ -195,9 +175,8 @@ class Runs(BaseCallback):
             self._exit(call_id, exception)
 
     def _enter(self, call_id: str, program: Any, name: str, data: Any) -> Tracked | None:
-        if dspy.settings.get(BLOCK) is not None or not isinstance(program, dspy.Module):
-            return None
-        if time.monotonic() < self._no_run_before:
+        is_tracked = dspy.settings.get(BLOCK) is not None
+        if is_tracked or not isinstance(program, dspy.Module) or time.monotonic() < self._no_run_before:
             return None
         try:
             block = track(program, name, data or None)
@@ -228,12 +207,11 @@ def _log_scores(metric: str, scores: Sequence[tuple[str, Any]]) -> None:
         mlflow.log_feedback(trace_id=trace_id, name=metric, value=value, rationale=rationale)
 
 
-def _stored(trace_ids: set[str]) -> set[str]:
+def _find_stored(trace_ids: set[str]) -> set[str]:
     """Which of these traces the store has."""
-    client = mlflow.MlflowClient()
+    client, token = mlflow.MlflowClient(), None
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found: set[str] = set()
-    token = None
     while not trace_ids <= found:  # the latest come first
         page = client.search_traces(locations=experiments, max_results=500, page_token=token, include_spans=False)
         found |= {trace.info.trace_id for trace in page}
@@ -241,15 +219,6 @@ def _stored(trace_ids: set[str]) -> set[str]:
         if not token:
             break
     return found
-
-
-def _hush_litellm() -> None:
-    """Let LiteLLM, where MLflow looks up prices, not print a line for each model that it does not know."""
-    # Here and now: MLflow would import it in the background, where it collides with DSPy's own import of it.
-    with suppress(Exception):
-        import litellm
-
-        litellm.suppress_debug_info = True
 
 
 def _refuse_other_threads() -> None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import dspy
 import mlflow
 from mlflow.artifacts import download_artifacts
-from mlflow.models import get_model_info, validate_schema
+from mlflow.models import ModelSignature, get_model_info, validate_schema
 from mlflow.models.model import ModelInfo
 
 from moa_dspy.moa import MoA
-from moa_dspy.tracking.served import PROGRAM, Columns, ask_nobody, check_chat
-from moa_dspy.tracking.store import describe, limit, mask_address, within
+from moa_dspy.signature_data import UnknownTypes
+from moa_dspy.tracking.served import PROGRAM, ask_nobody, signature_of
+from moa_dspy.tracking.store import check_store, describe, mask_address
+from moa_dspy.values import to_jsonable
 
 __all__ = ["load_model", "log_model"]
 
@@ -25,9 +28,9 @@ Row: TypeAlias = Mapping[str, Any] | dspy.Example
 _KIND = "moa_dspy"  # among a model's metadata: what it is, and in which version of ours
 _CODE = """from mlflow.models import set_model
 
-from moa_dspy.tracking.served import {name}
-
-set_model({name}())
+from moa_dspy.tracking.served import {program}
+{imports}
+set_model({program}({types}))
 """
 
 
@@ -39,6 +42,7 @@ def log_model(
     input_example: Row | Sequence[Row] | None = None,
     registered_model_name: str | None = None,
     pip_requirements: Sequence[str] | None = None,
+    custom_types: Mapping[str, type] | None = None,
     code_paths: Sequence[str] | None = None,
 ) -> ModelInfo:
     """Log a mixture as an MLflow model: its JSON state and a few lines of code, no pickle and no secret.
@@ -57,7 +61,8 @@ def log_model(
         registered_model_name: Register it under this name too.
         pip_requirements: What to install where it is served, instead of the versions of moa-dspy, DSPy and LiteLLM
             that are installed here.
-        code_paths: Files and folders with the modules of your own that the mixture's LMs and types come from.
+        custom_types: Your own classes for types of the signature, by name: they are imported where it is served.
+        code_paths: Files and folders with the modules that they, and LMs of your own, come from.
 
     Returns:
         What MLflow knows of the model: `model_uri`, `signature`, ...
@@ -76,26 +81,35 @@ def log_model(
     """
     if not isinstance(moa, MoA):
         raise TypeError(f"log_model takes a MoA, not {type(moa).__name__}. MLflow logs other programs: mlflow.dspy.")
-    _refuse_ambient(moa)
     # Whatever is wrong is found before MLflow is told: a model that failed half way stays in its lists.
-    rows = serve_as == "rows"
-    columns = Columns(moa.signature)
-    example = None if input_example is None else _example(input_example, columns)
-    if not rows:
-        check_chat(moa.signature)
-    options: dict[str, Any] = {"signature": columns.signature, "input_example": example} if rows else {}
+    _refuse_ambient(moa)
+    types, options = custom_types or {}, dict[str, Any]()
+    if serve_as == "chat":
+        _refuse_other_than_chat(moa.signature)
+    else:
+        signature = signature_of(moa.signature)
+        options = {"signature": signature, "input_example": _read_example(input_example, moa.signature, signature)}
     with tempfile.TemporaryDirectory() as folder, ask_nobody():
         program, code = Path(folder, f"{PROGRAM}.json"), Path(folder, "served_mixture.py")
-        _write(moa, program)
-        code.write_text(_CODE.format(name="MixtureProgram" if rows else "MixtureAgent"))
-        _reach()
+        _write(moa, program, types)
+        code.write_text(_write_code("MixtureAgent" if serve_as == "chat" else "MixtureProgram", types))
+        try:
+            check_store()
+        except Exception as error:
+            raise ConnectionError(
+                f"MLflow at {mask_address(mlflow.get_tracking_uri())} does not answer, so the model was not logged: "
+                f"{describe(error)} Start the server, or name another with mlflow.set_tracking_uri()."
+            ) from error
+        versions = _versions("moa-dspy", "dspy", "litellm")
         return mlflow.pyfunc.log_model(
             name=name,
             python_model=str(code),
             artifacts={PROGRAM: str(program)},
-            metadata={_KIND: _version("moa-dspy") or "unknown"},
+            metadata={_KIND: versions.get("moa-dspy", "unknown")},
             registered_model_name=registered_model_name,
-            pip_requirements=_requirements() if pip_requirements is None else list(pip_requirements),
+            pip_requirements=[f"{package}=={version}" for package, version in versions.items()]
+            if pip_requirements is None
+            else list(pip_requirements),
             code_paths=None if code_paths is None else list(code_paths),
             # Else MLflow takes the caller's uv.lock and pyproject.toml for the model's, with all that stands in them.
             uv_project_path=folder,
@@ -140,46 +154,60 @@ def _refuse_ambient(moa: MoA) -> None:
         )
 
 
-def _example(given: Row | Sequence[Row], columns: Columns) -> list[dict[str, Any]]:
+def _refuse_other_than_chat(task: type[dspy.Signature]) -> None:
+    fields = [list(task.input_fields.values()), list(task.output_fields.values())]
+    if any(len(kind) != 1 or kind[0].annotation is not str for kind in fields):
+        raise ValueError(
+            f"A chat gives one text and wants one back, and this task is {task.signature!r} with other fields or "
+            "types. Log it with serve_as='rows'."
+        )
+
+
+def _read_example(
+    given: Row | Sequence[Row] | None, task: type[dspy.Signature], signature: ModelSignature
+) -> list[dict[str, Any]] | None:
+    if given is None:
+        return None
     rows = [given] if isinstance(given, (Mapping, dspy.Example)) else given
-    example = [columns.cells(dict(row.items())) for row in rows]
+    example = [{name: to_jsonable(row[name]) for name in task.input_fields if name in row} for row in rows]
     if not example:
         raise ValueError("The input example holds no row. Give inputs of the task, or leave it out.")
     try:
         for row in example:
-            validate_schema([row], columns.signature.inputs)
+            validate_schema([row], signature.inputs)
     except mlflow.MlflowException as error:
         raise ValueError(f"The input example does not fit the task: {error.message}") from error
     return example
 
 
-def _write(moa: MoA, program: Path) -> None:
+def _write(moa: MoA, program: Path, types: Mapping[str, type]) -> None:
     moa.save(program)
     try:
-        MoA.from_file(program, allow_unsafe_lm_state=True)
-    except ValueError as error:
+        MoA.from_file(program, allow_unsafe_lm_state=True, custom_types=types)
+    except (ValueError, ImportError) as error:
         reason = str(error).removeprefix(f"{program}: ")
+        if isinstance(error.__cause__, UnknownTypes):
+            reason = f"{reason.partition(':')[0]}, and whoever serves it must import them: give them as custom_types="
+            reason += "{'Name': Name}, and the files that hold them as code_paths=[...]."
         raise ValueError(f"This mixture cannot be logged as a model. {reason}") from error
 
 
-def _reach() -> None:
-    try:
-        within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
-    except Exception as error:
-        raise ConnectionError(
-            f"MLflow at {mask_address(mlflow.get_tracking_uri())} does not answer, so the model was not logged: "
-            f"{describe(error)} Start the server, or name another with mlflow.set_tracking_uri()."
-        ) from error
+def _write_code(program: str, types: Mapping[str, type]) -> str:
+    """What MLflow runs where the model is served; it imports the classes of the user's own."""
+    for name, type_ in types.items():
+        if type_.__module__ == "__main__" or "." in type_.__qualname__:
+            raise ValueError(
+                f"No server can import {name}: it is {type_.__qualname__} of {type_.__module__}. Move it to the top of "
+                "a module, and name its file in code_paths."
+            )
+    imports = "".join(f"from {type_.__module__} import {type_.__name__} as {name}\n" for name, type_ in types.items())
+    return _CODE.format(program=program, imports=imports, types=", ".join(f"{name}={name}" for name in types))
 
 
-def _requirements() -> list[str]:
-    """The packages that answer, in the versions installed here; MLflow adds itself."""
-    versions = {name: _version(name) for name in ("moa-dspy", "dspy", "litellm")}
-    return [f"{name}=={version}" for name, version in versions.items() if version] or ["moa-dspy"]
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # a folder on the path
-        return None
+def _versions(*packages: str) -> dict[str, str]:
+    """The versions that are installed here."""
+    versions = {}
+    for package in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):  # a folder on the path
+            versions[package] = importlib.metadata.version(package)
+    return versions

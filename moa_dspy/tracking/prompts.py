@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from moa_dspy.secrets import redact
 from moa_dspy.tracking.store import LIMIT_AT_END, describe, logger, mask_address, within
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
-__all__ = ["Prompt", "load_prompts", "prompts_of", "register", "register_prompts"]
+__all__ = ["Prompt", "as_page", "load_prompts", "prompts_of", "register", "register_prompts"]
 
 _LONGEST = 100_000  # characters that the registry keeps
 _CUT = "\n[... cut: the registry keeps 100,000 characters]"
@@ -142,6 +142,11 @@ def prompts_of(moa: MoA) -> list[Prompt]:
         text = redact(to_jsonable("".join(_pieces(predictor))), *lms)
         found.append(Prompt(name, text, {"predictor": name, **named}))
     return found
+
+
+def as_page(prompts: Sequence[Prompt]) -> str:
+    """The prompts on one page of Markdown."""
+    return "\n\n\n".join(f"# {prompt.predictor} ({prompt.tags['role']})\n\n{prompt.text}" for prompt in prompts)
 
 
 def _find(name: str, alias: str) -> Any:

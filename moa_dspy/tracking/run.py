@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import mlflow
 import pandas
 from mlflow.data.dataset import Dataset
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
-from moa_dspy.tracking.store import LIMIT_AT_END, Writer, describe, limit, logger, mask_address, within
+from moa_dspy.tracking.store import (
+    LIMIT_AT_END,
+    check_store,
+    describe,
+    limit,
+    logger,
+    mask_address,
+    run_in_background,
+    within,
+)
 
-__all__ = ["Run"]
+__all__ = ["Run", "Writer"]
 
 
 class Run:
@@ -34,7 +46,7 @@ class Run:
         self._writer = Writer()
         self._thread: int | None = None  # where it is the active run
 
-    def start(self, name: str | None, run_id: str | None, tags: Mapping[str, str]) -> None:
+    def start(self, name: str, run_id: str | None, tags: Mapping[str, str]) -> None:
         """Start it, or go on with one that is there.
 
         It becomes the active run of its thread, for `mlflow.log_metric` and its like, but not in async code: the
@@ -43,8 +55,7 @@ class Run:
         options: dict[str, Any] = {"run_id": run_id, "run_name": name, "tags": dict(tags), "nested": True}
         is_async = _in_event_loop()
         try:
-            self._client = mlflow.MlflowClient()
-            within(limit(), self._ask)
+            check_store()
             run = within(limit(), lambda: _start_inactive(options)) if is_async else _start_active(options)
         except Exception as error:
             logger.warning(
@@ -54,6 +65,7 @@ class Run:
                 describe(error),
             )
             return
+        self._client = mlflow.MlflowClient()
         self.id, self._experiment_id = run.info.run_id, run.info.experiment_id
         self._thread = None if is_async else threading.get_ident()
 
@@ -61,23 +73,20 @@ class Run:
         """Wait for what is still to be written, say what is missing, and end it as the error says."""
         if self.id is None:
             return
-        status = RunStatus.to_string(RunStatus.FINISHED if error is None else RunStatus.FAILED)
-        if isinstance(error, (KeyboardInterrupt, asyncio.CancelledError)):
-            status = RunStatus.to_string(RunStatus.KILLED)
+        stopped = isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
+        status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
         missing = self._writer.finish(LIMIT_AT_END)
         try:
             if missing:  # else it has just answered
-                within(limit(), self._ask)
+                check_store()
         except Exception as unreachable:
             missing.insert(0, f"its end ({describe(unreachable)})")
-            # mlflow.end_run() would wait for minutes: it stays this thread's active run until the next one starts.
             self.write("its end", lambda run_id: self._client.set_terminated(run_id, status))
             _left_active.add(self.id)
         else:
             self._leave(self.id, status)
         if missing:
-            more = f"; and {len(missing) - 3} more" if len(missing) > 3 else ""
-            shown = "; ".join(missing[:3]) + more
+            shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
             logger.warning("Run %s in MLflow at %s is incomplete. It lacks: %s.", self.id, self._uri, shown)
 
     def write(self, what: str, work: Callable[[str], object]) -> None:
@@ -95,7 +104,8 @@ class Run:
         step: int = 0,
     ) -> None:
         """Log all of it in one request."""
-        self.write(what, lambda run_id: self._log_batch(run_id, metrics, params, tags, step))
+        batch = _batch(metrics or {}, params or {}, tags or {}, step)
+        self.write(what, lambda run_id: self._client.log_batch(run_id, **batch))
 
     def log_text(self, path: str, text: str) -> None:
         """Log a file."""
@@ -114,48 +124,19 @@ class Run:
         given = [DatasetInput(entity, [InputTag("mlflow.data.context", "evaluation")])]
         self.write("the data set", lambda run_id: self._client.log_inputs(run_id, datasets=given))
 
-    def log_child(
-        self,
-        name: str,
-        metrics: Mapping[str, float],
-        params: Mapping[str, str] | None = None,
-        texts: Mapping[str, str] | None = None,
-    ) -> None:
+    def log_child(self, name: str, metrics: Mapping[str, float], params: Mapping[str, str]) -> None:
         """Log a finished child run."""
 
         def write(run_id: str) -> None:
-            child = self._client.create_run(
-                self._experiment_id, tags={"mlflow.parentRunId": run_id}, run_name=name
-            ).info.run_id
-            self._log_batch(child, metrics, params, None, 0)
-            for path, text in (texts or {}).items():
-                self._client.log_text(child, text, path)
-            self._client.update_run(child, status="FINISHED")
+            made = self._client.create_run(self._experiment_id, tags={"mlflow.parentRunId": run_id}, run_name=name)
+            self._client.log_batch(made.info.run_id, **_batch(metrics, params))
+            self._client.update_run(made.info.run_id, status="FINISHED")
 
         self.write(f"the run {name}", write)
 
     def experiment_name(self) -> str:
         """The name of the run's experiment; asks the store."""
         return str(self._client.get_experiment(self._experiment_id).name)
-
-    def _ask(self) -> None:
-        self._client.search_experiments(max_results=1)
-
-    def _log_batch(
-        self,
-        run_id: str,
-        metrics: Mapping[str, float] | None,
-        params: Mapping[str, str] | None,
-        tags: Mapping[str, str] | None,
-        step: int,
-    ) -> None:
-        now = int(time.time() * 1000)
-        self._client.log_batch(
-            run_id,
-            metrics=[Metric(name, value, now, step) for name, value in (metrics or {}).items()],
-            params=[Param(name, value) for name, value in (params or {}).items()],
-            tags=[RunTag(name, value) for name, value in (tags or {}).items()],
-        )
 
     def _leave(self, run_id: str, status: str) -> None:
         if self._thread != threading.get_ident():
@@ -165,6 +146,63 @@ class Run:
             mlflow.end_run(status)
             if run.info.run_id == run_id:
                 return
+
+
+class Writer:
+    """Writes in the background, in order, so that nobody waits for a slow store.
+
+    What fails is remembered, and what follows is tried all the same: a server may come back.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()  # the first one is under way
+        self._failed: list[str] = []
+        self._changed = threading.Condition()
+
+    def write(self, what: str, work: Callable[[], object]) -> None:
+        """Do this after all that is to be written already.
+
+        Args:
+            what: What it is, should it fail: "the metrics".
+            work: Does it.
+        """
+        with self._changed:
+            self._waiting.append((what, work))
+            if len(self._waiting) > 1:
+                return
+        run_in_background(self._write_all)
+
+    def finish(self, seconds: float) -> list[str]:
+        """Wait until all is written, no longer than this; gives what is not written, and why."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, seconds)
+            late = [f"{what} (no answer within {seconds:g} s)" for what, _ in self._waiting]
+            failed, self._failed = self._failed, []
+        return failed + late
+
+    def _write_all(self) -> None:
+        while True:
+            what, work = self._waiting[0]
+            try:
+                work()
+            except Exception as error:
+                self._failed.append(f"{what} ({describe(error)})")
+            with self._changed:
+                self._waiting.popleft()
+                self._changed.notify_all()
+                if not self._waiting:
+                    return
+
+
+def _batch(
+    metrics: Mapping[str, float], params: Mapping[str, str], tags: Mapping[str, str] | None = None, step: int = 0
+) -> dict[str, Any]:
+    now = int(time.time() * 1000)
+    return {
+        "metrics": [Metric(name, value, now, step) for name, value in metrics.items()],
+        "params": [Param(name, value) for name, value in params.items()],
+        "tags": [RunTag(name, value) for name, value in (tags or {}).items()],
+    }
 
 
 def _start_active(options: Mapping[str, Any]) -> Any:
@@ -189,6 +227,20 @@ def _in_event_loop() -> bool:
     return True
 
 
-_OF_A_DATASET = ("name", "digest", "source_type", "source", "schema", "profile")
-# Runs whose store went away before they could be ended.
+# Runs whose store went away before they could be ended: mlflow.end_run() would wait minutes for it, so they stay their
+# thread's active run until the next one starts there.
 _left_active: set[str] = set()
+
+
+@atexit.register
+def _forget_left_active() -> None:
+    """MLflow ends the active run when the program ends, and would wait for its store then."""
+    uri = mlflow.get_tracking_uri()
+    while (run := mlflow.active_run()) is not None and run.info.run_id in _left_active:
+        mlflow.set_tracking_uri("nowhere://")  # a store that fails at once, instead of one that is asked for minutes
+        with suppress(mlflow.MlflowException):
+            mlflow.end_run()
+        mlflow.set_tracking_uri(uri)
+
+
+_OF_A_DATASET = ("name", "digest", "source_type", "source", "schema", "profile")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,14 +25,13 @@ from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import redact
 from moa_dspy.values import check_inputs, to_json, to_jsonable, validated
 
-__all__ = ["PROGRAM", "Columns", "MixtureAgent", "MixtureProgram", "ask_nobody", "check_chat"]
+__all__ = ["PROGRAM", "MixtureAgent", "MixtureProgram", "ask_nobody", "signature_of"]
 
-PROGRAM = "program"
+PROGRAM = "program"  # the artifact that holds the mixture
 
 _asks_nobody: ContextVar[bool] = ContextVar("moa_dspy_asks_nobody", default=False)
-_OUTPUTS, _ACCOUNT, _CONCURRENCY = "outputs", "account", "concurrency"
 _SCALARS = {str: DataType.string, int: DataType.long, float: DataType.double, bool: DataType.boolean}
-_OF_AN_ANSWER = {
+_ACCOUNT = {
     "error": DataType.string,
     "agreement": DataType.double,
     "degraded": DataType.boolean,
@@ -42,63 +40,6 @@ _OF_AN_ANSWER = {
     "seconds": DataType.double,
     "proposals": DataType.string,
 }
-
-
-class Columns:
-    """The columns of a task: texts, numbers, truth values and lists of them; any other type as JSON.
-
-    Example:
-        >>> Columns(dspy.Signature("question, year: int -> answer: float, sources: list[str]")).signature.inputs
-        ['question': string (required), 'year': long (required)]
-    """
-
-    def __init__(self, task: type[dspy.Signature]) -> None:
-        self.task = task
-        self._outputs = {name: _column(field.annotation) for name, field in task.output_fields.items()}
-
-    @property
-    def signature(self) -> ModelSignature:
-        """The signature of the model: a row's inputs, and what comes back for it."""
-        inputs: list[Any] = []
-        anything: Any = AnyType
-        for name, field in self.task.input_fields.items():
-            type_ = _column(field.annotation)
-            is_needed = field.is_required() and type_ is not None
-            inputs.append(ColSpec(anything() if type_ is None else type_, name, required=is_needed))
-        # In two objects, where each value may be missing: in a column of its own, MLflow's Spark function
-        # makes "None" or "nan" of a text that is missing, and False of a truth value.
-        outputs = Schema([_object(_OUTPUTS, self._outputs), _object(_ACCOUNT, _OF_AN_ANSWER)])
-        return ModelSignature(Schema(inputs), outputs, ParamSchema([ParamSpec(_CONCURRENCY, DataType.long, 8)]))
-
-    def cells(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Inputs of the task as they stand in a row."""
-        return {name: to_jsonable(inputs[name]) for name in self.task.input_fields if name in inputs}
-
-    def inputs(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What a row gives of the inputs, typed; what is null is left out.
-
-        Raises:
-            ValueError: If one is missing, or of another type.
-        """
-        given = {}
-        for name, field in self.task.input_fields.items():
-            value = to_jsonable(row.get(name))  # pandas has NaN where nothing is
-            if value is not None:
-                try:
-                    given[name] = validated(value, field.annotation)
-                except ValueError:
-                    given[name] = validated(_read(value), field.annotation)
-        return check_inputs(self.task, given)
-
-    def outputs(self, values: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The task's outputs as they stand in a row; all None if there are none.
-
-        Raises:
-            ValueError: If a number is none that a table can hold.
-        """
-        if values is None:
-            return dict.fromkeys(self._outputs)
-        return {name: _cell(name, values[name], type_) for name, type_ in self._outputs.items()}
 
 
 class MixtureProgram(PythonModel):
@@ -110,9 +51,11 @@ class MixtureProgram(PythonModel):
     JSON. A row that fails, or is malformed, does not touch the others.
     """
 
+    def __init__(self, **types: type) -> None:
+        self.types = types  # classes of the user's own, by name
+
     def load_context(self, context: Any) -> None:
-        self.moa = _load(context)
-        self.columns = Columns(self.moa.signature)
+        self.moa = _load(context, self.types)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
         """The answers, one row for each.
@@ -128,31 +71,30 @@ class MixtureProgram(PythonModel):
         Raises:
             ValueError: Before anything is asked, if a provider's key is missing in the environment.
         """
-        concurrency = int((params or {}).get(_CONCURRENCY, 8))
+        concurrency = int((params or {}).get("concurrency", 8))
         require_positive(concurrency=concurrency)
         rows: Sequence[Mapping[str, Any]] = model_input.to_dict("records")
         if rows and not _asks_nobody.get():
             check_keys(self.moa.agents)
         numbered = run_side_by_side(lambda item: (item[0], self._answer(item[1])), list(enumerate(rows)), concurrency)
         answered = [answer for _, answer in sorted(numbered, key=lambda item: item[0])]
-        return pd.DataFrame(answered, index=model_input.index, columns=[_OUTPUTS, _ACCOUNT])
+        return pd.DataFrame(answered, index=model_input.index, columns=["outputs", "account"])
 
     def _answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
         metadata: MoAMetadata | None = None
-        outputs, error = None, None
-        if _asks_nobody.get():
-            return {_OUTPUTS: self.columns.outputs(None), _ACCOUNT: _describe(None, None)}
+        fields = self.moa.signature.output_fields
+        outputs, error = dict.fromkeys(fields), None
         try:
-            inputs = self.columns.inputs(row)
-            # Nobody reads DSPy's trace of a batch, and it would keep all prompts in memory.
-            with dspy.context(trace=None):
-                prediction = self.moa(**inputs)
-            metadata = prediction.metadata
-            outputs = self.columns.outputs(dict(prediction.items()))
+            if not _asks_nobody.get():
+                # Nobody reads DSPy's trace of a batch, and it would keep all prompts in memory.
+                with dspy.context(trace=None):
+                    prediction = self.moa(**_read_inputs(self.moa.signature, row))
+                metadata = prediction.metadata
+                outputs = {name: _as_cell(prediction[name], field.annotation) for name, field in fields.items()}
         except Exception as failed:
             metadata = failed.metadata if isinstance(failed, MoAError) else metadata
             error = f"{type(failed).__name__}: {redact(str(failed), *(agent.lm for agent in self.moa.agents))}"
-        return {_OUTPUTS: outputs or self.columns.outputs(None), _ACCOUNT: _describe(metadata, error)}
+        return {"outputs": outputs, "account": _describe(metadata, error)}
 
 
 class MixtureAgent(ResponsesAgent):
@@ -165,7 +107,7 @@ class MixtureAgent(ResponsesAgent):
     def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:  # type: ignore[override]
         if _asks_nobody.get():
             return ResponsesAgentResponse(output=[])
-        prediction = self.moa(**{self.input: _question(request)})
+        prediction = self._ask(request)
         item: Any = self.create_text_output_item(prediction[self.output], str(uuid.uuid4()))
         return ResponsesAgentResponse(output=[item], custom_outputs=_describe(prediction.metadata, None))
 
@@ -173,10 +115,34 @@ class MixtureAgent(ResponsesAgent):
         self, request: ResponsesAgentRequest
     ) -> Generator[ResponsesAgentStreamEvent, None, None]:
         # A mixture's answer is whole only when the aggregator has written it: it comes as one piece.
-        text, id = self.moa(**{self.input: _question(request)})[self.output], str(uuid.uuid4())
+        text, id = self._ask(request)[self.output], str(uuid.uuid4())
         done: Any = {"type": "response.output_item.done", "item": self.create_text_output_item(text, id)}
         yield ResponsesAgentStreamEvent(**self.create_text_delta(text, id))
         yield ResponsesAgentStreamEvent(**done)
+
+    def _ask(self, request: ResponsesAgentRequest) -> Any:
+        said = [message.model_dump() for message in request.input]
+        content = next((one["content"] for one in reversed(said) if one.get("role") == "user"), "")
+        text = content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
+        return self.moa(**{self.input: text})
+
+
+def signature_of(task: type[dspy.Signature]) -> ModelSignature:
+    """A row's inputs, and what comes back for it: texts, numbers, truth values and lists of them; the rest as JSON."""
+    anything: Any = AnyType
+    inputs: list[Any] = []
+    for name, field in task.input_fields.items():
+        type_ = _column(field.annotation)
+        is_needed = field.is_required() and type_ is not None
+        inputs.append(ColSpec(anything() if type_ is None else type_, name, required=is_needed))
+    # In two objects, where each value may be missing: in a column of its own, MLflow's Spark function
+    # makes "None" or "nan" of a text that is missing, and False of a truth value.
+    answer = {name: _column(field.annotation) or DataType.string for name, field in task.output_fields.items()}
+    outputs: list[Any] = [
+        ColSpec(Object([Property(part, type_, required=False) for part, type_ in types.items()]), name)
+        for name, types in (("outputs", answer), ("account", _ACCOUNT))
+    ]
+    return ModelSignature(Schema(inputs), Schema(outputs), ParamSchema([ParamSpec("concurrency", DataType.long, 8)]))
 
 
 @contextmanager
@@ -189,45 +155,27 @@ def ask_nobody() -> Iterator[None]:
         _asks_nobody.reset(token)
 
 
-def check_chat(task: type[dspy.Signature]) -> None:
-    """Refuse a task that no chat can be about.
-
-    Raises:
-        ValueError: If it has not one text input and one text output.
-    """
-    fields = [list(task.input_fields.values()), list(task.output_fields.values())]
-    if any(len(kind) != 1 or kind[0].annotation is not str for kind in fields):
-        raise ValueError(
-            f"A chat gives one text and wants one back, and this task is {task.signature!r} with other fields or "
-            "types. Log it with serve_as='rows'."
-        )
-
-
-def _load(context: Any) -> MoA:
+def _load(context: Any, types: Mapping[str, type] | None = None) -> MoA:
     # Who runs a model runs the code in it: the addresses in it are trusted as much.
-    return MoA.from_file(context.artifacts[PROGRAM], allow_unsafe_lm_state=True)
+    return MoA.from_file(context.artifacts[PROGRAM], allow_unsafe_lm_state=True, custom_types=types)
 
 
-def _question(request: ResponsesAgentRequest) -> str:
-    said = [message.model_dump() for message in request.input]
-    content = next((one["content"] for one in reversed(said) if one.get("role") == "user"), "")
-    return content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
+def _read_inputs(task: type[dspy.Signature], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row gives of the inputs, typed; what is null is left out."""
+    given = {}
+    for name, field in task.input_fields.items():
+        value = to_jsonable(row.get(name))  # pandas has NaN where nothing is
+        if value is not None:
+            try:
+                given[name] = validated(value, field.annotation)
+            except ValueError:
+                given[name] = validated(json.loads(value) if isinstance(value, str) else value, field.annotation)
+    return check_inputs(task, given)
 
 
-def _describe(metadata: MoAMetadata | None, error: str | None) -> dict[str, Any]:
-    """How a row was answered, or why not; what is not known is None."""
-    if metadata is None:
-        return {**dict.fromkeys(_OF_AN_ANSWER), "error": error}
-    proposals = {proposal.id: proposal.outputs for proposal in metadata.all_proposals}
-    return {
-        "error": error,
-        "agreement": metadata.agreement,
-        "degraded": metadata.degraded,
-        "cost_usd": metadata.usage.cost_usd,
-        "unpriced_calls": metadata.usage.unpriced_calls,
-        "seconds": metadata.seconds,
-        "proposals": to_json(proposals),
-    }
+def _as_cell(value: Any, annotation: Any) -> Any:
+    data = to_jsonable(value)
+    return data if _column(annotation) or data is None or isinstance(data, str) else to_json(data)
 
 
 def _column(annotation: Any) -> DataType | Array | None:
@@ -238,27 +186,17 @@ def _column(annotation: Any) -> DataType | Array | None:
     return _SCALARS.get(annotation) if isinstance(annotation, type) else None
 
 
-def _object(name: str, types: Mapping[str, Any]) -> ColSpec:
-    # As text, since MLflow's Spark function cannot carry an object that is missing.
-    return ColSpec(
-        Object([Property(part, type_ or DataType.string, required=False) for part, type_ in types.items()]), name
-    )
-
-
-def _read(value: Any) -> Any:
-    try:
-        return json.loads(value) if isinstance(value, str) else value
-    except ValueError:  # text that is meant as it stands
-        return value
-
-
-def _cell(name: str, value: Any, type_: DataType | Array | None) -> Any:
-    if type_ is None:
-        data = to_jsonable(value)
-        return data if data is None or isinstance(data, str) else to_json(data)
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, int) and not -(2**63) <= number < 2**63:
-            raise ValueError(f"The output {name} is a whole number of more than 64 bits, which no table holds.")
-        if isinstance(number, float) and not math.isfinite(number):
-            raise ValueError(f"The output {name} is {number}, which JSON cannot say.")
-    return to_jsonable(value)
+def _describe(metadata: MoAMetadata | None, error: str | None) -> dict[str, Any]:
+    """How a row was answered, or why not; what is not known is None."""
+    if metadata is None:
+        return {**dict.fromkeys(_ACCOUNT), "error": error}
+    proposals = {proposal.id: proposal.outputs for proposal in metadata.all_proposals}
+    return {
+        "error": error,
+        "agreement": metadata.agreement,
+        "degraded": metadata.degraded,
+        "cost_usd": metadata.usage.cost_usd,
+        "unpriced_calls": metadata.usage.unpriced_calls,
+        "seconds": metadata.seconds,
+        "proposals": to_json(proposals),
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +23,7 @@ from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import is_secret, mask, secret_values
 from moa_dspy.strategies import Strategy, Verdict
 from moa_dspy.tracking.watch import BLOCK, Watch, metadata_of
-from moa_dspy.usage import METER, LMCall, call_of
+from moa_dspy.usage import LMCall, call_of
 from moa_dspy.values import to_jsonable
 
 __all__ = ["Spans"]
@@ -46,7 +46,6 @@ class Spans(MlflowCallback):
     It is one of MLflow's kind, so that `mlflow.dspy.autolog()` finds that there is one.
 
     Args:
-        detail: `"full"` shows the modules inside of agents and what adapters format and parse, too.
         log_traces_from_compile: Trace what optimizers try, too.
 
     Attributes:
@@ -54,17 +53,17 @@ class Spans(MlflowCallback):
         keeps_answers: Whether to remember in `answered` which trace a prediction is of.
     """
 
-    def __init__(self, detail: str, log_traces_from_compile: bool) -> None:
+    def __init__(self, log_traces_from_compile: bool) -> None:
         super().__init__()
-        self.is_full = detail == "full"
         self.log_traces_from_compile = log_traces_from_compile
         self.trace_ids: set[str] = set()
         self.answered: dict[int, tuple[Any, str]] = {}
         self.keeps_answers = False
         self._open: dict[str, tuple[AbstractContextManager[Any], Any]] = {}
+        self._traces: dict[str, _Trace] = {}
         self._lms: dict[str, Any] = {}
         self._lm_spans: deque[str] = deque(maxlen=1000)
-        self._traces: dict[str, _Trace] = {}
+        self._secrets = _Secrets()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MlflowCallback, ()  # MLflow pickles DSPy's settings with a model: it is loaded without us
@@ -72,15 +71,14 @@ class Spans(MlflowCallback):
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         callers, given = dspy.settings.caller_modules or [], inputs.get("kwargs", {})
         if isinstance(instance, MoA):
-            _learn(*(lm for agent in instance.agents for lm in agent.lms))
-            strategy = instance.strategy.name
+            self._secrets.learn(lm for agent in instance.agents for lm in agent.lms)
             watch = next((callback for callback in instance.callbacks if isinstance(callback, Watch)), None)
-            self._start(call_id, f"{type(instance).__name__} ({strategy})", "CHAIN", given, watch=watch)
+            self._start(call_id, f"{type(instance).__name__} ({instance.strategy.name})", "CHAIN", given, watch=watch)
         elif isinstance(instance, Agent):
             place, case = _place(instance, callers), given.get("case")
             # A strategy is shown the whole case: its proposals stand in the spans beside.
             self._start(call_id, _name(place, instance), "AGENT", given if case is None else case.inputs, place)
-        elif self.is_full or not (isinstance(instance, _INSIDE) and any(isinstance(c, Agent) for c in callers)):
+        elif not (isinstance(instance, _INSIDE) and any(isinstance(caller, Agent) for caller in callers)):
             kind = "AGENT" if isinstance(instance, dspy.ReAct) else "CHAIN"
             self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
 
@@ -99,18 +97,17 @@ class Spans(MlflowCallback):
         self._end(call_id, outputs, exception)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        _learn(instance)
-        settings = {f"setting.{name}": value for name, value in instance.kwargs.items() if value is not None}
+        self._secrets.learn([instance])
         attributes = {
-            **{name: "***" if is_secret(name.partition(".")[2]) else value for name, value in settings.items()},
+            **{f"setting.{name}": value for name, value in instance.kwargs.items()},
             SpanAttributeKey.MODEL: instance.model,
-            SpanAttributeKey.MODEL_PROVIDER: instance.model.split("/")[0] if "/" in instance.model else None,
+            SpanAttributeKey.MODEL_PROVIDER: instance.model.partition("/")[0] if "/" in instance.model else None,
             SpanAttributeKey.MESSAGE_FORMAT: "dspy",
         }
         known = {name: value for name, value in attributes.items() if value is not None}
         given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
         given.pop("kwargs", None)
-        self._start(call_id, instance.model, "CHAT_MODEL", given, known)
+        self._start(call_id, instance.model, "CHAT_MODEL", given, self._secrets.mask(known))
         if call_id in self._open:
             self._lms[call_id] = instance
             self._lm_spans.append(self._open[call_id][1].span_id)
@@ -118,41 +115,31 @@ class Spans(MlflowCallback):
     def on_lm_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
         if call_id not in self._open:
             return
-        span, call = self._open[call_id][1], _find_call(call_id, self._lms.pop(call_id), outputs)
+        span, call = self._open[call_id][1], _find_call(self._lms.pop(call_id), outputs)
         if call is not None and (call.prompt_tokens or call.completion_tokens):
             span.set_attributes(_usage(call))
             if span.trace_id in self._traces:
                 self._traces[span.trace_id].calls.append(call)
-        elif call is not None and exception is None:
+        elif call is not None:
             span.set_attribute("moa.cache_hit", True)
         self._end(call_id, outputs, exception)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._start(call_id, f"Tool.{instance.name}", "TOOL", inputs.get("kwargs", {}))
 
-    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        if self.is_full:
-            self._start(call_id, f"{type(instance).__name__}.format", "PARSER", inputs.get("inputs", {}))
-
-    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        if self.is_full:
-            self._start(call_id, f"{type(instance).__name__}.parse", "PARSER", inputs.get("completion"))
-
     def on_tool_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
         self._end(call_id, outputs, exception)
 
-    on_adapter_format_end = on_adapter_parse_end = on_tool_end
+    def on_nothing(self, *args: Any, **kwargs: Any) -> None:
+        """What adapters format and parse stands in the LM's span, and an evaluation is a tracked block."""
 
-    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Nothing: its run is a tracked block."""
-
-    def on_evaluate_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        """Nothing: its run is a tracked block."""
+    on_adapter_format_start = on_adapter_parse_start = on_evaluate_start = on_nothing
+    on_adapter_format_end = on_adapter_parse_end = on_evaluate_end = on_nothing
 
     def process(self, span: Any) -> None:
         """Take secrets out of any span before it is stored, and usage that is counted already."""
         for name, value in span.attributes.items():
-            shown = _masked(value, name)
+            shown = self._secrets.mask(value, name)
             if shown != value:
                 span.set_attribute(name, shown)
         # mlflow.litellm.autolog and the like make a span of their own inside of ours, with the same tokens.
@@ -186,7 +173,7 @@ class Spans(MlflowCallback):
         if span.parent_id is not None and span.trace_id in self.trace_ids and span.trace_id not in self._traces:
             span.set_attribute("moa.late", True)  # it was abandoned: the answer was made without it
         if exception is not None:
-            span.record_exception(_masked_error(exception))
+            span.record_exception(self._secrets.mask_error(exception))
         else:
             said = outputs.outputs if isinstance(outputs, Verdict) else outputs
             span.set_outputs(to_jsonable(said.toDict() if isinstance(said, dspy.Prediction) else said))
@@ -195,8 +182,10 @@ class Spans(MlflowCallback):
 
 def _describe_trace(trace: _Trace, metadata: MoAMetadata | None) -> None:
     """Say of the trace under way what it cost, and whose it is."""
-    costs = [_cost(call) for call in trace.calls if call.cost_usd is not None]
-    tags = {"moa.unpriced_calls": str(len(trace.calls) - len(costs))}
+    made = trace.calls if metadata is None else metadata.calls
+    billed = [call for call in made if call.prompt_tokens or call.completion_tokens]
+    costs = [_cost(call) for call in billed if call.cost_usd is not None]
+    tags = {"moa.unpriced_calls": str(len(billed) - len(costs))}
     if metadata is not None:
         tags |= {"moa.strategy": metadata.strategy, "moa.degraded": str(metadata.degraded).lower()}
     about = {}
@@ -231,31 +220,29 @@ def _name(place: Mapping[str, Any], agent: Agent) -> str:
 
 def _facts(metadata: MoAMetadata) -> dict[str, Any]:
     """What came of a mixture's call, as attributes of its span."""
-    failures = [f"{failure.agent}: {failure.error}" for failure in metadata.failures]
-    facts = metadata.model_dump(include={"answered_by", "fallback_used", "selected"})
-    facts |= {"agreement": metadata.agreement, "degraded": metadata.degraded, "failures": failures}
+    facts = metadata.model_dump(include={"answered_by", "fallback_used", "selected", "agreement", "degraded"})
+    facts["failures"] = [f"{failure.agent}: {failure.error}" for failure in metadata.failures]
     return {f"moa.{name}": value for name, value in facts.items() if value is not None}
 
 
-def _find_call(call_id: str, lm: Any, outputs: Any) -> LMCall | None:
-    """What is known of an LM call: inside a mixture by its agent's meter, elsewhere by the LM's history.
+def _find_call(lm: Any, outputs: Any) -> LMCall | None:
+    """What DSPy wrote of an LM call into the LM's history; None if it wrote nothing.
 
-    DSPy hands the list that it wrote into a history on to the callbacks, so that the call's own entry is found by
-    identity, whoever else asks meanwhile.
+    DSPy hands the list that it wrote there on to the callbacks, so that the call's own entry is found by identity,
+    whoever else asks meanwhile.
     """
-    meter = dspy.settings.get(METER)
-    row: LMCall | None = None if meter is None else meter.call(call_id)
-    if row is not None or outputs is None:
-        return row
-    entries = reversed(list(getattr(lm, "history", ()))[-1000:])
-    entry = next((entry for entry in entries if entry["outputs"] is outputs), None)
-    return None if entry is None else call_of(entry, "program")
+    entries = [] if outputs is None else list(lm.history)[-1000:]
+    entry = next((entry for entry in reversed(entries) if entry["outputs"] is outputs), None)
+    if entry is None:
+        return None
+    call, prices = call_of(entry, "program"), vars(lm).get("prices")
+    if prices is not None:  # stated by the user, see `models.as_lm`
+        call.cost_usd = prices.cost(call.prompt_tokens, call.completion_tokens)
+    return call
 
 
 def _usage(call: LMCall) -> dict[str, Any]:
-    """Tokens and cost as MLflow's pages read them; what is not known, and a hit in DSPy's cache, stays absent."""
-    if not (call.prompt_tokens or call.completion_tokens):
-        return {}
+    """Tokens and cost as MLflow's pages read them; a cost that is not known stays absent."""
     usage = {
         TokenUsageKey.INPUT_TOKENS: call.prompt_tokens,
         TokenUsageKey.OUTPUT_TOKENS: call.completion_tokens,
@@ -287,37 +274,34 @@ def _prices(model: str) -> tuple[float, float]:
     return float(info.get("input_cost_per_token") or 0.0), float(info.get("output_cost_per_token") or 0.0)
 
 
-# Secrets of the LMs seen so far, the longest first.
-_secrets: tuple[str, ...] = ()
-_learned: set[int] = set()
+class _Secrets:
+    """The secrets of the LMs seen so far: looking for them anew in each span would take its time."""
 
+    def __init__(self) -> None:
+        self._values: list[str] = []  # the longest first
+        self._learned: set[int] = set()
 
-def _learn(*lms: Any) -> None:
-    """Know the secrets of these LMs from now on."""
-    global _secrets
-    new = {hash((lm.model, repr(lm.kwargs))): lm for lm in lms if lm is not None}
-    if new.keys() <= _learned:
-        return
-    _learned.update(new)
-    _secrets = tuple(sorted({*_secrets, *secret_values(*new.values())}, key=len, reverse=True))
+    def learn(self, lms: Iterable[Any]) -> None:
+        """Know the secrets of these LMs from now on."""
+        new = {hash((lm.model, repr(lm.kwargs))): lm for lm in lms if lm is not None}
+        if not new.keys() <= self._learned:
+            self._learned.update(new)
+            self._values = sorted({*self._values, *secret_values(*new.values())}, key=len, reverse=True)
 
+    def mask(self, value: Any, name: str = "") -> Any:
+        """A copy of JSON data without secrets, at any depth."""
+        if isinstance(value, (str, dict, list)) and is_secret(name):
+            return "***"
+        if isinstance(value, str):
+            return mask(value, self._values)
+        if isinstance(value, dict):
+            return {key: self.mask(item, key) for key, item in value.items()}
+        return [self.mask(item) for item in value] if isinstance(value, list) else value
 
-def _masked(value: Any, name: str = "") -> Any:
-    """A copy of JSON data without secrets, at any depth."""
-    if isinstance(value, str):
-        return "***" if is_secret(name) else mask(value, _secrets)
-    if isinstance(value, dict):
-        return "***" if is_secret(name) else {key: _masked(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return "***" if is_secret(name) else [_masked(item) for item in value]
-    return value
-
-
-def _masked_error(error: BaseException | None) -> Any:
-    """The error, or one of the same name that says the same without secrets; its causes are left out then."""
-    if error is None:
-        return None
-    told = "".join(traceback.format_exception(error))
-    if mask(told, _secrets) == told and isinstance(error, Exception):
-        return error
-    return type(type(error).__name__, (Exception,), {})(mask(str(error), _secrets))
+    def mask_error(self, error: BaseException) -> Exception:
+        """The error, or one of the same name that says the same without secrets; its causes are left out then."""
+        told = "".join(traceback.format_exception(error))
+        if mask(told, self._values) == told and isinstance(error, Exception):
+            return error
+        masked: Exception = type(type(error).__name__, (Exception,), {})(mask(str(error), self._values))
+        return masked

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import re
 import threading
-from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +18,13 @@ __all__ = [
     "LIMIT",
     "LIMIT_AT_END",
     "LOCAL_LIMIT",
-    "Writer",
+    "check_store",
     "describe",
     "find_store",
     "limit",
+    "logger",
     "mask_address",
+    "run_in_background",
     "within",
 ]
 
@@ -40,37 +41,14 @@ LIMIT_AT_END = 30.0
 """Seconds that the end of a block waits for what is still to be written."""
 
 
-def find_store(store: str | None = None) -> str:
-    """The tracking URI that is meant.
-
-    Args:
-        store: A database's or a server's address; None means what MLflow itself would use.
+def check_store() -> None:
+    """Ask the present store whether it answers.
 
     Raises:
-        ValueError: If MLflow's server knows no such store.
-        FileNotFoundError: If it is a SQLite file that is not there.
+        TimeoutError: If it does not within its limit.
+        Exception: What MLflow says of it.
     """
-    uri = store or mlflow.get_tracking_uri()
-    kind, _, place = uri.partition("://")
-    if place and kind.partition("+")[0] not in _STORES:
-        raise ValueError(
-            f"{mask_address(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
-        )
-    if kind == "sqlite" and not Path(place.removeprefix("/")).is_file():
-        raise FileNotFoundError(
-            f"There is no store {mask_address(uri)}: nothing was tracked here. Track something first, for example with "
-            "moa-dspy demo --mlflow, or name another store."
-        )
-    return uri
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    # urllib3 warns of each attempt of MLflow's, dozens for a server that is down; what came of them is said once.
-    text = record.getMessage()
-    return not text.startswith("Retrying") or ("/mlflow/" not in text and "/v1/traces" not in text)
-
-
-logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
+    within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
 
 
 def limit() -> float:
@@ -91,96 +69,76 @@ def within(seconds: float, work: Callable[[], T]) -> T:
         >>> within(5, lambda: 1 + 1)
         2
     """
-    done: list[T] = []
-    failed: list[Exception] = []
+    future: Future[T] = Future()
 
     def target() -> None:
         try:
-            done.append(work())
+            future.set_result(work())
         except Exception as error:
-            failed.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), name="moa-mlflow", daemon=True)
+    run_in_background(target)
+    if not wait([future], seconds).done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return future.result()
+
+
+def run_in_background(work: Callable[[], object]) -> None:
+    """Do the work in a thread that the end of the program does not wait for."""
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="moa-mlflow", daemon=True)
     try:
         thread.start()
-        thread.join(seconds)
     except RuntimeError:  # at the end of the program Python starts no thread
-        target()
-    if done:
-        return done[0]
-    raise failed[0] if failed else TimeoutError(f"no answer within {seconds:g} s")
+        work()
 
 
-class Writer:
-    """Writes in the background, in order, so that nobody waits for a slow store.
+def find_store(store: str | None = None) -> str:
+    """The tracking URI that is meant.
 
-    What fails is remembered, and what follows is tried all the same: a server may come back.
+    Args:
+        store: A database's or a server's address; None means what MLflow itself would use.
+
+    Raises:
+        ValueError: If MLflow's server knows no such store.
+        FileNotFoundError: If it is a SQLite file that is not there.
     """
-
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()
-        self._failed: list[str] = []
-        self._is_running = False
-        self._changed = threading.Condition()
-
-    def write(self, what: str, work: Callable[[], object]) -> None:
-        """Do this after all that is to be written already.
-
-        Args:
-            what: What it is, should it fail: "the metrics".
-            work: Does it.
-        """
-        with self._changed:
-            self._waiting.append((what, work))
-            if self._is_running:
-                return
-            self._is_running = True
-        try:
-            threading.Thread(target=self._run, name="moa-mlflow-writer", daemon=True).start()
-        except RuntimeError:  # at the end of the program Python starts no thread
-            self._run()
-
-    def finish(self, seconds: float) -> list[str]:
-        """Wait until all is written, no longer than this; gives what is not written, and why."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, seconds)
-            late = [f"{what} (no answer within {seconds:g} s)" for what, _ in self._waiting]
-            failed, self._failed = self._failed, []
-        return failed + late
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._waiting:
-                    self._is_running = False
-                    return
-                what, work = self._waiting[0]
-            try:
-                work()
-            except Exception as error:
-                self._failed.append(f"{what} ({describe(error)})")
-            with self._changed:
-                self._waiting.popleft()
-                self._changed.notify_all()
+    uri = store or mlflow.get_tracking_uri()
+    kind, _, place = uri.partition("://")
+    if place and kind.partition("+")[0] not in _STORES:
+        raise ValueError(
+            f"{mask_address(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
+        )
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise FileNotFoundError(
+            f"There is no store {mask_address(uri)}: nothing was tracked here. Track something first, for example with "
+            "moa-dspy demo --mlflow, or name another store."
+        )
+    return uri
 
 
 def describe(error: BaseException) -> str:
     """An error on one line, with its type and without secrets."""
-    text = " ".join(mask_address(redact(str(error))).split())
+    text = " ".join(redact(str(error)).split())
     return f"{type(error).__name__}: {text if len(text) <= _LONGEST else f'{text[:_LONGEST]} [...]'}"
 
 
-def mask_address(text: str) -> str:
-    """The text without the logins and keys in its addresses.
+def mask_address(address: str) -> str:
+    """The address without the logins and keys in it.
 
     Example:
         >>> mask_address("https://me:secret@host:5000/?token=abc")
         'https://***@host:5000/?token=***'
     """
-    return _IN_QUERY.sub(r"\1***", _LOGIN.sub("://***@", text))
+    return redact(address)
 
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    # urllib3 warns of each attempt of MLflow's, dozens for a server that is down; what came of them is said once.
+    text = record.getMessage()
+    return not text.startswith("Retrying") or ("/mlflow/" not in text and "/v1/traces" not in text)
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
 
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")
 _LONGEST = 600
-_LOGIN = re.compile(r"://[^/?#\s]+@")
-_IN_QUERY = re.compile(r"([?&][\w-]*(?:key|token|sig|secret|password)[\w-]*=)[^&#\s]*", re.IGNORECASE)

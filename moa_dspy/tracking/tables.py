@@ -15,42 +15,26 @@ from moa_dspy.tracking.watch import Answer, Evaluation
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import as_text
 
-__all__ = ["answer_metrics", "call_metrics", "call_table", "evaluation_table", "oracle", "proposal_table"]
+__all__ = ["call_table", "evaluation_table", "find_oracle", "measure", "proposal_table"]
 
 Table = dict[str, list[Any]]
 Mask = Callable[[str], str]
 
 _ROWS = 5000  # a table is one file, which MLflow's page loads whole
 _CHARACTERS = 2000
+_USAGE = {"calls", "prompt_tokens", "completion_tokens", "cost_usd", "unpriced_calls", "failed_calls"}
 
 
-def call_metrics(calls: Iterable[LMCall]) -> dict[str, float]:
-    """What these calls took; a cost that is not known is left out, never 0."""
-    usage = Usage.of(calls)
-    found: dict[str, float | None] = {
-        "calls": usage.calls,
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cost_usd": usage.cost_usd,
-        "unpriced_calls": usage.unpriced_calls,
-        "failed_calls": usage.failed_calls,
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def answer_metrics(answers: Sequence[Answer]) -> dict[str, float]:
-    """How a mixture answered: agreement, share of degraded answers, seconds for one."""
-    if not answers:
-        return {}
-    metadata = [answer.metadata for answer in answers]
-    agreements = [one.agreement for one in metadata if one.agreement is not None]
-    p50, p95 = np.percentile([one.seconds for one in metadata], [50, 95])
-    return {
-        **({"agreement": fmean(agreements)} if agreements else {}),
-        "degraded_share": fmean(answer.outputs is None or answer.metadata.degraded for answer in answers),
-        "seconds_p50": float(p50),
-        "seconds_p95": float(p95),
-    }
+def measure(calls: Iterable[LMCall], answers: Sequence[Answer]) -> dict[str, float]:
+    """What these calls took, a cost that is not known left out, and how a mixture answered."""
+    found: dict[str, float] = Usage.of(calls).model_dump(include=_USAGE, exclude_none=True)
+    if answers:
+        metadata = [answer.metadata for answer in answers]
+        agreements = [one.agreement for one in metadata if one.agreement is not None]
+        found |= {"agreement": fmean(agreements)} if agreements else {}
+        found["degraded_share"] = fmean(answer.outputs is None or answer.metadata.degraded for answer in answers)
+        found |= _seconds([one.seconds for one in metadata])
+    return found
 
 
 def call_table(rows: Sequence[tuple[str, LMCall]]) -> Table:
@@ -58,16 +42,13 @@ def call_table(rows: Sequence[tuple[str, LMCall]]) -> Table:
     groups: dict[tuple[str, str, str], list[LMCall]] = {}
     for stage, call in rows:
         groups.setdefault((stage, call.agent, call.model), []).append(call)
-    return _columns(
-        {
-            "stage": stage,
-            "agent": agent,
-            "model": model,
-            **Usage.of(calls).model_dump(exclude={"seconds"}),
-            **_seconds(calls),
-        }
-        for (stage, agent, model), calls in groups.items()
-    )
+    table = []
+    for (stage, agent, model), calls in groups.items():
+        # What the cache answered took no model's time; how long an abandoned call would have taken is not known.
+        seconds = [call.seconds for call in calls if not call.cache_hit and call.error != "Unfinished"]
+        usage = Usage.of(calls).model_dump(exclude={"seconds"})
+        table.append({"stage": stage, "agent": agent, "model": model, **usage, **_seconds(seconds)})
+    return _columns(table)
 
 
 def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: Mask) -> Table:
@@ -77,20 +58,18 @@ def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: 
     strategy wrote an answer of its own), `answer_*`, `seconds`, `error`. MLflow's page cannot show names with dots.
     """
     rows: list[dict[str, Any]] = []
-    end: dict[str, Any]
     for number, answer in enumerate(answers, start=1):
         metadata = answer.metadata
-        inputs = _cells("input", task.input_fields, answer.inputs, mask)
-        came = _cells("answer", task.output_fields, answer.outputs or {}, mask)
-        for proposal in metadata.all_proposals:
-            said = _cells("output", task.output_fields, proposal.outputs, mask)
-            who = proposal.model_dump(include={"agent", "model", "layer", "sample"})
-            chosen = None if metadata.selected is None else proposal.id == metadata.selected
-            end = {"seconds": proposal.seconds, "error": None}
-            rows.append({"call": number, **inputs, **who, **said, "chosen": chosen, **came, **end})
+        asked = {"call": number, **_cells("input", task.input_fields, answer.inputs, mask)}
+        answered = _cells("answer", task.output_fields, answer.outputs or {}, mask)
+        for one in metadata.all_proposals:
+            said = one.model_dump(include={"agent", "model", "layer", "sample"})
+            said |= _cells("output", task.output_fields, one.outputs, mask)
+            chosen = None if metadata.selected is None else one.id == metadata.selected
+            rows.append({**asked, **said, "chosen": chosen, **answered, "seconds": one.seconds, "error": None})
         for failure in metadata.failures:
-            end = {"seconds": failure.seconds, "error": mask(f"{failure.error}: {failure.message}")}
-            rows.append({"call": number, **inputs, "agent": failure.agent, "model": failure.model, **came, **end})
+            failed = failure.model_dump(include={"agent", "model", "seconds"})
+            rows.append({**asked, **failed, **answered, "error": mask(f"{failure.error}: {failure.message}")})
     return _columns(rows[:_ROWS])
 
 
@@ -106,7 +85,7 @@ def evaluation_table(evaluation: Evaluation, mask: Mask) -> Table:
     )
 
 
-def oracle(evaluation: Evaluation) -> float | None:
+def find_oracle(evaluation: Evaluation) -> float | None:
     """The mean score of each question's best proposal; None where it would cost something, or there are none."""
     if evaluation.asked or not isinstance(evaluation.program, MoA):  # a metric that asks a model asks it again
         return None
@@ -126,11 +105,9 @@ def _number(score: Any) -> float | None:
         return None
 
 
-def _seconds(calls: Sequence[LMCall]) -> dict[str, Any]:
-    # What the cache answered took no model's time; how long an abandoned call would have taken is not known.
-    asked = [call.seconds for call in calls if not call.cache_hit and call.error != "Unfinished"]
-    p50, p95 = np.percentile(asked, [50, 95]) if asked else (None, None)
-    return {"seconds_p50": p50 and float(p50), "seconds_p95": p95 and float(p95)}
+def _seconds(seconds: Sequence[float]) -> dict[str, Any]:
+    p50, p95 = np.percentile(seconds, [50, 95]).tolist() if seconds else (None, None)
+    return {"seconds_p50": p50, "seconds_p95": p95}
 
 
 def _cells(kind: str, names: Iterable[str], values: Mapping[str, Any], mask: Mask) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.pandas_dataset import from_pandas
 
 from moa_dspy.moa import MoA
-from moa_dspy.secrets import mask, secret_values, without_secrets
+from moa_dspy.secrets import redact, without_secrets
 from moa_dspy.tracking import tables
-from moa_dspy.tracking.prompts import prompts_of, register
+from moa_dspy.tracking.prompts import as_page, prompts_of, register
 from moa_dspy.tracking.run import Run
 from moa_dspy.tracking.store import describe
 from moa_dspy.tracking.watch import BLOCK, Evaluation, Watch, find_mixture, mixtures_in
@@ -49,12 +49,11 @@ def track(
     - metrics, written as the block goes, with the number of questions as their step: `score` (0 to 1) and `oracle` of
       each evaluation, `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls, those of
       compiling too, `calls`, `prompt_tokens`, `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it),
-      `failed_calls`;
+      `failed_calls`; of an optimizer's candidates, `trial_score`;
     - tables: `calls.json`, by stage (`run`, `compile`, `run_2` after it), agent and model; `proposals.json`, who
       proposed what, one for each stage; `evaluation.json`, one for each evaluation;
     - the mixture, as `MoA.from_file` reads it, and its prompts; the same of what an optimizer made, its settings and
-      report, a child run per candidate, and the prompts before and after in the Prompt Registry, as
-      `<experiment>.<name>.<predictor>`;
+      report, and the prompts before and after in the Prompt Registry, as `<experiment>.<name>.<predictor>`;
     - the data set as an input. No secrets.
 
     LM calls are counted in the block's context, which DSPy's executors pass on, and the mixture's own calls in any
@@ -87,16 +86,15 @@ def track(
     """
     if not isinstance(program, dspy.Module):
         raise TypeError(f"A moa_dspy.MoA, or a dspy.Module with one, is tracked, not a {type(program).__name__}.")
-    return _track(program, name, _as_dataset(dataset), run_id, dict(tags or {}))
+    return _track(program, name or "moa", _as_dataset(dataset), run_id, dict(tags or {}))
 
 
 @contextmanager
 def _track(
-    program: dspy.Module, name: str | None, data: Dataset | None, run_id: str | None, tags: dict[str, str]
+    program: dspy.Module, name: str, data: Dataset | None, run_id: str | None, tags: dict[str, str]
 ) -> Iterator[Tracked]:
     tracked, error = Tracked(program, name), None
-    watch = tracked.watch
-    mixtures = mixtures_in(program)
+    watch, mixtures = tracked.watch, mixtures_in(program)
     tracked.start(data, run_id, tags)
     for moa in mixtures:
         moa.callbacks = [*moa.callbacks, watch]
@@ -115,14 +113,13 @@ def _track(
 class Tracked:
     """What `track` gives. It counts without a store too."""
 
-    def __init__(self, program: dspy.Module, name: str | None = None) -> None:
+    def __init__(self, program: dspy.Module, name: str) -> None:
         self.watch = Watch(program, self._changed)
-        self._name = name or "moa"
+        self._name = name
         self._run = Run()
         self._given: set[str] = set()
-        self._evaluations = 0
-        self._trials: dict[str, int] = {}
-        self._optimizers: list[tuple[Any, Mapping[str, Any]]] = []
+        self._evaluations = self._trials = self._compiles = 0
+        self._optimizer: tuple[Any, Mapping[str, Any]] = (None, {})  # the present one, and what its compile was given
         self._tabled: set[str] = set()
         self._written = time.monotonic()
 
@@ -135,11 +132,6 @@ class Tracked:
     def calls(self) -> list[LMCall]:
         """The LM calls so far."""
         return [call for _, call in self.watch.rows()]
-
-    @property
-    def compile_calls(self) -> list[LMCall]:
-        """Those made while an optimizer compiled."""
-        return [call for stage, call in self.watch.rows() if stage.startswith("compile")]
 
     @property
     def usage(self) -> Usage:
@@ -181,14 +173,14 @@ class Tracked:
         Args:
             comparison: What `moa_dspy.evaluate` gave.
         """
-        scores = {row.name: float(row.score) for row in comparison.rows}
         for row in comparison.rows:
-            measured = {name: getattr(row, name, None) for name in _OF_A_SYSTEM}
+            measured = {name: getattr(row, name) for name in _OF_A_SYSTEM}
             numbers = {name: float(value) for name, value in measured.items() if value is not None}
-            self._run.log_child(row.name, numbers, {"system": row.name, "kind": str(row.kind)})
+            self._run.log_child(row.name, numbers, {"system": row.name, "kind": row.kind})
         strategy = self.watch.mixture.strategy.name if self.watch.mixture is not None else ""
-        wanted = {"score": strategy, "oracle": "oracle"}
-        self._log_metrics({metric: scores[row] for metric, row in wanted.items() if row in scores})
+        scores = {"oracle" if row.kind == "oracle" else row.name: row.score for row in comparison.rows}
+        wanted = {"score": scores.get(strategy), "oracle": scores.get("oracle")}
+        self._log_metrics({name: value for name, value in wanted.items() if value is not None})
         self._run.log_text("comparison.json", _json(comparison.to_dict()))
 
     def start(self, data: Dataset | None, run_id: str | None, tags: Mapping[str, str]) -> None:
@@ -197,17 +189,15 @@ class Tracked:
         parent = {} if outer is None or outer.run_id is None else {"mlflow.parentRunId": outer.run_id}
         self._run.start(self._name, run_id, {**parent, **tags})
         self.watch.run_id = self._run.id
-        mixture = self.watch.mixture
-        if mixture is not None:
-            self._run.log("the parameters", params=_params(mixture))
-            self._log_mixture(mixture)
+        if self.watch.mixture is not None:
+            self._run.log("the parameters", params=_params(self.watch.mixture))
+            self._log_mixture(self.watch.mixture)
         if data is not None:
             self._run.log_data(data)
 
     def end(self, error: BaseException | None) -> None:
         """Write what is left, and end the run."""
-        tags = {} if error is None else {"error": self._mask(describe(error))[:1000]}
-        self._log_metrics(tags=tags)
+        self._log_metrics(tags={} if error is None else {"error": self._mask(describe(error))[:1000]})
         self._run.log_table("calls.json", tables.call_table(self.watch.rows()))
         self._log_proposals()
         self._run.end(error)
@@ -219,69 +209,62 @@ class Tracked:
         if what == "answer" and time.monotonic() - self._written > _EVERY:
             self._log_metrics()
         elif what == "evaluation" and value.is_trial:
-            self._log_trial(value)
+            self._run.log("a trial's score", {"trial_score": value.score}, step=self._trials)
+            self._trials += 1
         elif what == "evaluation":
             self._log_evaluation(value)
         elif what == "compile":
-            self._optimizers.append(value)
-            self._log_metrics(tags={"optimizer": type(value[0]).__name__})
+            self._optimizer, self._compiles = value, self._compiles + 1
+            self._log_metrics(tags={"optimizer": self._optimizer_name})
             self._log_proposals()
-            self._log_optimizer()
             if self.watch.mixture is not None:
-                self._register(self.watch.mixture, f"before {self._optimizer_name()}")
+                self._register(self.watch.mixture, f"before {self._optimizer_name}")
         elif what == "compiled":
-            self._log_metrics()
-            self._log_optimizer()
-            copied = None if value is None else find_mixture(value, self.watch.mixture)
-            if copied is not None:
-                best = _without_candidates(copied)
-                self._log_mixture(best, f"_compiled{self._number()}")
-                self._register(best, f"compiled by {self._optimizer_name()}")
+            self._log_compiled(None if value is None else find_mixture(value, self.watch.mixture))
 
     def _log_metrics(self, measured: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
         self._written = time.monotonic()
         answers = list(self.watch.answers)
         latest = [answer for answer in answers if answer.stage == answers[-1].stage]
-        found = {"questions": len(answers), **tables.call_metrics(self.calls), **tables.answer_metrics(latest)}
-        new = {name: value for name, value in {**found, **(measured or {})}.items() if name not in self._given}
+        found = {"questions": len(answers), **tables.measure(self.calls, latest), **(measured or {})}
+        new = {name: value for name, value in found.items() if name not in self._given}
         self._run.log("the metrics", new, tags=tags, step=len(answers))
 
     def _log_evaluation(self, evaluation: Evaluation) -> None:
         self._evaluations += 1
-        best = tables.oracle(evaluation)
-        self._log_metrics({"score": evaluation.score} | ({} if best is None else {"oracle": best}))
-        number = "" if self._evaluations == 1 else f"_{self._evaluations}"
-        self._run.log_table(f"evaluation{number}.json", tables.evaluation_table(evaluation, self._mask))
+        oracle = tables.find_oracle(evaluation)
+        self._log_metrics({"score": evaluation.score} | ({} if oracle is None else {"oracle": oracle}))
+        table = tables.evaluation_table(evaluation, self._mask)
+        self._run.log_table(f"evaluation{_suffix(self._evaluations)}.json", table)
 
-    def _log_trial(self, evaluation: Evaluation) -> None:
-        key = evaluation.key
-        step = self._trials[key] = self._trials.get(key, -1) + 1
-        self._run.log("a trial's score", {f"trial_{key}": evaluation.score}, step=step)
-        candidate = find_mixture(evaluation.program, self.watch.mixture)
-        texts = {} if candidate is None else {"prompts.md": _prompts_text(candidate)}
-        self._run.log_child(f"{key}_{step}", {"score": evaluation.score}, texts=texts)
-
-    def _log_optimizer(self) -> None:
-        """The optimizer's settings, and its report once there is one."""
-        optimizer, inputs = self._optimizers[-1]
+    def _log_compiled(self, best: MoA | None) -> None:
+        """The optimizer's settings and report, and what it made."""
+        optimizer, inputs = self._optimizer
         settings = {**optimizer.get_params(), **inputs, **inputs.get("kwargs", {})}
         scalars = {name: value for name, value in settings.items() if isinstance(value, (bool, int, float, str))}
-        shown = {name: self._mask(value) if isinstance(value, str) else value for name, value in scalars.items()}
-        described = {"optimizer": self._optimizer_name(), "settings": without_secrets(shown)[0]}
-        report = getattr(optimizer, "report", None)
-        self._run.log_text(f"optimizer{self._number()}.json", self._mask(_json({**described, "report": report})))
+        described = {
+            "optimizer": self._optimizer_name,
+            "settings": without_secrets(scalars)[0],
+            "report": getattr(optimizer, "report", None),
+        }
+        self._log_metrics()
+        self._run.log_text(f"optimizer{_suffix(self._compiles)}.json", self._mask(_json(described)))
+        if best is not None:
+            self._log_mixture(best, f"_compiled{_suffix(self._compiles)}")
+            self._register(best, f"compiled by {self._optimizer_name}")
 
+    @property
     def _optimizer_name(self) -> str:
-        return type(self._optimizers[-1][0]).__name__
-
-    def _number(self) -> str:
-        return "" if len(self._optimizers) == 1 else f"_{len(self._optimizers)}"
+        return type(self._optimizer[0]).__name__
 
     def _log_mixture(self, moa: MoA, suffix: str = "") -> None:
-        self._run.log_text(f"prompts{suffix}.md", _prompts_text(moa))
+        bare: Any = copy.copy(moa)
+        if hasattr(bare, "candidate_programs"):  # which DSPy's optimizers hang on the best one, and no file holds
+            del bare.candidate_programs
+        self._run.log_text(f"prompts{suffix}.md", as_page(prompts_of(moa)))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "mixture.json")
-            moa.save(file)
+            bare.save(file)
             self._run.log_text(f"mixture{suffix}.json", file.read_text())
 
     def _register(self, moa: MoA, message: str | None) -> None:
@@ -290,16 +273,16 @@ class Tracked:
 
     def _log_proposals(self) -> None:
         for stage in dict.fromkeys(answer.stage for answer in self.watch.answers):
-            if stage not in self._tabled:
+            if stage not in self._tabled and self.watch.mixture is not None:
                 self._tabled.add(stage)
                 answers = [answer for answer in self.watch.answers if answer.stage == stage]
                 name = "proposals.json" if stage == "run" else f"proposals_{stage}.json"
-                signature = self.watch.mixture.signature  # type: ignore[union-attr]  # it has answered
-                self._run.log_table(name, tables.proposal_table(answers, signature, self._mask))
+                table = tables.proposal_table(answers, self.watch.mixture.signature, self._mask)
+                self._run.log_table(name, table)
 
     def _mask(self, text: str) -> str:
-        mixture = self.watch.mixture
-        return mask(text, secret_values(*(lm for agent in (mixture.agents if mixture else []) for lm in agent.lms)))
+        agents = [] if self.watch.mixture is None else self.watch.mixture.agents
+        return redact(text, *(lm for agent in agents for lm in agent.lms))
 
 
 _OF_A_SYSTEM = ("score", "calls", "prompt_tokens", "completion_tokens", "cost_usd", "seconds", "failures", "difference")
@@ -319,16 +302,8 @@ def _params(moa: MoA) -> dict[str, str]:
     }
 
 
-def _without_candidates(moa: MoA) -> MoA:
-    """The mixture without the other candidates that DSPy's optimizers hang on the best one."""
-    best: Any = copy.copy(moa)
-    if hasattr(best, "candidate_programs"):
-        del best.candidate_programs
-    return best
-
-
-def _prompts_text(moa: MoA) -> str:
-    return "\n\n\n".join(f"# {prompt.predictor} ({prompt.tags['role']})\n\n{prompt.text}" for prompt in prompts_of(moa))
+def _suffix(number: int) -> str:
+    return "" if number == 1 else f"_{number}"
 
 
 def _json(value: Any) -> str:

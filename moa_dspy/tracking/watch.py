@@ -9,11 +9,10 @@ from typing import Any, Final
 
 import dspy
 
-from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
-from moa_dspy.usage import LMCall, Meter
+from moa_dspy.usage import METER, LMCall, Meter
 
 __all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "metadata_of", "mixtures_in"]
 
@@ -39,26 +38,18 @@ class Evaluation:
     """One run of `dspy.Evaluate`; `score` is the metric's mean, 1 for all right.
 
     Attributes:
+        metric: The metric.
+        program: What was evaluated.
         is_trial: Whether an optimizer made it, of a candidate.
-        key: What DSPy calls it: `"eval"`, `"eval_full"`, ...
-        asked: Calls of the metric's own that were made before.
+        asked: Calls that no agent made: the metric's own.
     """
 
     metric: Any
     program: Any
     is_trial: bool
-    key: str
     asked: int
     score: float = 0.0
     results: list[Any] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Open:
-    inputs: Mapping[str, Any]
-    stage: str
-    is_counted: bool
-    is_like: bool
 
 
 class Watch(Meter):
@@ -74,18 +65,17 @@ class Watch(Meter):
 
     def __init__(self, program: dspy.Module, changed: Callable[[str, Any], None]) -> None:
         super().__init__(_PROGRAM)
-        self.program = program
         self.mixture = find_mixture(program)
         self.run_id: str | None = None
         self.stage = "run"
         self.answers: list[Answer] = []
         self._changed = changed
-        self._stages: list[str] = []
+        self._made: list[tuple[str, str]] = []  # of each call here: in which stage of the block, and by whom
         self._elsewhere: list[tuple[str, LMCall]] = []
-        self._open_answers: dict[str, _Open] = {}
+        self._under_way: dict[str, tuple[str, Mapping[str, Any], bool, bool]] = {}
         self._evaluations: dict[str, Evaluation] = {}
-        self._compiles: dict[str, int] = {}
-        self._number = 0
+        self._compiles: set[str] = set()
+        self._compiled = 0
         self._lock = threading.RLock()
 
     def settings(self) -> dict[str, Any]:
@@ -103,69 +93,71 @@ class Watch(Meter):
     def rows(self) -> list[tuple[str, LMCall]]:
         """The LM calls so far, each with the stage of the block in which it was made."""
         with self._lock:
-            return [*zip(self._stages, self.calls(), strict=True), *self._elsewhere]
+            made = zip(self._made, self.calls(), strict=True)
+            here = [(stage, call.model_copy(update={"agent": agent})) for (stage, agent), call in made]
+            return here + self._elsewhere
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        meter: Any = dspy.settings.get(METER)  # of the agent that asks, which tells who it is; else a block's
         with self._lock:
             super().on_lm_start(call_id, instance, inputs)
-            self._stages.append(self.stage)
-        row, asker = self.call(call_id), next((c for c in _callers() if isinstance(c, Agent)), None)
-        if row is not None:
-            row.agent = asker.name if asker is not None else _OPTIMIZER if self.is_compiling else _PROGRAM
+            self._made.append((self.stage, self.agent if isinstance(meter, Watch) else meter.agent))
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        # A mixture inside another one is a part of its answer. Among two lists of callbacks, this is told twice.
-        if isinstance(instance, MoA) and not any(isinstance(caller, MoA) for caller in _callers()):
-            seen = any(callback is self for callback in dspy.settings.callbacks)
-            like = self.mixture is not None and _shape(instance) == _shape(self.mixture)
-            self._open_answers[call_id] = _Open(inputs.get("kwargs", {}), self.stage, seen, like)
+        # A mixture inside another one is a part of its answer.
+        if isinstance(instance, MoA) and not any(isinstance(c, MoA) for c in dspy.settings.caller_modules or []):
+            is_counted = any(callback is self for callback in dspy.settings.callbacks)
+            is_ours = self.mixture is not None and _shape(instance) == _shape(self.mixture)
+            # Standing in two lists of callbacks, it is told twice, under one id.
+            self._under_way[call_id] = self.stage, inputs.get("kwargs", {}), is_counted, is_ours
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        opened, metadata = self._open_answers.pop(call_id, None), metadata_of(outputs, exception)
-        if opened is None or metadata is None:
+        started, metadata = self._under_way.pop(call_id, None), metadata_of(outputs, exception)
+        if started is None or metadata is None:
             return
+        stage, inputs, is_counted, is_ours = started
         with self._lock:
-            if not opened.is_counted:
-                self._elsewhere += [(opened.stage, call) for call in metadata.calls]
-            if opened.is_like and not self.is_compiling:
-                answer = None if exception is not None else dict(outputs.items())
+            if not is_counted:
+                self._elsewhere += [(stage, call) for call in metadata.calls]
+            if is_ours and not self.is_compiling:
+                answered = None if exception is not None else dict(outputs.items())
                 if len(self.answers) >= _KEPT:
                     metadata = metadata.model_copy(update={"all_proposals": [], "calls": []})
-                self.answers.append(Answer(opened.stage, opened.inputs, metadata, answer))
+                self.answers.append(Answer(stage, inputs, metadata, answered))
         self._changed("answer", None)
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        key = (inputs.get("callback_metadata") or {}).get("metric_key", "eval")
-        metric, program = inputs.get("metric") or instance.metric, inputs.get("program")
-        self._evaluations[call_id] = Evaluation(metric, program, self.is_compiling, key, self._asked_by_program())
+        metric = inputs.get("metric") or instance.metric
+        asked = self._asked_by_no_agent()
+        self._evaluations[call_id] = Evaluation(metric, inputs.get("program"), self.is_compiling, asked)
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         evaluation = self._evaluations.pop(call_id, None)
         if evaluation is not None and exception is None:
             evaluation.score, evaluation.results = float(outputs.score) / 100, outputs.results
-            evaluation.asked = self._asked_by_program() - evaluation.asked
+            evaluation.asked = self._asked_by_no_agent() - evaluation.asked
             self._changed("evaluation", evaluation)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         with self._lock:
-            is_outermost = not self._compiles
-            self._number += is_outermost
-            self._compiles[call_id] = self._number
+            is_outermost = not self._compiles  # an optimizer that another one uses is a part of it
+            self._compiles.add(call_id)
             if is_outermost:
-                self.stage = _numbered("compile", self._number)
+                self._compiled += 1
+                self.stage, self.agent = _numbered("compile", self._compiled), _OPTIMIZER
         if is_outermost:
             self._changed("compile", (instance, inputs))
 
     def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         with self._lock:
-            number = self._compiles.pop(call_id, None)
-            if number is None or self._compiles:  # an optimizer that another one uses is a part of it
+            self._compiles.discard(call_id)
+            if self._compiles:
                 return
-            self.stage = _numbered("run", number + 1)
+            self.stage, self.agent = _numbered("run", self._compiled + 1), _PROGRAM
         self._changed("compiled", outputs if exception is None else None)
 
-    def _asked_by_program(self) -> int:
-        return sum(call.agent in (_PROGRAM, _OPTIMIZER) for call in self.calls())
+    def _asked_by_no_agent(self) -> int:
+        return sum(agent in (_PROGRAM, _OPTIMIZER) for _, agent in self._made)
 
 
 def mixtures_in(program: Any) -> list[MoA]:
@@ -184,10 +176,6 @@ def metadata_of(outputs: Any, exception: BaseException | None) -> MoAMetadata | 
     if isinstance(exception, MoAError):
         return exception.metadata
     return outputs.metadata if isinstance(outputs, MoAPrediction) else None
-
-
-def _callers() -> list[Any]:
-    return dspy.settings.caller_modules or []
 
 
 def _shape(moa: MoA) -> Any:

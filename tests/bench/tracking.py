@@ -28,7 +28,7 @@ from support.mlflow_server import migrated, mlflow_server
 
 import moa_dspy
 from moa_dspy import MoA
-from moa_dspy.tracking.autolog import flush
+from moa_dspy.tracking import flush
 
 
 def main() -> None:

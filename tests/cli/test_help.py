@@ -3,13 +3,14 @@ import subprocess
 import sys
 
 import pytest
-from typer.testing import CliRunner
+from support.command import moa_dspy, words
 
-from moa_dspy.cli import app
+import moa_dspy as package
 from moa_dspy.config import PRESETS
 from moa_dspy.strategies import STRATEGIES
 
-COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show", "ui"]
+COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show", "ui", "init", "presets", "data"]
+ASKING = ["ask", "run", "eval", "diagnose", "compile"]
 
 _HELP = """
 import sys
@@ -24,35 +25,42 @@ for arguments in {commands}:
 """
 
 
-def help_of(*command: str) -> str:
-    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+def help_of(*command: str, columns: int = 100) -> str:
+    result = moa_dspy(*command, "--help", columns=columns)
     assert result.exit_code == 0
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", result.output).split())
+    return words(re.sub("[│╭╮╰╯─]", " ", result.output))
 
 
 def test_help_does_not_wait_for_dspy() -> None:
-    commands = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
-    code = _HELP.format(commands=commands)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    commands = [["--help"], ["-h"], ["--version"], ["-V"], *([name, "-h"] for name in COMMANDS)]
+    done = subprocess.run(
+        [sys.executable, "-c", _HELP.format(commands=commands)], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0 and all(f"moa-dspy {name} " in done.stdout for name in COMMANDS)
     assert done.stderr.splitlines() == [f"{' '.join(command)} 0" for command in commands]
+
+
+def test_the_version_is_there_in_each_way() -> None:
+    done = subprocess.run([sys.executable, "-m", "moa_dspy", "-V"], capture_output=True, text=True)
+    assert done.stdout == moa_dspy("--version").stdout == f"moa-dspy {package.__version__}\n"
 
 
 def test_every_command_is_listed() -> None:
     text = help_of()
     assert [name for name in COMMANDS if f" {name} " not in text] == []
+    assert "--install-completion" in text
 
 
-@pytest.mark.parametrize("command", ["ask", "run"])
+@pytest.mark.parametrize("command", ASKING)
 def test_the_help_teaches(command: str) -> None:
     text = help_of(command)
     assert f"Examples moa-dspy {command}" in text and " Next: " in text and "Exit status: 0 " in text
+    assert "--json prints " in text
     assert [name for name in [*PRESETS, *STRATEGIES] if not re.search(rf"\b{name}\b", text)] == []
 
 
-@pytest.mark.parametrize("command", ["ask", "run"])
+@pytest.mark.parametrize("command", ASKING)
 def test_the_examples_fit_a_narrow_terminal(command: str) -> None:
-    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
-    examples = re.findall(r"^ moa-dspy.*|^     -.*", shown, re.MULTILINE)
-    assert len(examples) >= 4 and all(re.match(r" moa-dspy|     -", line) for line in examples)
-    assert re.search(r"Examples\s*\n(?: (?:moa-dspy|    -).*\n)+\s*\n", shown)
+    shown = moa_dspy(command, "--help").output
+    examples = re.search(r"Examples\s*\n((?: (?:moa-dspy|    [-&]).*\n)+)\s*\n", shown)
+    assert examples is not None and len(examples[1].splitlines()) >= 4

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 import numpy as np
@@ -20,15 +20,9 @@ def gives(metric: str, gold: Any, answer: Any, kind: Any = str) -> float:
 @pytest.mark.parametrize(
     ("gold", "answer", "kind", "expected"),
     [
-        ("New  Delhi", "new delhi", str, 1),
-        ("5", "-5", str, 0),
         ("the end", "end", str, 0),
-        ("18", 18, int, 1),
-        (0.3, 0.1 + 0.2, float, 1),
         ("yes", True, bool, 1),
         (["a", "b"], ["A", "b"], list[str], 1),
-        (["a", "b"], ["b", "a"], list[str], 0),
-        ("good", "bad", Literal["good", "bad"], 0),
         (None, None, str | None, 1),
         (None, "I'm sorry, but I can't help with that.", str | None, 0),
         ("5", None, str, 0),
@@ -41,10 +35,7 @@ def test_exact_compares_as_votes_do(gold: Any, answer: Any, kind: Any, expected:
 @pytest.mark.parametrize(
     ("gold", "answer", "expected"),
     [
-        ("Bern", "The capital is BERN.", 1),
-        ("Bern", "Bernard knows.", 0),
         ("5", "It is 5.", 1),
-        ("5", "It is 5.5", 0),
         ("5", "It is -5", 0),
         ("5", "It is 15", 0),
         ("-5", "It is -5.", 1),
@@ -91,11 +82,6 @@ def test_all_outputs_that_have_a_gold_value_must_be_right() -> None:
     assert score(metric, example, dspy.Prediction(label=False, city="bern", why="so")) == 0
 
 
-def test_an_example_without_gold_values_is_no_right_answer() -> None:
-    with pytest.raises(MetricError, match="no gold value for any of answer"):
-        score(as_metric("exact", QA), dspy.Example(question="?").with_inputs("question"), dspy.Prediction(answer="1"))
-
-
 def test_a_metric_is_imported_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text("def half(example, pred, trace=None):\n    return 0.5\n\nnumber = 1\n")
     monkeypatch.chdir(tmp_path)
@@ -116,23 +102,10 @@ def test_numbers_and_bools_are_scores(value: Any, expected: float) -> None:
     assert score(lambda example, pred: value, dspy.Example(), dspy.Prediction()) == expected
 
 
-def test_a_prediction_of_score_and_feedback_is_one() -> None:
-    given = dspy.Prediction(score=0.5, feedback="so so")
-    assert score(lambda example, pred: given, dspy.Example(), dspy.Prediction()) == 0.5
-
-
 @pytest.mark.parametrize("value", [None, "1", float("nan"), float("inf"), [1], dspy.Prediction(points=1)])
 def test_anything_else_is_none(value: Any) -> None:
     with pytest.raises(MetricError, match="which is no score"):
         score(lambda example, pred: value, dspy.Example(), dspy.Prediction())
-
-
-def test_an_error_says_which_example_it_was() -> None:
-    def broken(example: dspy.Example, pred: dspy.Prediction) -> float:
-        raise ZeroDivisionError("by zero")
-
-    with pytest.raises(MetricError, match=r"metric broken raised ZeroDivisionError: by zero.*'question': 'why'"):
-        score(broken, dspy.Example(question="why"), dspy.Prediction(answer="so"))
 
 
 def test_what_is_no_metric_is_refused() -> None:

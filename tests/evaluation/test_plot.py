@@ -1,4 +1,3 @@
-import itertools
 import re
 import sys
 from pathlib import Path
@@ -26,26 +25,12 @@ def drawn(made: Comparison, path: Path) -> list[str]:
     return re.findall(r"<text[^>]*>([^<]*)</text>", save_plot(made, path / "plot.svg").read_text(encoding="utf-8"))
 
 
-def places(made: Comparison, path: Path) -> dict[str, tuple[float, float]]:
-    """Where the names stand, in points."""
-    svg = save_plot(made, path / "plot.svg").read_text(encoding="utf-8")
-    found = re.findall(r"translate\(([\d.]+) ([\d.]+)\)[^>]*>([^<]*)</text>", svg)
-    found += [(x, y, t) for x, y, t in re.findall(r'<text[^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]*)</text>', svg)]
-    return {text: (float(x), float(y)) for x, y, text in found if text in SCORES}
-
-
 def test_every_system_is_named_and_the_axes_have_units(tmp_path: Path) -> None:
     texts = drawn(comparison(SCORES, KINDS, COSTS), tmp_path)
     assert {name for name in SCORES if name != "oracle"} <= set(texts)
     assert {"Accuracy against USD", "USD per question", "accuracy, % of the questions", "$0.0002"} <= set(texts)
     assert "5 questions, metric exact; bars are 95% intervals" in texts
     assert "oracle: some proposer is right" in texts
-
-
-def test_names_do_not_cover_each_other(tmp_path: Path) -> None:
-    same = {name: [1, 0, 1, 0, 1] for name in SCORES if name != "oracle"}
-    heights = sorted(y for _, y in places(comparison(same), tmp_path).values())
-    assert len(heights) == 5 and min(b - a for a, b in itertools.pairwise(heights)) > 9
 
 
 @pytest.mark.parametrize(
@@ -75,7 +60,7 @@ def test_a_page_loads_nothing_and_has_the_table(tmp_path: Path) -> None:
     assert set(re.findall(r"https?://[^\"]+", html)) == {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert not re.search(r"<script|<link|<img|@import|url\((?!#)", html)
     assert "<b>" not in html and html.count("&lt;b&gt;$x$&lt;/b&gt;") == 2
-    assert "<td>bob</td><td>40.0</td><td>11.8-76.9</td>" in html
+    assert re.search(r"<pre>[^<]* bob +40\.0 +11\.8-76\.9 ", html)
 
 
 @pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

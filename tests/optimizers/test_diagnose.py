@@ -57,7 +57,7 @@ def test_identical_voters_are_one_and_independent_ones_are_many() -> None:
 
 
 def test_what_proposals_share() -> None:
-    answers = {"ada": list("01110"), "bo": ["0", "1", "2", "", "1"], "cy": ["0", "2", "2", None, "0"]}
+    answers: Any = {"ada": list("01110"), "bo": ["0", "1", "2", "", "1"], "cy": ["0", "2", "2", None, "0"]}
     found = diversity(answers)
     assert (found.all_fail, found.all_fail_interval) == (0.6, wilson(3, 5))
     assert (found.same_error[0][1], found.same_error[1][2], found.same_error[0][2]) == (0.5, 0.5, 0.0)

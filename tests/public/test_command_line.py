@@ -123,7 +123,7 @@ def test_ask_shows_the_answer_who_said_it_and_what_it_took() -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_ask_as_json(strategy: str) -> None:
+def test_ask_as_json(strategy: Any) -> None:
     data = printed("ask", CAPITAL, "--strategy", strategy)
     metadata = data["metadata"]
     assert (data["outputs"], metadata["strategy"]) == ({"answer": "Edinburgh"}, strategy)
@@ -308,7 +308,7 @@ GOOD = '{"question": "a", "answer": "b"}'
         ("compile -d data.jsonl -o moa.json --recipe huge", "'huge'"),
         ("compile -d data.jsonl -o moa.pkl", "moa.pkl"),
         ("compile -d data.jsonl -o taken.json", "taken.json.*--force"),
-        ("compile -d data.jsonl -o moa.json --limit 2", "2 rows"),
+        ("compile -d data.jsonl -o moa.json --limit 2", "2 examples"),
         ("show bad.yaml", "bad.yaml"),
         ("show none.json", "none.json"),
     ],

@@ -42,7 +42,7 @@ def test_each_model_is_asked_once_and_every_answer_is_scored() -> None:
 
 
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
-def test_a_strategy_on_the_shared_proposals_is_the_mixture_itself(strategy: str) -> None:
+def test_a_strategy_on_the_shared_proposals_is_the_mixture_itself(strategy: Any) -> None:
     questions = bundled_questions()[:12]
     moa = MoA(QA, PANEL, "simulated/judge", strategy, layers=2)
     really = [moa(question=example.question) for example in questions]

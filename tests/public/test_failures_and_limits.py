@@ -163,7 +163,7 @@ def test_one_unreadable_reply_is_repaired(ask: Ask, adapter: Any, first: Any) ->
 @every_way
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
 @pytest.mark.parametrize("replies", [[NONSENSE] * 2, [AuthError("who?")]], ids=["nonsense", "refused"])
-def test_an_aggregator_that_still_fails_leaves_the_vote_and_says_so(ask: Ask, strategy: str, replies: Any) -> None:
+def test_an_aggregator_that_still_fails_leaves_the_vote_and_says_so(ask: Ask, strategy: Any, replies: Any) -> None:
     judge = FakeLM("judge", replies)
     pred = ask(panel_of("x", "y", "z", "z", judge=judge, strategy=strategy), question="?")
     metadata = pred.metadata
@@ -181,7 +181,7 @@ def test_an_aggregator_that_still_fails_leaves_the_vote_and_says_so(ask: Ask, st
         ("fusion", {"elements": [{"statement": "s", "kind": "unique", "supported_by": ["P9"], "resolution": None}]}),
     ],
 )
-def test_labels_that_were_not_shown_are_asked_for_again(strategy: str, wrong: dict[str, Any]) -> None:
+def test_labels_that_were_not_shown_are_asked_for_again(strategy: Any, wrong: dict[str, Any]) -> None:
     judge = FakeLM("judge", [{**JUDGED, "answer": "z", **wrong}, {**JUDGED, "answer": "z"}])
     metadata = panel_of("x", "y", judge=judge, strategy=strategy)(question="?").metadata
     assert (metadata.repaired, metadata.fallback_used, judge.calls) == (True, False, 2)

@@ -63,6 +63,11 @@ def test_the_answer_is_typed_as_the_signature_says(ask: Ask) -> None:
     assert "plain" in a.prompts[0] and "Describe them." in a.prompts[0]
 
 
+def anything(value: Any) -> Any:
+    """A value that no type checker would let pass."""
+    return value
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
     ("kind", "value"),
@@ -78,7 +83,7 @@ def test_the_answer_is_typed_as_the_signature_says(ask: Ask) -> None:
         ("list[Person]", [Person(name="Ada", age=3)]),
     ],
 )
-def test_every_strategy_answers_in_every_type(strategy: str, kind: str, value: Any) -> None:
+def test_every_strategy_answers_in_every_type(strategy: Any, kind: str, value: Any) -> None:
     lms = [FakeLM(name, always(answer=value)) for name in ("a", "b", "judge")]
     task: Any = dspy.Signature(f"question -> answer: {kind}", custom_types={"Person": Person})
     pred = MoA(task, lms[:2], lms[2], strategy)(question="?")
@@ -175,7 +180,7 @@ def test_calls_are_proposers_times_samples_times_layers_and_the_strategys(
 
 
 @pytest.mark.parametrize(("strategy", "judged"), [("selection", 0), ("voting", 0), ("fusion", 0), ("synthesis", 1)])
-def test_nobody_judges_what_is_unanimous(strategy: str, judged: int) -> None:
+def test_nobody_judges_what_is_unanimous(strategy: Any, judged: int) -> None:
     lms = {name: FakeLM(name, always(answer="same")) for name in ("a", "b", "judge")}
     assert mixture(lms, strategy=strategy)(question="?").answer == "same"
     assert calls(lms) == {"a": 1, "b": 1, "judge": judged}
@@ -235,12 +240,12 @@ def test_the_same_inputs_make_the_same_prompts_whatever_threads_do(side_by_side:
     ("make", "error", "words"),
     [
         (lambda: MoA(QA, []), ValueError, "proposer"),
-        (lambda: MoA(QA, ["x/a"], "x/j", "vote"), ValueError, "'vote'.*synthesis, selection, voting, fusion"),
+        (lambda: MoA(QA, ["x/a"], "x/j", anything("vote")), ValueError, "'vote'.*synthesis, selection, voting, fusion"),
         (lambda: MoA(QA, ["x/a"], "x/j", Voting), TypeError, "Strategy"),  # type: ignore[arg-type]
         (lambda: MoA(QA, ["x/a"], "x/j", layers=0), ValueError, "layers=0"),
         (lambda: MoA(QA, ["x/a"], "x/j", num_proposals_per_model=0), ValueError, "num_proposals_per_model=0"),
         (lambda: MoA(QA, ["x/a"], "x/j", limits=Limits(min_proposals=2)), ValueError, "min_proposals=2"),
-        (lambda: MoA(QA, [3], "x/j"), TypeError, "int"),
+        (lambda: MoA(QA, [anything(3)], "x/j"), TypeError, "int"),
         (lambda: MoA(QA, [Gives(other=1), dspy.Predict("question -> other")], "x/j"), ValueError, "answer"),
         (lambda: MoA(QA, [Greedy()], "x/j"), ValueError, "context"),
         (lambda: MoA(QA, [Agent("x/a", name="n"), Agent("x/b", name="n")], "x/j"), ValueError, "'n'"),
@@ -285,7 +290,7 @@ def test_bad_inputs_are_refused_before_anybody_is_asked(ask: Ask, inputs: Any, w
 
 
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "fusion"])
-def test_a_strategy_that_needs_an_aggregator_misses_it_before_anybody_is_asked(strategy: str) -> None:
+def test_a_strategy_that_needs_an_aggregator_misses_it_before_anybody_is_asked(strategy: Any) -> None:
     lms = cast("a", "b")
     with pytest.raises(ValueError, match="aggregator"):
         MoA(QA, list(lms.values()), strategy=strategy)(question="?")
@@ -301,7 +306,7 @@ def test_an_input_that_the_task_does_not_know_is_left_out_with_a_warning(caplog:
 
 def test_inputs_without_their_names_say_what_to_write() -> None:
     with pytest.raises(TypeError, match=r"moa\(question=\.\.\.\)"):
-        mixture(cast("a", "judge"))("What is 2 + 2?")  # type: ignore[call-arg]
+        anything(mixture(cast("a", "judge")))("What is 2 + 2?")
 
 
 def test_a_missing_key_is_named_before_anybody_is_asked() -> None:

@@ -320,10 +320,13 @@ def test_what_cannot_be_right_is_refused(name: str, metric: Any, data: Any, erro
     assert calls(lms) == {"ada": 0, "bo": 0}
 
 
+unknown: Any = "huge"
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Specialize(right, recipe="huge"), "'huge'.*quick, balanced, thorough"),
+        (lambda: Specialize(right, recipe=unknown), "'huge'.*quick, balanced, thorough"),
         (lambda: SelectCommittee(max_calls=0), "max_calls=0"),
         (lambda: SelectCommittee(strategies=["nope"]), "'nope'"),
         (lambda: FitVoteWeights(alternatives=0.5), "alternatives|wrong answer"),

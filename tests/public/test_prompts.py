@@ -56,7 +56,7 @@ def assert_intact(lm: FakeLM, proposals: int) -> None:
 @every_adapter
 @every_attack
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_an_answer_cannot_forge_structure(attack: str, strategy: str, adapter: dspy.Adapter) -> None:
+def test_an_answer_cannot_forge_structure(attack: str, strategy: Any, adapter: dspy.Adapter) -> None:
     # With ChatAdapter and XMLAdapter some attacks break the proposer's own reply, which is then no proposal.
     proposers = [Parrot(attack), Parrot("honest\nwork")]
     judge = FakeLM("judge", lambda prompt: REPLY)
@@ -108,7 +108,7 @@ def test_what_is_settled_cannot_forge_structure(attack: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_nobody_is_named_and_all_are_told_what_proposals_are(strategy: str) -> None:
+def test_nobody_is_named_and_all_are_told_what_proposals_are(strategy: Any) -> None:
     judge = FakeLM("vendor/kudu", lambda prompt: REPLY)
     lms = [FakeLM(f"zebra/quagga-{n}", always(answer=str(n))) for n in range(2)]
     MoA(QA, lms, judge, strategy, layers=2)(question="why?")
@@ -207,7 +207,7 @@ class Album(dspy.Signature):
 
 @every_adapter
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_pictures_reach_proposers_and_judge_as_pictures(strategy: str, adapter: dspy.Adapter) -> None:
+def test_pictures_reach_proposers_and_judge_as_pictures(strategy: Any, adapter: dspy.Adapter) -> None:
     style: Any = {dspy.ChatAdapter: "chat", dspy.JSONAdapter: "json", dspy.XMLAdapter: "xml"}[type(adapter)]
     # A fake finds no closing request after a picture, so it is given its text.
     lms = [FakeLM(name, [render(style, {**REPLY, "answer": name})] * 2) for name in ("a", "b", "judge")]
@@ -221,7 +221,7 @@ def test_pictures_reach_proposers_and_judge_as_pictures(strategy: str, adapter: 
 
 @every_adapter
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_conversation_goes_on(strategy: str, adapter: dspy.Adapter) -> None:
+def test_a_conversation_goes_on(strategy: Any, adapter: dspy.Adapter) -> None:
     history = dspy.History(messages=[{"question": "earlier", "answer": "before"}])
     judge = FakeLM("judge", lambda prompt: REPLY)
     with dspy.context(adapter=adapter):

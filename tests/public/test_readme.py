@@ -92,11 +92,11 @@ def test_every_console_line_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         if command[0] == "compile" and Path("tuned.json").exists():
             command = [*command, "--force"]
         result = CliRunner().invoke(app, command, env={"COLUMNS": "80"})
-        assert result.exit_code == 0 and result.stdout, (command, result.output)
+        assert result.exit_code == 0 and result.output, (command, result.output)
     assert {"answers.jsonl", "eval.png", "quality.png", "tuned.json"} <= {path.name for path in folder.iterdir()}
 
 
 def test_every_command_is_shown_and_has_help_and_json() -> None:
     assert {command[0] for command in COMMANDS} == {command.name for command in app.registered_commands}
-    for name in {command[0] for command in COMMANDS} - {"ui"}:
+    for name in {command[0] for command in COMMANDS} - {"ui", "data", "init"}:  # what they give is for machines
         assert "--json" in CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"}).output

@@ -18,10 +18,11 @@ import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import QA, cast, echo, mixture, question, says
 from support.openai_server import ChatRequest, OpenAIServer, Reply
+from support.recording import fill
 from support.rendering import render
 from typer.testing import CliRunner
 
-from moa_dspy import Limits, MoA, Selection, answer_all
+from moa_dspy import Limits, MoA, Selection, record
 from moa_dspy.cli import app
 
 ROWS = [{"id": f"q{n}", "question": f"question {n}"} for n in range(5)]
@@ -52,7 +53,7 @@ def out(tmp_path: Path) -> Path:
 
 def test_a_row_holds_the_question_the_answer_and_how_it_came_about(out: Path) -> None:
     lms = {"a": FakeLM("a", echo), "b": FakeLM("b", [ValueError("broken")]), "judge": FakeLM("judge", echo)}
-    summary = answer_all(mixture(lms, strategy="selection"), [{"question": "why", "gold": "w"}], out)
+    summary = fill(mixture(lms, strategy="selection"), [{"question": "why", "gold": "w"}], out)
     [row] = rows(out)
     assert (row["inputs"], row["outputs"], row["error"]) == ({"question": "why"}, {"answer": "why"}, None)
     assert row["id"] and row["seconds"] > 0 and '"gold": "w"' in out.read_text()
@@ -71,7 +72,7 @@ def test_answers_stand_in_the_order_of_the_questions_however_they_came(out: Path
             first.set()
         return echo(prompt)
 
-    answer_all(one(late)[0], ROWS, out, concurrency=2)
+    fill(one(late)[0], ROWS, out, concurrency=2)
     assert list(answers(out).items()) == [(f"q{n}", f"question {n}") for n in range(5)]
 
 
@@ -83,39 +84,39 @@ def test_answers_stand_in_the_order_of_the_questions_however_they_came(out: Path
     ],
 )
 def test_the_same_call_again_asks_what_is_new(out: Path, later: Any, expected: list[str]) -> None:
-    answer_all(one()[0], ROWS[:3], out)
+    fill(one()[0], ROWS[:3], out)
     moa, lm = one()
-    summary = answer_all(moa, later, out)
+    summary = fill(moa, later, out)
     assert (asked(lm), summary.answered, summary.skipped) == (expected, len(expected), len(later) - len(expected))
     assert list(answers(out))[: len(later)] == [row["id"] for row in later]
 
 
 def test_without_ids_a_question_is_known_wherever_it_stands(out: Path) -> None:
-    answer_all(one()[0], [{"question": "b"}, {"question": "c"}, {"question": "c"}], out)
+    fill(one()[0], [{"question": "b"}, {"question": "c"}, {"question": "c"}], out)
     moa, lm = one()
-    answer_all(moa, [{"question": text} for text in "acbc"], out)
+    fill(moa, [{"question": text} for text in "acbc"], out)
     assert (asked(lm), [row["inputs"]["question"] for row in rows(out)]) == (["a"], [*"acbc"])
 
 
 def test_a_failed_question_is_kept_with_its_cause_and_asked_again(out: Path) -> None:
     bad = FakeLM("b", [ValueError("no luck")])
     moa = MoA(QA, [FakeLM("a", echo), bad], strategy="voting", limits=Limits(min_proposals=2))
-    summary = answer_all(moa, ROWS[:1], out)
+    summary = fill(moa, ROWS[:1], out)
     [row] = rows(out)
     assert (summary.failed, summary.answered, row["outputs"]) == (1, 0, None)
     assert "no luck" in json.dumps(row["error"]) and row["proposals"][0]["outputs"] == {"answer": "question 0"}
     mended = MoA(QA, [FakeLM("a", echo), FakeLM("b", echo)], strategy="voting", limits=Limits(min_proposals=2))
-    assert answer_all(mended, ROWS[:1], out).answered == 1 and answers(out) == {"q0": "question 0"}
+    assert fill(mended, ROWS[:1], out).answered == 1 and answers(out) == {"q0": "question 0"}
 
 
 def test_a_line_cut_short_anywhere_is_asked_again(out: Path) -> None:
-    answer_all(one()[0], ROWS[:3], out)
+    fill(one()[0], ROWS[:3], out)
     whole = out.read_bytes()
     last = whole.rstrip().rindex(b"\n") + 1
     for end in [last + 1, last + 12, (last + len(whole)) // 2, len(whole) - 2]:
         out.write_bytes(whole[:end])
         moa, lm = one()
-        answer_all(moa, ROWS[:3], out)
+        fill(moa, ROWS[:3], out)
         assert (asked(lm), answers(out)) == (["question 2"], {f"q{n}": f"question {n}" for n in range(3)})
 
 
@@ -123,17 +124,17 @@ def test_a_line_cut_short_anywhere_is_asked_again(out: Path) -> None:
 def test_a_file_of_something_else_is_refused_and_left_alone(out: Path, text: str) -> None:
     out.write_text(text)
     with pytest.raises(ValueError, match=r"(?s)Line 1.*answers.jsonl"):
-        answer_all(one()[0], ROWS, out)
+        fill(one()[0], ROWS, out)
     assert out.read_text() == text
 
 
 def test_a_file_of_another_mixture_is_refused_unless_forced(out: Path) -> None:
     lms = cast("a", "b", "judge")
-    answer_all(mixture(lms, strategy="selection"), ROWS[:1], out)
+    fill(mixture(lms, strategy="selection"), ROWS[:1], out)
     for strategy in ("synthesis", Selection(rotations=2)):
         with pytest.raises(ValueError, match=r"(?s)answers.jsonl.*force"):
-            answer_all(mixture(lms, strategy=strategy), ROWS, out)
-    assert answer_all(mixture(lms), ROWS, out, force=True).answered == 4
+            fill(mixture(lms, strategy=strategy), ROWS, out)
+    assert fill(mixture(lms), ROWS, out, force=True).answered == 4
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,7 @@ def test_malformed_rows_are_named_before_anything_is_asked(tmp_path: Path, line:
     (tmp_path / "q.jsonl").write_text('{"question": "fine", "id": "x"}\n' + line + "\n")
     moa, lm = one()
     with pytest.raises(ValueError, match=f"(?s){words}"):
-        answer_all(moa, tmp_path / "q.jsonl", tmp_path / "a.jsonl")
+        fill(moa, tmp_path / "q.jsonl", tmp_path / "a.jsonl")
     assert lm.calls == 0
 
 
@@ -161,9 +162,9 @@ def test_a_bad_place_or_a_missing_key_is_found_before_anything_is_asked(tmp_path
     moa, lm = one()
     for place in (questions, tmp_path / "no" / "a.jsonl", tmp_path):
         with pytest.raises(ValueError):
-            answer_all(moa, questions, place)
+            fill(moa, questions, place)
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-        answer_all(MoA(QA, [lm, "openai/gpt-5"], strategy="voting"), ROWS, out)
+        fill(MoA(QA, [lm, "openai/gpt-5"], strategy="voting"), ROWS, out)
     assert lm.calls == 0
 
 
@@ -171,20 +172,20 @@ def test_unicode_stays_on_one_line_and_the_callers_settings_hold(out: Path) -> N
     note = "ä 漢\u2028\u2029\x85\r\n"
     with dspy.context(lm=FakeLM("ambient", says("half a \ud83d"))):
         moa = MoA(QA, [dspy.ChainOfThought(QA)], strategy="voting")
-        answer_all(moa, [{"id": 1, "question": "q", "note": note}], out)
-    assert len(out.read_text(encoding="utf-8").splitlines()) == 1 and answers(out) == {1: "half a ?"}
+        fill(moa, [{"id": 1, "question": "q", "note": note}], out)
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 1 and answers(out) == {1: "half a \ufffd"}
 
 
 def test_one_ctrl_c_lets_the_questions_under_way_finish(out: Path) -> None:
     moa, lm = one(delay=0.02)
     before = signal.getsignal(signal.SIGINT)
 
-    def interrupt(summary: Any) -> None:
+    def interrupt(row: Any, summary: Any) -> None:
         if summary.answered == 1 and not summary.interrupted:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt, match="left"):
-        answer_all(moa, [{"question": str(n)} for n in range(40)], out, concurrency=2, on_progress=interrupt)
+        record(moa, [{"question": str(n)} for n in range(40)], out, concurrency=2, on_row=interrupt)
     assert signal.getsignal(signal.SIGINT) is before and lm.calls == len(rows(out)) < 40
 
 
@@ -258,11 +259,8 @@ def test_killed_at_any_moment_it_goes_on_where_it_was(server: OpenAIServer) -> N
 
 
 def test_an_interrupt_finishes_what_is_under_way_and_nothing_is_paid_twice(server: OpenAIServer) -> None:
-    server.latency = 0.5
-    process = Process(server)
-    process.signal(0, after=1)
-    assert CliRunner().invoke(app, RUN).exit_code == 2  # another process is writing
     server.latency = 0.05
+    process = Process(server)
     process.signal(signal.SIGINT, after=20)
     status, _, err = process.end()
     answered = len(rows(Path("answers.jsonl")))

@@ -98,7 +98,7 @@ def test_a_new_process_needs_the_file_alone(file: Path) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])
-def test_the_same_prompts_are_sent_after_loading(file: Path, strategy: str) -> None:
+def test_the_same_prompts_are_sent_after_loading(file: Path, strategy: Any) -> None:
     def made() -> tuple[MoA, dict[str, FakeLM]]:
         lms = {name: FakeLM(name, always(answer=name)) for name in ("a", "b", "judge")}
         return mixture(lms, strategy=strategy, layers=2), lms

@@ -12,8 +12,9 @@ import pytest
 import yaml
 from support.fake_lm import FakeLM
 from support.mixtures import QA, echo
+from support.recording import fill
 
-from moa_dspy import Agent, Limits, MoA, MoAConfig, TooFewProposals, answer_all
+from moa_dspy import Agent, Limits, MoA, MoAConfig, TooFewProposals
 
 SECRET = "planted-" + "s3cret-1234"
 ACCESS: dict[str, Any] = {
@@ -126,6 +127,6 @@ def test_rows_of_answers_hold_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SOME_API_KEY", SECRET)
     bad = FakeLM("b", lambda prompt: ValueError(f"{SECRET} is no good"))
     moa = MoA(QA, [FakeLM("a", echo), bad], strategy="voting", limits=Limits(min_proposals=2))
-    summary = answer_all(moa, [{"question": "?"}], tmp_path / "answers.jsonl")
+    summary = fill(moa, [{"question": "?"}], tmp_path / "answers.jsonl")
     text = (tmp_path / "answers.jsonl").read_text()
     assert SECRET not in text + summary.model_dump_json() and json.loads(text)["error"] is not None

@@ -6,7 +6,7 @@ from typing import Any
 import dspy
 import pytest
 from support.fake_lm import FakeLM
-from support.mixtures import QA, calls, echo, mixture
+from support.mixtures import QA, calls, echo, mixture, says
 from support.shown import panel_of
 
 from moa_dspy import Limits, MoA
@@ -104,3 +104,81 @@ def test_what_was_streamed_already_is_not_asked_for_again() -> None:
     judge = FakeLM("judge", ["no fields at all"])
     *pieces, pred = streamed(panel_of("x", judge=judge))
     assert pieces and (pred.answer, pred.metadata.fallback_used, judge.calls) == ("x", True, 1)
+
+
+ADAPTERS = [None, dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter]
+
+
+@each_way
+@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize(("strategy", "answer"), [("synthesis", "judge"), ("fusion", "judge"), ("selection", "b")])
+def test_a_field_is_streamed_as_the_mixtures_own(awaited: bool, adapter: Any, strategy: Any, answer: str) -> None:
+    moa = mixture(quoting("a", "b", "judge"), strategy=strategy, use_specialized_prompts=True)
+    with dspy.context(adapter=adapter and adapter()):
+        *pieces, pred = streamed(moa, [dspy.streaming.StreamListener("answer")], awaited)
+    assert texts(pieces) == {"answer": pred.answer} == {"answer": f'{answer} says\n"quite" a lot'}
+    assert (len(pieces) > 3) == (answer == "judge") and [piece.is_last_chunk for piece in pieces][-1]
+
+
+def quoting(*names: str) -> dict[str, FakeLM]:
+    """Fakes whose answers JSON has to escape; a judge among them chooses the first proposal it sees."""
+
+    def answers(name: str) -> Any:
+        answer = f'{name} says\n"quite" a lot'
+        return lambda prompt: {"reasoning": "so", "answer": answer, "choice": "P1", "elements": []}
+
+    return {name: FakeLM(name, answers(name)) for name in names}
+
+
+@each_way
+def test_a_vote_is_streamed_at_once(awaited: bool) -> None:
+    vote = MoA("question -> answer: int", [FakeLM("a", says(4))] * 2, strategy="voting")
+    piece, pred = streamed(vote, [dspy.streaming.StreamListener("answer")], awaited)
+    assert (piece.chunk, piece.is_last_chunk, pred.answer) == ("4", True, 4)
+
+
+@each_way
+def test_a_cached_answer_is_streamed_at_once(awaited: bool, cached: None) -> None:
+    lms = {name: FakeLM(name, echo, cache=True) for name in ("a", "judge")}
+    run = mixture(lms)
+    first, again = (streamed(run, [dspy.streaming.StreamListener("answer")], awaited) for _ in range(2))
+    assert [texts(pieces)["answer"] for pieces in (first, again)] == ["?", "?"] and calls(lms) == {"a": 1, "judge": 1}
+
+
+@each_way
+def test_listeners_find_their_fields_in_a_program_around_it(awaited: bool) -> None:
+    lms = talking("a", "b", "judge")
+    lms["post"] = FakeLM("post", lambda prompt: {"final": "in the end"})
+    listeners = [dspy.streaming.StreamListener(name) for name in ("answer", "final")]
+    pieces = streamed(
+        Around(mixture({name: lms[name] for name in ["a", "b", "judge"]}), lms["post"]), listeners, awaited
+    )
+    assert texts(pieces) == {"answer": "judge says quite a lot", "final": "in the end"}
+
+
+class Around(dspy.Module):
+    """A mixture, and a predictor after it."""
+
+    def __init__(self, moa: MoA, lm: dspy.BaseLM) -> None:
+        super().__init__()
+        self.moa, self.post = moa, dspy.Predict("answer -> final")
+        self.post.lm = lm
+
+    def forward(self, question: str) -> Any:
+        return self.post(answer=self.moa(question=question).answer)
+
+    async def aforward(self, question: str) -> Any:
+        return await self.post.acall(answer=(await self.moa.acall(question=question)).answer)
+
+
+@each_way
+def test_what_the_aggregator_gives_beside_the_answer_is_listened_to_by_naming_the_mixture(awaited: bool) -> None:
+    moa = mixture(talking("a", "judge"))
+    pieces = streamed(moa, [dspy.streaming.StreamListener("reasoning", predict=moa)], awaited)
+    assert texts(pieces) == {"reasoning": "judge thinks it over"}
+
+
+def test_the_final_prediction_can_be_left_out() -> None:
+    listeners = [dspy.streaming.StreamListener("answer")]
+    pieces = streamed(mixture(talking("a", "judge")), listeners, include_final_prediction_in_output_stream=False)
+    assert {type(piece) for piece in pieces} == {dspy.streaming.StreamResponse}

@@ -22,7 +22,7 @@ MODULES = {
 }
 SUPPORT = {
     *("fake_engine", "fake_lm", "gate", "misuse", "mixtures", "mlflow_server", "mlflow_store"),
-    *("openai_server", "openai_wire", "rendering", "roles", "shown"),
+    *("openai_server", "openai_wire", "recording", "rendering", "roles", "shown"),
 }
 HERE = Path(__file__).parent
 FILES = sorted([*HERE.glob("*.py"), *(HERE.parent / "support" / f"{name}.py" for name in SUPPORT)])

@@ -103,14 +103,6 @@ def test_what_is_answered_is_not_asked_again(out: Path) -> None:
     assert list(answers(record(moa, ROWS[1:3], out))) == ["q1", "q2"] and list(answers(out)) == ["q1", "q2", "q4", "q0"]
 
 
-def test_without_ids_a_question_is_known_wherever_it_stands(out: Path) -> None:
-    record(one()[0], [{"question": "b"}, {"question": "c"}, {"question": "c"}], out)
-    moa, lm = one()
-    record(moa, [{"question": "a"}, {"question": "c", "note": "new"}, {"question": "b"}, {"question": "c"}], out)
-    assert asked(lm) == ["a"]
-    assert [row.inputs["question"] for row in Recording.load(out)] == ["a", "c", "b", "c"]
-
-
 def test_a_failed_question_is_kept_with_its_cause_and_asked_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_KEY", "hidden-4711-hidden")
     lms = [FakeLM("a", echo), FakeLM("b", [ValueError("hidden-4711-hidden is no good")])]
@@ -169,6 +161,28 @@ def test_known_rows_and_imported_answers_need_not_be_asked_for() -> None:
     assert answers(record(mixture(lms), [{"question": "why"}], known=imported)) == {row.id: "2"}
 
 
+def test_known_rows_are_kept_in_the_file_without_asking(out: Path) -> None:
+    known = record(one()[0], ROWS[:2])
+    moa, lm = one()
+    assert list(answers(record(moa, ROWS[:3], out, known=known))) == ["q0", "q1", "q2"]
+    assert asked(lm) == ["question 2"] and list(answers(out)) == ["q0", "q1", "q2"]
+
+
+def test_the_answer_of_a_whole_mixture_is_its_strategys_verdict(out: Path) -> None:
+    lms = cast("a", "b", "judge")
+    whole = record(mixture(lms), ROWS[:1], out)
+    [row] = record(mixture(lms), ROWS[:1], out, strategies=["synthesis", "selection"])
+    assert row.verdicts["synthesis"].outputs == {"answer": "judge"} and row.usage.calls == 4
+    assert (calls(lms), row.outputs) == ({"a": 1, "b": 1, "judge": 2}, whole[0].outputs)
+
+
+def test_a_strategy_that_nobody_can_decide_is_refused_before_anything_is_asked() -> None:
+    moa, lm = one()
+    with pytest.raises(ValueError, match="needs an aggregator, and there is none"):
+        record(moa, ROWS, strategies=["synthesis"])
+    assert lm.calls == 0
+
+
 def test_an_outage_is_asked_again_and_a_bad_answer_is_not(out: Path) -> None:
     down, bad = FakeLM("a", [DOWN, says("1")("")]), FakeLM("b", ["no field", "no field", says("1")("")])
     moa = MoA(QA, [down, bad, FakeLM("c", says("1"))], strategy="voting")
@@ -199,6 +213,14 @@ def test_a_line_cut_short_anywhere_is_dropped_and_its_question_asked_again(out: 
     moa, lm = one()
     record(moa, ROWS[:3], out)
     assert (asked(lm), answers(out)) == (["question 2"], {f"q{n}": f"question {n}" for n in range(3)})
+
+
+def test_a_first_line_cut_short_is_no_other_file(out: Path) -> None:
+    record(one()[0], ROWS[:2], out)
+    first, second = out.read_bytes().splitlines(keepends=True)
+    for torn in (first[:60], first[:60] + b"\n" + second):
+        out.write_bytes(torn)
+        assert list(answers(record(one()[0], ROWS[:2], out))) == list(answers(out)) == ["q0", "q1"]
 
 
 def test_a_last_line_that_lacks_its_end_only_is_an_answer(out: Path) -> None:
@@ -259,11 +281,6 @@ def test_bad_places_for_answers_are_refused(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=problem):
             record(one([])[0], questions, out)
-
-
-def test_a_missing_key_is_found_before_anything_is_asked(out: Path) -> None:
-    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-        record(MoA(QA, [FakeLM("paid", []), "openai/gpt-5"], strategy="voting"), ROWS, out)
 
 
 def test_what_raises_in_between_loses_nothing(out: Path) -> None:
@@ -360,7 +377,7 @@ def test_text_of_any_kind_stays_on_one_line_of_strict_json(out: Path) -> None:
     assert len(out.read_text(encoding="utf-8").splitlines()) == 1
     json.loads(out.read_text(), parse_constant=pytest.fail)
     [row] = Recording.load(out)
-    assert (row.extra, row.not_finite) == ({**extra, "x": None}, ["extra.x", "proposals[0].outputs.answer"])
+    assert (row.extra, row.proposals[0].outputs["answer"]) == ({**extra, "x": None}, None)
 
 
 def test_the_identity_is_that_of_what_decides_the_answers() -> None:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from support.fake_lm import FakeLM
 from support.mixtures import QA, calls, mixture, says
 
-from moa_dspy import Agent, AggregationFailed, MoA, Recording, TooFewProposals, Voting, record, replay
+from moa_dspy import Agent, AggregationFailed, MoA, Recording, Voting, record, replay
 
 ASKED = [{"question": "one", "answer": "1"}, {"question": "two", "answer": "2"}]
 TABLE: dict[str, list[Any]] = {"a": ["1", "2"], "b": ["1", None]}
@@ -96,7 +96,7 @@ def test_answers_of_several_typed_outputs_are_imported(tmp_path: Path) -> None:
     [
         ({"a": ["1"]}, "a has 1 answers and there are 2 examples"),
         ({"a": ["1", "2", "3"]}, "a has 3 answers"),
-        ({}, "no column"),
+        ({}, "maps agents to their answers"),
         ({"gpt-5": ["1", "2"], "x/gpt-5": ["1", "2"]}, "Two columns are the agent 'gpt_5'"),
         ({"a": "12"}, "list of answers"),
         (["1", "2"], "maps agents to their answers"),
@@ -113,11 +113,6 @@ def test_models_are_named_as_a_mixture_names_its_agents(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text('{"a": "1"}\n{"a"\n')
     with pytest.raises(ValueError, match=r"Line 2 of .* is no row of answers: this is no JSON"):
         Recording.from_answers(tmp_path / "t.jsonl", ASKED)
-
-
-def test_questions_that_are_malformed_are_named() -> None:
-    with pytest.raises(ValueError, match="Row 2: the input question is missing"):
-        Recording.from_answers(TABLE, [ASKED[0], {"q": 1}])
 
 
 def recorded() -> tuple[MoA, Recording, dict[str, FakeLM]]:
@@ -177,12 +172,6 @@ def test_what_is_not_recorded_is_refused(task: str, inputs: Any, message: str) -
         replay(moa, recording)(**inputs)
     with pytest.raises(ValueError, match=r"holds no proposal of c \(it has a, b\)"):
         replay(MoA(QA, [lms["a"], FakeLM("c", [])], strategy="voting"), recording)(question="one")
-
-
-def test_failures_are_replayed() -> None:
-    moa = MoA(QA, [Agent(FakeLM("b", []), name="b")], strategy="voting")
-    with pytest.raises(TooFewProposals, match="b: NoAnswer"):
-        replay(moa, Recording.from_answers(TABLE, ASKED))(question="two")
 
 
 def test_a_replayed_mixture_works_under_evaluate_and_deepcopy() -> None:

@@ -7,12 +7,11 @@ import dspy
 import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import QA, cast, mixture, says
-from support.saved import in_new_process, real, rewritten, state_in
+from support.saved import real, rewritten, state_in
 
 from moa_dspy import Agent, MoA, MoAConfig
 from moa_dspy.models import as_lm
 from moa_dspy.router import RouterEngine, router_lm
-from moa_dspy.simulated import SimulatedLM, SimulatedModel
 
 SECRET = "planted-" + "s3cret"
 
@@ -78,16 +77,6 @@ class TestWritten:
         )
         with pytest.warns(UserWarning, match=r"LM of proposers\.a is made without extra_headers\.X"):
             assert settings(MoA.from_file(file))["api_key"] == SECRET
-
-    def test_take_keys_from_the_environment(self, file: Path) -> None:
-        vote(dspy.LM("openai/a", api_key=SECRET)).save(file)
-        code = (
-            f"from moa_dspy import MoA\nagent = MoA.from_file({str(file)!r}).agents[0]\n"
-            "print(agent.missing_key(), agent.lm.kwargs.get('api_key'))\n"
-        )
-        assert in_new_process(code, OPENAI_API_KEY="from-the-environment") == "None None\n"
-        with pytest.raises(ValueError, match="OPENAI_API_KEY"):
-            MoA.from_file(file)(question="?")
 
     def test_may_have_what_no_json_holds(self, file: Path) -> None:
         vote(dspy.LM("openai/a", user="me", azure_ad_token_provider=lambda: SECRET, hook=print)).save(file)
@@ -166,24 +155,13 @@ class TestAddresses:
         assert SECRET not in str(raised.value)
 
 
-class TestSimulatedModels:
-    def test_are_saved_by_name(self, file: Path) -> None:
-        vote(Agent("simulated/alice", temperature=0.5)).save(file)
-        assert entry(file) == {"model": "simulated/alice", "name": "alice", "temperature": 0.5}
-
-    def test_of_ones_own_come_back_too(self, file: Path) -> None:
-        profile = SimulatedModel("ace", skills={"geography": 1.0})
-        vote(SimulatedLM("ace", profile=profile, latency=0.001)).save(file)
-        assert MoA.from_file(file)(question="What is the capital of Turkey?").answer == "Ankara"
-
-
 class TestEnginesOfOnesOwn:
     def test_are_loaded_from_trusted_files_only(self, file: Path) -> None:
-        mixture(cast("a", "judge")).save(file)
+        mixture(lms := cast("a", "judge")).save(file)
         for load in (MoA.from_file, lambda path: MoA.from_config(None, path)):
             with pytest.raises(ValueError, match=r"moa\.json: .*allow_unsafe_lm_state=True"):
                 load(file)
-        assert MoA.from_file(file, allow_unsafe_lm_state=True)(question="?").answer == "judge"
+        assert MoA.from_file(file, allow_unsafe_lm_state=True)(question="?").answer == "judge" and lms
 
     def test_import_nothing_before(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.with_name("evil_module.py").write_text("raise SystemExit('imported')")

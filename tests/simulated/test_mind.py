@@ -5,7 +5,7 @@ import dspy
 import pytest
 
 from moa_dspy import MoA
-from moa_dspy.simulated import SIMULATED_MODELS, SimulatedLM, SimulatedModel, simulated_lm
+from moa_dspy.simulated import SimulatedLM, SimulatedModel, simulated_lm
 from moa_dspy.simulated.questions import KINDS, bundled_questions
 
 PROPOSERS = ("alice", "bob", "carol", "dave")
@@ -26,30 +26,18 @@ def score(lm: dspy.LM, kind: str, instructions: str = "Answer.", demos: int = 0,
         return sum(predict(question=example.question).answer == example.answer for example in examples)
 
 
-@pytest.fixture(scope="module")
-def right() -> dict[str, list[bool]]:
-    return {name: [simulated_lm(name)(e.question) == [e.answer] for e in bundled_questions()] for name in PROPOSERS}
-
-
-def test_the_named_models_are_as_good_as_their_figures_say(right: dict[str, list[bool]]) -> None:
+def test_the_named_models_know_what_their_skills_say_and_together_nearly_all() -> None:
+    right = {name: [simulated_lm(name)(e.question) == [e.answer] for e in bundled_questions()] for name in PROPOSERS}
     assert {name: sum(known) for name, known in right.items()} == {"alice": 85, "bob": 81, "carol": 84, "dave": 86}
-
-
-def test_no_proposer_is_best_at_everything_and_together_they_know_nearly_all(right: dict[str, list[bool]]) -> None:
-    best = {max(PROPOSERS, key=lambda name: SIMULATED_MODELS[name].skill(kind)) for kind in KINDS}
-    assert best == {"alice", "bob", "carol"}
     assert sum(map(any, zip(*right.values(), strict=True))) == 118
 
 
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [
-        ({"skills": {"dates": 1.2}}, "dates of the simulated model 'x' is a probability, not 1.2"),
-        ({"judgement": -0.1}, "judgement of the simulated model 'x' is a probability"),
+        ({"skills": {"dates": 1.2}}, "dates of 'x' is a probability from 0 to 1, not 1.2"),
         ({"skills": {"poetry": 0.5}}, "No question is of the kind poetry; the kinds are arithmetic, ordering"),
-        ({"hints": {"poems": {}}}, "No question is of the kind poems"),
-        ({"price": (1.0, -2.0)}, "The price of the simulated model .x. is USD per million prompt tokens"),
-        ({"name": "a/b"}, "name is made of letters, digits"),
+        ({"price": (1.0, -2.0)}, "The price of .x. is two numbers"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused(numbers: dict[str, Any], message: str) -> None:
@@ -63,15 +51,10 @@ def test_a_model_without_skill_makes_the_popular_mistakes() -> None:
     assert said == {"Istanbul": 147, "Bursa": 31, "Izmir": 22}
 
 
-@pytest.mark.parametrize("question", ["17 x 23", "What is 17 * 23?"])
-def test_what_users_type_is_answered_rightly_even_without_skill(question: str) -> None:
-    assert model(0.0)(question) == ["391"]
-
-
 def test_what_it_does_not_know_does_not_count_in_a_vote() -> None:
     voting = MoA("question -> answer", ["simulated/alice", "simulated/bob", Sure()], strategy="voting")
     pred = voting(question="Why is the sky blue?")
-    assert (pred.answer, pred.metadata.agreement) == ("Rayleigh", pytest.approx(1 / 3))
+    assert pred.answer == "Rayleigh" and pred.metadata.agreement == pytest.approx(1 / 3)
 
 
 class Sure(dspy.Module):

@@ -1,12 +1,8 @@
-import enum
 import json
-from collections.abc import Mapping
-from datetime import date, datetime
 from typing import Any, Literal
 
 import dspy
 import pytest
-from pydantic import BaseModel, Field
 
 from moa_dspy import MoA
 from moa_dspy.simulated import SimulatedLM, SimulatedModel
@@ -27,23 +23,6 @@ adapters = pytest.mark.parametrize(
 )
 
 
-class City(BaseModel):
-    name: str
-    rivers: list[str]
-
-
-class Review(BaseModel):
-    stars: int = Field(ge=1, le=5)
-    text: str = Field(min_length=2)
-    written: datetime
-    reply: "Review | None" = None
-
-
-class Color(enum.Enum):
-    RED = "red"
-    BLUE = "blue"
-
-
 def model(skill: float = 1.0, **numbers: Any) -> SimulatedLM:
     return SimulatedLM("m", SimulatedModel("m", dict.fromkeys(KINDS, skill), **numbers))
 
@@ -60,19 +39,10 @@ def ask(lm: dspy.LM, signature: Any, adapter: Any = None, **inputs: Any) -> dict
         (TURKEY, str, "Ankara"),
         (HOURS, int, 300),
         (HOURS, float, 300.0),
-        (HOURS, int | None, 300),
-        (HOURS, list[int], [300]),
         (TURKEY, Literal["Istanbul", "Ankara"], "Ankara"),
-        (TURKEY, City, City(name="Ankara", rivers=[])),
-        ("Which date is 20 days after 2023-03-02?", date, date(2023, 3, 22)),
         # What the answer cannot become is the simplest value of its type.
         (TURKEY, int, 0),
         (TURKEY, bool, False),
-        (TURKEY, date, date(2000, 1, 1)),
-        (TURKEY, Color, Color.RED),
-        (TURKEY, dict[str, int], {}),
-        (TURKEY, list[City], [City(name="Ankara", rivers=[])]),
-        (TURKEY, int | None, None),
     ],
 )
 def test_an_answer_takes_the_type_that_is_asked_for(adapter: Any, question: str, type_: Any, expected: object) -> None:
@@ -80,18 +50,12 @@ def test_an_answer_takes_the_type_that_is_asked_for(adapter: Any, question: str,
     assert ask(model(), signature, adapter, question=question) == {"answer": expected}
 
 
-def test_the_simplest_value_keeps_the_bounds_of_its_type() -> None:
-    signature = TASK.with_updated_fields("answer", type_=tuple[Review, Review])
-    simplest = Review(stars=1, text="--", written=datetime(2000, 1, 1))
-    assert ask(model(), signature, question=TURKEY) == {"answer": (simplest, simplest)}
-
-
 @adapters
 def test_every_field_is_filled_in(adapter: Any) -> None:
-    signature = "question -> reasoning, answer: int, confidence: float, tags: list[str], note"
+    signature = "question -> reasoning, answer: int, confidence: float, note"
     thought = "A question of arithmetic: working through it gives 7"
     said = ask(model(), signature, adapter, question="3 + 4")
-    assert said == {"reasoning": thought, "answer": 7, "confidence": 1.0, "tags": [], "note": thought}
+    assert said == {"reasoning": thought, "answer": 7, "confidence": 1.0, "note": thought}
 
 
 @adapters
@@ -100,60 +64,45 @@ def test_a_question_is_found_among_the_inputs(adapter: Any) -> None:
     assert ask(model(), "context, query, style -> city", adapter, **inputs) == {"city": "Ankara"}
 
 
-@adapters
-def test_react_finishes_instead_of_calling_tools_for_ever(adapter: Any) -> None:
+def test_react_finishes_instead_of_calling_tools_for_ever() -> None:
     def search(query: str) -> str:
         """Search."""
         raise AssertionError
 
-    with dspy.context(lm=model(), adapter=adapter):
+    with dspy.context(lm=model()):
         done = dspy.ReAct(TASK, tools=[search])(question=TURKEY)
     assert (done.answer, done.trajectory["tool_name_0"]) == ("Ankara", "finish")
 
 
 class Says(dspy.Module):
-    def __init__(self, outputs: Mapping[str, object]) -> None:
+    def __init__(self, answer: str) -> None:
         super().__init__()
-        self.outputs = outputs
+        self.answer = answer
 
     def forward(self, **_: Any) -> dspy.Prediction:
-        return dspy.Prediction(**self.outputs)
+        return dspy.Prediction(answer=self.answer)
 
 
-def mix(judge: SimulatedLM, strategy: str, *answers: object, task: str = "question -> answer", **more: Any) -> Any:
+def mix(judge: SimulatedLM, strategy: Any, *answers: str, question: str = TURKEY) -> Any:
     """What a mixture makes of these proposals."""
-    programs = [Says(answer if isinstance(answer, dict) else {"answer": answer}) for answer in answers]
-    return MoA(task, programs, judge, strategy)(**{"question": TURKEY, **more})
+    return MoA("question -> answer", [Says(answer) for answer in answers], judge, strategy)(question=question)
 
 
 @adapters
 @pytest.mark.parametrize("strategy", ["synthesis", "selection"])
 @pytest.mark.parametrize(("judgement", "answer"), [(1.0, "Ankara"), (0.0, "Istanbul")], ids=["judges", "follows"])
-def test_an_aggregator_judges_or_follows_the_most(adapter: Any, strategy: str, judgement: float, answer: str) -> None:
+def test_an_aggregator_judges_or_follows_the_most(adapter: Any, strategy: Any, judgement: float, answer: str) -> None:
     with dspy.context(adapter=adapter):
         pred = mix(model(judgement=judgement), strategy, "Istanbul", "Ankara", "Istanbul")
     assert (pred.answer, pred.metadata.answered_by, pred.metadata.failures) == (answer, strategy, [])
 
 
-def test_a_judge_who_knows_corrects_what_all_got_wrong() -> None:
-    assert mix(model(judgement=1.0), "synthesis", "Istanbul", "Izmir").answer == "Ankara"
-
-
-@adapters
-def test_a_vote_groups_equal_answers(adapter: Any) -> None:
-    with dspy.context(adapter=adapter):
-        pred = mix(model(), "voting", "300", "7", "8", "300.0", "7.0", " 300. ", question=HOURS)
-    assert [vote.weight for vote in pred.metadata.votes] == [3, 2, 1] and float(pred.answer) == 300
-
-
 @adapters
 def test_a_fusion_settles_what_contradicts_itself(adapter: Any) -> None:
-    said = [{"answer": "Ankara", "tags": ["a"]}, {"answer": "Istanbul", "tags": ["a"]}]
     with dspy.context(adapter=adapter):
-        pred = mix(model(judgement=1.0), "fusion", *said, task="question -> answer, tags: list[str]")
-    assert (pred.answer, pred.tags, pred.metadata.answered_by) == ("Ankara", ["a"], "fusion")
-    elements = {(each.statement, each.kind, each.resolution) for each in pred.metadata.elements}
-    assert elements >= {
+        pred = mix(model(judgement=1.0), "fusion", "Ankara", "Istanbul")
+    assert (pred.answer, pred.metadata.answered_by) == ("Ankara", "fusion")
+    assert {(each.statement, each.kind, each.resolution) for each in pred.metadata.elements} == {
         ("answer: Ankara", "contradiction", "It stands."),
         ("answer: Istanbul", "contradiction", "It was dropped."),
     }
@@ -165,13 +114,6 @@ def test_what_it_does_not_know_it_takes_from_those_who_answer(adapter: Any) -> N
     with dspy.context(adapter=adapter):
         pred = mix(model(), "synthesis", unknown, unknown, "green", "blue", "green", question="Why?")
     assert pred.answer == "green"
-
-
-@adapters
-def test_a_task_may_have_fields_that_are_named_like_verdicts(adapter: Any) -> None:
-    with dspy.context(adapter=adapter):
-        pred = mix(model(judgement=1.0), "synthesis", {"label": "Izmir"}, {"label": "Ankara"}, task="question -> label")
-    assert pred.label == "Ankara"
 
 
 @adapters

@@ -2,7 +2,7 @@ import logging
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
-from typing import Annotated, Any, Literal, NamedTuple, NewType, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NewType
 
 import dspy
 import pytest
@@ -11,8 +11,7 @@ from pydantic import BaseModel, Field
 from support.cases import case_of, decide
 
 from moa_dspy import Fusion, Voting
-from moa_dspy.strategies.annotations import approximate, free_text
-from moa_dspy.strategies.answers import answer_of, left_out, type_at, value_at
+from moa_dspy.strategies.answers import answer_of, approximate, free_text, left_out
 
 
 class Color(Enum):
@@ -37,17 +36,7 @@ class Point:
     note: str = field(default="", compare=False)
 
 
-class Pair(NamedTuple):
-    a: int
-    b: int
-
-
-class Row(TypedDict):
-    title: str
-
-
 UserId = NewType("UserId", int)
-Text = TypeVar("Text", bound=str)
 SHORT: Any = Annotated[str, Field(max_length=3)]
 CODE: Any = Annotated[str, Field(pattern="x")]
 
@@ -102,24 +91,10 @@ def test_what_is_left_out_is_told_at_every_depth() -> None:
     )
 
 
-def test_what_is_named_counts_whatever_it_is_called() -> None:
-    answer = answer_of(task(report="Report", reasoning="str"), ["report", "report.claims.confidence", "reasoning"])
-    assert answer.fields == ("report", "report.claims.confidence", "reasoning")
-    assert answer.left_out == ("report.claims.reasoning",)
-
-
-@pytest.mark.parametrize("path", ["repotr", "report.claim", "report.claims.txt"])
-def test_a_path_that_leads_nowhere_is_refused(path: str) -> None:
+@pytest.mark.parametrize("path", ["repotr", "report.claims"])
+def test_a_field_that_there_is_not_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=rf"the field '{path}', which there is not, .* Known: report"):
         answer_of(task(report="Report"), [path])
-
-
-def test_paths_lead_through_models_dicts_and_lists() -> None:
-    outputs = {"report": Report(claims=[Claim(text="a"), Claim(text="b")]), "rows": [{"id": 1}, {}]}
-    assert value_at(outputs, "report.claims.text") == ["a", "b"]
-    assert value_at(outputs, "rows.id") == [1, None]
-    assert type_at({"report": Report}, "report.claims.text") == list[str]
-    assert type_at({"rows": list[dict[str, int]]}, "rows.id") == list[Any]
 
 
 def test_a_bound_vote_tells_what_it_leaves_out_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -141,19 +116,19 @@ def test_a_fusion_tells_what_follows_the_rest() -> None:
 
 @pytest.mark.parametrize(
     "annotation",
-    [str, Any, object, list, list[str], dict[str, int], str | None, SHORT, Claim, Row, Text, "X", Report],
+    [str, Any, object, list, list[str], dict[str, int], str | None, SHORT, Claim, "X", Report],
 )
 def test_free_text_may_stand_in(annotation: Any) -> None:
     assert free_text(annotation)
 
 
 @pytest.mark.parametrize(
-    "annotation", [int, None, Literal["a", "b"], Color, list[Literal["a"]], tuple[int, ...], Pair, UserId, bytes, CODE]
+    "annotation", [int, None, Literal["a", "b"], Color, list[Literal["a"]], tuple[int, ...], UserId, bytes, CODE]
 )
 def test_free_text_may_not_stand_in(annotation: Any) -> None:
     assert not free_text(annotation)
 
 
 def test_approximate_types() -> None:
-    assert [approximate(kind) for kind in (float, list[Decimal], Claim, Point, Any)] == [True] * 5
-    assert [approximate(kind) for kind in (int, str, list[int], Color, Literal[1])] == [False] * 5
+    assert [approximate(kind) for kind in (float, list[Decimal], Point, Any)] == [True] * 4
+    assert [approximate(kind) for kind in (int, str, list[int], Color, Claim)] == [False] * 5

@@ -1,4 +1,3 @@
-import copy
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import product
@@ -30,24 +29,6 @@ def groups_of(tally: Tally) -> list[str]:
     return ["".join(candidate.voters) for candidate in tally.candidates]
 
 
-@pytest.mark.parametrize(
-    ("votes", "winner"),
-    [
-        pytest.param(["A", "A", "A", "B"], "A", id="a label that is an article"),
-        pytest.param(["-5", "5", "5"], "5", id="signs in text"),
-        pytest.param(["1/2", "12", "12"], "12", id="operators in text"),
-        pytest.param([False, True, True], True, id="bools"),
-        pytest.param([-5, 5, 5], 5, id="ints"),
-        pytest.param([["a"], ["a", "b"], ["a", "b"]], ["a", "b"], id="lists"),
-        pytest.param([{"n": 1}, {"n": 2}, {"n": 2}], {"n": 2}, id="dicts"),
-    ],
-)
-def test_what_dspy_majority_gets_wrong(votes: list[object], winner: object) -> None:
-    leading = tally_of(votes, type(winner)).winner
-    assert leading is not None
-    assert leading.values == {"answer": winner}
-
-
 def test_a_count() -> None:
     ballots = [
         Ballot("a", {"answer": "Lyon"}),
@@ -61,7 +42,7 @@ def test_a_count() -> None:
         (("b", "c"), 3.0, {"answer": "Paris"}, "c", 2.0),
         (("a",), 1.0, {"answer": "Lyon"}, "a", 1.0),
     ]
-    assert (tally.abstained, tally.cast, tally.weight, tally.agreement) == (("d", "e"), 5, 6.0, 0.5)
+    assert (tally.abstained, tally.weight, tally.agreement) == (("d", "e"), 6.0, 0.5)
     assert tally.majority is None
     assert tally.winner is tally.candidates[0]
     assert tally.tied == (tally.winner,)
@@ -85,19 +66,6 @@ def test_the_most_frequent_spelling_speaks_for_its_group(
     assert candidate.representative == spelling
 
 
-def test_only_the_annotated_fields_are_compared_and_the_values_are_the_ballots_own() -> None:
-    values = {"label": True, "why": "because"}
-    tally = count([Ballot("a", values), Ballot("b", {"label": True, "why": "so"})], {"label": bool})
-    assert groups_of(tally) == ["ab"]
-    assert tally.candidates[0].values is values
-
-
-def test_a_ballot_abstains_when_all_its_fields_do() -> None:
-    ballots = [Ballot("a", {"x": None, "y": 1}), Ballot("b", {"x": None, "y": None}), Ballot("c", {"y": 1})]
-    tally = count(ballots, {"x": str, "y": int})
-    assert (groups_of(tally), tally.abstained) == (["ac"], ("b",))
-
-
 @pytest.mark.parametrize(
     ("values", "weights"), [([], {}), ([None, "", NAN], {}), (["x", "y"], {"a": 0.0, "b": 0.0}), ([None], {"a": 0.0})]
 )
@@ -113,13 +81,6 @@ def test_a_majority_is_more_than_half_of_all_weight() -> None:
     assert tally_of(["x", "x", "y", "y"], weights={"a": 0.1, "b": 0.2, "c": 0.15, "d": 0.15}).majority is None
 
 
-def test_ties_go_to_the_heaviest_supporter_then_to_declared_order() -> None:
-    tally = tally_of(["x", "x", "y", "z"], weights={"c": 2.0})
-    assert (groups_of(tally), len(tally.tied)) == (["c", "ab", "d"], 1)
-    tally = tally_of(["y", "x", "z", "z"], weights={"c": 0.4, "d": 0.6})
-    assert (groups_of(tally), tally.tied) == (["a", "b", "cd"], tally.candidates[:2])
-
-
 def test_weights_that_differ_by_rounding_tie() -> None:
     tally = tally_of(["x", "y", "x"], weights={"a": 0.2, "b": 0.3, "c": 0.1})
     assert groups_of(tally) == ["b", "ac"]
@@ -127,18 +88,9 @@ def test_weights_that_differ_by_rounding_tie() -> None:
     assert len(tally_of(three, weights={"a": 0.3, "b": 0.1 + 0.2, "c": 0.3}).tied) == 3
 
 
-def test_near_numbers_are_linked_in_chains() -> None:
-    chain = [1.0, 1.0000018, 2.0, 1.0000009]
-    assert groups_of(tally_of(chain, float)) == ["abd", "c"]
-    assert groups_of(tally_of(chain, float, tolerance=0.0)) == ["a", "b", "c", "d"]
-
-
 def test_a_ballot_without_weight_unites_no_others() -> None:
-    chain = [1.0, 1.0000018, 1.0000009]
-    assert groups_of(tally_of(chain, float, {"c": 0.0})) == ["a", "b", "c"]
-    assert groups_of(tally_of([1.0, 2.0, 1.0000009], float, {"c": 0.0})) == ["ac", "b"]
+    assert groups_of(tally_of([1.0, 1.0000018, 1.0000009], float, {"c": 0.0})) == ["ac", "b"]
     assert groups_of(tally_of([1.0, 1.0000009], float, {"a": 0.0, "b": 0.0})) == ["ab"]
-    assert groups_of(tally_of([1.0, 1.0000016, 1.0000008], float, {"b": 0.0, "c": 0.0})) == ["ac", "b"]
     assert groups_of(tally_of(["x", "y", "z"], str, {"c": 0.0}, groups=["ac", "cb"])) == ["a", "b", "c"]
 
 
@@ -163,23 +115,6 @@ def test_where_candidates_may_merge_the_others_count_together() -> None:
     assert decided(tally_of(["x", "x", "x", "x", "y", "z"], str), 1.0)
     assert not decided(tally_of([1.0, 1.0, 1.0, 2.0, 3.0], float), 1.0)
     assert decided(tally_of([1.0, 1.0, 1.0, 2.0, 3.0], float, tolerance=0.0), 1.0)
-
-
-@pytest.mark.parametrize("weight", [-1.0, NAN, float("inf")])
-def test_a_weight_that_is_no_weight_names_the_voter(weight: float) -> None:
-    with pytest.raises(ValueError, match="weight of 'b'"):
-        count([Ballot("a", {}), Ballot("b", {}, weight)], {})
-
-
-def test_other_misuse_is_refused() -> None:
-    with pytest.raises(ValueError, match="'a' has two ballots"):
-        count([Ballot("a", {}), Ballot("a", {})], {})
-    with pytest.raises(ValueError, match="'z'"):
-        tally_of(["x"], groups=[["a", "z"]])
-    with pytest.raises(ValueError, match="tolerance"):
-        tally_of([1.0], tolerance=NAN)
-    with pytest.raises(ValueError, match="outstanding_weight"):
-        decided(tally_of([1]), -1.0)
 
 
 ABSTENTIONS = [None, "", " \n", NAN, "I'm sorry, but I can't help with that."]
@@ -228,23 +163,6 @@ def test_the_winner_is_a_ballot_that_was_cast_and_no_abstention(ballots: list[Ba
         assert not abstained & set(candidate.voters)
 
 
-@given(elections(), weights)
-def test_one_more_abstention_lowers_agreement_by_its_weight(ballots: list[Ballot], weight: float) -> None:
-    before = counted(ballots)
-    after = counted([*ballots, Ballot("silent", {"answer": None}, weight)])
-    assert (after.candidates, after.cast) == (before.candidates, before.cast + 1)
-    if before.winner:
-        assert after.agreement == pytest.approx(before.winner.weight / (before.weight + weight))
-
-
-@given(elections())
-def test_doubling_all_weights_changes_no_place(ballots: list[Ballot]) -> None:
-    before = counted(ballots)
-    after = counted([Ballot(ballot.voter, ballot.values, 2 * ballot.weight) for ballot in ballots])
-    assert [c.voters for c in after.candidates] == [c.voters for c in before.candidates]
-    assert (after.agreement, len(after.tied)) == (before.agreement, len(before.tied))
-
-
 @given(elections(), st.sampled_from([*VOTES, *ABSTENTIONS]), st.integers(0, 7))
 def test_a_voter_without_weight_changes_no_place(ballots: list[Ballot], value: object, place: int) -> None:
     ghost = Ballot("ghost", {"answer": value}, 0.0)
@@ -285,32 +203,3 @@ def test_decided_holds_however_the_outstanding_ballots_are_cast(
         final = counted([*late, *ballots], annotation)
         assert final.winner and set(tally.winner.voters) & weighty <= set(final.winner.voters)
         assert len(final.tied) == 1
-
-
-@given(elections(["x", "y", "z", "w", None]), st.lists(weights, max_size=3))
-def test_decided_holds_whatever_a_model_unites(ballots: list[Ballot], outstanding: list[float]) -> None:
-    tally = counted(ballots, str)
-    if tally.winner and decided(tally, sum(outstanding)):
-        late = [Ballot(f"late {i}", {"answer": f"late {i}"}, w) for i, w in enumerate(outstanding)]
-        everyone = [*ballots, *late]
-        others = {ballot.voter for ballot in everyone} - set(tally.winner.voters)
-        final = count(everyone, {"answer": str}, groups=[others])
-        assert final.winner and final.winner.voters == tally.winner.voters
-
-
-json_like = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.decimals(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(st.lists(json_like, max_size=5))
-def test_any_json_like_value_can_be_counted_and_goes_with_its_repetition(values: list[object]) -> None:
-    once = [Ballot(f"{i} once", {"answer": value}) for i, value in enumerate(values)]
-    again = [Ballot(f"{i} again", {"answer": copy.deepcopy(value)}) for i, value in enumerate(values)]
-    tally = counted([*once, *again])
-    together = [*(candidate.voters for candidate in tally.candidates), tally.abstained]
-    assert sum(len(voters) for voters in together) == 2 * len(values)
-    for voters in together:
-        assert sorted(voter.split()[0] for voter in voters)[::2] == sorted(v.split()[0] for v in voters)[1::2]

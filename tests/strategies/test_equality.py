@@ -1,5 +1,3 @@
-import copy
-import pickle
 import re
 import unicodedata
 from dataclasses import dataclass, field
@@ -8,17 +6,16 @@ from decimal import Decimal
 from enum import Enum, IntEnum
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
-from uuid import UUID
+from typing import Annotated, Any, Literal
 
 import dspy
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.strategies.clustering import cluster
+from moa_dspy.strategies.counting import cluster
 from moa_dspy.strategies.equality import ABSTAIN, fold, normalise, same
 
 NAN = float("nan")
@@ -44,25 +41,11 @@ class Open(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
-class Picky(BaseModel):
-    n: int
-
-    @field_validator("n")
-    @classmethod
-    def explode(cls, n: int) -> int:
-        raise KeyError(n)
-
-
 @dataclass
 class Point:
     x: float
     label: str = "here"
     note: str = field(default="", compare=False)
-
-
-class Pair(NamedTuple):
-    a: int
-    b: int
 
 
 class Strange:
@@ -100,53 +83,35 @@ def is_same(a: object, b: object, annotation: Any = Any) -> bool:
         (dspy.Code(code="x = 1"), dspy.Code(code="x = 1"), dspy.Code),
         (tool_call("1", 5), tool_call("2", 5), dspy.ToolCalls),
         ("Straße", "STRASSE", str),
-        ("caf\u00e9", "cafe\u0301", str),
-        ("a\u00a0 b", "a b", str),
-        (True, "true", bool),
         ("A", "a", Literal["A", "B"]),
         (Color.RED, "red", Color),
         (1, 1.0, Any),
-        (1.0, Decimal("1.0"), Any),
         (7, "7", int),
-        (7, 7.0, int),
         (True, 1, int),
         (5, "5", str),
-        (0.0, -0.0, float),
         (0.3, 0.1 + 0.2, float),
         (0.0, 1e-7, float),
-        (Decimal(0), Decimal("1e-7"), Decimal),
         (float("inf"), "inf", float),
         (Decimal("2.50"), "2.5", Decimal),
         (Decimal("0.1"), 0.1, Any),
-        (Decimal("1e400"), Decimal("1.0000001e400"), Decimal),
         (Fraction(1, 3), 1 / 3, Any),
-        (date(2024, 5, 1), "2024-05-01", date),
         (
             datetime(2024, 5, 1, 12, tzinfo=timezone.utc),
             datetime(2024, 5, 1, 14, tzinfo=timezone(timedelta(hours=2))),
             datetime,
         ),
         (time(9, 30), "09:30", time),
-        (timedelta(minutes=1), timedelta(seconds=60), timedelta),
-        (UUID(int=1), str(UUID(int=1)), UUID),
-        (b"x", "x", bytes),
         ([1, "A b"], [1.0, "a  B"], Any),
-        ([1, 2], (1, 2), Any),
-        (["1"], [1], list[int]),
-        (Pair(1, 2), (1, 2), Any),
         ({3, 1, 2}, frozenset({1, 2, 3}), Any),
         ([3, 1, 2], [1, 2, 3], set[int]),
         ({1.0, 2.0}, {2.0, 1.0000001}, set[float]),
         ({"a": 1, "b": [None]}, {"b": [""], "A": 1}, Any),
-        ({"x": 1.0}, {"x": 1.0000001}, dict[str, float]),
         (Person(name="Ada", age=36), {"name": "ADA", "age": 36.0000001}, Person),
         (Open.model_validate({"p": "X", "q": 1}), Open.model_validate({"q": 1, "p": "x"}), Open),
         (Point(1.0, note="one"), Point(1.0000001, note="two"), Point),
         (None, float("nan"), float | None),
-        ("3", 3, int | None),
         (np.float64(1.5), 1.5, Any),
         (np.array([1, 2]), [1, 2], Any),
-        (np.int64(3), 3, int),
         (Strange(), Strange(), Any),
     ],
 )
@@ -160,51 +125,37 @@ def test_alike(a: object, b: object, annotation: Any) -> None:
     [
         ("-5", "5", str),
         ("\u22125", "5", str),
-        ("x\u00b2", "x2", str),
         (Label(label="spam"), Label(label="ham"), Label),
         (dspy.Code(code="x = A"), dspy.Code(code="x = a"), dspy.Code),
         (dspy.Code(code="  x"), dspy.Code(code="x"), dspy.Code),
         (dspy.Image(url="https://x.org/A"), dspy.Image(url="https://x.org/a"), dspy.Image),
         (b"x", b"X", bytes),
         (Path("A"), Path("a"), Path),
-        (SecretStr("A"), SecretStr("a"), SecretStr),
-        (re.compile("A"), re.compile("a"), re.Pattern[str]),
         ("Ab", "AB", PATTERN),
         (Airport(code="Ab"), Airport(code="AB"), Airport),
         ([Airport(code="Ab")], [Airport(code="AB")], list[Airport]),
-        (Decimal("1e999999999"), Decimal("2e999999999"), Decimal),
         (tool_call("1", 5), tool_call("1", 6), dspy.ToolCalls),
         ("1/2", "12", str),
-        ("x>=2", "x<=2", str),
         ("the end", "end", str),
         ("yes.", "yes", str),
-        ("a b", "ab", str),
         (True, 1, Any),
         ("1", 1, Any),
-        ("", "x", str),
         (1_000_000, 1_000_001, int),
         (1.0, 1.00001, float),
         (6.63e-34, 1.05e-34, float),
-        (float("inf"), float("-inf"), float),
         (Decimal("inf"), 10**400, Any),
         (Decimal("1e400"), Decimal("2e400"), Decimal),
         ("m", "M", Literal["m", "M"]),
         (Level.ONE, 1, Any),
-        (Color.RED, "Red", Color),
         (datetime(2024, 5, 1), datetime(2024, 5, 1, tzinfo=timezone.utc), datetime),
         (date(2024, 5, 1), datetime(2024, 5, 1), Any),
         ([1, 2], [2, 1], list[int]),
-        ([1], [1, 1], list[int]),
         ([], None, Any),
-        ([], {}, Any),
         ({1.0, 2.0}, {1.0, 3.0}, set[float]),
         ({1.0}, {1.0000001, 2.0}, set[float]),
-        ({"a": 1}, {"a": 2}, Any),
         (Person(name="Ada"), Point(1.0), Any),
         (Open.model_validate({"p": 1}), Open.model_validate({"p": 2}), Open),
         (Point(1.0, "a"), Point(1.0, "b"), Point),
-        (5, 5.5, int),
-        ("five", 5, int),
     ],
 )
 def test_not_alike(a: object, b: object, annotation: Any) -> None:
@@ -212,55 +163,40 @@ def test_not_alike(a: object, b: object, annotation: Any) -> None:
     assert not is_same(b, a, annotation)
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        None,
-        NAN,
-        Decimal("nan"),
-        Decimal("sNaN"),
-        np.float64("nan"),
-        "",
-        " \n\t",
-        "\u200b\ufeff",
-        REFUSAL,
-        "I\u2019m sorry, but I cannot assist with that request.",
-        "Sorry, I can't help you with this.",
-        "I apologize, but I am unable to provide that.",
-        "Unfortunately, I'm not able to answer.",
-        "I cannot help with that.",
-        "I can't help.",
-        "As an AI language model, I have no opinion.",
-    ],
-)
-def test_abstains(value: object) -> None:
+ABSTENTIONS = f"""
+    {REFUSAL}
+    I\u2019m sorry, but I cannot assist with that request.
+    Sorry, I can't help you with this.
+    I apologize, but I am unable to provide that.
+    Unfortunately, I'm not able to answer.
+    I can't help.
+    As an AI language model, I have no opinion.
+"""
+TEXTS = """
+    A
+    None
+    Sorry by Justin Bieber
+    I'm sorry
+    I'm sorry, but I can't attend.
+    I can't help falling in love
+    I Can't Help Myself
+    As an AI researcher, Turing asked this.
+    He said: I cannot help you.
+"""
+
+
+@pytest.mark.parametrize("value", [None, NAN, Decimal("sNaN"), np.float64("nan"), "", " \n\t", "\u200b\ufeff"])
+def test_what_says_nothing_abstains(value: object) -> None:
     assert normalise(value, Any) is ABSTAIN
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        "I",
-        "A",
-        "None",
-        "Sorry by Justin Bieber",
-        "I'm sorry",
-        "I'm sorry, but I can't attend.",
-        "I can't help falling in love",
-        "I Can't Help Myself",
-        "As an AI researcher, Turing asked this.",
-        "He said: I cannot help you.",
-        0,
-        False,
-        [],
-        {},
-        set(),
-        [None],
-        [REFUSAL],
-        float("inf"),
-    ],
-)
-def test_votes(value: object) -> None:
+def test_refusals_abstain_and_texts_that_sound_like_it_do_not() -> None:
+    assert {normalise(text) for text in ABSTENTIONS.strip().splitlines()} == {ABSTAIN}
+    assert ABSTAIN not in {normalise(text) for text in TEXTS.strip().splitlines()}
+
+
+@pytest.mark.parametrize("value", [0, False, [], {}, set(), [None], [REFUSAL], float("inf")])
+def test_what_is_empty_or_small_votes(value: object) -> None:
     assert normalise(value, Any) is not ABSTAIN
 
 
@@ -273,28 +209,8 @@ def test_a_declared_label_never_abstains() -> None:
 
 def test_what_cannot_be_read_as_declared_is_compared_by_its_own_type() -> None:
     assert is_same("Five", "five", int)
-    assert is_same({"n": 1}, {"n": 1}, Picky)
     assert is_same(1, 1.0, "a name that is not resolved")
     assert is_same(1, 1.0, Annotated[Any, ["metadata that cannot be hashed"]])
-
-
-def test_an_instant_outside_of_the_calendar_is_compared_as_it_is() -> None:
-    edge = datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))
-    assert is_same(edge, edge, datetime)
-
-
-def test_zero_tolerance_asks_for_equal_numbers() -> None:
-    assert not same(normalise(0.3), normalise(0.1 + 0.2), tolerance=0)
-    assert same(normalise(1), normalise(Decimal("1.0")), tolerance=0)
-
-
-def test_abstain_is_one_value_with_a_name() -> None:
-    assert repr(ABSTAIN) == "ABSTAIN"
-    assert pickle.loads(pickle.dumps(ABSTAIN)) is copy.deepcopy(ABSTAIN) is ABSTAIN
-
-
-def test_folding_takes_case_and_space_only() -> None:
-    assert fold("  The\tÉND,\n -5 ≠ ½ ") == "the énd, -5 ≠ ½"
 
 
 def test_exact_text_takes_every_character_and_lets_no_text_abstain() -> None:
@@ -308,13 +224,12 @@ def test_near_forms_are_found_in_chains_wherever_the_numbers_stand() -> None:
     assert cluster([normalise(x) for x in chain], 0.0) == [0, 1, 2, 3, 0]
     assert cluster([normalise({"k": [x, "a"]}) for x in chain]) == [0, 0, 1, 0, 0]
     assert cluster([normalise({x, "a"}) for x in chain[:4]]) == [0, 0, 1, 0]
-    assert cluster([normalise(x) for x in (0.0, 1e-9, 1e-7, 2e-6)]) == [0, 0, 0, 1]
     assert cluster([normalise(x) for x in (6e-34, 1e-34)]) == [0, 1]
     assert cluster([normalise([x, y]) for x, y in ((1.0, 1.0), (1.0, 2.0), (1.0000001, 2.0))]) == [0, 1, 1]
 
 
 numbers = st.sampled_from([0, 1, 2, 0.0, 1.0, 1.0000009, 1.0000018, 5e-7, Decimal("1.0000027"), 2.0, float("inf")])
-forms = st.lists(st.tuples(numbers, numbers) | numbers | st.frozensets(numbers, max_size=3), max_size=8)
+forms = st.lists(numbers | st.tuples(numbers, st.sampled_from("xX")) | st.frozensets(numbers, max_size=1), max_size=8)
 
 
 @given(forms)
@@ -342,19 +257,9 @@ def test_texts_are_one_answer_exactly_when_they_fold_to_one_text(a: str, b: str)
         assert (fold(x) == fold(y)) == (reference(x) == reference(y))
 
 
-@given(formula, st.integers(0, 8), st.sampled_from("+-*/<>=.,()'"))
-def test_no_sign_or_operator_vanishes(text: str, place: int, sign: str) -> None:
-    assert fold(text) != fold(text[:place] + sign + text[place:])
-
-
 @given(
     st.text()
     | st.text(alphabet="aI\u0130\u0131\u00df\u017f\u03a3\u03c3\u03c2\u0390\u0301\u0345\u0323\u0307\u01f0\u0149 \t")
 )
 def test_folded_text_folds_to_itself(text: str) -> None:
     assert fold(fold(text)) == fold(text)
-
-
-@given(st.characters(categories=["Cf"]), formula)
-def test_what_nobody_sees_is_no_part_of_a_text(character: str, text: str) -> None:
-    assert fold(text + character) == fold(text)

@@ -8,7 +8,6 @@ from support.fake_lm import FakeLM
 from support.mixtures import Ask, both_ways
 
 from moa_dspy import Element, Fusion
-from moa_dspy.strategies import Unusable
 
 QA = "question -> answer"
 
@@ -70,12 +69,6 @@ def test_the_aggregator_is_told_what_is_settled() -> None:
     assert verdict.outputs["home"] == City(name="Ulm", people=6)
 
 
-def test_nothing_settled_is_said_to_be_nothing() -> None:
-    judge = FakeLM("judge", [fuses(answer="z")])
-    decide(Fusion(), case_of(QA, *answers("x", "y")), judge)
-    assert told(judge)["settled"] == "nothing yet"
-
-
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: type(adapter).__name__)
 def test_elements_name_the_proposals_behind_their_labels(adapter: dspy.Adapter) -> None:
     def judge(prompt: str) -> dict[str, Any]:
@@ -102,11 +95,6 @@ def test_an_explanation_alone_is_nothing_to_ask_about() -> None:
     assert verdict.outputs == {"reasoning": "q", "answer": "y"}
 
 
-def test_what_fewer_say_can_be_left_out() -> None:
-    outputs = [trip(2, "ab"), trip(2, "ac"), trip(2, "a")]
-    assert decide(Fusion(min_support=2), case_of(Trip, *outputs), FakeLM("judge", [])).outputs == trip(2, "a")
-
-
 @pytest.mark.parametrize("number", [0, 1.5, True, "2"])
 def test_a_support_that_makes_no_sense_is_refused(number: Any) -> None:
     with pytest.raises(ValueError, match=rf"^min_support={number!r} keeps what nobody says"):
@@ -117,18 +105,6 @@ def test_labels_that_were_not_shown_are_asked_about_once_more() -> None:
     judge = FakeLM("judge", [fuses(found("P3"), answer="bad"), fuses(found("P2"), answer="good")])
     verdict = decide(Fusion(), case_of(QA, *answers("x", "y")), judge)
     assert (verdict.outputs, verdict.repaired, judge.rollouts) == ({"answer": "good"}, True, [None, 1])
-
-
-def test_labels_that_were_never_shown_are_no_answer() -> None:
-    judge = FakeLM("judge", [fuses(found("P1", "P3", "P10"), answer="bad")] * 2)
-    with pytest.raises(Unusable, match=r"^Elements are supported by P10, P3, which were not shown\.$"):
-        decide(Fusion(), case_of(QA, *answers("x", "y")), judge)
-
-
-def test_a_union_that_the_task_forbids_goes_to_the_aggregator() -> None:
-    judge = FakeLM("judge", [fuses(stops=["a", "d"])])
-    verdict = decide(Fusion(), case_of(Trip, trip(stops="ab"), trip(stops="cd")), judge)
-    assert (verdict.outputs["stops"], request(judge).fields) == (["a", "d"], ("reasoning", "elements", "stops"))
 
 
 @pytest.mark.parametrize(

@@ -69,12 +69,6 @@ def test_the_table_of_what_is_the_same_and_what_is_not(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NORMALIZERS)
-def test_without_being_asked_nothing_is_guessed(name: str) -> None:
-    first = rows(name)[0]
-    assert not same(normalise(first[0], str), normalise(first[1 if name != "choice" else 2], str))
-
-
-@pytest.mark.parametrize("name", NORMALIZERS)
 def test_what_is_no_text_is_left_and_abstentions_stay(name: str) -> None:
     convention = NORMALIZERS[name]
     assert convention({"a": 1}) == {"a": 1}

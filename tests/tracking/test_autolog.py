@@ -29,13 +29,6 @@ def runs() -> dict[str, Any]:
     return {str(run.info.run_name): run for run in mlflow.search_runs(output_format="list")}
 
 
-def test_twice_is_once(store: Path) -> None:
-    moa_dspy.autolog()
-    moa_dspy.autolog()
-    mixture(cast("a", "judge"))(question="?")
-    assert len(traces()) == 1
-
-
 @pytest.mark.parametrize("before", [False, True])
 def test_mlflows_own_beside_it_makes_no_second_trace(store: Path, before: bool) -> None:
     if before:
@@ -47,29 +40,11 @@ def test_mlflows_own_beside_it_makes_no_second_trace(store: Path, before: bool) 
     assert [trace.data.spans[0].name for trace in traces()] == ["MoA (synthesis)"]
 
 
-def test_off_leaves_everything_as_it_was(store: Path) -> None:
-    class Mine(dspy.utils.callback.BaseCallback):
-        pass
-
-    mine = Mine()
-    dspy.configure(callbacks=[mine])
-    moa_dspy.autolog()
-    moa_dspy.autolog(disable=True)
-    mixture(cast("a", "judge"))(question="?")
-    assert (dspy.settings.callbacks, traces()) == ([mine], [])
-
-
 def test_mlflows_own_comes_back(store: Path) -> None:
     mlflow_autolog()
     moa_dspy.autolog()
     moa_dspy.autolog(disable=True)
     assert [type(callback) for callback in dspy.settings.callbacks] == [MlflowCallback]
-
-
-def test_it_is_said_when_the_callbacks_are_replaced(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    moa_dspy.autolog()
-    dspy.configure(callbacks=[])
-    assert "nothing is traced any more" in caplog.text
 
 
 def test_another_thread_is_refused(store: Path) -> None:
@@ -106,8 +81,8 @@ def test_an_optimizer_is_a_run_with_what_it_took(store: Path) -> None:
     found = runs()
     run = found.pop("BootstrapFewShotWithRandomSearch")
     assert run.data.metrics["calls"] == sum(lm.calls for lm in lms.values())
-    assert {trial.data.tags["mlflow.parentRunId"] for trial in found.values()} == {run.info.run_id}
-    assert (len(found), traces()) == (4, [])
+    trials = mlflow.MlflowClient().get_metric_history(run.info.run_id, "trial_score")
+    assert ([trial.step for trial in trials], found, traces()) == ([0, 1, 2, 3], {}, [])
 
 
 def test_what_an_optimizer_tries_is_traced_if_asked(store: Path) -> None:

@@ -1,4 +1,6 @@
 import json
+import signal
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -6,28 +8,14 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.genai import load_prompt
+from support.command import CAPITAL, Process, moa_dspy, printed, words, write_questions
 from support.mlflow_server import free_port
-from typer.testing import CliRunner
-
-from moa_dspy.cli import app
-from moa_dspy.cli.mlflow_pages import serving
-from moa_dspy.simulated.questions import bundled_questions
-
-
-def rows(folder: Path, count: int) -> Path:
-    data = folder / "data.jsonl"
-    lines = [json.dumps({"question": q.question, "answer": q.answer}) for q in bundled_questions()[:count]]
-    data.write_text("\n".join(lines))
-    return data
-
-
-def invoke(*arguments: str) -> Any:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
 
 
 @pytest.fixture(autouse=True)
 def no_experiment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")  # which set_experiment() leaves
+    write_questions("data.jsonl", 6)
 
 
 def runs() -> dict[str, Any]:
@@ -36,95 +24,93 @@ def runs() -> dict[str, Any]:
     return {str(run.info.run_name): run for run in found}
 
 
-def test_eval_makes_a_run_of_each_system_under_one(store: Path) -> None:
-    done = invoke("eval", str(rows(store, 4)), "-s", "voting", "--mlflow", "--json")
-    assert done.exit_code == 0 and "To look at it: moa-dspy ui" in done.stderr
+def test_eval_makes_a_run_of_each_system_under_one() -> None:
+    done = moa_dspy("eval", "data.jsonl", "-s", "voting", "--mlflow", "--json")
+    assert done.exit_code == 0 and "To look at it: moa-dspy ui" in words(done.stderr)
     scores = {row["name"]: row["score"] for row in json.loads(done.stdout)["rows"]}
     tracked = runs()
-    parent = tracked["eval"]
+    parent = tracked.pop("eval")
     assert parent.info.status == "FINISHED" and parent.data.params["strategy"] == "voting"
-    children = {name: run for name, run in tracked.items() if run is not parent}
-    assert {run.data.tags["mlflow.parentRunId"] for run in children.values()} == {parent.info.run_id}
-    assert {name: run.data.metrics["score"] for name, run in children.items()} == scores
+    assert {run.data.tags["mlflow.parentRunId"] for run in tracked.values()} == {parent.info.run_id}
+    assert {name: run.data.metrics["score"] for name, run in tracked.items()} == scores
     assert parent.data.metrics["oracle"] == scores["oracle"]
 
 
-def test_run_tracks_what_the_answers_took(store: Path) -> None:
-    answers = store / "answers.jsonl"
-    done = invoke("run", str(rows(store, 3)), "-o", str(answers), "-s", "voting", "--mlflow", "--json")
-    assert done.exit_code == 0
-    [run] = runs().values()
-    assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
-    assert run.data.metrics["total/calls"] == json.loads(done.stdout)["usage"]["calls"]
-    assert run.data.metrics["alice/calls"] == 3
-    traces = mlflow.search_traces(return_type="list", locations=[run.info.experiment_id])
-    assert len(traces) == 3
+def test_run_and_ask_track_what_the_answers_took() -> None:
+    calls = printed("run", "data.jsonl", "-o", "a.jsonl", "-s", "voting", "--mlflow")["usage"]["calls"]
+    assert printed("ask", CAPITAL, "--mlflow")["outputs"] == {"answer": "Edinburgh"}
+    tracked = runs()
+    assert {name: (run.info.status, run.data.metrics["calls"]) for name, run in tracked.items()} == {
+        "run": ("FINISHED", calls),
+        "ask": ("FINISHED", 5),
+    }
+    traces = mlflow.search_traces(return_type="list", locations=[tracked["run"].info.experiment_id])
+    assert len(traces) == 7
 
 
-def test_compile_tracks_its_calls_its_prompts_and_its_gain(store: Path) -> None:
-    out = store / "moa.json"
-    done = invoke(
-        "compile", "-d", str(rows(store, 120)), "-o", str(out), "--optimizer", "bootstrap", "--mlflow", "--json"
-    )
-    assert done.exit_code == 0
-    plain = json.loads(done.stdout)
-    tracked = runs()["moa"]
-    metrics, spent = tracked.data.metrics, plain["report"]["stages"]
+def test_compile_tracks_its_calls_its_prompts_and_its_gain() -> None:
+    write_questions("data.jsonl", 120)
+    options = ("-d", "data.jsonl", "-o", "moa.json", "--optimizer", "bootstrap", "--mlflow")
+    plain, tracked = printed("compile", *options), runs()["moa"]
+    metrics = tracked.data.metrics
     assert (metrics["heldout/before"], metrics["heldout/after"]) == (plain["before"], plain["after"])
-    assert metrics["compile/calls"] == sum(stage["usage"]["calls"] for stage in spent)
-    assert metrics["total/calls"] == metrics["compile/calls"] + plain["measuring"]["calls"]
-    assert load_prompt("prompts:/moa.proposers.shared.predict@latest").version == 2
-    assert tracked.data.params["optimizer"] == "BootstrapFewShotWithRandomSearch"
+    assert metrics["calls"] == plain["report"]["calls"] + plain["measuring"]["calls"]
+    assert load_prompt("prompts:/moa-dspy.moa.proposers.shared.predict@latest").version == 2
 
 
-def test_without_it_nothing_is_tracked(store: Path) -> None:
-    assert invoke("run", str(rows(store, 1)), "-o", str(store / "a.jsonl"), "-s", "voting").exit_code == 0
+def test_diagnose_tracks_its_systems() -> None:
+    options = ("-d", "data.jsonl", "-p", "simulated/alice", "-p", "simulated/bob", "-s", "voting", "--no-self-moa")
+    printed("diagnose", *options, "--mlflow")
+    assert {"diagnose", "alice", "bob", "voting", "oracle"} <= runs().keys()
+
+
+def test_without_it_nothing_is_tracked() -> None:
+    assert moa_dspy("run", "data.jsonl", "-o", "a.jsonl", "-s", "voting").exit_code == 0
     assert mlflow.get_experiment_by_name("moa-dspy") is None
 
 
-def test_a_server_that_is_down_costs_a_warning(store: Path, caplog: pytest.LogCaptureFixture) -> None:
-    mlflow.set_tracking_uri(f"http://127.0.0.1:{free_port()}")
-    answers = store / "answers.jsonl"
-    done = invoke("run", str(rows(store, 1)), "-o", str(answers), "-s", "voting", "--mlflow")
-    assert done.exit_code == 0 and len(answers.read_text().splitlines()) == 1
-    assert "To look at it" not in done.stderr
-    assert len([record for record in caplog.records if "is of no use" in record.getMessage()]) == 1
+def test_a_server_that_is_down_costs_a_sentence_and_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # it would try again long after the test
+    mlflow.set_tracking_uri(f"http://me:secret@127.0.0.1:{free_port()}")
+    done = moa_dspy("run", "data.jsonl", "-o", "a.jsonl", "-s", "voting", "--mlflow")
+    assert done.exit_code == 0 and len(Path("a.jsonl").read_text().splitlines()) == 6
+    assert words(done.stderr).count("Nothing is tracked") == 1 and "To look at it" not in done.stderr
+    assert "secret" not in done.output
 
 
-def test_a_deleted_experiment_of_the_environment_costs_one_warning(
-    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_deleted_experiment_of_the_environment_costs_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     experiment: Any = mlflow.get_experiment_by_name("mixtures")
     mlflow.delete_experiment(experiment.experiment_id)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mixtures")
-    done = invoke("run", str(rows(store, 1)), "-o", str(store / "a.jsonl"), "-s", "voting", "--mlflow", "--json")
-    assert done.exit_code == 0 and json.loads(done.stdout)["answered"] == 1
-    [warning] = [record.getMessage() for record in caplog.records if record.name.startswith("moa_dspy")]
-    assert "could not open the experiment" in warning and "deleted experiment 'mixtures'" in warning
-    assert "MLFLOW_TRACKING_URI" in warning
+    done = moa_dspy("run", "data.jsonl", "-o", "a.jsonl", "-s", "voting", "--mlflow", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["answered"] == 6
+    assert "deleted experiment 'mixtures'" in words(done.stderr)
 
 
 def test_ui_serves_a_store_until_it_is_closed(store: Path) -> None:
-    port = free_port()
-    with serving(f"sqlite:///{store / 'mlflow.db'}", port) as (address, wait):
-        with urllib.request.urlopen(f"{address}/health") as answer:
-            assert (answer.status, wait is None) == (200, False)
-        with pytest.raises(OSError, match=f"Port {port} is taken: .* --port"), serving("sqlite:///x.db", port):
-            pass
+    port = str(free_port())
+    process = Process("ui", f"sqlite:///{store / 'mlflow.db'}", "--port", port, "--no-browser")
+    told = process.popen.stderr.readline()  # type: ignore[union-attr]
+    assert f"http://127.0.0.1:{port}  Ctrl-C ends it." in told
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
+        assert answer.status == 200
+    taken = moa_dspy("ui", f"sqlite:///{store / 'mlflow.db'}", "--port", port, "--no-browser")
+    assert taken.exit_code == 1 and f"Port {port} is taken" in words(taken.stderr)
+    process.popen.send_signal(signal.SIGINT)
+    assert process.end()[0] == 0
+    time.sleep(0.1)
     with pytest.raises(OSError):
-        urllib.request.urlopen(f"{address}/health")
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/health")
 
 
-def test_ui_of_no_store_is_refused(store: Path) -> None:
-    done = invoke("ui", f"sqlite:///{store / 'none.db'}", "--no-browser")
-    assert done.exit_code == 2 and "nothing was tracked here" in done.stderr
-
-
-def test_ui_of_something_else_is_refused_with_what_it_can_be(store: Path) -> None:
-    done = invoke("ui", "nonsense://x", "--no-browser")
-    assert done.exit_code == 2 and "sqlite, postgresql, mysql, mssql, http or https" in done.stderr
-
-
-def test_ui_of_a_server_is_its_address(store: Path) -> None:
-    done = invoke("ui", "http://127.0.0.1:5001", "--no-browser")
-    assert done.exit_code == 0 and "MLflow: http://127.0.0.1:5001" in done.stderr
+@pytest.mark.parametrize(
+    ("store_address", "status", "message"),
+    [
+        ("sqlite:///none.db", 2, "nothing was tracked here"),
+        ("nonsense://x", 2, "sqlite, postgresql, mysql, mssql"),
+        ("http://127.0.0.1:5001", 0, "MLflow: http://127.0.0.1:5001"),
+    ],
+)
+def test_ui_opens_what_it_can(store_address: str, status: int, message: str) -> None:
+    done = moa_dspy("ui", store_address, "--no-browser")
+    assert done.exit_code == status and message in words(done.stderr)

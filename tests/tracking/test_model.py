@@ -1,7 +1,6 @@
 """Logged mixtures: what MLflow stores of them, and what comes back."""
 
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ import pytest
 from mlflow.artifacts import download_artifacts
 from mlflow.models.model import ModelInfo
 from support.mixtures import QA
-from support.mlflow_server import free_port, hanging_server
+from support.mlflow_server import free_port
 
 import moa_dspy
-from moa_dspy import Agent, MoA, Strategy, Verdict, Voting
+from moa_dspy import MoA
 
 PROGRAM_PATH = "artifacts/program.json"
 
@@ -39,23 +38,8 @@ def folder_of(info: ModelInfo) -> Path:
     return Path(download_artifacts(artifact_uri=info.model_uri))
 
 
-def program_of(info: ModelInfo) -> bytes:
-    return (folder_of(info) / PROGRAM_PATH).read_bytes()
-
-
 def models() -> list[Any]:
     return list(mlflow.search_logged_models(output_format="list"))
-
-
-def addresses(moa: MoA) -> list[Any]:
-    return [agent.lm.kwargs.get("api_base") for agent in moa.agents if agent.lm is not None]
-
-
-class Longest(Strategy):
-    name = "longest"
-
-    def decide(self, case: Any) -> Verdict:
-        return Verdict(case.proposals[0].outputs)
 
 
 class TestLogging:
@@ -65,27 +49,9 @@ class TestLogging:
         assert back.dump_state() == moa.dump_state()
         assert back(question=CAPITAL).answer == moa(question=CAPITAL).answer
 
-    def test_every_kind_of_uri(self, store: Path) -> None:
-        with mlflow.start_run() as run:
-            info = moa_dspy.log_model(simulated(), "capitals", registered_model_name="capitals")
-        mlflow.MlflowClient().set_registered_model_alias("capitals", "best", "1")
-        uris: list[str | Path] = [f"models:/{info.model_id}", f"runs:/{run.info.run_id}/capitals", "models:/capitals/1"]
-        for uri in (*uris, "models:/capitals@best", folder_of(info)):
-            assert moa_dspy.load_model(uri).dump_state() == simulated().dump_state()
-
-    def test_belongs_to_the_active_run(self, store: Path) -> None:
-        with mlflow.start_run() as run:
-            info = moa_dspy.log_model(simulated(), "capitals")
-        outputs: Any = mlflow.get_run(run.info.run_id).outputs
-        assert [output.model_id for output in outputs.model_outputs] == [info.model_id]
-
     def test_needs_no_run_and_makes_none(self, store: Path) -> None:
         assert moa_dspy.log_model(simulated(), "capitals").run_id is None
         assert (mlflow.active_run(), mlflow.search_runs(output_format="list")) == (None, [])
-
-    def test_two_are_one(self, store: Path) -> None:
-        first, second = (moa_dspy.log_model(tuned(), "tuned") for _ in range(2))
-        assert program_of(first) == program_of(second)
 
     def test_is_made_of_json_and_code(self, store: Path) -> None:
         info = moa_dspy.log_model(simulated(), "capitals", input_example={"question": CAPITAL})
@@ -116,11 +82,6 @@ class TestLogging:
         folder = folder_of(moa_dspy.log_model(simulated(), "capitals", pip_requirements=["mlflow", "moa-dspy>=0.1"]))
         assert (folder / "requirements.txt").read_text().split() == ["mlflow", "moa-dspy>=0.1"]
 
-    def test_brings_own_code(self, store: Path, tmp_path: Path) -> None:
-        (tmp_path / "mine.py").write_text("ANSWER = 42\n")
-        folder = folder_of(moa_dspy.log_model(simulated(), "capitals", code_paths=[str(tmp_path / "mine.py")]))
-        assert (folder / "code" / "mine.py").read_text() == "ANSWER = 42\n"
-
     def test_asks_nobody(self, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(MoA, "__call__", lambda *args, **kwargs: pytest.fail("asked"))
         info = moa_dspy.log_model(simulated(), "capitals", input_example=dspy.Example(question=CAPITAL))
@@ -128,22 +89,11 @@ class TestLogging:
 
 
 class TestRefusal:
-    def test_of_a_program_of_ones_own(self, store: Path) -> None:
-        task: Any = QA
-        moa = MoA(QA, [Agent("simulated/alice", dspy.ReAct(task, tools=[]), name="doer")], "simulated/judge")
-        with pytest.raises(ValueError, match=r"^This mixture cannot be logged .*agent 'doer' runs a program"):
-            moa_dspy.log_model(moa, "doer")
-        assert models() == []
-
-    def test_of_a_strategy_of_ones_own(self, store: Path) -> None:
-        with pytest.raises(ValueError, match="the strategy 'longest' is one of its own"):
-            moa_dspy.log_model(simulated(strategy=Longest()), "longest")
-
     def test_of_an_lm_that_no_file_holds(self, store: Path) -> None:
         class Mine(dspy.LM):
             pass
 
-        with pytest.raises(ValueError, match=r"cannot be logged as a model\. The LM of agent 'mine' cannot be made"):
+        with pytest.raises(ValueError, match=r"cannot be logged as a model\. .*Mine"):
             moa_dspy.log_model(MoA(QA, [Mine("openai/mine")], strategy="voting"), "mine")
         assert models() == []
 
@@ -153,11 +103,6 @@ class TestRefusal:
             pytest.raises(ValueError, match=r"^aggregator: without an LM of its own, an agent asks dspy\.settings\.lm"),
         ):
             moa_dspy.log_model(MoA(QA, ["simulated/alice", "simulated/bob"]), "ambient")
-
-    def test_of_what_is_no_mixture(self, store: Path) -> None:
-        program: Any = dspy.Predict(QA)
-        with pytest.raises(TypeError, match="takes a MoA, not Predict"):
-            moa_dspy.log_model(program, "predict")
 
     @pytest.mark.parametrize("example", [{"query": "?"}, {"question": 5}, [{"question": "?"}, {}]])
     def test_of_an_example_that_does_not_fit(self, store: Path, example: Any) -> None:
@@ -169,22 +114,12 @@ class TestRefusal:
         with pytest.raises(ValueError, match="holds no row"):
             moa_dspy.log_model(simulated(), "capitals", input_example=[])
 
-    def test_voting_needs_no_aggregator(self, store: Path) -> None:
-        moa = MoA(QA, ["simulated/alice", "simulated/bob"], strategy=Voting(weights={"bob": 2.0}))
-        back = moa_dspy.load_model(moa_dspy.log_model(moa, "votes").model_uri)
-        assert vars(back.strategy)["weights"] == {"bob": 2.0}
-
     def test_of_another_model(self, store: Path) -> None:
         path = store / "other.py"
         path.write_text("from mlflow.models import set_model\n\ndef f(x: list[str]):\n    return x\n\nset_model(f)\n")
         info = mlflow.pyfunc.log_model(name="other", python_model=str(path), pip_requirements=["mlflow"])
         with pytest.raises(ValueError, match=r"is no mixture \(python_function\)"):
             moa_dspy.load_model(info.model_uri)
-
-    def test_of_a_uri_of_nothing(self, store: Path) -> None:
-        for uri in ("models:/nothing/1", "runs:/0123/nothing", str(store / "nothing")):
-            with pytest.raises((mlflow.MlflowException, OSError)):
-                moa_dspy.load_model(uri)
 
 
 class TestServer:
@@ -194,13 +129,6 @@ class TestServer:
         with pytest.raises(ConnectionError, match=r"MLflow at http://\*\*\*@127.* does not answer") as caught:
             moa_dspy.log_model(simulated(), "capitals")
         assert time.monotonic() - started < 15 and PLANTED["login"] not in str(caught.value)
-
-    def test_that_hangs_is_said_soon(self, untracked: None) -> None:
-        started = time.monotonic()
-        with hanging_server() as url, pytest.raises(ConnectionError, match="does not answer"):
-            mlflow.set_tracking_uri(url)
-            moa_dspy.log_model(simulated(), "capitals")
-        assert time.monotonic() - started < 15
 
     def test_stores_and_gives_back(self, server: str) -> None:
         moa = tuned()
@@ -217,32 +145,3 @@ class TestSettings:
         moa_dspy.load_model(info.model_uri)
         mlflow.pyfunc.load_model(info.model_uri).predict([{"question": CAPITAL}])
         assert dspy.settings.copy() == before
-
-    def test_addresses_are_trusted_when_asked(self, store: Path) -> None:
-        moa = MoA(QA, [Agent("openai/local", api_base="http://127.0.0.1:9/v1")], strategy="voting")
-        uri = moa_dspy.log_model(moa, "local").model_uri
-        with pytest.warns(UserWarning, match="made without api_base"):
-            assert addresses(moa_dspy.load_model(uri)) == [None]
-        assert addresses(moa_dspy.load_model(uri, allow_unsafe_lm_state=True)) == ["http://127.0.0.1:9/v1"]
-
-
-class TestSecrets:
-    def test_are_nowhere(self, store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        monkeypatch.setenv("OPENAI_API_KEY", PLANTED["env"])
-        lm: Any = {
-            "api_key": PLANTED["key"],
-            "headers": {"Authorization": f"Bearer {PLANTED['header']}"},
-            "extra_headers": {"X-Api-Key": PLANTED["extra"]},
-            "aws_secret_access_key": PLANTED["aws"],
-            "vertex_credentials": {"private_key": PLANTED["vertex"]},
-            "api_base": f"https://me:{PLANTED['login']}@models.example/v1",
-        }
-        moa = MoA(QA, [Agent("openai/gpt-5-mini", **lm), dspy.LM("openai/gpt-5-nano", **lm)], dspy.LM("openai/j", **lm))
-        with warnings.catch_warnings(record=True) as said, mlflow.start_run():
-            warnings.simplefilter("always")
-            moa_dspy.log_model(moa, "real", input_example={"question": "?"}, registered_model_name="real")
-        # The database is written to the disk when its connections are closed, or stands in the log beside it.
-        written = b"".join(file.read_bytes() for file in store.rglob("*") if file.is_file())
-        assert b"openai/gpt-5-mini" in written
-        told = written + "".join([*map(str, said), *capfd.readouterr()]).encode()
-        assert [name for name, secret in PLANTED.items() if secret.encode() in told] == []

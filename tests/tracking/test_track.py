@@ -8,7 +8,6 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -84,13 +83,6 @@ class TestRun:
         assert (run.info.run_name, run.info.status, mlflow.active_run()) == ("qa", "FINISHED", None)
         assert len(run.data.params) == 7
 
-    def test_holds_the_mixture(self, store: Path) -> None:
-        moa = moa_dspy.MoA(QA, ["simulated/alice", "simulated/bob"], "simulated/judge")
-        with track(moa) as tracked:
-            pass
-        path = mlflow.artifacts.download_artifacts(run_id=tracked.run_id, artifact_path="mixture.json")
-        assert moa_dspy.MoA.from_file(path).dump_state() == moa.dump_state()
-
     def test_a_known_price_is_the_cost_and_an_unknown_one_is_counted(self, store: Path) -> None:
         reply = Reply(render("chat", {"reasoning": "r", "answer": "x"}), usage=Tokens(prompt=1000, completion=100))
         with OpenAIServer(lambda request: reply) as provider:
@@ -100,14 +92,6 @@ class TestRun:
                 moa(question="?")
         cost = 1000 * 0.15e-6 + 100 * 0.6e-6
         assert metrics(tracked, "cost_usd", "unpriced_calls") == {"cost_usd": pytest.approx(cost), "unpriced_calls": 1}
-
-    def test_failures_are_counted_and_shown(self, store: Path) -> None:
-        moa = mixture({"bad": FakeLM("bad", [dspy.lm15.RateLimitError("no")]), **cast("a", "judge")})
-        with track(moa) as tracked:
-            moa(question="?")
-        assert metrics(tracked, "failed_calls", "degraded_share") == {"failed_calls": 1, "degraded_share": 1}
-        rows = [(row["agent"], (row["error"] or "").partition(":")[0]) for row in table(tracked, "proposals.json")]
-        assert rows == [("a", ""), ("bad", "LMRateLimitError")]
 
     def test_a_call_that_raises_keeps_its_proposals(self, store: Path) -> None:
         lms = {**cast("a"), "judge": FakeLM("judge", lambda _: dspy.lm15.RateLimitError("no"))}
@@ -163,14 +147,14 @@ class TestRun:
         assert run_of(tracked).data.tags["error"].startswith(type(error).__name__)
 
     def test_a_comparison_is_a_run_per_system(self, store: Path) -> None:
-        rows = [SimpleNamespace(name=name, kind="strategy", score=score, cost_usd=None) for name, score in
-                {"synthesis": 0.5, "oracle": 0.75}.items()]  # fmt: skip
-        compared: Any = SimpleNamespace(rows=rows, to_dict=lambda: {"rows": 2})
-        with track(mixture(cast("a", "judge"))) as tracked:
+        lms = {"a": FakeLM("a", knowing(0)), "b": FakeLM("b", knowing(1)), "judge": FakeLM("judge", knowing(0))}
+        moa = mixture(lms)
+        with track(moa) as tracked:
+            compared = moa_dspy.evaluate(moa, EXAMPLES, strategies=["synthesis"])
             tracked.log_comparison(compared)
-        assert metrics(tracked, "score", "oracle") == {"score": 0.5, "oracle": 0.75}
-        found = {name: (run.info.status, run.data.metrics) for name, run in children(tracked).items()}
-        assert found == {"synthesis": ("FINISHED", {"score": 0.5}), "oracle": ("FINISHED", {"score": 0.75})}
+        assert metrics(tracked, "score", "oracle") == {"score": pytest.approx(1 / 3), "oracle": pytest.approx(2 / 3)}
+        found = {name: run.data.metrics["score"] for name, run in children(tracked).items()}
+        assert found == {row.name: pytest.approx(row.score) for row in compared.rows}
 
     def test_a_real_server_holds_it_all(self, server: str) -> None:
         moa = mixture(cast("a", "judge"))
@@ -197,12 +181,6 @@ class TestCounting:
             moa_dspy.tracking.flush()
             traces = mlflow.search_traces(return_type="list")
             assert [trace.info.trace_metadata["mlflow.sourceRun"] for trace in traces] == [tracked.run_id] * 5
-
-    def test_dspys_executors_once(self, store: Path) -> None:
-        moa = mixture(cast("a", "judge"))
-        with track(moa) as tracked:
-            dspy.Parallel(num_threads=2, disable_progress_bar=True)([(moa, {"question": f"{n}"}) for n in range(4)])
-        assert tracked.usage.calls == 8
 
     @pytest.mark.filterwarnings("ignore::Warning")  # MLflow's own
     def test_mlflows_evaluation(self, store: Path) -> None:
@@ -300,17 +278,16 @@ class TestStages:
         assert {"proposals.json", "proposals_run_2.json", "evaluation.json", "evaluation_2.json"} <= set(files(tracked))
         assert {"mixture_compiled.json", "optimizer.json", "prompts_compiled.md"} <= set(files(tracked))
         assert run_of(tracked).data.tags["optimizer"] == "BootstrapFewShot"
-        assert len(tracked.compile_calls) == 3
 
     @pytest.mark.filterwarnings("error:.*lacks the prompts and demos")
-    def test_candidates_are_child_runs_and_the_report_is_kept(self, store: Path) -> None:
+    def test_candidates_are_scored_and_the_report_is_kept(self, store: Path) -> None:
         moa = mixture(cast("a", "judge"))
         optimizer: Any = dspy.BootstrapFewShotWithRandomSearch(exact, num_candidate_programs=1, num_threads=1)
         optimizer.report = {"reason": "none was better"}
         with track(moa) as tracked:
             optimizer.compile(moa, trainset=EXAMPLES)
-        trials = children(tracked)
-        assert {run.data.metrics["score"] for run in trials.values()} == {0.0} and len(trials) == 4
+        trials = mlflow.MlflowClient().get_metric_history(str(tracked.run_id), "trial_score")
+        assert [(trial.step, trial.value) for trial in trials] == [(0, 0), (1, 0), (2, 0), (3, 0)]
         described = json.loads(mlflow.artifacts.load_text(f"{run_of(tracked).info.artifact_uri}/optimizer.json"))
         assert described["report"] == {"reason": "none was better"}
         assert described["settings"]["num_candidate_sets"] == 1

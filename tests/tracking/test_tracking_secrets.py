@@ -10,7 +10,6 @@ import dspy
 import mlflow
 import pytest
 from dspy.lm15 import AuthError
-from mlflow.dspy import autolog as mlflow_autolog
 from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, says
 from support.openai_server import ChatRequest, OpenAIServer, Reply
@@ -108,7 +107,7 @@ def test_no_key_is_written_anywhere(
 
     assert leaks(store, caplog.text + out.out + out.err) == {}
     runs = mlflow.search_runs(output_format="list")
-    assert {run.info.run_name for run in runs} >= {"eval", "BootstrapFewShotWithRandomSearch", "eval_0"}
+    assert {run.info.run_name for run in runs} >= {"eval", "BootstrapFewShotWithRandomSearch"}
     saved = [path.name for path in store.rglob("*.json")]
     assert {"mixture.json", "optimizer.json", "evaluation.json"} <= set(saved)
     names = [span.name for trace in mlflow.search_traces(return_type="list") for span in trace.data.spans]
@@ -123,7 +122,7 @@ def test_a_routers_key_is_known_whatever_its_variable_is_called(
     moa_dspy.autolog()
     with OpenAIServer(lambda request: refusal) as server:
         params = {"model": "openai/a", "api_base": server.url, "api_key": "os.environ/HARMLESS"}
-        router = RouterConfig(model_list=[Deployment(model_name="a", litellm_params=params)])
+        router = {"model_list": [{"model_name": "a", "litellm_params": params}]}
         moa = MoA(QA, [router_lm("a", router)], cloud("judge"))
         with pytest.raises(RuntimeError, match="planted-14"), moa_dspy.track(moa):
             with pytest.raises(moa_dspy.TooFewProposals):
@@ -133,11 +132,3 @@ def test_a_routers_key_is_known_whatever_its_variable_is_called(
     assert leaks(store, caplog.text) == {}
     [run] = mlflow.search_runs(output_format="list")
     assert run.data.tags["error"] == "RuntimeError: It was ***."
-
-
-def test_the_search_finds_what_mlflow_itself_writes(store: Path, remote: Callable[[str], dspy.LM]) -> None:
-    mlflow_autolog(log_evals=True)
-    dspy.configure(lm=remote("ambient"))
-    dspy.Evaluate(devset=EXAMPLES, metric=metric, num_threads=1)(dspy.Predict(QA))
-    mlflow.flush_trace_async_logging()
-    assert "planted-4" in leaks(store, "").get("mlflow.db", set())

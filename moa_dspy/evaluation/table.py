@@ -1,0 +1,96 @@
+"""A comparison as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from moa_dspy.evaluation.scores import Kind
+
+if TYPE_CHECKING:
+    from moa_dspy.evaluation.comparison import Comparison, Row
+
+__all__ = ["groups_table", "rows_table"]
+
+_HEADINGS: dict[Kind, str] = {
+    "proposer": "alone",
+    "aggregator": "alone",
+    "vote": "mixed",
+    "strategy": "mixed",
+    "other": "others",
+    "oracle": "bound",
+}
+
+
+def rows_table(comparison: Comparison, width: int) -> Table:
+    """A line per system: its score, its gain over the best single model, and what it takes per question."""
+    percent, is_wide, is_narrow = comparison.is_accuracy, width >= 100, width < 75
+    digits = 0 if is_narrow else 1
+    table = _empty(gap=2 if is_wide else 1)
+    # Names that are too long go on in the next line: cut short, models of one family would look the same.
+    table.add_column("", overflow="fold")
+    costs = ["USD"] if is_narrow else ["calls", "tokens", "USD", "time"]
+    for title in ["acc. %" if percent else "score", "95%", "gain", "95%", *costs]:
+        table.add_column(title, no_wrap=True, justify="left" if title == "95%" else "right")
+    for heading, rows in groupby(comparison.rows, key=lambda row: _HEADINGS[row.kind]):
+        table.add_row(f"[dim]{heading}[/dim]")
+        for row in rows:
+            gain = row.difference_interval
+            style = "" if gain is None or gain.low <= 0 <= gain.high else "green" if gain.low > 0 else "red"
+            table.add_row(
+                Text(f" {row.name}"),
+                Text(_score(row.score, percent, digits), "bold" if row.kind in ("vote", "strategy", "other") else ""),
+                Text("-".join(_score(bound, percent, int(is_wide)) for bound in row.interval), "dim"),
+                Text("best" if gain is None else _score(row.difference, percent, digits, "+"), style),
+                Text("" if gain is None else " to ".join(_score(bound, percent, digits) for bound in gain), "dim"),
+                *(cell for title, cell in _costs(row).items() if title in costs),
+            )
+    return table
+
+
+def groups_table(comparison: Comparison, groups: Mapping[Any, Comparison]) -> Table:
+    """A column per group of questions, the best score of each in bold."""
+    table = _empty(gap=2)
+    table.add_column("%" if comparison.is_accuracy else "", no_wrap=True, overflow="ellipsis")
+    for group in groups:
+        table.add_column(Text(str(group)), justify="right")
+    table.add_row("questions", *(str(len(part.questions)) for part in groups.values()), style="dim")
+    names = [system.name for system in comparison.systems if system.kind != "oracle"]
+    best = [max(part.scores(name).mean() for name in names) for part in groups.values()]
+    for name in names:
+        means = [float(part.scores(name).mean()) for part in groups.values()]
+        cells = [
+            Text(_score(mean, comparison.is_accuracy, 0), "bold" if mean == top else "")
+            for mean, top in zip(means, best, strict=True)
+        ]
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def _empty(gap: int) -> Table:
+    return Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap, 0, 0), header_style="dim")
+
+
+def _score(value: float, percent: bool, decimals: int, sign: str = "-") -> str:
+    return f"{100 * value:{sign}.{decimals}f}" if percent else f"{value:{sign}.2f}"
+
+
+def _costs(row: Row) -> dict[str, str]:
+    usd, seconds = row.cost_usd, row.seconds
+    return {
+        "calls": _count(row.calls),
+        "tokens": _count(row.tokens),
+        "USD": "-" if usd is None else f"{usd:.2g}" if usd < 0.01 else f"{usd:.3f}",
+        "time": "-" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s",
+    }
+
+
+def _count(number: float | None) -> str:
+    if number is None:
+        return "-"
+    return f"{number:,.0f}" if number >= 100 or number == round(number) else f"{number:.1f}"

@@ -1,0 +1,127 @@
+"""Streaming a mixture's own answer to those who listen to it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import anyio.from_thread
+import dspy
+from pydantic_core import from_json
+
+from moa_dspy.concurrency import in_anyio_worker
+from moa_dspy.one_predictor import OnePredictor
+from moa_dspy.values import as_text
+
+if TYPE_CHECKING:
+    from moa_dspy.moa import MoA
+    from moa_dspy.results import MoAPrediction
+
+__all__ = ["AnswerStream"]
+
+
+class AnswerStream:
+    """Sends the answer of one call to the listeners of a mixture, field by field.
+
+    What the aggregator writes word for word is sent as it writes it; what is chosen, counted or merged, what came from
+    a cache and what is no text, at once when the answer is there. Stands where DSPy sends the aggregator's chunks.
+    """
+
+    def __init__(self, moa: MoA, listeners: list[Any]) -> None:
+        self.stream = dspy.settings.send_stream
+        self.fields = [_Field(listener, moa) for listener in listeners]
+
+    @classmethod
+    def of(cls, moa: MoA, *, awaited: bool) -> AnswerStream | None:
+        """The stream of a call; None if nobody listens to the mixture, or a synchronous call cannot be streamed."""
+        if dspy.settings.send_stream is None or not (awaited or in_anyio_worker()):
+            return None
+        listeners = [one for one in dspy.settings.stream_listeners or () if _stands_for(one.predict, moa)]
+        return cls(moa, listeners) if listeners else None
+
+    def settings(self) -> dict[str, Any]:
+        """The DSPy settings under which the aggregator writes into this stream."""
+        written = [field for field in self.fields if field.predict is not None]
+        return {"send_stream": self, "stream_listeners": [*dspy.settings.stream_listeners, *written]}
+
+    async def send(self, item: Any) -> None:
+        """Take what DSPy sends, and pass it on: others may listen to the aggregator's predictors themselves."""
+        for field in self.fields:
+            if field.is_written_by(item) and (piece := field.read(item)):
+                await self.stream.send(field.response(piece))
+        await self.stream.send(item)
+
+    def end(self, prediction: MoAPrediction) -> None:
+        """Send what was not sent yet."""
+        for field in self.fields:
+            anyio.from_thread.run(self.stream.send, field.rest(prediction))
+
+    async def aend(self, prediction: MoAPrediction) -> None:
+        """Send what was not sent yet."""
+        for field in self.fields:
+            await self.stream.send(field.rest(prediction))
+
+
+class _Field:
+    """A field that somebody listens to: who writes it, and how much of it was sent."""
+
+    def __init__(self, listener: Any, moa: MoA) -> None:
+        self.listener = listener
+        self.name = listener.signature_field_name
+        self.predict = _writer(moa, self.name)
+        self.sent = ""
+        self._reply = ""
+        self._heard = dspy.streaming.StreamListener(self.name, predict=self.predict)
+
+    def is_written_by(self, item: Any) -> bool:
+        """Whether an item of the stream is a chunk of the reply that holds this field."""
+        return self.predict is not None and getattr(item, "predict_id", None) == id(self.predict)
+
+    def read(self, chunk: Any) -> str:
+        """The piece of the field that a chunk of the aggregator's reply brings."""
+        if isinstance(dspy.settings.adapter, dspy.JSONAdapter):
+            piece = self._read_json(chunk.choices[0].delta.content or "")
+        else:
+            heard = self._heard.receive(chunk)
+            piece = "" if heard is None else heard.chunk
+        self.sent += piece
+        return piece
+
+    def _read_json(self, text: str) -> str:
+        # DSPy's listener would pass on quotes and escapes.
+        self._reply += text
+        with suppress(ValueError):
+            reply = from_json(self._reply[max(0, self._reply.find("{")) :], allow_partial="trailing-strings")
+            value = reply.get(self.name, "") if isinstance(reply, dict) else ""
+            return value[len(self.sent) :] if isinstance(value, str) else ""
+        return ""
+
+    def rest(self, prediction: MoAPrediction) -> dspy.streaming.StreamResponse:
+        """The last piece."""
+        value = prediction.get(self.name) if self.name in prediction else getattr(prediction, self.name, None)
+        text = "" if value is None else as_text(value)
+        # As DSPy marks a listener that has heard its field.
+        self.listener.stream_start = self.listener.stream_end = True
+        return self.response(text[len(self.sent) :] if text.startswith(self.sent) else "", is_last=True)
+
+    def response(self, piece: str, is_last: bool = False) -> dspy.streaming.StreamResponse:
+        """A piece, as DSPy's listeners give it."""
+        return dspy.streaming.StreamResponse(self.listener.predict_name, self.name, piece, is_last)
+
+
+def _stands_for(predict: Any, moa: MoA) -> bool:
+    return predict is moa or (isinstance(predict, OnePredictor) and predict.mixture is moa)
+
+
+def _writer(moa: MoA, name: str) -> dspy.Predict | None:
+    """The one predictor that writes this field as text, in a reply that DSPy knows how to take apart."""
+    adapter = dspy.settings.adapter
+    if not (adapter is None or isinstance(adapter, dspy.JSONAdapter) or type(adapter) in _LISTENED_TO):
+        return None
+    predictors: list[Any] = moa.strategy.predictors()
+    writers = [p for p in predictors if name in p.signature.output_fields]
+    is_text = len(writers) == 1 and writers[0].signature.output_fields[name].annotation is str
+    return writers[0] if is_text else None
+
+
+_LISTENED_TO = (dspy.ChatAdapter, dspy.XMLAdapter)
