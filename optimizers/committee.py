@@ -341,7 +341,7 @@ def pick(scores: Sequence[npt.ArrayLike], costs: Sequence[float]) -> int:
     means = table.mean(axis=1).round(9)
     order = sorted(range(len(table)), key=lambda index: (costs[index], -means[index]))
     cheapest, dearest = order[0], max(order, key=lambda index: (costs[index], means[index]))
-    anchor = next(index for index in order if means[index] == max(means[cheapest], means[dearest]))
+    anchor = cheapest if means[cheapest] >= means[dearest] else dearest
     gained = table - table[anchor]
     evident = gained.mean(axis=1) > gained.std(axis=1) / np.sqrt(table.shape[1]) + 1e-9
     return max((index for index in order if evident[index]), key=lambda index: means[index], default=anchor)

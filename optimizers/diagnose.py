@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dspy
@@ -12,12 +12,12 @@ from moa_dspy.evaluation import Comparison, Metric, evaluate
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel
-from moa_dspy.recording import RecordedVerdict, Recording, RecordingInterrupted, Row
+from moa_dspy.recording import Recording
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 
 from .committee import Candidate, list_committees, pick
 from .diagnosis import SELF_MOA, Diagnosis, Diversity, Recommendation, recommend
-from .examples import ask_examples, check_mixture, checked_examples, find_rows
+from .examples import ask_examples, check_mixture, checked_examples
 from .mixtures import restricted
 from .recipes import Budget, calls_per_answer, calls_per_verdict, count_rotations
 from .scoring import Scored
@@ -42,7 +42,9 @@ def diagnose(
 
     Every model is asked once per question, and its proposals serve everything: each model alone, the vote, the
     strategies, the committees, how errors correlate. The control asks anew: Self-MoA, the best proposer sampled as
-    often as the panel makes calls, which is as many calls per question again. `diagnosis_budget` tells beforehand.
+    often as the panel makes calls, which is as many calls per question again. What a mixture gains, sampling one good
+    model may gain too (Li et al., "Rethinking Mixture-of-Agents: Is Mixing Different Large Language Models
+    Beneficial?", arXiv 2502.00674): only what is beyond that is due to mixing. `diagnosis_budget` tells beforehand.
 
     Args:
         moa: The mixture.
@@ -77,20 +79,22 @@ def diagnose(
     scored.try_on_gold(devset[0])
     chosen = _chosen(moa, strategies)
     judge = _aggregator_alone(moa)
-    asking: dict[str, Any] = {"concurrency": concurrency, "on_progress": on_progress}
-    others = {} if judge is None else {judge.name: judge}
-    recording = ask_examples(moa, devset, recorded=recorded, strategies=chosen, others=others, **asking)
+    others: dict[str, Any] = {} if judge is None else {judge.name: judge}
+    asking: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "on_progress": on_progress}
     scoring: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "seed": seed}
+    recording = ask_examples(moa, devset, recorded=recorded, others=others, **asking)
     comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
     control = "No Self-MoA: it was not asked for."
     if self_moa:
-        try:
-            recording, control = _with_self_moa(moa, comparison, asking)
-        except (RecordingInterrupted, RuntimeError) as error:
-            failed: Any = error  # what was asked before the control is more than what it asked
-            failed.recording = recording
-            raise
-        comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
+        best = max(moa.panels[0].names, key=lambda name: comparison.scores(name).sum())
+        times = len(moa.panels[0].names) * moa.panels[0].samples
+        if (refusal := _refuse_control(moa, best)) is not None:
+            control = f"No Self-MoA: {refusal}"
+        else:
+            control = f"Self-MoA: {best}, the best proposer, asked {times} times per question, as often as the panel."
+            others[SELF_MOA + best] = restricted(moa, [best], times)
+            recording = ask_examples(moa, devset, recorded=recording, others=others, **asking)
+            comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
     votes = Votes.of_comparison(moa, comparison)
     made = list(list_committees(votes, len(votes.scores))) if votes.are_shares else []
     return Diagnosis(comparison, Diversity.of(votes), made, control, _recommend(comparison, made))
@@ -144,41 +148,12 @@ def _aggregator_alone(moa: MoA) -> Agent | None:
     return Panel(moa.signature, [agent if shared is None else agent.with_program(shared)]).agents[0]
 
 
-def _with_self_moa(moa: MoA, comparison: Comparison, asking: Mapping[str, Any]) -> tuple[Recording, str]:
-    """Ask the best proposer as often as the whole panel was, and enter what comes of it as a verdict.
-
-    What a mixture gains, sampling one good model may gain too (Li et al., "Rethinking Mixture-of-Agents: Is Mixing
-    Different Large Language Models Beneficial?", arXiv 2502.00674): only what is beyond that is due to mixing.
-    """
-    recording, panel = comparison.recording, moa.panels[0]
-    best = max(panel.names, key=lambda name: comparison.scores(name).sum())
-    times = len(panel.names) * panel.samples
-    if (refusal := _cannot_sample(moa, best, times)) is not None:
-        return recording, f"No Self-MoA: {refusal}"
-    examples = [question.example for question in comparison.questions]
-    sampled = ask_examples(restricted(moa, [best], times), examples, strategies=None, **asking)
-    row_of = find_rows(moa.signature, sampled)
-    if all(len({repr(proposal.outputs) for proposal in row.proposals}) <= 1 for row in sampled):
-        same = f"all {times} samples of {best} were the same answer, on every question (cached, or not sampled)."
-        return recording, f"No Self-MoA: {same}"
-    answered = [_answered_by(row, SELF_MOA + best, row_of(row.inputs)) for row in recording]
-    note = f"Self-MoA: {best}, the best proposer, asked {times} times per question, as often as the whole panel is."
-    return Recording(answered), note
-
-
-def _answered_by(row: Row, name: str, answer: Row | None) -> Row:
-    if answer is None:
-        return row
-    failure = answer.failures[0] if answer.outputs is None and answer.failures else None
-    verdict = RecordedVerdict(outputs=answer.outputs, failure=failure, calls=answer.calls, seconds=answer.seconds)
-    return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})
-
-
-def _cannot_sample(moa: MoA, name: str, times: int) -> str | None:
+def _refuse_control(moa: MoA, name: str) -> str | None:
+    """Why sampling this proposer is no control; None if it is one."""
     agent: Any = getattr(moa.panels[0], name)
     if len(moa.panels) > 1:
         return "the mixture has several layers."
-    if len(moa.panels[0].names) == 1 or times == 1:
+    if len(moa.panels[0].names) == 1:
         return "the mixture asks one model only."
     if agent.is_fixed:
         return f"the program of {name}, the best proposer, brings its own LMs, and cannot be sampled."

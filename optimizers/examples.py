@@ -13,7 +13,7 @@ import dspy
 
 from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording, Row, Summary, record
+from moa_dspy.recording import Recording, RecordingInterrupted, Row, Summary, record
 from moa_dspy.recording.replay import question_key
 from moa_dspy.recording.rows import agent_of, is_outage
 from moa_dspy.secrets import redact
@@ -178,16 +178,12 @@ def ask_examples(
         if on_progress is not None:
             on_progress(summary.questions - summary.left, summary.questions)
 
-    return record(
-        moa,
-        list(questions.values()),
-        path,
-        known=known,
-        force=True,
-        on_row=follow,
-        strategies=None if strategies is None else list(strategies),
-        **settings,
-    )
+    settings["strategies"] = None if strategies is None else list(strategies)
+    try:
+        return record(moa, list(questions.values()), path, known=known, force=True, on_row=follow, **settings)
+    except RecordingInterrupted as stop:  # what was known is kept too, also where more was still to be asked for it
+        stop.recording = Recording({row.id: row for row in [*known, *stop.recording]}.values())
+        raise
 
 
 def find_rows(task: type[dspy.Signature], rows: Iterable[Row]) -> Callable[[Any], Row | None]:

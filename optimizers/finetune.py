@@ -131,8 +131,8 @@ class Finetune(Teleprompter):
 
     def _ask(
         self, moa: MoA, trainset: Sequence[dspy.Example], scored: Scored | None
-    ) -> tuple[Mapping[str, list[Step]], Mapping[str, list[Failure]]]:
-        """What each agent said that is worth learning, and why it did not answer."""
+    ) -> tuple[Mapping[str, list[Step]], list[Failure]]:
+        """What each agent said that is worth learning, and why others did not answer."""
         name_of = {id(predictor): name for name, predictor in moa.named_predictors()}
 
         def ask(number: int) -> tuple[int, list[tuple[str, Step]], list[Failure]]:
@@ -148,25 +148,27 @@ class Finetune(Teleprompter):
             steps: Any = [step for step in trace if step[0] is not None]
             return number, list(self._good(example, prediction, steps, scored)), prediction.metadata.failures
 
-        found, failures = defaultdict[str, list[Step]](list), defaultdict[str, list[Failure]](list)
+        found, failures = defaultdict[str, list[Step]](list), list[Failure]()
         # In the order of the trainset, whatever order they were answered in.
         answers = sorted(run_side_by_side(ask, range(len(trainset)), self.num_threads), key=lambda one: one[0])
         for _, good, failed in answers:
+            failures += failed
             for agent, step in good:
                 found[agent].append(step)
-            for failure in failed:
-                failures[failure.agent].append(failure)
         return found, failures
 
     def _good(
         self, example: dspy.Example, prediction: Any, steps: Sequence[Step], scored: Scored | None
     ) -> Iterator[tuple[str, Step]]:
+        """The agents' steps that led to something right."""
+
         def passes(answer: dspy.Prediction) -> bool:
             return scored is None or float(scored(example, answer)) >= self.threshold
 
         by_place: dict[str, list[Step]] = defaultdict(list)
-        for step in steps:
-            by_place[_place_of(step[0])].append(step)
+        for step in steps:  # `proposers.ada.program.predict` is of `proposers.ada`
+            place = ".".join(step[0].split(".")[:2])
+            by_place["aggregator" if place.startswith("aggregator") else place].append(step)
         metadata = prediction.metadata
         for place, own in by_place.items():
             panel, _, agent = place.partition(".")
@@ -174,8 +176,8 @@ class Finetune(Teleprompter):
                 right = [not metadata.fallback_used and passes(prediction)] * len(own)
             else:
                 layer = 1 if panel == "proposers" else int(panel.removeprefix("layer_"))
-                said: list[Proposal] = [p for p in metadata.all_proposals if (p.agent, p.layer) == (agent, layer)]
-                right = [passes(prediction_of(proposal.outputs)) for proposal in said]
+                proposals: list[Proposal] = [p for p in metadata.all_proposals if (p.agent, p.layer) == (agent, layer)]
+                right = [passes(prediction_of(proposal.outputs)) for proposal in proposals]
                 if len(right) != len(own):  # it is not known which step led to what
                     right = [bool(right) and all(right)] * len(own)
             yield from ((agent or panel, step) for is_right, step in zip(right, own, strict=True) if is_right)
@@ -213,12 +215,6 @@ def _agents_of(moa: MoA, name: str) -> list[Agent]:
     return [agent for agent in moa.agents if agent.name == name]
 
 
-def _place_of(predictor: str) -> str:
-    """`proposers.ada.program.predict` -> `proposers.ada`."""
-    path = predictor.split(".")
-    return path[0] if path[0] == "aggregator" else ".".join(path[:2])
-
-
 def _training_example(adapter: Any, student: MoA, step: Step) -> Any:
     name, inputs, outputs = step
     predictor: Any = dict(student.named_predictors())[name]
@@ -253,15 +249,13 @@ def _refuse_other_shape(student: MoA, teacher: MoA) -> None:
         )
 
 
-def _refuse_nothing(data: Mapping[str, Sequence[Any]], asked: int, failed: Mapping[str, Sequence[Failure]]) -> None:
-    empty = [name for name, examples in data.items() if not examples]
-    if empty:
+def _refuse_nothing(data: Mapping[str, Sequence[Any]], asked: int, failures: Sequence[Failure]) -> None:
+    if empty := [name for name, examples in data.items() if not examples]:
         counts = ", ".join(f"{name} {len(examples)}" for name, examples in data.items())
+        last = {failure.agent: failure for failure in failures if failure.agent in empty}
         causes = "".join(
-            f" {name} failed {len(failed[name])} times: {failed[name][-1].error}: "
-            f"{failed[name][-1].message.partition(chr(10))[0]}."
-            for name in empty
-            if failed.get(name)
+            f" {name} failed: {failure.error}: {failure.message.partition(chr(10))[0]}."
+            for name, failure in last.items()
         )
         raise ValueError(
             f"There is nothing to train {', '.join(empty)} on: of {asked} examples, so many answers are good "

@@ -4,9 +4,9 @@ from typing import Any
 
 import dspy
 import pytest
-from support.compiling import TRAIN, Task, coach, right, role
 from support.fake_lm import FakeLM
 from support.mixtures import calls
+from support.roles import TRAIN, Task, coach, right, role
 
 from moa_dspy import MoA, Selection
 from moa_dspy.optimizers import OPTIMIZERS, CompileInterrupted, Recipe, Specialize, build, split

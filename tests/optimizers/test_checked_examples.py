@@ -4,7 +4,7 @@ from typing import Any
 
 import dspy
 import pytest
-from support.compiling import TRAIN, Task, right, role
+from support.roles import TRAIN, Task, right, role
 
 from moa_dspy import MoA
 from moa_dspy.optimizers import FitVoteWeights, SelectCommittee, Specialize, diagnose

@@ -1,6 +1,8 @@
 import io
 import json
 import math
+import os
+import signal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from support.voters import examples, planted, voters
 from moa_dspy import Agent, MoA, Recording, Selection, evaluate
 from moa_dspy.evaluation import wilson
 from moa_dspy.optimizers import ProposersUnreachable, diagnose, diagnosis_budget
+from moa_dspy.recording import RecordingInterrupted
 
 recommend: Any = import_module("moa_dspy.optimizers.diagnosis").recommend
 
@@ -68,7 +71,7 @@ def test_what_is_ahead_is_used_and_said_whether_it_is_proven() -> None:
     assert shown.interval.low > 0 and shown.reason.startswith("Use vote: +0.250")
     equal = recommend({"a": single}, {"vote": single}, {"a": 1, "vote": 3}, percent=True)
     assert (equal.verdict, equal.system, equal.calls) == ("single", "a", 1)
-    assert equal.reason.startswith("Ask a alone: the best mixture, vote, is not worth its calls: +0.0 points")
+    assert equal.reason.startswith("Ask a alone: the best mixture, vote, gains nothing, +0.0 points")
     ahead = single.copy()
     ahead[1] = 1.0  # one question of 200
     maybe = recommend({"a": single}, {"vote": ahead}, {"a": 1, "vote": 3})
@@ -93,12 +96,13 @@ def sampled(name: str, says: Any) -> FakeLM:
 def test_a_diagnosis() -> None:
     moa, lms = voters(TRIO)
     found: Any = diagnose(moa, examples(GOLD), strategies=["voting"])
-    assert [row.name for row in found.comparison.rows] == ["ada", "bo", "cy", "plain vote", "voting", "oracle"]
+    systems = ["ada", "bo", "cy", "plain vote", "voting", "Self-MoA of ada", "oracle"]
+    assert [row.name for row in found.comparison.rows] == systems
     assert (found.recommendation.verdict, found.recommendation.system) == ("mix", "plain vote")
     assert found.diversity.mean_correlation == pytest.approx(-0.5) and found.diversity.effective == 3.0
     assert [(made.calls, made.agents) for made in found.committees][2] == (3, ("ada", "bo", "cy"))
-    assert found.control.startswith("No Self-MoA: all 3 samples of ada were the same answer, on every question")
-    assert calls(lms) == {"ada": 60 + 180, "bo": 60, "cy": 60} and found.comparison.usage.calls == 180
+    assert found.control == "Self-MoA: ada, the best proposer, asked 3 times per question, as often as the panel."
+    assert calls(lms) == {"ada": 60 + 180, "bo": 60, "cy": 60} and found.comparison.usage.calls == 360
 
 
 def test_self_moa_is_the_control() -> None:
@@ -113,6 +117,18 @@ def test_self_moa_is_the_control() -> None:
     assert found.recommendation.system == "Self-MoA of ada"
     assert found.reasons[-1].startswith("Self-MoA: ada") and "plain vote, gains -0.350" in found.reasons[-1]
     assert ada.calls + bo.calls == found.comparison.usage.calls == diagnosis_budget(moa, 20, **settings).calls == 160
+
+
+def test_ctrl_c_during_the_control_loses_no_proposal() -> None:
+    def interrupts(n: int, rollout: Any) -> str:
+        if rollout and n == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return "0"
+
+    proposers = [Agent(sampled(name, interrupts), name=name) for name in ("ada", "bo")]
+    with pytest.raises(RecordingInterrupted) as caught:
+        diagnose(MoA("question -> answer", proposers, strategy="voting"), examples(GOLD[:20]), strategies=[])
+    assert len(caught.value.recording) == 20
 
 
 def test_the_control_is_judged_by_the_mixtures_own_strategy() -> None:

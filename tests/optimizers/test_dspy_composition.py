@@ -4,9 +4,10 @@ from typing import Any
 import dspy
 import pytest
 from dspy.propose.utils import get_dspy_source_code
-from support.compiling import TRAIN, Outer, Setting, right, role
+from support.compiling import Setting
 from support.fake_lm import FakeLM
 from support.mixtures import calls
+from support.roles import TRAIN, Outer, right, role
 
 from moa_dspy import Agent, MoA
 from moa_dspy.signatures import tell_apart

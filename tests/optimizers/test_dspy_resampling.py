@@ -3,17 +3,11 @@ from typing import Any
 
 import dspy
 import pytest
-from support.compiling import (
-    Outer,
-    Setting,
-    Task,
-    compiled,
-    never,
-    role,
-)
-from support.compiling import coach as coaching
+from support.compiling import Setting, compiled
 from support.fake_lm import FakeLM
 from support.mixtures import calls
+from support.roles import Outer, Task, never, role
+from support.roles import coach as coaching
 
 from moa_dspy import MoA
 

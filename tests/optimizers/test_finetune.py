@@ -4,9 +4,9 @@ from typing import Any
 import dspy
 import pytest
 from dspy.clients.provider import Provider
-from support.compiling import TRAIN, Outer, Task, right, role
 from support.fake_lm import FakeLM
 from support.mixtures import calls
+from support.roles import TRAIN, Outer, Task, right, role
 
 from moa_dspy import Agent, MoA
 from moa_dspy.optimizers import CompileInterrupted, Finetune
@@ -74,7 +74,7 @@ def test_an_lm_that_is_dead_is_named_as_the_cause() -> None:
     school = School()
     gone = FakeLM("ada", lambda prompt: dspy.lm15.AuthError("the key was revoked"), provider=school)
     lms = classroom(school) | {"ada": gone}
-    with pytest.raises(ValueError, match=r"ada on: .*ada 0, bo 3.* ada failed 6 times: \w+: .*revoked\. No job"):
+    with pytest.raises(ValueError, match=r"ada on: .*ada 0, bo 3.* ada failed: \w+: .*revoked\. No job"):
         Finetune(right, agents=["ada", "bo"]).compile(student(lms), trainset=TRAIN)
     assert school.taught == []
 

@@ -5,9 +5,9 @@ from typing import Any
 import dspy
 import pytest
 from dspy.teleprompt import Teleprompter
-from support.compiling import TIP, TRAIN, Outer, Task, coach, never, right, role
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
+from support.roles import TIP, TRAIN, Outer, Task, coach, never, right, role
 
 from moa_dspy import MoA
 from moa_dspy.evaluation import MetricError
@@ -105,7 +105,7 @@ def test_scores_before_and_after_are_those_of_the_valset() -> None:
 
 def test_what_is_worse_on_the_valset_is_not_kept() -> None:
     def spoiled(name: str) -> FakeLM:
-        good = role(name)._fake.answers
+        good: Any = role(name)._fake.answers
         return FakeLM(name, lambda p: {"reasoning": "", "answer": "?"} if "Spoil." in p else good(p))
 
     lms = cast(ada=spoiled("ada"))
@@ -217,7 +217,8 @@ def test_an_lm_that_dies_leaves_what_was_tuned_and_the_same_compile_goes_on(tmp_
 
 def mortal(name: str, calls: int) -> FakeLM:
     """Answers so many calls, and no more."""
-    left, good = iter(range(calls)), role(name)._fake.answers
+    left = iter(range(calls))
+    good: Any = role(name)._fake.answers
     return FakeLM(name, lambda prompt: good(prompt) if next(left, None) is not None else GONE)
 
 

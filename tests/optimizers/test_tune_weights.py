@@ -3,8 +3,9 @@ from typing import Any
 
 import dspy
 import pytest
-from support.compiling import TRAIN, Outer, Setting, Task, right, role
+from support.compiling import Setting
 from support.mixtures import calls
+from support.roles import TRAIN, Outer, Task, right, role
 from support.trainable import TrainableLM, trainees
 
 from moa_dspy import Agent, MoA
@@ -28,7 +29,7 @@ def models(program: Any) -> list[str]:
 
 
 def build(setting: Setting, prefix: str = "") -> tuple[dict[str, TrainableLM], Any]:
-    lms = {name: role(prefix + name, TrainableLM) for name in ROLES}
+    lms = {name: trainees(prefix + name)[prefix + name] for name in ROLES}
     return lms, setting.program(lms)
 
 

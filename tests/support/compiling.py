@@ -1,82 +1,19 @@
 """Compile a mixture of fakes with an optimizer, twice, and check what must hold whatever the optimizer does."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
 import dspy
-import pytest
 
 from moa_dspy import Agent, MoA
 
-from .fake_engine import current_rollout
 from .fake_lm import FakeLM
-from .mixtures import calls, question
-from .rendering import asked
-
-TIP = "Look at the number."
-
-
-class Task(dspy.Signature):
-    """Answer the question."""
-
-    question: str = dspy.InputField()
-    answer: str = dspy.OutputField()
-
+from .mixtures import calls
+from .roles import Outer, Task, coach, role
 
 TASK = str(Task)
-TRAIN = [dspy.Example(question=f"q{n}", answer=f"a{n}").with_inputs("question") for n in range(6)]
-
-
-def right(example: dspy.Example, prediction: Any, trace: Any = None) -> bool:
-    return bool(prediction.answer == example.answer)
-
-
-def never(*_: Any) -> float:
-    return 0.0
-
-
-def role(name: str, lm: Any = FakeLM) -> Any:
-    """Signs its reasoning; knows the even questions, and all with the tip, a demo of its own, or at rollout 1."""
-
-    def answer(prompt: str) -> Mapping[str, Any]:
-        number = int(question(prompt).removeprefix("q"))
-        coached = TIP in prompt or f"{name} wrote this" in prompt
-        knows = number % 2 == 0 or coached or current_rollout.get() == 1
-        said = f"a{number}" if knows else f"no idea, says {name}"
-        verdict = {"choice": "P1", "groups": [["P1"], ["P2"]], "best": "P1", "elements": []}
-        return {"reasoning": f"{name} wrote this", "answer": said, **verdict}
-
-    return lm(name, answer)
-
-
-def coach(prompt: str) -> Mapping[str, Any]:
-    """Writes for an optimizer: keeps whom a prompt is for, and adds the tip, or a hint with the module's name."""
-    inputs = asked(prompt).inputs  # type: ignore[union-attr]
-    mark = re.search(r"You are \w+\.", " ".join(value for name, value in inputs.items() if "instruction" in name))
-    better = f"{mark[0] if mark else ''} {TIP}".strip()
-    modules = re.findall(r"[\w.]+\.[\w.]+", inputs.get("module_names", ""))
-    hints = {name: f"Hint for {name}." for name in modules}
-    plain = ("observations", "summary", "program_description", "module_description", "discussion", "reasoning")
-    return {
-        **dict.fromkeys(plain, "About numbers"),
-        **dict.fromkeys(("proposed_instruction", "new_instruction", "natural_language_rules"), better),
-        **dict.fromkeys(("advice", "module_advice"), hints),
-        "proposed_prefix_for_output_field": "Answer:",
-    }
-
-
-class Outer(dspy.Module):
-    """A plain program with a mixture in it."""
-
-    def __init__(self, moa: dspy.Module) -> None:
-        super().__init__()
-        self.moa = moa
-
-    def forward(self, question: str) -> Any:
-        return self.moa(question=question)
 
 
 @dataclass(frozen=True)
@@ -98,22 +35,6 @@ class Setting:
         return "-".join([*names, "settings.lm" if self.strayed else "none"])
 
 
-ALL = [Setting(s, n, g) for s in (False, True) for n in (False, True) for g in (False, True)]
-# Every pair of choices stands in one of these four.
-PAIRS = [Setting(s, n, s != n) for s in (False, True) for n in (False, True)]
-
-
-def settings(among: Sequence[Setting] = ALL) -> pytest.MarkDecorator:
-    """Every setting; those that repeat pairs of choices are slow."""
-    return pytest.mark.parametrize(
-        "setting", [pytest.param(s, id=str(s), marks=[] if s in PAIRS else pytest.mark.slow) for s in among]
-    )
-
-
-every_setting = settings()
-# A plain outer program shows none of the LMs in it, so DSPy's SIMBA, BestOfN and Refine start from settings.lm.
-every_setting_with_an_lm = settings([setting for setting in ALL if setting.strayed or not setting.nested])
-
 Compile: TypeAlias = Callable[[Any, FakeLM], Any]
 
 
@@ -127,28 +48,6 @@ class Run:
     tuned: Any
     during: dict[str, int]
     after: dict[str, int]
-
-    @property
-    def moa(self) -> Any:
-        return self.tuned.moa if self.setting.nested else self.tuned
-
-    @property
-    def authors(self) -> dict[str, set[str]]:
-        """Predictor -> who wrote the demos that were bootstrapped for it."""
-        written = {name: [demo for demo in p.demos if "augmented" in demo] for name, p in _predictors(self.tuned)}
-        return {name: {demo["reasoning"].split()[0] for demo in demos} for name, demos in written.items() if demos}
-
-    def has_own_demos(self, prefix: str = "") -> bool:
-        """Whether every predictor has demos, all written by those who use it."""
-        own = {f"proposers.{name}.program.predict": {name} for name in ("ada", "bo")}
-        own = own if self.setting.specialized else {"proposers.shared.predict": {"ada", "bo"}}
-        own["aggregator.program.synthesize"] = {"judge"}
-        written = {name: {author.removeprefix(prefix) for author in found} for name, found in self.authors.items()}
-        return written.keys() == own.keys() and all(written[name] <= own[name] for name in own)
-
-    @property
-    def instructions(self) -> dict[str, str]:
-        return {name: predictor.signature.instructions for name, predictor in _predictors(self.tuned)}
 
     @property
     def transcript(self) -> dict[str, list[Any]]:

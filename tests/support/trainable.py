@@ -7,8 +7,8 @@ from typing import Any
 
 from dspy.clients.provider import TrainingJob
 
-from .compiling import role
 from .fake_lm import FakeLM
+from .roles import role
 
 
 class TrainableLM(FakeLM):
@@ -33,4 +33,4 @@ def authors(train_data: Iterable[Any]) -> list[str]:
 
 def trainees(*names: str) -> dict[str, TrainableLM]:
     """Fakes for these roles, all trainable."""
-    return {name: role(name, TrainableLM) for name in names}
+    return {name: TrainableLM(name, role(name)._fake.answers) for name in names}
