@@ -110,16 +110,20 @@ def script(lm: Any, answers: Any, *args: Any, **kwargs: Any) -> None:
         lm.answers = {asked: {**ASIDE, **answer} for asked, answer in answers.items()}
 
 
+def with_litellm(make: Any) -> Any:
+    return lambda lm, *args, **kwargs: make(lm, *args, **{"engine": "litellm", **kwargs})
+
+
 # DSPy's tests mock litellm, which is not the default any more.
-dspy.LM.__init__ = (lambda make: lambda lm, *args, **kwargs: make(lm, *args, **{"engine": "litellm", **kwargs}))(
-    dspy.LM.__init__
-)
+replace_init: Any = setattr
+replace_init(dspy.LM, "__init__", with_litellm(dspy.LM.__init__))
 for provider in ("OPENAI", "ANTHROPIC", "GEMINI"):
     os.environ.setdefault(f"{provider}_API_KEY", "none")
 if NUMBER:
     dspy.Predict, dspy.ChainOfThought = replaced(dspy.Predict), replaced(dspy.ChainOfThought)
 if NUMBER > 1:
-    scripts, DummyLM.__init__ = DummyLM.__init__, script
+    scripts = DummyLM.__init__
+    replace_init(DummyLM, "__init__", script)
 
 
 @pytest.hookimpl(tryfirst=True)

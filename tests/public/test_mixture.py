@@ -85,7 +85,7 @@ def anything(value: Any) -> Any:
 )
 def test_every_strategy_answers_in_every_type(strategy: Any, kind: str, value: Any) -> None:
     lms = [FakeLM(name, always(answer=value)) for name in ("a", "b", "judge")]
-    task: Any = dspy.Signature(f"question -> answer: {kind}", custom_types={"Person": Person})
+    task = anything(dspy.Signature)(f"question -> answer: {kind}", custom_types={"Person": Person})
     pred = MoA(task, lms[:2], lms[2], strategy)(question="?")
     assert (pred.answer, pred.metadata.failures) == (value, []) and type(pred.answer) is type(value)
 

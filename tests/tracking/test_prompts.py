@@ -6,7 +6,7 @@ from typing import Any
 import dspy
 import mlflow
 import pytest
-from mlflow.genai import load_prompt
+from mlflow.genai import load_prompt, set_prompt_alias
 from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, cast, mixture, says
 from support.mlflow_server import free_port
@@ -50,7 +50,7 @@ def test_they_come_back_by_an_alias(store: Path) -> None:
     moa = mixture(cast("a", "judge"))
     register_prompts(told(moa, "Think."), "qa")
     register_prompts(told(moa, "Doubt."), "qa")
-    mlflow.genai.set_prompt_alias(f"qa.{SHARED}", "best", 1)
+    set_prompt_alias(f"qa.{SHARED}", "best", 1)
 
     def instructions(back: Any) -> str:
         return str(dict(back.named_predictors())[SHARED].signature.instructions)

@@ -159,14 +159,15 @@ def test_scores_of_an_evaluation_are_on_its_traces() -> None:
 
 def test_mlflows_other_autologging_doubles_nothing() -> None:
     import litellm
+    import mlflow.litellm as beside
 
-    mlflow.litellm.autolog()
+    beside.autolog()
     try:
         with provider() as served, dspy.context(lm=None):
             lm = priced(served, engine="litellm") if "engine" in dspy.LM.__init__.__annotations__ else priced(served)
             MoA(QA, [lm], strategy="voting")(question="?")
     finally:
-        mlflow.litellm.autolog(disable=True)
+        beside.autolog(disable=True)
         litellm.callbacks = []
     found = next(one for one in traces() if one.data.spans[0].name.startswith("MoA"))
     assert json.loads(found.info.trace_metadata["mlflow.trace.cost"])["total_cost"] == pytest.approx(COST)
