@@ -99,7 +99,7 @@ def test_an_interrupt_leaves_no_tracebacks_and_the_same_command_goes_on() -> Non
     ]
     command = (*COMPILE, *THREE, "-m", write_metric("slow", *body), "--optimizer", "gepa")
     process = Process(*command)
-    state = Path("moa.checkpoint/gepa/gepa_state.bin")
+    state = Path("moa.checkpoint/mixture/gepa_state.bin")
     while not state.exists() and process.popen.poll() is None:
         time.sleep(0.05)
     process.popen.send_signal(signal.SIGINT)

@@ -171,6 +171,7 @@ def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: P
         "from moa_dspy.tracking import run, store\n"
         "from support.mixtures import cast, mixture\n"
         "mlflow.set_tracking_uri(sys.argv[1])\n"
+        "mlflow.search_experiments()\n"  # a cold server takes longer than a check waits
         "with moa_dspy.track(mixture(cast('a', 'judge'))) as tracked:\n"
         "    print(tracked.run_id, flush=True)\n"
         "    input()\n"
