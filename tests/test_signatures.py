@@ -195,6 +195,7 @@ def test_what_is_no_signature_is_refused(what: Any) -> None:
         ("q -> proposals", "`proposals`", "`task_proposals`"),
         ("q -> a, metadata", "`metadata`", "`task_metadata`"),
         ("config -> a", "`config`", "`task_config`"),
+        ("self, completions -> a", "`completions`, `self`", "`task_completions`, `task_self`"),
         ("lm, demos -> a", "`demos`, `lm`", "`task_demos`, `task_lm`"),
     ],
 )
