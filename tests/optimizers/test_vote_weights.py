@@ -186,9 +186,9 @@ def test_nothing_is_asked_twice_whatever_the_ids() -> None:
 
 
 def test_fields_may_have_any_name() -> None:
-    task = "question, self -> base, completions"
-    gold = [dspy.Example({"question": "q0", "self": "x", "base": "a", "completions": "b"})]
-    answers = {"ada": [{"base": "a", "completions": "b"}], "bo": [{"base": "a", "completions": "c"}]}
+    task = "question, base -> self, completions"
+    gold = [dspy.Example({"question": "q0", "base": "x", "self": "a", "completions": "b"})]
+    answers = {"ada": [{"self": "a", "completions": "b"}], "bo": [{"self": "a", "completions": "c"}]}
     moa, _ = voters({"ada": [], "bo": []}, task)
     optimizer = FitVoteWeights()
     optimizer.compile(moa, trainset=gold, recorded=Recording.from_answers(answers, gold, task))
