@@ -158,7 +158,7 @@ def leaves_of(annotation: Any, path: str = "", above: tuple[Any, ...] = ()) -> I
 @cached
 def types_of_parts(kind: Any) -> dict[str, Any]:
     """The names and types that a model, dataclass or TypedDict declares; none for any other type."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, BaseModel):
         return {name: field.rebuild_annotation() for name, field in kind.model_fields.items()}
     if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or is_typeddict(kind)):
         with suppress(NameError):  # a forward reference that cannot be resolved
@@ -254,7 +254,8 @@ def _is_closed(annotation: Any) -> bool:
 
 def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
     kind = bare(annotation)
-    return isinstance(kind, type) and issubclass(kind, kinds)
+    # In Python 3.10 `list[str]` is an instance of type, too.
+    return isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, kinds)
 
 
 def _may_hold(leaf: Any, kinds: type | tuple[type, ...]) -> bool:
