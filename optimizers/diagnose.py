@@ -7,13 +7,12 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.agent import Agent
 from moa_dspy.evaluation import Comparison, Metric, evaluate
+from moa_dspy.evaluation.evaluating import aggregator_as_proposer, default_strategies
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.panel import Panel
 from moa_dspy.recording import Recording
-from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
+from moa_dspy.strategies import Strategy, as_strategy
 
 from .committee import Candidate, list_committees, pick
 from .diagnosis import SELF_MOA, Diagnosis, Diversity, Recommendation, recommend
@@ -78,7 +77,7 @@ def diagnose(
     scored = Scored(metric, moa.signature)
     scored.try_on_gold(devset[0])
     chosen = _chosen(moa, strategies)
-    judge = _aggregator_alone(moa)
+    judge = aggregator_as_proposer(moa)
     others: dict[str, Any] = {} if judge is None else {judge.name: judge}
     asking: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "on_progress": on_progress}
     scoring: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "seed": seed}
@@ -108,7 +107,7 @@ def diagnosis_budget(
     can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
     bound = [moa.strategy if one == moa.strategy.name else as_strategy(one) for one in _chosen(moa, strategies)]
     verdicts = sum(map(count_rotations, bound)) if can_ask else 0
-    alone = int(_aggregator_alone(moa) is not None)
+    alone = int(aggregator_as_proposer(moa) is not None)
     is_possible = self_moa and len(moa.panels) == 1 and len(moa.panels[0].names) > 1
     control = proposals + calls_per_verdict(moa) if is_possible else 0
     formula = (
@@ -134,18 +133,7 @@ def _recommend(comparison: Comparison, made: Sequence[Candidate]) -> Recommendat
 def _chosen(moa: MoA, strategies: Sequence[str | Strategy] | None) -> list[str | Strategy]:
     if strategies is not None:
         return [one if isinstance(one, Strategy) else as_strategy(one).name for one in strategies]
-    can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
-    built_in = [name for name, strategy in STRATEGIES.items() if can_ask or not strategy.needs_aggregator]
-    return list(dict.fromkeys([*built_in, moa.strategy.name]))
-
-
-def _aggregator_alone(moa: MoA) -> Agent | None:
-    """The aggregator's model with the proposers' prompt; None if it is a proposer anyway."""
-    lm, panel = moa.aggregator.lm or dspy.settings.lm, moa.panels[0]
-    if lm is None or lm.model in [agent.model for agent in panel.agents]:
-        return None
-    agent, shared = Agent(lm), getattr(panel, "shared", None)
-    return Panel(moa.signature, [agent if shared is None else agent.with_program(shared)]).agents[0]
+    return [*default_strategies(moa)]
 
 
 def _refuse_control(moa: MoA, name: str) -> str | None:

@@ -37,7 +37,7 @@ from moa_dspy.results import MoAMetadata
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 from moa_dspy.values import IncompleteProposal, typed_outputs, validated
 
-__all__ = ["EvaluationInterrupted", "evaluate"]
+__all__ = ["EvaluationInterrupted", "aggregator_as_proposer", "default_strategies", "evaluate"]
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ def evaluate(
         )
     require_positive(concurrency=concurrency)
     scoring = _Scoring(moa, metric, concurrency, seed)
-    alone = _aggregator_alone(moa) if aggregator_alone else None
+    alone = aggregator_as_proposer(moa) if aggregator_alone else None
     judge = "" if alone is None else unused_name(alone.name, [*moa.panels[0].names, *(others or {})])
     if isinstance(dataset, (str, Path)) and is_recording(dataset):
         dataset = Recording.load(dataset)
@@ -126,7 +126,7 @@ def evaluate(
         recording, kinds = _find_recorded(moa, dataset, strategies, others, judge)
         scoring.list_systems(kinds, judge)
         return scoring.compare(recording)
-    chosen = _choose(moa) if strategies is None else list(strategies)
+    chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}
     scoring.list_systems({**dict.fromkeys(name_strategies(chosen), _STRATEGY), **dict.fromkeys(modules, _OTHER)}, judge)
     examples = scoring.read(dataset)
@@ -292,13 +292,14 @@ def _count(moa: MoA, row: Row, name: str, strategy: str | Strategy) -> Row:
     return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})
 
 
-def _choose(moa: MoA) -> list[str]:
+def default_strategies(moa: MoA) -> list[str]:
+    """The built-in strategies that can answer, and the mixture's own."""
     can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
     built_in = [name for name, strategy in STRATEGIES.items() if can_ask or not strategy.needs_aggregator]
     return list(dict.fromkeys([*built_in, moa.strategy.name]))
 
 
-def _aggregator_alone(moa: MoA) -> Agent | None:
+def aggregator_as_proposer(moa: MoA) -> Agent | None:
     """The aggregator's model as a proposer; None if it is one anyway."""
     lm, panel = moa.aggregator.lm or dspy.settings.lm, moa.panels[0]
     if lm is None or lm.model in [agent.model for agent in panel.agents]:
