@@ -6,7 +6,7 @@ import dspy
 import pytest
 from support.fake_lm import FakeLM
 from support.gate import Gate
-from support.mixtures import QA, Ask, both_ways, calls, cast, every_way, mixture, says
+from support.mixtures import QA, Ask, Gives, both_ways, calls, cast, every_way, mixture, says
 
 from moa_dspy import Agent, Limits, MoA, Panel, TooFewProposals, Voting
 from moa_dspy.signatures import task_signature
@@ -23,19 +23,6 @@ def failing(error: BaseException, name: str = "bad", **options: Any) -> FakeLM:
         raise error
 
     return FakeLM(name, answer, **options)
-
-
-class Gives(dspy.Module):
-    """A module that gives what it is told."""
-
-    def __init__(self, result: Any) -> None:
-        super().__init__()
-        self.result = result
-
-    def forward(self, **inputs: Any) -> Any:
-        if isinstance(self.result, BaseException):
-            raise self.result
-        return self.result
 
 
 class TestRound:

@@ -8,26 +8,13 @@ import dspy
 import pytest
 from dspy.lm15 import AuthError, ContextLengthError, RateLimitError, ServerError
 from support.fake_lm import FakeLM
-from support.mixtures import QA, Ask, both_ways, calls, cast, every_way, mixture, says
+from support.mixtures import QA, Ask, Gives, both_ways, calls, cast, every_way, mixture, says
 from support.shown import ADAPTERS, JUDGED, always, panel_of
 
 from moa_dspy import Agent, AggregationFailed, Limits, MoA, MoAError, Selection, TooFewProposals, Voting
 
 NONSENSE = "I would rather not say."
 GOOD = {"reasoning": "so", "answer": "fine"}
-
-
-class Gives(dspy.Module):
-    """A program that gives or raises what it is told."""
-
-    def __init__(self, result: Any) -> None:
-        super().__init__()
-        self.result = result
-
-    def forward(self, **inputs: Any) -> Any:
-        if isinstance(self.result, BaseException):
-            raise self.result
-        return self.result
 
 
 def failing(error: Exception, name: str = "bad") -> FakeLM:

@@ -49,6 +49,19 @@ def mixture(lms: Mapping[str, FakeLM], **options: Any) -> MoA:
     return MoA(QA, proposers, judge, **options)
 
 
+class Gives(dspy.Module):
+    """A program that gives or raises what it is told."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, **inputs: Any) -> Any:
+        if isinstance(self.result, BaseException):
+            raise self.result
+        return self.result
+
+
 def sync(module: dspy.Module, /, **inputs: Any) -> Any:
     return module(**inputs)
 
