@@ -158,9 +158,9 @@ def leaves_of(annotation: Any, path: str = "", above: tuple[Any, ...] = ()) -> I
 @cached
 def types_of_parts(kind: Any) -> dict[str, Any]:
     """The names and types that a model, dataclass or TypedDict declares; none for any other type."""
-    if isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, BaseModel):
+    if _is_class(kind) and issubclass(kind, BaseModel):
         return {name: field.rebuild_annotation() for name, field in kind.model_fields.items()}
-    if isinstance(kind, type) and (dataclasses.is_dataclass(kind) or is_typeddict(kind)):
+    if _is_class(kind) and (dataclasses.is_dataclass(kind) or is_typeddict(kind)):
         with suppress(NameError):  # a forward reference that cannot be resolved
             return get_type_hints(kind, include_extras=True)
     return {}
@@ -254,14 +254,18 @@ def _is_closed(annotation: Any) -> bool:
 
 def _is_a(annotation: Any, kinds: tuple[type, ...]) -> bool:
     kind = bare(annotation)
+    return _is_class(kind) and issubclass(kind, kinds)
+
+
+def _is_class(kind: Any) -> bool:
     # In Python 3.10 `list[str]` is an instance of type, too.
-    return isinstance(kind, type) and get_origin(kind) is None and issubclass(kind, kinds)
+    return isinstance(kind, type) and get_origin(kind) is None
 
 
 def _may_hold(leaf: Any, kinds: type | tuple[type, ...]) -> bool:
     if get_origin(leaf) is Literal or leaf is None:
         return False
-    if leaf in (Any, object) or not isinstance(leaf, type):  # nothing is known, or a name that is not resolved
+    if leaf in (Any, object) or not _is_class(leaf):  # nothing is known, or a name that is not resolved
         return True
     return issubclass(leaf, kinds) and not issubclass(leaf, Enum)
 
