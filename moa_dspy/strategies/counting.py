@@ -194,13 +194,27 @@ def _groups(
     for group in groups:
         joined = {number[voter] for voter in group if voter in number}
         number = {voter: min(joined) if own in joined else own for voter, own in number.items()}
+    # Who weighs nothing joins a group and never bridges two; who joins none is grouped with its like.
+    alone = []
     for voter in [voter for voter in forms if voter not in number]:
-        near = (own for other, own in number.items() if same(forms[voter], forms[other], tolerance=tolerance))
-        number[voter] = next(near, len(forms) + len(number))
+        near = [other for other in weighty if same(forms[voter], forms[other], tolerance=tolerance)]
+        if near:
+            number[voter] = number[min(near, key=lambda other: _place(forms[other]))]
+        else:
+            alone.append(voter)
+    apart = cluster([forms[voter] for voter in alone], tolerance)
+    number.update({voter: len(forms) + own for voter, own in zip(alone, apart, strict=True)})
     found: dict[int, list[Ballot]] = {own: [] for own in number.values()}
     for ballot in ballots:
         found[number[ballot.voter]].append(ballot)
     return list(found.values())
+
+
+def _place(form: Hashable) -> list[float]:
+    """Where a form stands among those that differ in numbers only."""
+    numbers: list[Any] = []
+    _without_numbers(form, numbers)
+    return [as_float(number[1]) for number in numbers]
 
 
 def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:

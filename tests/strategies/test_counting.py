@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import product
@@ -147,6 +148,16 @@ def test_the_order_of_the_ballots_changes_neither_groups_nor_weights_nor_winner(
     assert (set(other.abstained), other.weight) == (set(tally.abstained), tally.weight)
     if tally.winner and len(tally.tied) == 1:
         assert other.winner and set(other.winner.voters) == set(tally.winner.voters)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_ballots_without_weight_are_grouped_in_any_order_alike(order: tuple[int, ...]) -> None:
+    ballots = [Ballot(f"voter {i}", {"answer": 1.0 + i * 9e-7}, 0.0) for i in range(3)]
+    bridged = [Ballot("low", {"answer": 1.0}), Ballot("high", {"answer": 1.0 + 18e-7})]
+    assert partition(counted([ballots[i] for i in order])) == {frozenset({"voter 0", "voter 1", "voter 2"}): 0.0}
+    between = [*bridged, ballots[1]]
+    found = partition(counted([between[i] for i in order]))
+    assert found == {frozenset({"low", "voter 1"}): 1.0, frozenset({"high"}): 1.0}
 
 
 @given(elections())
