@@ -8,15 +8,35 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import CAPITAL, DEAD, TWO, moa_dspy, run_and_name_heavy_imports, words, write
 from support.openai_server import ChatRequest, OpenAIServer, Reply
 from support.rendering import render
+from typer.testing import CliRunner, Result
 
 from moa_dspy import MoA, Voting
+from moa_dspy.cli import app
 from moa_dspy.simulated.questions import bundled_questions
 
 COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show", "ui"]
 STRATEGIES = ["synthesis", "selection", "voting", "fusion"]
+CAPITAL = "What is the capital of Scotland?"
+TWO = ("-p", "simulated/alice", "-p", "simulated/bob")
+DEAD = {"model": "openai/dead", "api_base": "http://127.0.0.1:9", "num_retries": 0}
+HEAVY = """
+import sys
+from moa_dspy.cli import main
+for arguments in {commands}:
+    sys.argv = ["moa-dspy", *arguments]
+    try:
+        main()
+    except SystemExit as done:
+        heavy = {{"dspy", "litellm", "mlflow", "openai", "numpy"}} & {{name.partition(".")[0] for name in sys.modules}}
+        print(*arguments, done.code, *sorted(heavy), file=sys.stderr)
+"""
+
+
+def moa_dspy(*arguments: object, columns: int = 80) -> Result:
+    env = {"COLUMNS": str(columns), "TERM": "dumb"}
+    return CliRunner().invoke(app, [*map(str, arguments)], env=env, prog_name="moa-dspy")
 
 
 def printed(*arguments: object) -> Any:
@@ -30,6 +50,10 @@ def printed(*arguments: object) -> Any:
     return json.loads(result.stdout, parse_constant=refuse)
 
 
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Questions in the current folder."""
@@ -38,6 +62,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write("data.jsonl", *(dict(question.items()) for question in bundled_questions()[:30]))
     write("few.jsonl", *(dict(question.items()) for question in bundled_questions()[:6]))
     return tmp_path
+
+
+def write(name: str, *rows: Any) -> None:
+    Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def metric(name: str, body: str) -> str:
@@ -51,7 +79,8 @@ def metric(name: str, body: str) -> str:
 
 def test_help_does_not_wait_for_dspy() -> None:
     commands = [["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)]
-    done = run_and_name_heavy_imports(commands)
+    code = HEAVY.format(commands=commands)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stderr.splitlines() == [f"{' '.join(command)} 0" for command in commands]
     assert all(f"moa-dspy {name} " in done.stdout for name in COMMANDS)
 

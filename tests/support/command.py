@@ -19,29 +19,12 @@ from .rendering import render
 CAPITAL = "What is the capital of Scotland?"
 TWO = ("-p", "simulated/alice", "-p", "simulated/bob")
 DEAD = {"model": "openai/dead", "api_base": "http://127.0.0.1:9", "num_retries": 0}
-_HEAVY = """
-import sys
-from moa_dspy.cli import main
-for arguments in {commands}:
-    sys.argv = ["moa-dspy", *arguments]
-    try:
-        main()
-    except SystemExit as done:
-        heavy = {{"dspy", "litellm", "mlflow", "openai", "numpy"}} & {{name.partition(".")[0] for name in sys.modules}}
-        print(*arguments, done.code, *sorted(heavy), file=sys.stderr)
-"""
 
 
 def moa_dspy(*arguments: object, columns: int = 80, stdin: str | None = None) -> Result:
     """Run a command on a terminal of this width."""
     env = {"COLUMNS": str(columns), "TERM": "dumb"}
     return CliRunner().invoke(app, [*map(str, arguments)], env=env, input=stdin, prog_name="moa-dspy")
-
-
-def run_and_name_heavy_imports(commands: list[list[str]]) -> subprocess.CompletedProcess[str]:
-    """Commands in one process: each on stderr, with its status and what it imported that takes its time."""
-    code = _HEAVY.format(commands=commands)
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
 def printed(*arguments: object, status: int = 0) -> Any:
