@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, cast, get_type_hints
 
 import dspy
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter, ValidationError
@@ -23,7 +23,20 @@ from moa_dspy.saved_mixture import SAVED, SavedMixture
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import STRATEGIES, Strategy
 
-__all__ = ["PRESETS", "SAVED", "MoAConfig", "ModelConfig", "Preset", "as_config", "make_strategy", "naming"]
+__all__ = [
+    "PRESETS",
+    "SAVED",
+    "MoAConfig",
+    "ModelConfig",
+    "Preset",
+    "PresetName",
+    "as_config",
+    "make_strategy",
+    "naming",
+]
+
+
+PresetName = Literal["balanced", "max_quality", "budget", "together_moa", "moa_lite", "self_moa"]
 
 
 def _checked_strategy(given: Any) -> Any:
@@ -123,7 +136,7 @@ class MoAConfig(ConfigPart):
             return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
 
     @classmethod
-    def preset(cls, name: str) -> MoAConfig:
+    def preset(cls, name: PresetName) -> MoAConfig:
         """The preset of this name; see `PRESETS`.
 
         Raises:
@@ -223,7 +236,7 @@ def as_config(config: MoAConfig | str | Path) -> MoAConfig:
     if isinstance(config, MoAConfig):
         return config
     is_name = isinstance(config, str) and not Path(config).suffix
-    return MoAConfig.preset(str(config)) if is_name else MoAConfig.load(config)
+    return MoAConfig.preset(cast(PresetName, config)) if is_name else MoAConfig.load(config)
 
 
 @contextmanager

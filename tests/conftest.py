@@ -1,8 +1,10 @@
 """Every test starts from DSPy's own settings, without cache, network, keys or leftovers."""
 
+import atexit
 import copy
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -15,6 +17,8 @@ import pytest
 from dspy.clients.cache import Cache
 from dspy.dsp.utils.settings import DEFAULT_CONFIG, main_thread_config
 from support.misuse import strict_fakes as strict_fakes
+
+atexit.register(shutil.rmtree, os.environ["DSPY_CACHEDIR"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

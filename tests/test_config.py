@@ -4,7 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import dspy
 import pytest
@@ -16,7 +16,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import QA, both_ways, says
 
 from moa_dspy import Limits, MoA, MoAConfig, ModelConfig, Voting, arun_moa, run_moa
-from moa_dspy.config import PRESETS
+from moa_dspy.config import PRESETS, PresetName
 
 ALICE, BOB, JUDGE = "simulated/alice", "simulated/bob", "simulated/judge"
 DEPLOYMENT = {"model_name": "fast", "litellm_params": {"model": "openai/any", "api_key": "os.environ/FAST_KEY"}}
@@ -333,13 +333,15 @@ def test_a_preset_makes_the_calls_that_it_says(name: str, ask: Any) -> None:
 
 
 def test_presets_are_data_that_nobody_changes_for_another() -> None:
-    assert list(PRESETS) == list(CALLS) and all(preset.about.endswith(".") for preset in PRESETS.values())
+    assert list(PRESETS) == list(CALLS) == list(get_args(PresetName)) and all(
+        preset.about.endswith(".") for preset in PRESETS.values()
+    )
     MoAConfig.preset("budget").proposer_models.clear()
     assert len(PRESETS["budget"].config.proposer_models) == 3
     with pytest.raises(
         ValueError, match=f"no preset 'balance'. Did you mean 'balanced'\\? Allowed: {', '.join(CALLS)}."
     ):
-        MoAConfig.preset("balance")
+        MoAConfig.preset("balance")  # type: ignore[arg-type]
 
 
 # One call.

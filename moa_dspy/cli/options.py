@@ -8,7 +8,7 @@ import random
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -135,7 +135,7 @@ def mixture(
     if config is not None:
         described = MoAConfig.load(config)
     elif preset is not None:
-        described = MoAConfig.preset(preset)
+        described = MoAConfig.preset(cast(Any, preset))
     else:
         described = MoAConfig(
             **{**({"proposer_models": PANEL, "aggregator_model": JUDGE} if is_simulated else {}), **given}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -105,7 +105,7 @@ def init(
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"{out} is no .yaml file, and only those hold comments.")
     if preset is not None:
-        config = MoAConfig.preset(preset)
+        config = MoAConfig.preset(cast(Any, preset))
     else:
         models: list[str | ModelConfig] = [model for key, model in _SMALL_MODELS.items() if os.environ.get(key)]
         judge = models[0] if models else proposer[0] if proposer else options.JUDGE
