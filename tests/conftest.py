@@ -21,6 +21,10 @@ from support.misuse import strict_fakes as strict_fakes
 atexit.register(shutil.rmtree, os.environ["DSPY_CACHEDIR"], ignore_errors=True)
 
 
+def pytest_report_header() -> str:
+    return "moa-dspy: the whole suite takes about four minutes on two cores (-n 0 for one process, -m slow for sweeps)"
+
+
 @pytest.fixture(autouse=True)
 def fresh_dspy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what a test configures, and take the keys that the machine may hold away from it."""
