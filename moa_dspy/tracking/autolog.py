@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import atexit
+import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 import mlflow
-from dspy.utils.callback import BaseCallback
 from mlflow.dspy import autolog as mlflow_autolog
 from mlflow.dspy.callback import MlflowCallback
 from mlflow.tracing import configure
+from mlflow.tracing.client import TracingClient
 from mlflow.tracing.config import get_config
 
 from moa_dspy.tracking.run import Writer
@@ -26,7 +27,9 @@ from moa_dspy.tracking.watch import BLOCK
 __all__ = ["autolog", "flush"]
 
 
-def autolog(disable: bool = False, *, log_traces_from_compile: bool = False) -> None:
+def autolog(
+    disable: bool = False, *, detail: Literal["roles", "full"] = "roles", log_traces_from_compile: bool = False
+) -> None:
     """Log every mixture and DSPy program to MLflow from now on: traces, evaluations, optimizers.
 
     Traces name proposers, aggregator and layers, with the tokens and the cost of each LM call; every `dspy.Evaluate`
@@ -36,15 +39,16 @@ def autolog(disable: bool = False, *, log_traces_from_compile: bool = False) -> 
 
     A store that does not answer within 10 seconds (60 for one on this machine, whose tables may have to be built)
     costs one warning, and nothing is turned on. One that goes away later costs no answer: MLflow keeps traces in a
-    queue and asks again. How long, and how many fit, its own settings say. For servers that are slow or busy:
-    MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE=200, MLFLOW_ASYNC_TRACE_LOGGING_MAX_QUEUE_SIZE=10000,
-    MLFLOW_HTTP_REQUEST_TIMEOUT and MLFLOW_HTTP_REQUEST_MAX_RETRIES, in the environment before Python starts.
+    queue and asks again. How long, and how many fit, its own settings say; `docs/mlflow.md` names those that help
+    with servers that are slow or busy.
 
     Args:
         disable: Turn it off again.
+        detail: `"full"` makes spans of what DSPy's adapters format and parse, too.
         log_traces_from_compile: Trace what optimizers try, too: hundreds of calls.
 
     Raises:
+        ValueError: If `detail` is something else.
         RuntimeError: In a thread or task that may not call `dspy.configure`.
 
     Example:
@@ -54,6 +58,8 @@ def autolog(disable: bool = False, *, log_traces_from_compile: bool = False) -> 
         moa(question="Why is the sky blue?")  # moa-dspy ui
         ```
     """
+    if detail not in ("roles", "full"):
+        raise ValueError(f"detail={detail!r} is no detail of traces. There are 'roles' and 'full'.")
     _refuse_other_threads()
     global _session
     with _lock:
@@ -72,11 +78,11 @@ def autolog(disable: bool = False, *, log_traces_from_compile: bool = False) -> 
                 describe(error),
             )
             return
-        _session = _Session(Spans(log_traces_from_compile))
+        _session = _Session(detail == "full", log_traces_from_compile)
 
 
 def flush(seconds: float = 120.0) -> None:
-    """Wait until the traces so far are stored, and say how many could not be.
+    """Wait until the traces so far are stored with what they took, and say how many could not be.
 
     Args:
         seconds: Wait no longer than this.
@@ -85,20 +91,22 @@ def flush(seconds: float = 120.0) -> None:
         _session.flush(seconds)
 
 
-class _Session:
-    """Autolog as it is on: what it put in, and whether MLflow's own was there before."""
+class _Session(Spans):
+    """Autolog as it is on: spans, and a tracked block of each evaluation and each compile outside of `track`."""
 
-    def __init__(self, spans: Spans) -> None:
-        self.spans = spans
-        self.runs = _Runs(spans)
-        callbacks = list(dspy.settings.callbacks)
-        others = [callback for callback in callbacks if not isinstance(callback, MlflowCallback)]
-        self.was_on = others != callbacks
-        if self.was_on:
+    def __init__(self, is_full: bool, log_traces_from_compile: bool) -> None:
+        super().__init__(is_full, log_traces_from_compile)
+        self._writer = Writer()
+        self._blocks: dict[str, tuple[AbstractContextManager[Tracked], Tracked]] = {}
+        self._metrics: dict[str, str] = {}
+        self._no_run_before = 0.0
+        others = [callback for callback in dspy.settings.callbacks if not isinstance(callback, MlflowCallback)]
+        self._was_on = others != list(dspy.settings.callbacks)
+        if self._was_on:
             mlflow_autolog(disable=True, silent=True)
-        dspy.configure(callbacks=[*others, spans, self.runs])
-        self.process = lambda span: spans.process(span)  # MLflow wants a function of one argument
-        configure(span_processors=[*get_config().span_processors, self.process])
+        dspy.configure(callbacks=[*others, self])
+        self._processor = lambda span: self.process(span)  # MLflow wants a function of one argument
+        configure(span_processors=[*get_config().span_processors, self._processor])
         atexit.register(self.flush, _AT_EXIT)
         # Here and now: MLflow would import LiteLLM, where it looks up prices, in the background, where that collides
         # with DSPy's own import of it; and LiteLLM would print a line for each model that it does not know.
@@ -108,18 +116,19 @@ class _Session:
             litellm.suppress_debug_info = True
 
     def flush(self, seconds: float) -> None:
-        """Store what is left, and count what is not stored."""
-        made = set(self.spans.trace_ids)
+        """Store what is left, mend sums that MLflow overwrote, and count what is not stored."""
+        made = dict(self.made)
         if not made:
             return  # MLflow's own flush takes a second and more, also with nothing to store
-        self.spans.trace_ids.difference_update(made)
         try:
             within(seconds, mlflow.flush_trace_async_logging)
-            self.runs.writer.finish(seconds)
-            lost = len(made - within(limit(), lambda: _find_stored(made)))
+            self._writer.finish(seconds)
+            lost = within(limit(), lambda: _count_lost(made))
             why = "MLflow's log says why"
         except Exception as error:
             lost, why = len(made), describe(error)
+        for trace_id in made:
+            self.made.pop(trace_id, None)
         if lost:
             uri = mask_address(mlflow.get_tracking_uri())
             logger.warning("%d of %d traces are not in MLflow at %s so far: %s.", lost, len(made), uri, why)
@@ -128,27 +137,15 @@ class _Session:
         """Put everything back."""
         atexit.unregister(self.flush)
         self.flush(_AT_EXIT)
-        ours = (self.spans, self.runs)
-        dspy.configure(callbacks=[one for one in dspy.settings.callbacks if one not in ours])
-        configure(span_processors=[one for one in get_config().span_processors if one is not self.process])
-        if self.was_on:
+        dspy.configure(callbacks=[one for one in dspy.settings.callbacks if one is not self])
+        configure(span_processors=[one for one in get_config().span_processors if one is not self._processor])
+        if self._was_on:
             mlflow_autolog()
-
-
-class _Runs(BaseCallback):
-    """Makes each evaluation and each compile outside of `track` a tracked block, and puts scores on traces."""
-
-    def __init__(self, spans: Spans) -> None:
-        self.spans = spans
-        self.writer = Writer()
-        self._blocks: dict[str, tuple[AbstractContextManager[Tracked], Tracked]] = {}
-        self._metrics: dict[str, str] = {}
-        self._no_run_before = 0.0
 
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         metric = inputs.get("metric") or instance.metric
         self._metrics[call_id] = getattr(metric, "__name__", type(metric).__name__)
-        self.spans.keeps_answers = True
+        self.keeps_answers = True
         tracked = self._enter(call_id, inputs.get("program"), "eval", inputs.get("devset") or instance.devset)
         if tracked is not None:
             tracked.watch.on_evaluate_start(call_id, instance, inputs)
@@ -158,8 +155,8 @@ class _Runs(BaseCallback):
         if metric is not None and exception is None:
             self._score(metric, outputs.results)
         if not self._metrics:
-            self.spans.keeps_answers = False
-            self.spans.answered.clear()
+            self.keeps_answers = False
+            self.answered.clear()
         if call_id in self._blocks:
             self._blocks[call_id][1].watch.on_evaluate_end(call_id, outputs, exception)
             self._exit(call_id, exception)
@@ -194,10 +191,10 @@ class _Runs(BaseCallback):
 
     def _score(self, metric: str, results: Sequence[tuple[Any, Any, Any]]) -> None:
         """Put the metric's scores on the traces, once these are stored: before, MLflow does not find them."""
-        scored = [(self.spans.answered.get(id(prediction)), score) for _, prediction, score in results]
+        scored = [(self.answered.get(id(prediction)), score) for _, prediction, score in results]
         found = [(answered[1], score) for answered, score in scored if answered is not None]
         if found:
-            self.writer.write("scores", lambda: _log_scores(metric, found))
+            self._writer.write("scores", lambda: _log_scores(metric, found))
 
 
 def _log_scores(metric: str, scores: Sequence[tuple[str, Any]]) -> None:
@@ -207,18 +204,26 @@ def _log_scores(metric: str, scores: Sequence[tuple[str, Any]]) -> None:
         mlflow.log_feedback(trace_id=trace_id, name=metric, value=value, rationale=rationale)
 
 
-def _find_stored(trace_ids: set[str]) -> set[str]:
-    """Which of these traces the store has."""
-    client, token = mlflow.MlflowClient(), None
+def _count_lost(made: Mapping[str, Mapping[str, str]]) -> int:
+    """How many of these traces the store lacks; those that it has get their sums back.
+
+    A store adds up a trace's spans whenever some arrive. In SQLite, which locks no rows, it can do so beside the
+    root's arrival, and overwrite the sums that came with it by those of a part.
+    """
+    client, token, missing = mlflow.MlflowClient(), None, set(made)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found: set[str] = set()
-    while not trace_ids <= found:  # the latest come first
+    while missing:  # the latest come first
         page = client.search_traces(locations=experiments, max_results=500, page_token=token, include_spans=False)
-        found |= {trace.info.trace_id for trace in page}
+        for info in (trace.info for trace in page if trace.info.trace_id in missing):
+            missing.discard(info.trace_id)
+            stored = {name: json.loads(info.trace_metadata.get(name) or "{}") for name in made[info.trace_id]}
+            if any(stored[name] | json.loads(sums) != stored[name] for name, sums in made[info.trace_id].items()):
+                info.trace_metadata.update(made[info.trace_id])
+                TracingClient().start_trace(info)
         token = page.token
         if not token:
             break
-    return found
+    return len(missing)
 
 
 def _refuse_other_threads() -> None:

@@ -22,22 +22,24 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import is_secret, mask, secret_values
 from moa_dspy.strategies import Strategy, Verdict
-from moa_dspy.tracking.watch import BLOCK, Watch, metadata_of
+from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
 from moa_dspy.usage import LMCall, call_of
 from moa_dspy.values import to_jsonable
 
 __all__ = ["Spans"]
 
 _INSIDE = (dspy.Predict, dspy.ChainOfThought, Strategy)  # what an agent runs: it says no more than the agent's span
+_KEPT = 10_000  # traces whose sums are remembered until they are flushed
 
 
 @dataclass
 class _Trace:
-    """A trace under way: the calls whose tokens and cost are its own."""
+    """A trace under way: the calls whose tokens and cost are its own, and what else its mixture says of it."""
 
     root: str
     watch: Watch | None
     calls: list[LMCall] = field(default_factory=list)
+    linked: dict[str, Any] = field(default_factory=dict)
 
 
 class Spans(MlflowCallback):
@@ -46,22 +48,25 @@ class Spans(MlflowCallback):
     It is one of MLflow's kind, so that `mlflow.dspy.autolog()` finds that there is one.
 
     Args:
+        is_full: Make spans of what adapters format and parse, too.
         log_traces_from_compile: Trace what optimizers try, too.
 
     Attributes:
-        trace_ids: Of the traces made.
-        keeps_answers: Whether to remember in `answered` which trace a prediction is of.
+        made: Of the traces made, by id: what each took, as MLflow's metadata says it.
+        answered: Which trace a prediction is of, by the prediction's id; filled while `keeps_answers`.
     """
 
-    def __init__(self, log_traces_from_compile: bool) -> None:
+    def __init__(self, is_full: bool, log_traces_from_compile: bool) -> None:
         super().__init__()
         self.log_traces_from_compile = log_traces_from_compile
-        self.trace_ids: set[str] = set()
+        self.made: dict[str, dict[str, str]] = {}
         self.answered: dict[int, tuple[Any, str]] = {}
         self.keeps_answers = False
+        self._is_full = is_full
         self._open: dict[str, tuple[AbstractContextManager[Any], Any]] = {}
         self._traces: dict[str, _Trace] = {}
         self._lms: dict[str, Any] = {}
+        self._own: set[str] = set()  # spans, until they end
         self._lm_spans: deque[str] = deque(maxlen=1000)
         self._secrets = _Secrets()
 
@@ -73,7 +78,10 @@ class Spans(MlflowCallback):
         if isinstance(instance, MoA):
             self._secrets.learn(lm for agent in instance.agents for lm in agent.lms)
             watch = next((callback for callback in instance.callbacks if isinstance(callback, Watch)), None)
-            self._start(call_id, f"{type(instance).__name__} ({instance.strategy.name})", "CHAIN", given, watch=watch)
+            name = f"{type(instance).__name__} ({instance.strategy.name})"
+            trace = self._start(call_id, name, "CHAIN", given, watch=watch)
+            if trace is not None:
+                trace.linked = links.get(instance, {})
         elif isinstance(instance, Agent):
             place, case = _place(instance, callers), given.get("case")
             # A strategy is shown the whole case: its proposals stand in the spans beside.
@@ -91,7 +99,9 @@ class Spans(MlflowCallback):
         trace = self._traces.get(span.trace_id)
         if trace is not None and trace.root == call_id:
             del self._traces[span.trace_id]
-            _describe_trace(trace, metadata)
+            self.made[span.trace_id] = _describe_trace(trace, metadata)
+            if len(self.made) > _KEPT:
+                self.made.pop(next(iter(self.made)), None)
             if self.keeps_answers:
                 self.answered[id(outputs)] = (outputs, span.trace_id)  # held, so that no other gets its id
         self._end(call_id, outputs, exception)
@@ -107,7 +117,7 @@ class Spans(MlflowCallback):
         known = {name: value for name, value in attributes.items() if value is not None}
         given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
         given.pop("kwargs", None)
-        self._start(call_id, instance.model, "CHAT_MODEL", given, self._secrets.mask(known))
+        self._start(call_id, instance.model, "CHAT_MODEL", given, self._secrets.mask(to_jsonable(known)))
         if call_id in self._open:
             self._lms[call_id] = instance
             self._lm_spans.append(self._open[call_id][1].span_id)
@@ -117,7 +127,8 @@ class Spans(MlflowCallback):
             return
         span, call = self._open[call_id][1], _find_call(self._lms.pop(call_id), outputs)
         if call is not None and (call.prompt_tokens or call.completion_tokens):
-            span.set_attributes(_usage(call))
+            cost = {} if call.cost_usd is None else {SpanAttributeKey.LLM_COST: _cost(call)}
+            span.set_attributes({SpanAttributeKey.CHAT_USAGE: _tokens(call), **cost})
             if span.trace_id in self._traces:
                 self._traces[span.trace_id].calls.append(call)
         elif call is not None:
@@ -127,17 +138,19 @@ class Spans(MlflowCallback):
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._start(call_id, f"Tool.{instance.name}", "TOOL", inputs.get("kwargs", {}))
 
-    def on_tool_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        self._end(call_id, outputs, exception)
+    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if self._is_full:
+            self._start(call_id, f"{type(instance).__name__}.format", "PARSER", inputs)
 
-    def on_nothing(self, *args: Any, **kwargs: Any) -> None:
-        """What adapters format and parse stands in the LM's span, and an evaluation is a tracked block."""
-
-    on_adapter_format_start = on_adapter_parse_start = on_evaluate_start = on_nothing
-    on_adapter_format_end = on_adapter_parse_end = on_evaluate_end = on_nothing
+    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        if self._is_full:
+            self._start(call_id, f"{type(instance).__name__}.parse", "PARSER", inputs)
 
     def process(self, span: Any) -> None:
-        """Take secrets out of any span before it is stored, and usage that is counted already."""
+        """Take secrets out of a span of somebody else's before it is stored, and usage that is counted already."""
+        if span.span_id in self._own:  # they went in without
+            self._own.discard(span.span_id)
+            return
         for name, value in span.attributes.items():
             shown = self._secrets.mask(value, name)
             if shown != value:
@@ -154,47 +167,65 @@ class Spans(MlflowCallback):
         inputs: Any,
         attributes: Mapping[str, Any] | None = None,
         watch: Watch | None = None,
-    ) -> None:
+    ) -> _Trace | None:
+        """Start a span; gives the trace, should that begin here."""
         watch = dspy.settings.get(BLOCK) or watch
         if watch is not None and watch.is_compiling and not self.log_traces_from_compile:
-            return
+            return None
         manager = mlflow.start_span(name=name, span_type=kind, attributes=dict(attributes or {}))
         span = manager.__enter__()
         self._open[call_id] = manager, span
-        span.set_inputs(to_jsonable(inputs))
-        if span.parent_id is None:
-            self._traces[span.trace_id] = _Trace(call_id, watch)
-            self.trace_ids.add(span.trace_id)
+        self._own.add(span.span_id)
+        span.set_inputs(self._secrets.mask(to_jsonable(inputs)))
+        if span.parent_id is not None:
+            return None
+        self._traces[span.trace_id] = _Trace(call_id, watch)
+        return self._traces[span.trace_id]
 
-    def _end(self, call_id: str, outputs: Any, exception: Any) -> None:
+    def _end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
         if call_id not in self._open:
             return
         manager, span = self._open.pop(call_id)
-        if span.parent_id is not None and span.trace_id in self.trace_ids and span.trace_id not in self._traces:
+        if span.trace_id in self.made and span.parent_id is not None:
             span.set_attribute("moa.late", True)  # it was abandoned: the answer was made without it
         if exception is not None:
             span.record_exception(self._secrets.mask_error(exception))
         else:
             said = outputs.outputs if isinstance(outputs, Verdict) else outputs
-            span.set_outputs(to_jsonable(said.toDict() if isinstance(said, dspy.Prediction) else said))
+            said = to_jsonable(said.toDict() if isinstance(said, dspy.Prediction) else said)
+            span.set_outputs(self._secrets.mask(said))
         manager.__exit__(None, None, None)
 
+    on_tool_end = on_adapter_format_end = on_adapter_parse_end = _end
 
-def _describe_trace(trace: _Trace, metadata: MoAMetadata | None) -> None:
-    """Say of the trace under way what it cost, and whose it is."""
+
+def _describe_trace(trace: _Trace, metadata: MoAMetadata | None) -> dict[str, str]:
+    """Say of the trace under way what it took, and whose it is; gives the former.
+
+    MLflow's server adds up what has arrived, which can lack the last spans: the sums go with the root.
+    """
     made = trace.calls if metadata is None else metadata.calls
     billed = [call for call in made if call.prompt_tokens or call.completion_tokens]
-    costs = [_cost(call) for call in billed if call.cost_usd is not None]
-    tags = {"moa.unpriced_calls": str(len(billed) - len(costs))}
+    priced = [call for call in billed if call.cost_usd is not None]
+    sums = {}
+    if billed:
+        sums[TraceMetadataKey.TOKEN_USAGE] = _add([_tokens(call) for call in billed])
+    if priced:
+        costs = [_cost(call) for call in priced]
+        shared = set.intersection(*map(set, costs))
+        sums[TraceMetadataKey.COST] = _add([{kind: cost[kind] for kind in cost if kind in shared} for cost in costs])
+    tags = {"moa.unpriced_calls": str(len(billed) - len(priced)), **trace.linked.get("tags", {})}
     if metadata is not None:
         tags |= {"moa.strategy": metadata.strategy, "moa.degraded": str(metadata.degraded).lower()}
-    about = {}
-    if costs:  # MLflow's server adds up what has arrived, which can lack the last spans: this goes with the root
-        kinds = [kind for kind in _COSTS if all(kind in cost for cost in costs)]
-        about[TraceMetadataKey.COST] = json.dumps({kind: sum(cost[kind] for cost in costs) for kind in kinds})
-    if trace.watch is not None and trace.watch.run_id is not None:
-        about[TraceMetadataKey.SOURCE_RUN] = trace.watch.run_id
-    mlflow.update_current_trace(tags=tags, metadata=about)
+    run_id = None if trace.watch is None else trace.watch.run_id
+    about = sums if run_id is None else {**sums, TraceMetadataKey.SOURCE_RUN: run_id}
+    mlflow.update_current_trace(tags=tags, metadata=about, model_id=trace.linked.get("model_id"))
+    return sums
+
+
+def _add(parts: list[dict[str, float]]) -> str:
+    """The sums by name, as JSON."""
+    return json.dumps({name: sum(part.get(name, 0) for part in parts) for part in parts for name in part})
 
 
 def _place(agent: Agent, callers: list[Any]) -> dict[str, Any]:
@@ -241,16 +272,14 @@ def _find_call(lm: Any, outputs: Any) -> LMCall | None:
     return call
 
 
-def _usage(call: LMCall) -> dict[str, Any]:
-    """Tokens and cost as MLflow's pages read them; a cost that is not known stays absent."""
-    usage = {
+def _tokens(call: LMCall) -> dict[str, float]:
+    """Tokens as MLflow's pages read them."""
+    return {
         TokenUsageKey.INPUT_TOKENS: call.prompt_tokens,
         TokenUsageKey.OUTPUT_TOKENS: call.completion_tokens,
         TokenUsageKey.TOTAL_TOKENS: call.prompt_tokens + call.completion_tokens,
         **({TokenUsageKey.CACHE_READ_INPUT_TOKENS: call.cached_tokens} if call.cached_tokens else {}),
     }
-    cost = {} if call.cost_usd is None else {SpanAttributeKey.LLM_COST: _cost(call)}
-    return {SpanAttributeKey.CHAT_USAGE: usage, **cost}
 
 
 _COSTS = (CostKey.INPUT_COST, CostKey.OUTPUT_COST, CostKey.TOTAL_COST)
@@ -274,12 +303,17 @@ def _prices(model: str) -> tuple[float, float]:
     return float(info.get("input_cost_per_token") or 0.0), float(info.get("output_cost_per_token") or 0.0)
 
 
+_is_secret = lru_cache(maxsize=4096)(is_secret)
+
+
 class _Secrets:
     """The secrets of the LMs seen so far: looking for them anew in each span would take its time."""
 
     def __init__(self) -> None:
         self._values: list[str] = []  # the longest first
         self._learned: set[int] = set()
+        # A question and a system prompt stand in many spans.
+        self._mask = lru_cache(maxsize=512)(lambda text: mask(text, self._values))
 
     def learn(self, lms: Iterable[Any]) -> None:
         """Know the secrets of these LMs from now on."""
@@ -287,15 +321,16 @@ class _Secrets:
         if not new.keys() <= self._learned:
             self._learned.update(new)
             self._values = sorted({*self._values, *secret_values(*new.values())}, key=len, reverse=True)
+            self._mask.cache_clear()
 
     def mask(self, value: Any, name: str = "") -> Any:
         """A copy of JSON data without secrets, at any depth."""
-        if isinstance(value, (str, dict, list)) and is_secret(name):
+        if name and isinstance(value, (str, dict, list)) and _is_secret(name):
             return "***"
         if isinstance(value, str):
-            return mask(value, self._values)
+            return self._mask(value)
         if isinstance(value, dict):
-            return {key: self.mask(item, key) for key, item in value.items()}
+            return {key: self.mask(item, str(key)) for key, item in value.items()}
         return [self.mask(item) for item in value] if isinstance(value, list) else value
 
     def mask_error(self, error: BaseException) -> Exception:

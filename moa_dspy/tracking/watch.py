@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 import dspy
 
@@ -14,10 +15,13 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
 from moa_dspy.usage import METER, LMCall, Meter
 
-__all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "metadata_of", "mixtures_in"]
+__all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "links", "metadata_of", "mixtures_in"]
 
 # Among DSPy's settings: the watch of the block around.
 BLOCK: Final = "moa_dspy_block"
+
+# What traces of a mixture are linked to: `tags` and `model_id`, as `mlflow.update_current_trace` takes them.
+links: WeakKeyDictionary[MoA, dict[str, Any]] = WeakKeyDictionary()
 
 _KEPT = 5000  # answers whose proposals are kept
 _PROGRAM, _OPTIMIZER = "program", "optimizer"  # who asked, where no agent did

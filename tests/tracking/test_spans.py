@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import mlflow
 import pytest
+from mlflow.tracing.client import TracingClient
 from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, both_ways, cast, mixture, says
 from support.openai_server import OpenAIServer, Reply, Tokens
@@ -79,11 +80,32 @@ def test_tokens_and_costs_are_exact_side_by_side(ask: Any) -> None:
         moa = MoA(QA, [priced(served), priced(served, temperature=0.5)], priced(served))
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda number: ask(moa, question=str(number)), range(8)))
-    # Of the spans: the trace's own sum is MLflow's, whose store can lose the last of them under load.
-    billed = [[span for span in one.data.spans if span.span_type == "CHAT_MODEL"] for one in traces()]
-    tokens = [sum(span.attributes["mlflow.chat.tokenUsage"]["total_tokens"] for span in spans) for spans in billed]
-    costs = [sum(span.attributes["mlflow.llm.cost"]["total_cost"] for span in spans) for spans in billed]
-    assert (tokens, costs) == ([3300] * 8, [pytest.approx(3 * COST)] * 8)
+    found = traces()
+    assert [one.info.token_usage["total_tokens"] for one in found] == [3300] * 8
+    assert [one.info.cost["total_cost"] for one in found] == [pytest.approx(3 * COST)] * 8
+
+
+def test_a_sum_that_was_overwritten_is_mended() -> None:
+    with provider() as served:
+        MoA(QA, [priced(served)], priced(served))(question="?")
+    mlflow.flush_trace_async_logging()
+    [info] = [one.info for one in mlflow.search_traces(return_type="list")]
+    lacking = {"mlflow.trace.cost": '{"total_cost": 0.1}', "mlflow.trace.tokenUsage": '{"input_tokens": 1}'}
+    info.trace_metadata.update(lacking)
+    TracingClient().start_trace(info)
+    mended = trace().info
+    assert (mended.token_usage["total_tokens"], mended.cost["total_cost"]) == (2200, pytest.approx(2 * COST))
+    assert mended.tags["moa.strategy"] == "synthesis"
+
+
+def test_all_details_if_asked() -> None:
+    moa_dspy.autolog(detail="full")
+    mixture(cast("a", "judge"))(question="?")
+    details = [span.name for span in trace().data.spans if span.span_type == "PARSER"]
+    assert sorted(details) == ["ChatAdapter.format", "ChatAdapter.format", "ChatAdapter.parse", "ChatAdapter.parse"]
+    wrong: Any = "most"
+    with pytest.raises(ValueError, match="There are 'roles' and 'full'"):
+        moa_dspy.autolog(detail=wrong)
 
 
 def test_a_calls_cost_has_its_parts() -> None:
