@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,7 @@ from moa_dspy.cli.output import (
     INTERRUPTED,
     Progress,
     Stopped,
+    complain,
     console,
     cost_of,
     harmless,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HELP", "run"]
 
+_SHOWN = 8  # causes of failures
+
 HELP = """Answer a file of questions into a file of answers, resumable after a kill at any moment.
 
 QUESTIONS is JSONL (one object a line), a JSON array, CSV or TSV with a header, or Parquet, by its ending; - reads \
@@ -55,17 +58,19 @@ moa-dspy run questions.jsonl -o answers.jsonl --preset budget \\
 moa-dspy data sample | moa-dspy run - --out - | jq .outputs.answer
 
 [bold]Resume[/bold]: give the same command again. What is answered stays, the rest is asked, and so is what failed \
-or whose inputs were edited. Without an "id" a question is known by its inputs, wherever it stands. Several processes \
+or whose inputs were edited; with --retry-degraded also what was answered while a model was missing. Who failed is \
+asked past DSPy's cache. Other addresses, timeouts, limits and prices change nothing; without an "id" a question is \
+known by its inputs, wherever it stands. Several processes \
 may fill one file.
 
 [bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
 
-[bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), first_error, \
-agreement, usage (calls, tokens, cost_usd), seconds, interrupted.
+[bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), troubles (who, \
+error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted, stopped.
 
 [bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
 
-Exit status: 0 all answered, 1 some failed, 2 bad input, 130 interrupted.
+Exit status: 0 all answered, 1 some failed or stopped, 2 bad input, 130 interrupted.
 """
 
 
@@ -84,6 +89,13 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Keep ANSWERS of another mixture and ask the rest with this one.")
     ] = False,
+    max_failures: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Stop after so many failures; else after 20 without an answer."),
+    ] = None,
+    retry_degraded: Annotated[
+        bool, typer.Option("--retry-degraded", help="Ask again what was answered while a model was missing.")
+    ] = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
     verbose: options.Verbose = None,
@@ -93,11 +105,12 @@ def run(
     if to_stdout and as_json:
         raise ValueError("--out - and --json would both write to stdout. Give --out a file, or leave --json out.")
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}
     with tracking(mlflow, moa, "run"):
         if to_stdout:
-            summary = _print_answers(moa, questions, concurrency)
+            summary = _print_answers(moa, questions, **settings)
         else:
-            summary = _record(moa, questions, out, concurrency, force)
+            summary = _record(moa, questions, out, force=force, retry_degraded=retry_degraded, **settings)
     if as_json:
         print_json(summary.model_dump())
     else:
@@ -105,22 +118,23 @@ def run(
         models = [agent.model for agent in moa.agents]
         here.print(table(["", ""], [(harmless(name, "dim"), text) for name, text in _lines(summary, models)]))
         again = [*(["what failed"] if summary.failed else []), *(["what is left"] if summary.left else [])]
+        if summary.stopped is not None:
+            complain(f"Stopped: {summary.stopped}")
         if again and not to_stdout:
             note(f"What was answered is in {out}. The same command again asks {' and '.join(again)}.")
         elif not to_stdout:
             here.print(harmless(f"All answers are in {out}.", "green"), soft_wrap=True)
-    raise typer.Exit(INTERRUPTED if summary.interrupted else FAILED if summary.failed else 0)
+    raise typer.Exit(INTERRUPTED if summary.interrupted else FAILED if summary.failed or summary.stopped else 0)
 
 
 def _record(
     moa: MoA,
     questions: Path,
     out: Path,
-    concurrency: int,
-    force: bool = False,
     deliver: Callable[[Row], object] | None = None,
+    **settings: Any,
 ) -> Summary:
-    from moa_dspy.recording import RecordingInterrupted, record
+    from moa_dspy.recording import RecordingInterrupted, RecordingStopped, record
 
     found: list[Summary] = []
 
@@ -134,10 +148,10 @@ def _record(
 
     try:
         with quietly(), Progress("asking") as update:
-            record(moa, questions, out, concurrency=concurrency, force=force, on_row=on_row)
-    except RecordingInterrupted as stop:
+            record(moa, questions, out, on_row=on_row, **settings)
+    except (RecordingInterrupted, RecordingStopped) as stop:
         return stop.summary
-    except (ValueError, OSError) as error:
+    except Exception as error:
         if not found:
             raise
         raise Stopped(f"{error} What came until then is in {out}.") from error
@@ -146,7 +160,7 @@ def _record(
     return found[0]
 
 
-def _print_answers(moa: MoA, questions: Path, concurrency: int) -> Summary:
+def _print_answers(moa: MoA, questions: Path, **settings: Any) -> Summary:
     """Answer on stdout; what was paid for is in a file beside, until all of it has gone out."""
     stdout = sys.stdout
     handle, name = tempfile.mkstemp(prefix="moa-answers-", suffix=".jsonl")
@@ -163,7 +177,7 @@ def _print_answers(moa: MoA, questions: Path, concurrency: int) -> Summary:
             signal.raise_signal(signal.SIGINT)  # as Ctrl-C does: the questions under way finish, and are kept
 
     try:
-        summary = _record(moa, questions, kept, concurrency, deliver=deliver)
+        summary = _record(moa, questions, kept, deliver, **settings)
     except BaseException:
         if not kept.stat().st_size:
             kept.unlink()
@@ -187,7 +201,9 @@ def _lines(summary: Summary, models: Iterable[str | None]) -> Iterator[tuple[str
         yield "left", f"{summary.left:,}"
     if summary.failed:
         yield "failed", f"{summary.failed:,}"
-        yield "first error", harmless(summary.first_error, length=500)
+    for trouble in sorted(summary.troubles, key=lambda trouble: -trouble.count)[:_SHOWN]:
+        text = f"{trouble.count:,} x {trouble.error}: {' '.join(trouble.message.split())}"
+        yield harmless(trouble.who).plain, harmless(text, length=300)
     if summary.others:
         yield "others", f"{summary.others:,} in the file, whose questions are not among these: kept"
     if summary.agreement is not None:
@@ -196,4 +212,7 @@ def _lines(summary: Summary, models: Iterable[str | None]) -> Iterator[tuple[str
         cached = f", {usage.cache_hits:,} from the cache" if usage.cache_hits else ""
         yield "tokens", f"{usage.prompt_tokens:,} in, {usage.completion_tokens:,} out, {usage.calls:,} calls{cached}"
         yield "cost", cost_of(usage, models)
+    if summary.earlier_usage.calls:
+        total = usage + summary.earlier_usage
+        yield "in all", f"{total.calls:,} calls, cost {cost_of(total, models)}, earlier runs included"
     yield "seconds", f"{summary.seconds:.1f}"

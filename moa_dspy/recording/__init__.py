@@ -2,20 +2,22 @@
 
 from moa_dspy.recording.asking import name_strategies
 from moa_dspy.recording.files import is_recording
-from moa_dspy.recording.questions import Question, as_questions, read_questions
-from moa_dspy.recording.recorder import RecordingInterrupted, Summary, record
+from moa_dspy.recording.questions import as_questions, read_questions
+from moa_dspy.recording.recorder import record
 from moa_dspy.recording.recording import Recording
 from moa_dspy.recording.replay import replay
 from moa_dspy.recording.rows import RecordedVerdict, Row, RowError
+from moa_dspy.recording.summary import RecordingInterrupted, RecordingStopped, Summary, Trouble
 
 __all__ = [
-    "Question",
     "RecordedVerdict",
     "Recording",
     "RecordingInterrupted",
+    "RecordingStopped",
     "Row",
     "RowError",
     "Summary",
+    "Trouble",
     "as_questions",
     "is_recording",
     "name_strategies",

@@ -14,11 +14,11 @@ from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
 from moa_dspy.panel import failure_of
 from moa_dspy.proposers import as_aggregator
-from moa_dspy.recording.identity import aggregator_fingerprint, describe_changes, identity
-from moa_dspy.recording.questions import Question
+from moa_dspy.recording.identity import PANEL, aggregator_fingerprint, describe_changes, identity
 from moa_dspy.recording.replay import proposal_ids, replay, separate_verdict
-from moa_dspy.recording.rows import IMPORTED, RecordedVerdict, Row, RowError, is_outage
+from moa_dspy.recording.rows import IMPORTED, RecordedVerdict, Row, RowError, failures_of, is_outage
 from moa_dspy.results import Failure
+from moa_dspy.rollouts import resample
 from moa_dspy.secrets import redact
 from moa_dspy.strategies import Case, Strategy, Verdict, as_strategy
 from moa_dspy.usage import metered
@@ -36,9 +36,11 @@ class Asker:
         strategies: Sequence[str | Strategy] | None = None,
         others: Mapping[str, dspy.Module] | None = None,
         force: bool = False,
+        retry_degraded: bool = False,
     ) -> None:
         self.moa = moa
         self.force = force
+        self.retry_degraded = retry_degraded
         self.mixture = identity(moa)
         self.whole = strategies is None
         self.others = dict(others or {})
@@ -61,39 +63,39 @@ class Asker:
 
     def is_complete(self, row: Row | None) -> bool:
         """Whether a row holds all that was asked for, without a failure that another try may mend."""
-        if row is None or row.error is not None:
+        if row is None or row.error is not None or (self.retry_degraded and _is_degraded(row)):
             return False
         if self.whole:
             return row.outputs is not None and not self._has_changed(row)
         return self._has_proposals(row) and self._reusable(row).keys() >= self.by.keys()
 
-    def ask(self, question: Question, earlier: Row | None = None) -> Row:
-        """Ask a question; what an earlier row holds of it is not asked again."""
+    def ask(self, question: Row, earlier: Row | None = None) -> Row:
+        """Ask a question; what an earlier row holds is not asked again, and who failed is asked past the cache."""
+        failures = [] if earlier is None else list(failures_of(earlier))
+        failed = {failure.agent for failure in failures}
         recorded = earlier if earlier is not None and self._has_proposals(earlier) else None
+        if self.retry_degraded and any(failure.id is not None for failure in failures):
+            recorded = None
         verdicts = {} if earlier is None else self._reusable(earlier)
         row = self._start(question, recorded)
         # Nobody reads the trace of a recording, and it would keep ten thousand prompts in memory.
         with dspy.context(trace=None):
+            asked = _past_cache(self.moa, failed)
             if self.whole:
-                moa = self.moa if recorded is None else replay(self.moa, [recorded], ask_aggregator=True)
-                row.outputs = self._call(moa, row, question)
+                asked = asked if recorded is None else replay(asked, [recorded], ask_aggregator=True)
+                row.outputs = self._call(asked, row, question)
                 return row
             if recorded is None:  # a strategy's verdict is one on the proposals that it was made on
                 verdicts = {name: verdict for name, verdict in verdicts.items() if not verdict.by}
-                panels: Any = copy.copy(self.moa)
+                panels: Any = copy.copy(asked)
                 panels.aggregator = Agent(program=_ProposalsOnly(), name=self.moa.aggregator.name)
                 self._call(panels, row, question)
             row.verdicts = verdicts
-            self._decide(row, question)
+            self._decide(row, question, failed)
         return row
 
-    def _start(self, question: Question, recorded: Row | None) -> Row:
-        asked: dict[str, Any] = {
-            "id": question.id,
-            "inputs": question.given,
-            "gold": question.gold,
-            "extra": question.extra,
-        }
+    def _start(self, question: Row, recorded: Row | None) -> Row:
+        asked = {name: getattr(question, name) for name in ("id", "inputs", "gold", "extra")}
         if recorded is None:
             return Row(mixture=self.mixture, **asked)
         row = (recorded if self.whole else separate_verdict(recorded)).model_copy(update=asked)
@@ -101,11 +103,11 @@ class Asker:
         row.mixture, row.error = self.mixture, None
         return row
 
-    def _call(self, moa: MoA, row: Row, question: Question) -> dict[str, Any] | None:
+    def _call(self, moa: MoA, row: Row, question: Row) -> dict[str, Any] | None:
         """The mixture's answer; what happened is entered in the row."""
         outputs = None
         try:
-            prediction = moa(**question.inputs)
+            prediction = moa(**question.typed_inputs)
             outputs, account = dict(prediction.items()), prediction.metadata
         except Exception as error:
             message = redact(str(error), *(agent.lm for agent in self.moa.agents), dspy.settings.lm)
@@ -118,21 +120,22 @@ class Asker:
         row.stopped_early = account.stopped_early
         return outputs
 
-    def _decide(self, row: Row, question: Question) -> None:
+    def _decide(self, row: Row, question: Row, failed: Collection[str]) -> None:
         recorded: Any = replay(self.moa, [row], ask_aggregator=True)
         for name, aggregator in self.aggregators.items():
             if name not in row.verdicts and row.error is None:
-                recorded.aggregator = aggregator
-                row.verdicts[name] = decide(recorded, question.inputs, self.by[name])
+                recorded.aggregator = _uncached(aggregator) if aggregator.name in failed else aggregator
+                row.verdicts[name] = decide(recorded, question.typed_inputs, self.by[name])
         for name, module in self.others.items():
             if name not in row.verdicts:
-                row.verdicts[name] = self._ask_other(name, module, question)
+                asked = _uncached(module) if name in failed and isinstance(module, Agent) else module
+                row.verdicts[name] = self._ask_other(name, asked, question)
 
-    def _ask_other(self, name: str, module: dspy.Module, question: Question) -> RecordedVerdict:
+    def _ask_other(self, name: str, module: dspy.Module, question: Row) -> RecordedVerdict:
         started, failed, outputs = time.perf_counter(), None, None
         with metered(name) as meter:
             try:
-                outputs = typed_outputs(module(**question.inputs), self.moa.signature)
+                outputs = typed_outputs(module(**question.typed_inputs), self.moa.signature)
             except Exception as error:
                 failed = Failure(agent=name, error=type(error).__name__, message=redact(str(error))[:500])
         seconds = time.perf_counter() - started
@@ -144,7 +147,7 @@ class Asker:
     def _has_proposals(self, row: Row) -> bool:
         """Whether a row holds the proposals that this mixture's panels would be asked for."""
         is_known = self.force or row.mixture == IMPORTED
-        if not is_known and describe_changes(row.mixture, self.mixture, ("task", "panel")):
+        if not is_known and describe_changes(row.mixture, self.mixture, PANEL):
             return False
         for panel in self.moa.panels:
             wanted = set(proposal_ids(panel))
@@ -164,6 +167,34 @@ class Asker:
             for name, verdict in verdicts.items()
             if name not in self.by or (verdict.failure is None and verdict.by == self.by[name])
         }
+
+
+def _is_degraded(row: Row) -> bool:
+    return row.degraded or any(True for _ in failures_of(row))
+
+
+def _past_cache(moa: MoA, agents: Collection[str]) -> MoA:
+    """The mixture, these agents of which DSPy's cache does not answer: it may hold what could not be read."""
+    if not agents:
+        return moa
+    fresh: Any = copy.copy(moa)
+    for place, panel in zip(moa.panel_names, moa.panels, strict=True):
+        copied = copy.copy(panel)
+        for agent in panel.agents:
+            if agent.name in agents:
+                setattr(copied, agent.name, _uncached(agent))
+        setattr(fresh, place, copied)
+    if moa.aggregator.name in agents:
+        fresh.aggregator = _uncached(moa.aggregator)
+    return fresh
+
+
+def _uncached(agent: Agent) -> Agent:
+    lm = agent.lm or (dspy.settings.lm if agent.asks_ambient_lm else None)
+    fresh = agent if agent.program is None else agent.with_program(agent.program)
+    if lm is not None:
+        fresh.lm = resample(lm, None, cache=False)
+    return fresh
 
 
 def decide(moa: MoA, inputs: Mapping[str, Any], by: str) -> RecordedVerdict:

@@ -1,18 +1,25 @@
-"""The file of a recording: one row a line, whole or not at all, whenever a process dies, also while others write it."""
+"""The file of a recording: one row a line, whole or not at all, whenever a process dies, also while others write it.
+
+There is no line beside the rows: each begins with the format and with who was asked (the fingerprints of task, models,
+settings and prompts), so that the first one says what the file is, and pandas and jq find nothing but rows.
+"""
 
 from __future__ import annotations
 
 import io
 import logging
 import os
+import re
+import struct
+import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from moa_dspy.files import drafting
 from moa_dspy.recording.rows import FORMAT, Row
 from moa_dspy.values import hash_of
 
@@ -26,6 +33,7 @@ __all__ = ["RecordingFile", "is_recording", "read_rows"]
 logger = logging.getLogger(__name__)
 
 _OPENING = b'{"recording": '
+_HEADER = re.compile(_OPENING + rb'\d+, "mixture": "[^"]*", ')
 _CLAIMS = 1 << 61
 
 
@@ -53,9 +61,10 @@ def is_recording(path: str | Path) -> bool:
 class RecordingFile:
     """The rows of a recording while it is made: the last row of an id counts.
 
-    Every row is one write, flushed to the disk. Several processes may append to one file: each question that
-    one of them is asking is claimed by a lock on the file itself, which ends with the process, so that no other
-    asks it meanwhile; no file beside it is needed.
+    Every row is one write, flushed to the disk. Several writers may append to one file: each question that one of
+    them is asking is claimed by a lock on the file itself, which ends with the process, so that no other asks it
+    meanwhile. Before each write the file is looked at: if it is no longer what it was, or cannot be written, `failure`
+    says so, nothing more is written to it, and at the end what is not in it goes into a file beside it.
 
     Args:
         path: The file; made if it is not there. None keeps the rows in memory alone.
@@ -71,76 +80,46 @@ class RecordingFile:
         if self.path is not None and self.path.exists() and not self.path.is_file():
             raise ValueError(f"{path} is no regular file, so a recording could not be resumed. Write to a file.")
         self.rows: dict[str, Row] = {}
+        self.failure: Exception | None = None
         self._file: Any = None
         self._writing = threading.Lock()
+        self._unwritten: list[Row] = []
         self._read = 0  # bytes whose rows are known
+        self._end = 0  # bytes that were there when we looked last
 
     def __enter__(self) -> RecordingFile:
         if self.path is not None:
             self._file = _open(self.path)
             try:
-                self.refresh()
+                self._look()
             except BaseException:
                 self._file.close()
                 raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._file is not None:
-            with self._writing:
+        with self._writing:
+            if self._file is not None:
                 self._file.close()
 
     def refresh(self) -> None:
         """Read what other processes have added."""
-        if self._file is None:
-            return
         with self._writing:
-            if os.fstat(self._file.fileno()).st_size <= self._read:
-                return
-            self._file.seek(self._read)
-            content = self._file.read()
-            # Another process may be in the middle of the last line: it is read again when it is whole.
-            whole = content[: content.rfind(b"\n") + 1]
-            for row in _parse(io.BytesIO(whole if self._read else content), self.path):
-                self._enter(row)
-            self._read += len(whole)
+            self._attempt(self._look)
 
     def claim(self, key: str) -> bool:
-        """Whether the question of this key is ours to ask: no other process is asking it."""
-        if self._file is None or fcntl is None:
-            return True
-        try:
-            # A byte far beyond the end stands for the question: on POSIX, any range of a file can be locked.
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIMS + int(hash_of(key, 12), 16))
-        except OSError:
-            return False
-        return True
+        """Whether the question of this key is ours to ask: nobody else is asking it."""
+        return self._file is None or fcntl is None or _claim(self._file, int(hash_of(key, 12), 16))
 
     def append(self, row: Row) -> None:
-        """Keep a row; when this returns it is on the disk.
-
-        Raises:
-            OSError: If it could not be written, or the file was replaced by another one meanwhile.
-            ValueError: If the file was closed.
-        """
-        if self._file is None:
-            return self._enter(row)
-        line = row.line()
+        """Keep a row; when this returns it is on the disk, or `failure` says why it is not."""
         with self._writing:
-            _check_in_place(self.path, self._file)
-            if self._file.seek(0, os.SEEK_END):
-                self._file.seek(-1, os.SEEK_END)
-                if self._file.read(1) != b"\n":
-                    line = b"\n" + line  # what a killed process left unfinished becomes a line of its own
-            left = line
-            while left:
-                left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
             self._enter(row)
-            if self._file.tell() == self._read + len(line):  # else others have written too, which is still to be read
-                self._read += len(line)
+            if self._file is not None:
+                self._unwritten.append(row)
+                self._attempt(self._write)
 
-    def sort(self, keys: Sequence[str]) -> int:
+    def finish(self, keys: Sequence[str]) -> int:
         """Put the rows into the order of these keys, the others after them; ends the writing.
 
         Where another process is writing too, the file stays as it is; readers take the last row of each id anyway.
@@ -148,21 +127,109 @@ class RecordingFile:
         Returns:
             How many others there are.
         """
-        wanted = {key: self.rows[key] for key in keys if key in self.rows}
-        others = {key: row for key, row in self.rows.items() if key not in wanted}
-        self.rows = wanted | others
-        if self._file is not None and _lock(self._file):
-            content = b"".join(row.line() for row in self.rows.values())
-            with self._writing:
-                self._file.seek(0)
-                if self._file.read() != content:
-                    _check_in_place(self.path, self._file)
-                    _replace(self.path, content)
-        return len(others)
+        with self._writing:
+            self._attempt(lambda: self._sort(keys))
+            if self.failure is not None:
+                self.failure = OSError(f"{self.failure} {self._rescue()}")
+            self.rows = _in_order(self.rows, keys)
+            return len(self.rows.keys() - set(keys))
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        if self.failure is None and self._file is not None:
+            try:
+                work()
+            except (OSError, ValueError) as error:
+                self.failure = error
+
+    def _look(self) -> None:
+        """Check that the file is what it was, and read what was added."""
+        size = _size_in_place(self.path, self._file)
+        if size < self._end:
+            raise OSError(f"{self.path} was cut short while it was written, by {self._end - size} bytes.")
+        self._end = size
+        if size > self._read:
+            self._file.seek(self._read)
+            content = self._file.read(size - self._read)
+            # Another process may be in the middle of the last line: it is read again when it is whole.
+            whole = content[: content.rfind(b"\n") + 1]
+            for row in _parse(io.BytesIO(whole if self._read else content), self.path, self._read == 0):
+                self._enter(row)
+            self._read += len(whole)
+
+    def _write(self) -> None:
+        """Write what is not written yet."""
+        while self._unwritten:
+            self._look()
+            row = self._unwritten[0]
+            self._enter(row)  # over what others may have written of this question
+            line = row.line()
+            if self._end:
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    line = b"\n" + line  # what a killed process left unfinished becomes a line of its own
+            left = line
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+            if self._file.tell() == self._read + len(line):  # else others have written too, which is still to be read
+                self._read += len(line)
+            self._end = self._file.tell()
+            del self._unwritten[0]
+
+    def _rescue(self) -> str:
+        """Keep what is not in the file: in it after all, beside it, or wherever there is room; says where."""
+        path: Any = self.path
+        with suppress(OSError, ValueError):
+            self._look()
+            self._write()
+        written = set(path.read_bytes().splitlines(keepends=True)) if path.is_file() else set()
+        lost = [line for line in (row.line() for row in self.rows.values()) if line not in written]
+        if not lost:
+            return f"What came is in {path}."
+        for folder in (path.parent, Path(tempfile.gettempdir())):
+            with (
+                suppress(OSError),
+                tempfile.NamedTemporaryFile(
+                    "wb", prefix=f"{path.stem}-rescued-", suffix=".jsonl", dir=folder, delete=False
+                ) as file,
+            ):
+                try:
+                    file.writelines(lost)
+                    file.flush()
+                    os.fsync(file.fileno())
+                except OSError:
+                    os.unlink(file.name)
+                    raise
+                return f"What is not in it, {len(lost)} answers, is in {file.name}: append that to go on from there."
+        return f"{len(lost)} answers could be written nowhere: they are on the error, as `recording`."
+
+    def _sort(self, keys: Sequence[str]) -> None:
+        self._look()
+        if not _lock(self._file):
+            return
+        path: Any = self.path
+        self._file.seek(0)
+        there = self._file.read()
+        rows = {str(row.id): row for row in _parse(io.BytesIO(there), path)}  # also as somebody has edited them
+        if lost := self.rows.keys() - rows.keys():
+            raise OSError(f"{len(lost)} rows were taken out of {path} while it was written.")
+        content = b"".join(row.line() for row in _in_order(rows, keys).values())
+        draft = path.with_name(f".{path.name}.sorting")
+        try:
+            _remove_draft(draft)  # that a kill has left
+            if content != there and os.fstat(self._file.fileno()).st_nlink == 1:
+                _replace(path, content, draft)
+        except OSError as error:
+            logger.warning("%s is whole, but stays in the order in which the answers came: %s", path, error)
+            _remove_draft(draft)
 
     def _enter(self, row: Row) -> None:
         self.rows.pop(str(row.id), None)  # a question that was asked again stands where it was asked last
         self.rows[str(row.id)] = row
+
+
+def _in_order(rows: dict[str, Row], keys: Sequence[str]) -> dict[str, Row]:
+    return {key: rows[key] for key in keys if key in rows} | rows
 
 
 def _open(path: Path) -> Any:
@@ -171,9 +238,11 @@ def _open(path: Path) -> Any:
         file = open(path, "a+b", buffering=0)  # noqa: SIM115
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_SH)  # waits for another process that puts its rows into order
-        if _is_in_place(path, file):
+        try:
+            _size_in_place(path, file)
             return file
-        file.close()
+        except OSError:
+            file.close()
 
 
 def _lock(file: Any) -> bool:
@@ -186,42 +255,66 @@ def _lock(file: Any) -> bool:
     return True
 
 
-def _is_in_place(path: Path, file: Any) -> bool:
+def _claim(file: Any, number: int) -> bool:
+    """Lock a byte far beyond the end, which stands for a question."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(file.fileno()))
-    except FileNotFoundError:
+        if hasattr(fcntl, "F_OFD_SETLK"):
+            # The lock of this open file: POSIX's own would let in other threads, and end as soon as any of them
+            # closes the same file.
+            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _CLAIMS + number, 1, 0)
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
+        else:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIMS + number)
+    except OSError:
         return False
+    return True
 
 
-def _check_in_place(path: Any, file: Any) -> None:
-    if not _is_in_place(path, file):
-        raise OSError(f"{path} was removed or replaced while it was written: what came after is not in it.")
+def _size_in_place(path: Any, file: Any) -> int:
+    """The size of an open file, if its path still leads to it."""
+    mine = os.fstat(file.fileno())
+    try:
+        is_there = os.path.samestat(os.stat(path), mine)
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        raise OSError(f"{path} was removed or replaced while it was written.")
+    return mine.st_size
 
 
-def _replace(path: Any, content: bytes) -> None:
-    with drafting(path) as draft:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, os.stat(path).st_mode & 0o777)
-        os.replace(draft, path)
+def _replace(path: Path, content: bytes, draft: Path) -> None:
+    with open(draft, "xb") as file:
+        os.fchmod(file.fileno(), os.stat(path).st_mode & 0o777)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
 
 
-def _parse(file: Any, path: Any) -> Iterator[Row]:
+def _remove_draft(draft: Path) -> None:
+    if draft.is_file() and (is_recording(draft) or not draft.stat().st_size):
+        draft.unlink()
+
+
+def _parse(file: Iterable[bytes], path: Any, from_start: bool = True) -> Iterator[Row]:
     """The rows of lines; blank lines and what a kill cut short are passed over."""
     for number, line in enumerate(file, start=1):
         if not line.strip():
             continue
         try:
-            row = Row.model_validate_json(line)
+            row = Row.model_validate_json(line.rstrip(b"\n"))
         except ValidationError as error:
             problem = error.errors(include_input=False)[0]
-            is_start = line.startswith(_OPENING) or _OPENING.startswith(line.rstrip(b"\n"))
-            if is_start and problem["type"] == "json_invalid":
+            # Ours is what begins as a row does and ends too early; the first line must also say whose it is.
+            is_ours = line.startswith(_OPENING) or _OPENING.startswith(line.rstrip(b"\n"))
+            if number == 1 and from_start:
+                is_ours = _HEADER.match(line) is not None
+            if is_ours and "EOF" in problem["msg"]:
                 logger.warning("Line %d of %s was cut short by a kill, and is left out.", number, path)
                 continue
             where = "".join(f"{place}: " for place in problem["loc"])
+            if not from_start:
+                raise ValueError(f"{path} was changed while it was written: what was added is no row.") from None
             raise ValueError(
                 f"Line {number} of {path} is no row of a recording ({where}{problem['msg']}), so the file is left as "
                 "it is. Give the file of a recording, or another name to write to."

@@ -13,20 +13,26 @@ from moa_dspy.moa import MoA
 from moa_dspy.secrets import without_secrets
 from moa_dspy.values import hash_of
 
-__all__ = ["aggregator_fingerprint", "describe_changes", "fingerprints", "identity"]
+__all__ = ["PANEL", "aggregator_fingerprint", "describe_changes", "fingerprints", "identity"]
 
 _PARTS = {
-    "task": "the task",
-    "panel": "the proposers (models, settings, prompts or samples)",
+    "task": "the task (fields, types or instructions)",
+    "models": "the proposers' models, names, samples or layers",
+    "settings": "the proposers' settings",
+    "prompts": "the proposers' prompts or demos",
     "aggregator": "the aggregator (model, strategy, settings or prompts)",
 }
+PANEL = ("task", "models", "settings", "prompts")
 
 # What changes how a model is reached, and not what it answers.
-_NO_IDENTITY = ("api_base", "base_url", "timeout", "num_retries", "prices", "cache", "callbacks", "history")
+_NO_IDENTITY = (
+    *("api_base", "api_version", "base_url", "cache", "callbacks", "default_headers", "extra_headers", "headers"),
+    *("history", "max_retries", "num_retries", "organization", "prices", "timeout"),
+)
 
 
 def identity(moa: MoA) -> str:
-    """A mixture in words, with fingerprints of task, panel and aggregator, the same in every process.
+    """A mixture in words, with fingerprints of its parts, the same in every process.
 
     They cover what decides the answers: signature, prompts, demos, models and their settings, strategy. Keys,
     addresses, limits and prices are left out: another key makes no other mixture.
@@ -39,11 +45,16 @@ def identity(moa: MoA) -> str:
     adopt_lms(moa.agents)
     fields = {name: str(field.annotation) for name, field in moa.signature.fields.items()}
     task = hash_of([fields, moa.signature.instructions], 8)
-    panel = hash_of([[panel.samples, [_settings(agent) for agent in panel.agents]] for panel in moa.panels], 8)
+    panels = [[_settings(agent) for agent in panel.agents] for panel in moa.panels]
+    models, settings, prompts = (
+        hash_of([[agent[part] for agent in panel] for panel in panels] + extra, 8)
+        for part, extra in (("who", [panel.samples for panel in moa.panels]), ("options", []), ("prompts", []))
+    )
     names = " then ".join("+".join(panel.names) for panel in moa.panels)
     judge = (_model(moa.aggregator) or "").rsplit("/", 1)[-1] if moa.strategy.has_aggregator else ""
     words = f"{moa.strategy.name} of {names}{f' by {judge}' if judge else ''}"
-    return f"{words} [task {task}, panel {panel}, aggregator {aggregator_fingerprint(moa.aggregator)}]"
+    parts = f"task {task}, models {models}, settings {settings}, prompts {prompts}"
+    return f"{words} [{parts}, aggregator {aggregator_fingerprint(moa.aggregator)}]"
 
 
 def aggregator_fingerprint(aggregator: Agent) -> str:
@@ -61,7 +72,7 @@ def fingerprints(identity: str) -> dict[str, str]:
     """The fingerprints of a mixture's parts; none if nobody was asked.
 
     Example:
-        >>> fingerprints("vote of a [task 12, panel 34, aggregator 56]")["panel"]
+        >>> fingerprints("vote of a [task 12, models 34, aggregator 56]")["models"]
         '34'
     """
     return dict(re.findall(r"(\w+) (\w+)", identity.rpartition(" [")[2]))
@@ -73,13 +84,14 @@ def describe_changes(there: str, now: str, parts: Iterable[str] = tuple(_PARTS))
     return " and ".join(_PARTS[part] for part in parts if before.get(part) != after.get(part))
 
 
-def _settings(agent: Agent) -> list[Any]:
+def _settings(agent: Agent) -> dict[str, Any]:
     lm: Any = agent.lm or dspy.settings.lm
     options = without_secrets(getattr(lm, "kwargs", {}))[0]
     options = {name: value for name, value in options.items() if name not in _NO_IDENTITY and value is not None}
     states = {name: predictor.dump_state() for name, predictor in agent.named_predictors()}
     prompts = {name: [state["signature"], [dict(demo) for demo in state["demos"]]] for name, state in states.items()}
-    return [agent.name, _model(agent), options, type(agent.program).__qualname__, prompts]
+    who = [agent.name, _model(agent), type(agent.program).__qualname__]
+    return {"who": who, "options": options, "prompts": prompts}
 
 
 def _model(agent: Agent) -> str | None:

@@ -1,4 +1,4 @@
-"""The questions of a recording: read and checked, all of them, before anything is paid for."""
+"""The questions of a recording, as rows without answers: read and checked, all of them, before anything is paid for."""
 
 from __future__ import annotations
 
@@ -8,51 +8,22 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import dspy
 from pydantic import ValidationError
 
+from moa_dspy.recording.rows import Row
 from moa_dspy.values import hash_of, is_needed, to_jsonable, validated
 
-__all__ = ["Cells", "Question", "as_questions", "read_file", "read_questions"]
+__all__ = ["Cells", "as_questions", "read_file", "read_questions"]
 
 _SHOWN = 5
 
 
-@dataclass(frozen=True)
-class Question:
-    """One question.
-
-    Attributes:
-        id: Its `id`; without one, a hash of its inputs, so that it is the same wherever the row stands.
-        inputs: The signature's inputs, typed as the signature says.
-        given: The same as they were given, JSON-able.
-        gold: The signature's outputs, where they are known.
-        extra: Further fields.
-    """
-
-    id: str | int
-    inputs: dict[str, Any]
-    given: dict[str, Any]
-    gold: dict[str, Any] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """What it is known by: 7 and "7" are one id."""
-        return str(self.id)
-
-    @property
-    def example(self) -> dspy.Example:
-        """The question as a metric takes it."""
-        return dspy.Example({"id": self.id, **self.extra, **self.gold, **self.inputs}).with_inputs(*self.inputs)
-
-
-def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Question]:
-    """The questions of a file.
+def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Row]:
+    """The questions of a file, as rows without answers.
 
     Args:
         path: JSONL (one object a line), a JSON array, CSV or TSV with a header, or Parquet (with pandas), by its
@@ -71,7 +42,7 @@ def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Qu
 
 def as_questions(
     rows: str | Path | Iterable[Mapping[str, Any] | dspy.Example], signature: type[dspy.Signature]
-) -> list[Question]:
+) -> list[Row]:
     """The questions of examples or rows that are in memory, or of a file.
 
     Raises:
@@ -156,8 +127,8 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
 
 
-def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> list[Question]:
-    questions: dict[str, Question] = {}
+def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> list[Row]:
+    questions: dict[str, Row] = {}
     problems: list[str] = []
     places: dict[str, str] = {}
     repeated: Counter[str] = Counter()
@@ -175,7 +146,7 @@ def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> 
     return list(questions.values())
 
 
-def _as_question(row: Any, signature: type[dspy.Signature], repeated: Counter[str]) -> Question:
+def _as_question(row: Any, signature: type[dspy.Signature], repeated: Counter[str]) -> Row:
     if isinstance(row, ValueError):
         raise row
     if not isinstance(row, Mapping):
@@ -191,12 +162,14 @@ def _as_question(row: Any, signature: type[dspy.Signature], repeated: Counter[st
         id = row["id"]
         if isinstance(id, bool) or not isinstance(id, (str, int)) or id == "":
             raise ValueError(f"an id is a text or a whole number, not {id!r:.60}. Leave it out to have one made.")
-        return Question(id, inputs, given, gold, extra)
-    content = hash_of(given, 12)
-    repeated[content] += 1
-    # The same question twice is asked twice: its ids differ by how often it stood before.
-    id = content if repeated[content] == 1 else f"{content}-{repeated[content]}"
-    return Question(id, inputs, given, gold, extra)
+    else:
+        id = hash_of(given, 12)
+        repeated[id] += 1
+        # The same question twice is asked twice: its ids differ by how often it stood before.
+        id = id if repeated[id] == 1 else f"{id}-{repeated[id]}"
+    question = Row(id=id, inputs=given, gold=gold, extra=extra)
+    question._typed_inputs = inputs
+    return question
 
 
 def _as_input(name: str, row: Mapping[str, Any], annotation: Any) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dspy
-from pydantic import BaseModel, Field, PrivateAttr
 
 from moa_dspy.agent import check_keys
 from moa_dspy.concurrency import run_side_by_side
@@ -19,78 +18,16 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording.asking import Asker
 from moa_dspy.recording.files import RecordingFile
-from moa_dspy.recording.identity import describe_changes
-from moa_dspy.recording.questions import Question, as_questions
+from moa_dspy.recording.identity import PANEL, describe_changes
+from moa_dspy.recording.questions import as_questions
 from moa_dspy.recording.recording import Recording
 from moa_dspy.recording.rows import IMPORTED, Row
+from moa_dspy.recording.summary import RecordingInterrupted, RecordingStopped, Summary
 from moa_dspy.strategies import Strategy
-from moa_dspy.usage import Usage
+from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import hash_of
 
-__all__ = ["RecordingInterrupted", "Summary", "record"]
-
-
-class Summary(BaseModel):
-    """What came of a recording. Agreement, tokens, cost, seconds and `degraded` are of this run alone.
-
-    Attributes:
-        questions: How many there are.
-        skipped: Answered already by an earlier run.
-        answered: Answered by this run.
-        failed: Asked by this run, without an answer; the next one asks them again.
-        left: Not asked yet, or abandoned, or being asked by another process.
-        degraded: Answered, but with something missing: a proposer, the aggregator's own answer.
-        others: Rows in the file whose questions are not among these; they are kept.
-        interrupted: Stopped by Ctrl-C.
-        first_error: The first failed question's id and error.
-        agreement: Mean agreement of the proposals; None if nothing could be counted.
-        usage: All LM calls added up; its `seconds` add up calls that ran side by side.
-        seconds: Wall time.
-    """
-
-    questions: int
-    skipped: int = 0
-    answered: int = 0
-    failed: int = 0
-    left: int = 0
-    degraded: int = 0
-    others: int = 0
-    interrupted: bool = False
-    first_error: str | None = None
-    agreement: float | None = None
-    usage: Usage = Field(default_factory=lambda: Usage.of([]))
-    seconds: float = 0.0
-
-    _counted: int = PrivateAttr(0)
-
-    def add(self, row: Row) -> None:
-        """Count a question that was asked."""
-        self.left -= 1
-        self.usage += row.usage
-        if row.error is not None:
-            self.failed += 1
-            self.first_error = self.first_error or f"{row.id}: {row.error.type}: {row.error.message}"
-            return
-        self.answered += 1
-        self.degraded += row.degraded
-        if row.agreement is not None:
-            self._counted += 1
-            mean = self.agreement or 0.0
-            self.agreement = mean + (row.agreement - mean) / self._counted
-
-
-class RecordingInterrupted(KeyboardInterrupt):
-    """A recording was stopped by Ctrl-C. Its file is whole; the same call goes on where this one stopped.
-
-    Attributes:
-        recording: What came until then.
-        summary: The same, counted.
-    """
-
-    def __init__(self, recording: Recording, summary: Summary) -> None:
-        super().__init__(f"{summary.left} of {summary.questions} questions are left.")
-        self.recording = recording
-        self.summary = summary
+__all__ = ["record"]
 
 
 def record(
@@ -103,6 +40,8 @@ def record(
     known: Iterable[Row] = (),
     concurrency: int = 8,
     force: bool = False,
+    max_failures: int | None = None,
+    retry_degraded: bool = False,
     on_row: Callable[[Row | None, Summary], None] | None = None,
 ) -> Recording:
     """Ask many questions, and keep what was proposed, decided and paid.
@@ -110,8 +49,8 @@ def record(
     All questions are checked before the first is asked, and the first goes alone: what is wrong for all of them
     shows before the rest is paid for. Rows are appended to the file as they come, each on the disk before the next
     question is asked, and put into the questions' order at the end. A question that failed is kept with its cause
-    and asked again by the next call, as is one whose inputs were edited under the same id. The first Ctrl-C lets
-    the questions under way finish, the second abandons them.
+    and asked again by the next call, past DSPy's cache, as is one whose inputs were edited under the same id.
+    Whatever stops it, Ctrl-C too, the questions under way finish and are kept; a second Ctrl-C abandons them.
 
     Args:
         moa: Who answers.
@@ -124,6 +63,8 @@ def record(
         known: Rows of an earlier recording of the same proposers: only what is missing in them is asked.
         concurrency: Questions under way at once; each asks all its proposers at once.
         force: Go on with a file that holds another mixture's answers.
+        max_failures: After so many failed questions it stops. By default after 20, if none was answered.
+        retry_degraded: Ask again what was answered while something was missing: a proposer, the aggregator.
         on_row: Called in the calling thread with each new row and the summary so far: once at the start and at
             Ctrl-C with None. What it raises stops the work; what came is kept.
 
@@ -134,7 +75,8 @@ def record(
         ValueError: If something is wrong before anything was asked: a row, a missing key, a file that is
             something else or another mixture's.
         RecordingInterrupted: After Ctrl-C.
-        OSError: If a file cannot be read or written.
+        RecordingStopped: After too many failures, or when the file could not be written or was changed meanwhile.
+        OSError: If a file cannot be read.
 
     Example:
         ```python
@@ -143,63 +85,106 @@ def record(
         ```
     """
     started = time.perf_counter()
-    require_positive(concurrency=concurrency)
+    require_positive(concurrency=concurrency, **({} if max_failures is None else {"max_failures": max_failures}))
     questions = as_questions(examples, moa.signature)
     if path is not None and isinstance(examples, (str, Path)) and _is_one_file(path, examples):
         raise ValueError(f"{path} holds the questions: the answers would be written over them. Name another file.")
-    asker = Asker(moa, strategies, others, force)
+    asker = Asker(moa, strategies, others, force, retry_degraded)
     with RecordingFile(path) as kept:
         if not force:
             _refuse_other_mixtures(kept, asker)
-        earlier = _rows_of(questions, {str(row.id): row for row in known} | kept.rows)
+        earlier = _rows_of(questions, {row.key: row for row in known} | kept.rows)
         pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
         if pending:
             check_keys(asker.agents)
-
-        def ask(question: Question) -> Row | None:
-            if not kept.claim(question.key):
-                return None
-            kept.refresh()
-            if asker.is_complete(_rows_of([question], kept.rows).get(question.key)):
-                return None  # by another process
-            row = asker.ask(question, earlier.get(question.key))
-            kept.append(row)
-            return row
-
         summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
+        summary.earlier_usage = Usage.of(call for row in kept.rows.values() for call in row.paid)
+        work = _Work(asker, kept, earlier, summary)
         try:
             for key, row in earlier.items():
                 if key not in kept.rows and asker.is_complete(row):
                     kept.append(row)
-            _collect(ask, pending, concurrency, summary, on_row or (lambda row, summary: None))
+            work.ask_all(pending, concurrency, max_failures, on_row or (lambda row, summary: None))
         finally:
-            kept.refresh()
-            summary.others = kept.sort([question.key for question in questions])
+            summary.others = kept.finish([question.key for question in questions])
             summary.seconds = time.perf_counter() - started
     recording = Recording(_rows_of(questions, kept.rows).values())
+    if kept.failure is not None:
+        summary.stopped = str(kept.failure)
     if summary.interrupted:
         raise RecordingInterrupted(recording, summary)
+    if summary.stopped is not None:
+        raise RecordingStopped(recording, summary) from kept.failure
     return recording
 
 
-def _collect(
-    ask: Callable[[Question], Row | None],
-    pending: Sequence[Question],
-    concurrency: int,
-    summary: Summary,
-    on_row: Callable[[Row | None, Summary], None],
-) -> None:
-    on_row(None, summary)
-    with _counting_interrupts() as interrupts:
-        for questions in (pending[:1], pending[1:]):
-            for row in run_side_by_side(ask, questions, concurrency, lambda: len(interrupts)):
-                if row is not None:
-                    summary.add(row)
-                    on_row(row, summary)
-                if interrupts and not summary.interrupted:
-                    summary.interrupted = True
-                    on_row(None, summary)
-        summary.interrupted = bool(interrupts)
+class _Work:
+    """Asks what is to be asked, side by side, until all is asked or something stops it."""
+
+    def __init__(self, asker: Asker, kept: RecordingFile, earlier: Mapping[str, Row], summary: Summary) -> None:
+        self.asker, self.kept, self.earlier, self.summary = asker, kept, earlier, summary
+        self.error: Exception | None = None  # of ours or of the caller's: the questions under way finish first
+
+    def ask_all(
+        self,
+        pending: Sequence[Row],
+        concurrency: int,
+        max_failures: int | None,
+        on_row: Callable[[Row | None, Summary], None],
+    ) -> None:
+        """Ask the questions, the first one alone; what went wrong is raised when all under way have finished."""
+        on_row(None, self.summary)
+        with _counting_interrupts() as interrupts:
+
+            def count_stops() -> int:
+                return len(interrupts) + bool(self.error or self.kept.failure or self.summary.stopped)
+
+            for questions in (pending[:1], pending[1:]):
+                for row, calls in run_side_by_side(self.ask, questions, concurrency, count_stops):
+                    if row is not None:
+                        self.summary.add(row, calls)
+                        self.summary.stop_at(max_failures)
+                    is_new = bool(interrupts) > self.summary.interrupted
+                    self.summary.interrupted = bool(interrupts)
+                    for told in ([] if row is None else [row]) + [None] * is_new:
+                        self._tell(on_row, told)
+            self.summary.interrupted = bool(interrupts)
+        if self.error is not None:
+            raise self.error
+
+    def ask(self, question: Row) -> tuple[Row | None, list[LMCall]]:
+        """The question's row, and the calls that were made for it; none if it is not ours to ask."""
+        try:
+            if not self.kept.claim(question.key):
+                return None, []
+            self.kept.refresh()
+            there = _rows_of([question], self.kept.rows).get(question.key)
+            if self.kept.failure is not None or self.asker.is_complete(there):  # by another process
+                return None, []
+            earlier = there or self.earlier.get(question.key)
+            row = self.asker.ask(question, earlier)
+            replaced = self.kept.rows.get(question.key) or earlier
+            before = [] if replaced is None else replaced.paid
+            calls = _without(row.paid, before)
+            row.earlier_calls = [*row.earlier_calls, *_without(before, row.paid)]
+            self.kept.append(row)
+            return row, calls
+        except Exception as error:
+            self.error = self.error or error
+            return None, []
+
+    def _tell(self, on_row: Callable[[Row | None, Summary], None], row: Row | None) -> None:
+        try:
+            if self.error is None:
+                on_row(row, self.summary)
+        except Exception as error:
+            self.error = error
+
+
+def _without(calls: Iterable[LMCall], others: Iterable[LMCall]) -> list[LMCall]:
+    """The calls that are none of the others: not their like, but they themselves."""
+    known = {id(call) for call in others}
+    return [call for call in calls if id(call) not in known]
 
 
 @contextmanager
@@ -222,15 +207,15 @@ def _is_one_file(path: str | Path, other: str | Path) -> bool:
     return Path(path).exists() and Path(other).exists() and Path(path).samefile(other)
 
 
-def _rows_of(questions: Iterable[Question], rows: Mapping[str, Row]) -> dict[str, Row]:
+def _rows_of(questions: Iterable[Row], rows: Mapping[str, Row]) -> dict[str, Row]:
     """The rows that answer these questions with these very inputs."""
     found = {question.key: (question, rows[question.key]) for question in questions if question.key in rows}
-    return {key: row for key, (question, row) in found.items() if hash_of(row.inputs) == hash_of(question.given)}
+    return {key: row for key, (question, row) in found.items() if hash_of(row.inputs) == hash_of(question.inputs)}
 
 
 def _refuse_other_mixtures(kept: RecordingFile, asker: Asker) -> None:
     # A verdict says itself who decided; only a mixture's own answer does not.
-    parts = ("task", "panel", "aggregator") if asker.whole else ("task", "panel")
+    parts = (*PANEL, "aggregator") if asker.whole else PANEL
     there = dict.fromkeys(row.mixture for row in kept.rows.values() if row.error is None and row.mixture != IMPORTED)
     others = [other for other in there if describe_changes(other, asker.mixture, parts)]
     if others:

@@ -85,8 +85,9 @@ class Recording(Sequence[Row]):
         from moa_dspy.signatures import task_signature
 
         task = task_signature(signature)
-        questions = as_questions(examples, task)
-        rows = [Row(id=one.id, mixture=IMPORTED, inputs=one.given, gold=one.gold, extra=one.extra) for one in questions]
+        rows = as_questions(examples, task)
+        for row in rows:
+            row.mixture, row._typed_inputs = IMPORTED, None
         for agent, column in _read_table(answers).items():
             if len(column) != len(rows):
                 raise ValueError(

@@ -9,13 +9,13 @@ from typing import Any
 
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError, LMError
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer
 
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import to_jsonable, validated
 
-__all__ = ["FORMAT", "IMPORTED", "RecordedVerdict", "Row", "RowError", "agent_of", "is_outage", "typed"]
+__all__ = ["FORMAT", "IMPORTED", "RecordedVerdict", "Row", "RowError", "agent_of", "failures_of", "is_outage", "typed"]
 
 FORMAT = 1
 
@@ -68,8 +68,8 @@ class Row(BaseModel):
 
     Attributes:
         recording: The format's number, by which a file is known.
-        id: The question's id.
-        mixture: Who was asked, in words, with fingerprints of task, panel and aggregator.
+        mixture: Who was asked, in words, with fingerprints of task, models, settings, prompts and aggregator.
+        id: The question's id: 7 and "7" are one.
         inputs: The question as it was given.
         gold: The gold outputs, where they are known.
         extra: The question's other fields.
@@ -82,6 +82,7 @@ class Row(BaseModel):
         failures: Who failed, and why.
         verdicts: Name -> what that strategy, or another system, answered on the same proposals.
         calls: One row per LM call; those of verdicts stand with them.
+        earlier_calls: The calls of attempts that this row replaces: billed, and no part of the answer.
         seconds: Wall time.
         not_finite: Where a number stood that JSON does not have (NaN, infinity), and null stands now.
     """
@@ -89,8 +90,8 @@ class Row(BaseModel):
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
     recording: int = FORMAT
-    id: str | int
     mixture: str = ""
+    id: str | int
     inputs: dict[str, Any]
     gold: dict[str, Any] = Field(default_factory=dict)
     extra: dict[str, Any] = Field(default_factory=dict)
@@ -103,17 +104,36 @@ class Row(BaseModel):
     failures: list[Failure] = Field(default_factory=list)
     verdicts: dict[str, RecordedVerdict] = Field(default_factory=dict)
     calls: list[LMCall] = Field(default_factory=list)
+    earlier_calls: list[LMCall] = Field(default_factory=list)
     seconds: float = 0.0
     not_finite: list[str] = Field(default_factory=list)
+
+    # Of a question that is to be asked: its inputs, typed as the signature says.
+    _typed_inputs: dict[str, Any] | None = PrivateAttr(default=None)
 
     @field_serializer("inputs", "gold", "extra", "outputs", when_used="json")
     def _to_jsonable(self, value: Any) -> Any:
         return to_jsonable(value)
 
     @property
+    def key(self) -> str:
+        """What the question is known by."""
+        return str(self.id)
+
+    @property
+    def typed_inputs(self) -> dict[str, Any]:
+        """The question as it is asked; as it was given, where it comes from a file."""
+        return self.inputs if self._typed_inputs is None else self._typed_inputs
+
+    @property
+    def paid(self) -> list[LMCall]:
+        """All LM calls, those of the verdicts and of earlier attempts too."""
+        return [*self.earlier_calls, *self.calls, *(call for one in self.verdicts.values() for call in one.calls)]
+
+    @property
     def usage(self) -> Usage:
-        """All LM calls added up, those of the verdicts too."""
-        return Usage.of([*self.calls, *(call for verdict in self.verdicts.values() for call in verdict.calls)])
+        """All LM calls added up, those of the verdicts and of earlier attempts too."""
+        return Usage.of(self.paid)
 
     @property
     def asked(self) -> list[str]:
@@ -124,7 +144,8 @@ class Row(BaseModel):
     @property
     def example(self) -> dspy.Example:
         """Inputs, gold outputs and further fields, as a metric takes them."""
-        return dspy.Example({"id": self.id, **self.extra, **self.gold, **self.inputs}).with_inputs(*self.inputs)
+        inputs = self.typed_inputs
+        return dspy.Example({"id": self.id, **self.extra, **self.gold, **inputs}).with_inputs(*inputs)
 
     def slowest(self, layer: int) -> float:
         """Seconds until all agents of a layer, which ran side by side, had answered or failed."""
@@ -138,6 +159,12 @@ class Row(BaseModel):
         self.not_finite = list(_not_finite(held)) or self.not_finite
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         return text.translate(_BREAKS).encode(errors="replace") + b"\n"
+
+
+def failures_of(row: Row) -> Iterator[Failure]:
+    """What failed of a row, its verdicts included."""
+    yield from row.failures
+    yield from (verdict.failure for verdict in row.verdicts.values() if verdict.failure is not None)
 
 
 def is_outage(failure: Failure) -> bool:

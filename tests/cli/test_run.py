@@ -58,12 +58,44 @@ def test_some_failed_is_status_1_and_the_next_run_asks_them_again(server: OpenAI
     result = moa_dspy(*RUN)
     shown = lines(result.stdout)
     assert result.exit_code == 1 and shown[:3] == ["questions 60", "answered 54", "failed 6"]
-    assert shown[3].startswith("first error q") and "TooFewProposals: 0 proposals came back" in words(result.stdout)
+    assert shown[3:5] == [f"{name} 6 x LMInvalidRequestError: [openai/{name}] no" for name in "ab"]
     assert result.stderr == "What was answered is in answers.jsonl. The same command again asks what failed.\n"
     server.answer = echo
     summary = printed(*RUN)
     assert (summary["skipped"], summary["answered"], summary["failed"], summary["usage"]["calls"]) == (54, 6, 0, 12)
+    assert summary["earlier_usage"]["calls"] == 120
     assert [row.id for row in Recording.load("answers.jsonl") if row.error is None] == [row["id"] for row in ROWS]
+
+
+@pytest.mark.parametrize(("options", "most"), [((), 24), (("--max-failures", 3), 7)])
+def test_dead_providers_stop_it_and_are_named(server: OpenAIServer, options: tuple[object, ...], most: int) -> None:
+    server.answer = lambda request: Reply("gone", status=404)
+    result = moa_dspy(*RUN, *options)
+    assert result.exit_code == 1 and len(server.requests) <= 2 * most
+    assert re.search(
+        r"Error: Stopped: \d+ questions failed and none was answered. a: \d+ x .*gone; b: ", words(result.stderr)
+    )
+
+
+def test_what_was_degraded_is_asked_again_if_wanted(server: OpenAIServer) -> None:
+    server.answer = lambda request: Reply("down", status=400) if request.model == "b" else echo(request)
+    first = printed(*RUN)
+    assert (first["answered"], first["degraded"], [t["who"] for t in first["troubles"]]) == (60, 60, ["b"])
+    server.requests.clear()
+    server.answer = echo
+    assert printed(*RUN)["skipped"] == 60 and not server.requests
+    again = printed(*RUN, "--retry-degraded")
+    assert (again["answered"], again["degraded"], again["earlier_usage"]["calls"]) == (60, 0, 120)
+    assert Counter(request.model for request in server.requests)["b"] == 60
+
+
+def test_an_unreadable_answer_is_not_taken_from_the_cache_again(server: OpenAIServer) -> None:
+    server.answer = lambda request: Reply("nonsense")
+    write("few.jsonl", ROWS[0])
+    few = ["run", "few.jsonl", *RUN[2:]]
+    assert printed(*few, status=1)["failed"] == 1
+    server.answer = echo
+    assert printed(*few)["answered"] == 1 and Recording.load("answers.jsonl")[0].degraded is False
 
 
 def test_a_signature_class_of_the_current_directory() -> None:

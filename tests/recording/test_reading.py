@@ -33,11 +33,11 @@ def write(path: Path, *lines: str | Mapping[str, Any]) -> Path:
 def test_questions_are_typed_as_the_signature_says(tmp_path: Path) -> None:
     row = {"id": 7, "n": 3, "day": "2024-02-29", "kind": "a", "names": ["x"], "answer": "y", "note": 1}
     [read] = read_questions(write(tmp_path / "q.jsonl", "", row, "  "), Typed)
-    assert read.inputs == {"n": 3, "day": datetime.date(2024, 2, 29), "kind": "a", "names": ["x"]}
-    assert read.given == {"n": 3, "day": "2024-02-29", "kind": "a", "names": ["x"]}
+    assert read.typed_inputs == {"n": 3, "day": datetime.date(2024, 2, 29), "kind": "a", "names": ["x"]}
+    assert read.inputs == {"n": 3, "day": "2024-02-29", "kind": "a", "names": ["x"]}
     assert (read.id, read.gold, read.extra) == (7, {"answer": "y"}, {"note": 1})
     [read] = as_questions([{"n": 3, "day": datetime.date(2024, 2, 29), "names": []}], Typed)
-    assert read.given == {"n": 3, "day": "2024-02-29", "names": []}
+    assert read.inputs == {"n": 3, "day": "2024-02-29", "names": []}
 
 
 @pytest.mark.parametrize(
@@ -53,14 +53,14 @@ def test_questions_are_typed_as_the_signature_says(tmp_path: Path) -> None:
 def test_every_kind_of_file_gives_the_same(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     [read] = read_questions(tmp_path / name, Typed)
-    assert read.inputs == {"n": 1, "day": datetime.date(2024, 1, 1), "kind": None, "names": ["x, y"]}
+    assert read.typed_inputs == {"n": 1, "day": datetime.date(2024, 1, 1), "kind": None, "names": ["x, y"]}
     assert read.gold == {"answer": "007"}
 
 
 def test_questions_are_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     for text in ('{"question": "a"}\n{"question": "b"}', '[{"question": "a"}, {"question": "b"}]'):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
-        assert [read.inputs["question"] for read in read_questions("-", TASK)] == ["a", "b"]
+        assert [read.typed_inputs["question"] for read in read_questions("-", TASK)] == ["a", "b"]
 
 
 def test_parquet_is_read_with_pandas(tmp_path: Path) -> None:
@@ -68,12 +68,12 @@ def test_parquet_is_read_with_pandas(tmp_path: Path) -> None:
     pandas = pytest.importorskip("pandas")
     pandas.DataFrame([{"n": 1, "day": "2024-01-01", "names": ["x"]}]).to_parquet(tmp_path / "q.parquet")
     [read] = read_questions(tmp_path / "q.parquet", Typed)
-    assert read.inputs == {"n": 1, "day": datetime.date(2024, 1, 1), "names": ["x"]}
+    assert read.typed_inputs == {"n": 1, "day": datetime.date(2024, 1, 1), "names": ["x"]}
 
 
 def test_a_number_is_taken_as_text_and_an_input_named_id_is_an_input() -> None:
     [read] = as_questions([{"id": 5, "question": 7.5}], task_signature("id, question -> answer"))
-    assert (read.inputs, len(str(read.id))) == ({"id": "5", "question": "7.5"}, 12)
+    assert (read.typed_inputs, len(str(read.id))) == ({"id": "5", "question": "7.5"}, 12)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_only_the_first_problems_are_listed(tmp_path: Path) -> None:
 
 def test_no_lone_surrogate_stops_a_recording() -> None:
     [read] = as_questions([{"question": "a \ud83d"}], TASK)
-    assert read.given == {"question": "a \ufffd"}
+    assert read.inputs == {"question": "a \ufffd"}
 
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:

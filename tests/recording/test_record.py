@@ -60,6 +60,7 @@ def test_a_row_holds_the_answer_and_how_it_came_about(out: Path) -> None:
         "degraded": True,
         "stopped_early": False,
         "verdicts": {},
+        "earlier_calls": [],
         "not_finite": [],
     }
 
@@ -70,12 +71,13 @@ def test_the_summary_adds_up(out: Path) -> None:
     record(mixture(lms), [{"question": "x"}, {"question": "y"}], out, on_row=lambda row, summary: seen.append(summary))
     summary = seen[-1]
     assert (summary.usage.calls, summary.usage.prompt_tokens, summary.usage.cost_usd) == (6, 60, None)
-    assert summary.model_dump(exclude={"usage", "seconds"}) == {
+    assert summary.model_dump(exclude={"usage", "earlier_usage", "seconds"}) == {
         **dict.fromkeys(["skipped", "failed", "left", "degraded", "others"], 0),
         "questions": 2,
         "answered": 2,
         "interrupted": False,
-        "first_error": None,
+        "stopped": None,
+        "troubles": [],
         "agreement": 0.75,
     }
 
@@ -139,7 +141,7 @@ def test_proposals_are_asked_for_once_and_every_strategy_decides_on_them(out: Pa
         "other": {"answer": "4"},
         "selection": {"answer": row.verdicts["selection"].outputs["answer"]},  # type: ignore[index]
     }
-    assert calls(lms) == {"a": 1, "b": 1, "judge": 2} and row.usage.calls == 5
+    assert calls(lms) == {"a": 1, "b": 1, "judge": 2} and row.usage.calls == 5 + len(row.earlier_calls) == 6
     [row] = record(moa, ROWS[:1], out, strategies=["selection"])
     assert list(row.verdicts) == ["synthesis", "selection", "other"] and lms["judge"].calls == 2
 
@@ -218,7 +220,7 @@ def test_a_line_cut_short_anywhere_is_dropped_and_its_question_asked_again(out: 
 def test_a_first_line_cut_short_is_no_other_file(out: Path) -> None:
     record(one()[0], ROWS[:2], out)
     first, second = out.read_bytes().splitlines(keepends=True)
-    for torn in (first[:60], first[:60] + b"\n" + second):
+    for torn in (first[:250], first[:250] + b"\n" + second):
         out.write_bytes(torn)
         assert list(answers(record(one()[0], ROWS[:2], out))) == list(answers(out)) == ["q0", "q1"]
 
@@ -262,7 +264,7 @@ def test_a_file_of_another_mixture_is_refused_unless_forced(out: Path) -> None:
     record(mixture(lms, strategy="selection"), ROWS[:1], out)
     with pytest.raises(ValueError, match=r"there: selection of a\+b by judge .*\n  now:   synthesis of a\+b by judge"):
         record(mixture(lms), ROWS, out)
-    with pytest.raises(ValueError, match=r"What changed: the proposers \(models"):
+    with pytest.raises(ValueError, match="What changed: the proposers' models"):
         record(mixture(cast("a", "c", "judge"), strategy="selection"), ROWS, out)
     record(mixture(lms), ROWS, out, force=True)
     assert len({row.mixture for row in Recording.load(out)}) == 2
@@ -291,15 +293,6 @@ def test_what_raises_in_between_loses_nothing(out: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         record(one()[0], ROWS, out, concurrency=1, on_row=stop)
     assert {"q0", "q1"} <= set(answers(out))
-
-
-def test_a_file_that_is_taken_away_is_noticed(out: Path) -> None:
-    def remove(row: Row | None, summary: Summary) -> None:
-        if row is not None:
-            out.unlink(missing_ok=True)
-
-    with pytest.raises(OSError, match="was removed or replaced while it was written"):
-        record(one()[0], ROWS, out, concurrency=1, on_row=remove)
 
 
 def test_a_file_that_is_sorted_while_another_process_opens_it_is_opened_anew(out: Path) -> None:
