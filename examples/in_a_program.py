@@ -1,6 +1,7 @@
 """A mixture inside a larger DSPy program, evaluated like any other.
 
-python examples/in_a_program.py
+$ python examples/in_a_program.py
+87.5 % of 24 questions right
 """
 
 import dspy

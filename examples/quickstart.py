@@ -1,6 +1,13 @@
 """Ask a mixture one question and read the account of the answer.
 
-python examples/quickstart.py
+$ python examples/quickstart.py
+answer:    Canberra
+alice      Sydney
+bob        Canberra
+carol      Canberra
+agreement: 67%
+calls:     4 tokens: 1073
+cost:      not known
 """
 
 from models import AGGREGATOR, PROPOSERS

@@ -1,6 +1,8 @@
 """Stream the aggregator's answer while it is written, on an event loop.
 
-python examples/streaming.py
+$ python examples/streaming.py
+Edinburgh
+(4 calls, 100% agreement)
 """
 
 import asyncio
@@ -15,9 +17,7 @@ from moa_dspy import MoA
 async def main() -> None:
     """Print the tokens as they come."""
     moa = MoA("question -> answer", PROPOSERS, AGGREGATOR)
-    writes = dict(moa.named_predictors())["aggregator.program.synthesize"]
-    listener = dspy.streaming.StreamListener("answer", predict=writes)
-    stream: Any = dspy.streamify(moa, stream_listeners=[listener])
+    stream: Any = dspy.streamify(moa, stream_listeners=[dspy.streaming.StreamListener("answer")])
     async for item in stream(question="What is the capital of Scotland?"):
         if isinstance(item, dspy.streaming.StreamResponse):
             print(item.chunk, end="", flush=True)
