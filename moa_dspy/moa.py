@@ -248,6 +248,7 @@ class _Account:
         )
         error = (ProposersOutOfContext if too_long else TooFewProposals)(message, self.metadata())
         error.__cause__ = next(iter(last.errors), None)
+        error.status = getattr(error.__cause__, "status", None)
         return error
 
     def failed(self, error: BaseException, seconds: float = 0.0) -> AggregationFailed:
@@ -258,7 +259,9 @@ class _Account:
             f"The aggregator gave no answer ({failure.error}: {failure.message}). The proposals that were paid for are "
             "in error.proposals, the account is in error.metadata."
         )
-        return AggregationFailed(message, self.metadata())
+        failed = AggregationFailed(message, self.metadata())
+        failed.status = getattr(error, "status", None)
+        return failed
 
     def metadata(self, verdict: Verdict | None = None) -> MoAMetadata:
         """The account so far."""

@@ -1,0 +1,108 @@
+"""`moa-dspy serve`: mixtures as models of LiteLLM's proxy."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moa_dspy.cli import options
+from moa_dspy.cli.output import Stopped, note
+
+__all__ = ["HELP", "serve"]
+
+HELP = """Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
+
+It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; give fast=moa.yaml
+to call it moa/fast. A config without a signature answers conversations. pip install 'moa-dspy\\[serve]'
+
+[bold]Examples[/bold]
+moa-dspy serve moa.yaml
+moa-dspy serve fast=moa.yaml tuned.json --port 4001
+curl http://127.0.0.1:4000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"model": "moa/fast", "messages": [{"role": "user", "content": "Hi"}]}'
+
+[bold]Next[/bold]: put it behind a proxy of your own with --write FOLDER, which writes what this starts.
+
+Exit status: 0 closed, 1 the proxy failed, 2 bad input.
+"""
+
+_HOST = "127.0.0.1"
+
+
+def serve(
+    mixtures: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="A config or a compiled mixture, or NAME=FILE.")
+    ],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the proxy.")] = 4000,
+    write: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the proxy's config there, and start nothing.")
+    ] = None,
+    verbose: options.Verbose = None,
+) -> None:
+    """Serve mixtures as models."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # or it waits for newer prices from the network
+    if importlib.util.find_spec("litellm.proxy") is None or importlib.util.find_spec("uvicorn") is None:
+        raise ImportError("LiteLLM's proxy is not installed: pip install 'moa-dspy[serve]'")
+    files = _by_name(mixtures)
+    from moa_dspy.serving.litellm import PROVIDER, MixtureLLM
+
+    MixtureLLM(files)  # which says what is wrong with them
+    if write is not None:
+        write.mkdir(parents=True, exist_ok=True)
+        note(f"litellm --config {_write(write, PROVIDER, files)} --host {_HOST} --port {port}")
+        return
+    with socket.socket() as probe:
+        if probe.connect_ex((_HOST, port)) == 0:
+            raise Stopped(f"Port {port} is taken: something answers there already. Give another one with --port.")
+    with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
+        config = _write(Path(folder), PROVIDER, files)
+        key = os.environ.get("LITELLM_MASTER_KEY") or f"sk-{secrets.token_urlsafe(24)}"
+        note(f"{', '.join(f'{PROVIDER}/{name}' for name in files)} at http://{_HOST}:{port}/v1  Ctrl-C ends it.")
+        if "LITELLM_MASTER_KEY" not in os.environ:
+            note(f"The key, until it ends: {key}  To choose it, set LITELLM_MASTER_KEY.")
+        command = [sys.executable, "-m", "litellm.proxy.proxy_cli", "--config", str(config)]
+        usual = {"LITELLM_MASTER_KEY": key, "LITELLM_DONT_SHOW_FEEDBACK_BOX": "true", "LITELLM_LOG": "ERROR"}
+        done = subprocess.run([*command, "--host", _HOST, "--port", str(port)], env=usual | os.environ)
+        if done.returncode:
+            raise Stopped(f"LiteLLM's proxy ended with status {done.returncode}.")
+
+
+def _by_name(mixtures: list[str]) -> dict[str, Path]:
+    files = dict[str, Path]()
+    for given in mixtures:
+        name, _, file = given.rpartition("=")
+        name = name or Path(file).stem
+        if name in files:
+            raise ValueError(f"Two mixtures would be called {name!r}. Name one: NAME=FILE.")
+        files[name] = Path(file).resolve()
+    return files
+
+
+def _write(folder: Path, provider: str, files: dict[str, Path]) -> Path:
+    """The proxy's config, and beside it the module that it takes the mixtures from."""
+    made = f"MixtureLLM({ {name: str(file) for name, file in files.items()}!r})"
+    code = f"from moa_dspy.serving.litellm import MixtureLLM\n\nmixtures = {made}\n"
+    (folder / "moa_mixtures.py").write_text(code, encoding="utf-8")
+    models = [f"{provider}/{name}" for name in files]
+    settings = {
+        "model_list": [{"model_name": model, "litellm_params": {"model": model}} for model in models],
+        "litellm_settings": {
+            "custom_provider_map": [{"provider": provider, "custom_handler": "moa_mixtures.mixtures"}],
+        },
+        # A mixture that fails has asked its models as often as its config says, and the next question may do better.
+        "router_settings": {"num_retries": 0, "disable_cooldowns": True},
+    }
+    path = folder / "litellm.yaml"
+    path.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+    return path
