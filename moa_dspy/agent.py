@@ -17,7 +17,7 @@ import dspy
 from moa_dspy.concurrency import acall
 from moa_dspy.models import as_lm, missing_key
 from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose, resample, rollout_of
-from moa_dspy.secrets import Keyless
+from moa_dspy.secrets import Keyless, remember
 from moa_dspy.signatures import duplicate
 from moa_dspy.usage import METER, Meter
 
@@ -229,7 +229,10 @@ class Agent(Keyless):
 
     def _take_program(self) -> None:
         self.has_agents = any(True for _ in self._agents())
-        self._own_lms = {path: p.lm for path, p in self._predictors() if p.lm is not None}
+        predictors = self._predictors()
+        self._own_lms = {path: p.lm for path, p in predictors if p.lm is not None}
+        for holder in [*self._own_lms.values(), *(p for _, p in predictors if p.config)]:
+            remember(holder)
         self._held = dict(self._own_lms)
 
     def _predictors(self) -> list[tuple[str, Any]]:

@@ -12,11 +12,13 @@ from typing import Any
 
 import yaml
 
-__all__ = ["FORMATS", "drafting", "dump_data", "format_of", "read_data"]
+__all__ = ["FORMATS", "drafting", "dump_data", "format_of", "read_data", "require_file"]
 
 FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 
-_MOST_ENTRIES = 10_000  # of YAML with its aliases written out; far more than any config has
+_MOST_BYTES = {"YAML": 2**20, "JSON": 2**28}  # compiled mixtures are JSON, and hold demos
+_MOST_ENTRIES, _DEEPEST = 10_000, 100  # of YAML with its aliases written out; far more than any config has
+_TOO_MUCH = f"this is more than a config can be, over {_MOST_ENTRIES} entries"
 
 
 def read_data(path: str | Path) -> dict[str, Any]:
@@ -28,10 +30,10 @@ def read_data(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     kind = format_of(path)
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file {path} (looked in {path.absolute().parent}).")
-    if not path.is_file():
-        raise ValueError(f"{path} is no file that can be read, but a folder, a pipe or a device.")
+    require_file(path)
+    most = _MOST_BYTES[kind]
+    if path.stat().st_size > most:
+        raise ValueError(f"{path} is larger than any config, over {most // 2**20} MB. Is it the file that you mean?")
     try:
         text = path.read_text(encoding="utf-8-sig")
         data = _parse_json(text) if kind == "JSON" else _parse_yaml(text)
@@ -49,6 +51,19 @@ def read_data(path: str | Path) -> dict[str, Any]:
         found = "nothing" if data is None else f"a {type(data).__name__}"
         raise ValueError(f"{path} holds {found} where a mapping of settings belongs, such as `proposer_models: [...]`.")
     return data
+
+
+def require_file(path: Path) -> None:
+    """Refuse what would give no end of bytes, or none at all.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, a pipe or a device.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"There is no file {path} (looked in {path.absolute().parent}).")
+    if not path.is_file():
+        raise ValueError(f"{path} is no file that can be read, but a folder, a pipe or a device.")
 
 
 def dump_data(data: Mapping[str, Any], kind: str) -> str:
@@ -126,7 +141,7 @@ def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
                 raise _refuse(node.value[index][0], _twice(keys[index][1]))
         sizes[id(node)] = 1 + sum(_check_node(child, sizes) for child in children)
         if sizes[id(node)] > _MOST_ENTRIES:
-            raise _refuse(node, f"this is more than a config can be, over {_MOST_ENTRIES} entries")
+            raise _refuse(node, _TOO_MUCH)
     return sizes[id(node)]
 
 
@@ -139,7 +154,19 @@ def _refuse(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-6 as a number, as YAML 1.2 and people do."""
+    """Reads 1e-6 as a number, as YAML 1.2 and people do; stops at what no config is."""
+
+    entries = depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.entries, self.depth = self.entries + 1, self.depth + 1
+        if self.depth > _DEEPEST:
+            raise RecursionError
+        if self.entries > _MOST_ENTRIES:
+            raise yaml.MarkedYAMLError(problem=_TOO_MUCH, problem_mark=self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
 
 class _Dumper(yaml.SafeDumper):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import dspy
@@ -35,6 +36,7 @@ OF_SAVED: Final = {"saved": True}
 Part = TypeVar("Part", bound="ConfigPart")
 KeyPath = tuple[int | str, ...]
 
+_MOST_PROBLEMS = 10  # that one error tells
 _TAGS = ("<name>", "<settings>")  # pydantic adds those of unions to its paths: they are no keys of the data
 
 
@@ -184,8 +186,11 @@ def name_nearest(name: object, allowed: Iterable[str]) -> str:
 
 def _refuse(problems: Iterable[tuple[KeyPath, str]]) -> ValidationError:
     """The error that says what is wrong where, and holds nothing that was given."""
+    found = list(islice(problems, _MOST_PROBLEMS + 1))
+    if len(found) > _MOST_PROBLEMS:
+        found[-1] = ((), "and more: the first are told.")
     details = [
         InitErrorDetails(type=PydanticCustomError("config", "{text}", {"text": text}), loc=path, input=None)
-        for path, text in problems
+        for path, text in found
     ]
     return ValidationError.from_exception_data("config", details, hide_input=True)

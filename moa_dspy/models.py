@@ -12,7 +12,7 @@ from dspy.clients.model_metadata import model_info
 from dspy.lm15 import LM15Error, LMRouter, Resolution, RouterConfig, registered_providers
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.secrets import reference_name
+from moa_dspy.secrets import reference_name, remember
 
 __all__ = ["Prices", "as_lm", "context_window", "missing_key"]
 
@@ -72,7 +72,7 @@ def as_lm(
     if prices is not None:
         # On the LM and not among its options: those go to the provider.
         vars(lm)["prices"] = Prices.model_validate(prices)
-    return lm
+    return remember(lm)
 
 
 def missing_key(lm: dspy.BaseLM) -> str | None:
@@ -82,7 +82,7 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
     environment, cloud credentials, and what only litellm serves (that fails at the first call, naming it then).
     A key that was named before its variable was set is taken over here.
     """
-    engine: Any = getattr(lm, "engine", None)
+    engine: Any = getattr(remember(lm), "engine", None)
     if hasattr(engine, "missing_key"):
         return engine.missing_key()
     if _unresolved(lm.kwargs):

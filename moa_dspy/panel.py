@@ -17,7 +17,7 @@ from moa_dspy.limits import Limits
 from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.rollouts import Rollout, sample_rollout
-from moa_dspy.secrets import Keyless, redact
+from moa_dspy.secrets import Keyless, scrub
 from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
 from moa_dspy.usage import LMCall, Meter
 from moa_dspy.values import outputs_of, typed_outputs
@@ -200,7 +200,7 @@ class Panel(Keyless):
 
 def failure_of(agent: Agent, error: BaseException, seconds: float) -> Failure:
     """The error as it is reported: typed, secrets masked, cut to a readable length."""
-    message = redact(str(error), *agent.lms, dspy.settings.lm)
+    message = str(scrub(error, *agent.lms, dspy.settings.lm))
     if len(message) > _MESSAGE_LENGTH:
         message = f"{message[:_MESSAGE_LENGTH]} [...]"
     return Failure(agent=agent.name, model=agent.model, error=type(error).__name__, message=message, seconds=seconds)

@@ -5,11 +5,18 @@ A reference to an environment variable (`os.environ/GROQ_API_KEY`) is no secret:
 
 from __future__ import annotations
 
+import base64
 import copy
+import json
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import traceback
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
 
 import dspy
 
@@ -20,6 +27,9 @@ __all__ = [
     "mask",
     "redact",
     "reference_name",
+    "remember",
+    "remembered",
+    "scrub",
     "secret_values",
     "strip_lm",
     "strip_module",
@@ -27,6 +37,7 @@ __all__ = [
 ]
 
 KeyPath = tuple[int | str, ...]
+Holder = TypeVar("Holder")
 
 _SECRET = re.compile(
     r"(^|_)(auth|authorization|bearer|cookies?|credentials?|jwt|passphrase|passwd|passwords?|pwd|sas|secrets?|sig)(_|$)"
@@ -36,12 +47,17 @@ _SECRET = re.compile(
 _PUBLIC = re.compile(r"(cache|sort)_key$|cost_per_|(bos|eos|pad|stop|unk)_token")
 _REFERENCE = re.compile(r"(?:(?:Bearer|Basic) )?os\.environ/([A-Za-z_]\w*)")
 _LOOKS = re.compile(
-    r"\b(?:sk|pk|rk|gsk|xai|hf|pplx|nvapi|ghp|gho|xoxb|AKIA|AIza|ya29|eyJ)[-_A-Za-z0-9.]{12,}"
+    r"\b(?:(?:[sprc]k|gsk|xai|hf|pplx|nvapi|gh[opsu]|github_pat|glpat|xox[abp]|r8|tgp)[-_]|AKIA|AIza|ya29|eyJ)"
+    r"[-_A-Za-z0-9.]{12,}|(?<=PRIVATE KEY-----)[^-]+"
     r"|(?<=[Bb]earer )(?!os\.environ/)(?=\S*\d)[^\s\"']+|(?<=[Bb]asic )(?=[A-Za-z]*[0-9+/=])[A-Za-z0-9+/=]{12,}"
 )
-_LOGIN = re.compile(r"(?<=://)[^/?#\s@'\"]+@")
-_QUERY = re.compile(r"([?&][\w-]*(?:key|token|sig|secret|passw)[\w-]*=)[^&#\s'\"]+", re.IGNORECASE)
-_SHORTEST = 8  # what is shorter stands in ordinary text too
+_LOGIN = re.compile(r"(?<=://)[^/?#\s'\"]+(?=@)")
+_QUERY = re.compile(
+    r"(?<=[?&;])([\w.%-]*(?:key|token|sig|signature|secret|passw\w*|pwd|auth|\bcode)=)([^&#;\s'\"]+)", re.IGNORECASE
+)
+_SHORTEST = 8  # what is shorter stands in ordinary text too, so it is masked only as a word, and only an LM's own
+_NO_KEYS = frozenset({"empty", "none", "null", "dummy", "fake", "local", "test", "unused", "ollama", "true"})
+_SEEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 def is_secret(name: object) -> bool:
@@ -93,15 +109,27 @@ def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) 
 
 def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
     """The secrets in the LMs' settings and in the environment, the longest first."""
-    settings = [found for lm in lms for found in _walk(getattr(lm, "kwargs", {}))]
+    settings = [found for lm in lms for found in _walk(getattr(lm, "kwargs", None) or getattr(lm, "config", {}))]
+    settings += [inside for path, value in settings for inside in _walk(_as_data(value), path=path)]
+    texts = [value for _, value in settings if isinstance(value, str)]
     named = [value for path, value in settings if isinstance(value, str) and any(map(is_secret, path))]
-    found = [*named, *(value.split(" ")[-1] for value in named)]  # a header says "Bearer" before the key
+    # A header says "Bearer" before the key; a key of several lines is escaped in as many ways.
+    found = [
+        *named,
+        *(value.split(" ")[-1] for value in named),
+        *(line for value in named for line in value.split("\n")),
+    ]
     engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
     found += [text for engine in engines if hasattr(engine, "secrets") for text in engine.secrets()]
+    found += _in_addresses(texts)
+    short = {text for text in found if 4 <= len(text) < _SHORTEST and text.lower() not in _NO_KEYS}
     # SPARE_KEY_2 holds a key; PWD and SSH_AUTH_SOCK hold paths.
     held = {name: text for name, text in os.environ.items() if not text.startswith("/")}
     found += [text for name, text in held.items() if is_secret(name) or re.search("(_|^)(KEY|TOKEN)_", name)]
-    return sorted({text for text in found if len(text) >= _SHORTEST}, key=len, reverse=True)
+    found += _in_addresses(text for text in held.values() if "://" in text)
+    whole = {text for text in found if len(text) >= _SHORTEST}
+    forms = {form for text in whole for form in (quote(text, safe=""), json.dumps(text)[1:-1])}
+    return sorted(whole | forms | short, key=len, reverse=True)
 
 
 def mask(text: str, values: Iterable[str]) -> str:
@@ -112,13 +140,31 @@ def mask(text: str, values: Iterable[str]) -> str:
         'https://***@host/?token=*** says ***'
     """
     for value in values:
-        text = text.replace(value, "***")
-    return _QUERY.sub(r"\1***", _LOGIN.sub("***@", _LOOKS.sub("***", text)))
+        if value in text:
+            is_short = len(value) < _SHORTEST
+            text = re.sub(rf"\b{re.escape(value)}\b", "***", text) if is_short else text.replace(value, "***")
+    return _QUERY.sub(r"\1***", _LOGIN.sub("***", _LOOKS.sub("***", text)))
 
 
 def redact(text: str, *lms: dspy.BaseLM | None) -> str:
-    """The text with the LMs' secrets, those of the environment, and whatever looks like one, masked."""
-    return mask(text, secret_values(*lms))
+    """The text with the secrets of the LMs and of the environment, and whatever looks like one, masked."""
+    return mask(text, secret_values(*lms, *remembered()))
+
+
+def scrub(error: BaseException, *lms: dspy.BaseLM | None) -> BaseException:
+    """The error, with what it and all those behind it say masked in place: it may end in a log or a traceback."""
+    return _scrub(error, secret_values(*lms, *remembered()), {})
+
+
+def remember(holder: Holder) -> Holder:
+    """The LM or the predictor: as long as it lives, its secrets are known wherever texts are masked."""
+    _SEEN[id(holder)] = holder
+    return holder
+
+
+def remembered() -> list[Any]:
+    """The LMs and predictors that `remember` was given, as far as they live."""
+    return [holder for ref in _SEEN.valuerefs() if (holder := ref()) is not None]
 
 
 def reference_name(value: Any) -> str | None:
@@ -182,6 +228,84 @@ def strip_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
     copied = lm.copy()
     vars(copied).update({name: clean.get(name) for name in settings})
     return copied
+
+
+def _scrub(error: BaseException, values: Sequence[str], done: dict[int, BaseException]) -> BaseException:
+    if id(error) in done:
+        return done[id(error)]
+    done[id(error)] = error
+    for name, value in {**vars(error), **{name: getattr(error, name, None) for name in _OF_ERRORS}}.items():
+        tells = name in ("request", "_request") and mask(repr(value), values) != repr(value)
+        if (clean := None if tells else _mask_within(value, values)) is not value:
+            with suppress(AttributeError, TypeError):
+                setattr(error, name, clean)
+    for link in ("__cause__", "__context__"):
+        behind = getattr(error, link)
+        if behind is not None and (clean := _scrub(behind, values, done)) is not behind:
+            suppressed = error.__suppress_context__
+            setattr(error, link, clean)
+            error.__suppress_context__ = suppressed
+    for one in getattr(error, "exceptions", ()):
+        _scrub(one, values, done)
+    if (told := str(error)) != (masked := mask(told, values)):  # it says more than stands in what can be set
+        done[id(error)] = type(type(error).__name__, (Exception,), {})(masked)
+    return done[id(error)]
+
+
+_OF_ERRORS = ("args", "filename", "strerror", "__notes__")
+
+
+def _mask_within(value: Any, values: Sequence[str], depth: int = 4) -> Any:
+    """The value with its texts masked; the very same one if there is nothing to mask."""
+    if isinstance(value, str):
+        masked = mask(value, values)
+        return value if masked == value else masked
+    if depth and isinstance(value, dict):
+        clean: Any = {key: _mask_within(item, values, depth - 1) for key, item in value.items()}
+        return clean if any(clean[key] is not value[key] for key in value) else value
+    if depth and type(value) in (list, tuple):
+        clean = type(value)(_mask_within(item, values, depth - 1) for item in value)
+        return clean if any(new is not old for new, old in zip(clean, value, strict=True)) else value
+    return value
+
+
+def _as_data(value: Any) -> Any:
+    """Credentials that are given as the text of their JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else None
+    except ValueError:
+        return None
+
+
+def _in_addresses(texts: Iterable[str]) -> Iterator[str]:
+    """The logins in URLs, as they are sent too, and the secret ones among their parameters."""
+    for text in texts:
+        for login in map(unquote, _LOGIN.findall(text)):
+            yield from (login, login.partition(":")[2], base64.b64encode(login.encode()).decode())
+        yield from (value for _, value in _QUERY.findall(text))
+
+
+class _Masking(logging.Filter):
+    """Masks what others log of our calls: at DEBUG, whole requests with their addresses and headers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        values = secret_values(*remembered())
+        record.msg, record.args = mask(record.getMessage(), values), None
+        if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
+            record.exc_text = mask("".join(traceback.format_exception(record.exc_info[1])).rstrip(), values)
+        return True
+
+
+for _name in (
+    "LiteLLM",
+    "LiteLLM Router",
+    "LiteLLM Proxy",
+    "httpx",
+    "httpcore.http11",
+    "openai",
+    "openai._base_client",
+):
+    logging.getLogger(_name).addFilter(_Masking())
 
 
 def _walk(data: Any, known: Iterable[str] = (), path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

@@ -81,6 +81,8 @@ class Commands(TyperGroup):
             describe = getattr(error, "format_message", None)  # typer's own, of arguments that it cannot read
             if describe is not None and as_json:
                 _print_error(error, describe())
+            if (secrets := sys.modules.get("moa_dspy.secrets")) is not None:
+                secrets.scrub(error)
             if type(error).__module__ != "moa_dspy.errors":
                 raise
             _end(error, FAILED, as_json)
@@ -245,6 +247,8 @@ def _end(error: Exception, status: int, as_json: bool) -> NoReturn:
     elif isinstance(error, ValidationError):
         problems = [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
         message = "\n".join(f"{place}: {text}" if place else text for place, text in problems)
+    if (secrets := sys.modules.get("moa_dspy.secrets")) is not None:  # else nothing has read one
+        message = secrets.redact(message)
     complain(message)
     if as_json:
         _print_error(error.__cause__ if isinstance(error, Stopped) and error.__cause__ else error, message)

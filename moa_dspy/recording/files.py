@@ -20,6 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from moa_dspy.files import require_file
 from moa_dspy.recording.rows import FORMAT, Row
 from moa_dspy.values import hash_of
 
@@ -46,6 +47,7 @@ def read_rows(path: str | Path) -> list[Row]:
         ValueError: If it holds something else, or a newer format; naming the line.
         OSError: If it cannot be read.
     """
+    require_file(Path(path))
     with open(path, "rb") as file:
         return list({str(row.id): row for row in _parse(file, Path(path))}.values())
 

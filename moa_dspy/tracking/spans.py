@@ -20,7 +20,7 @@ from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey, Tr
 from moa_dspy.agent import Agent
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
-from moa_dspy.secrets import is_secret, mask, secret_values
+from moa_dspy.secrets import is_secret, mask, remembered, secret_values
 from moa_dspy.strategies import Strategy, Verdict
 from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
 from moa_dspy.usage import LMCall, call_of
@@ -320,7 +320,7 @@ class _Secrets:
         new = {hash((lm.model, repr(lm.kwargs))): lm for lm in lms if lm is not None}
         if not new.keys() <= self._learned:
             self._learned.update(new)
-            self._values = sorted({*self._values, *secret_values(*new.values())}, key=len, reverse=True)
+            self._values = sorted({*self._values, *secret_values(*new.values(), *remembered())}, key=len, reverse=True)
             self._mask.cache_clear()
 
     def mask(self, value: Any, name: str = "") -> Any:
