@@ -163,7 +163,8 @@ class _Loader(yaml.SafeLoader):
         if self.depth > _DEEPEST:
             raise RecursionError
         if self.entries > _MOST_ENTRIES:
-            raise yaml.MarkedYAMLError(problem=_TOO_MUCH, problem_mark=self.peek_event().start_mark)
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=_TOO_MUCH, problem_mark=event.start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
