@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moa_dspy.agent import Agent
+    from moa_dspy.cascade import Cascade
     from moa_dspy.config import MoAConfig, ModelConfig
     from moa_dspy.errors import AggregationFailed, MoAError, ProposersOutOfContext, TooFewProposals
     from moa_dspy.evaluation import evaluate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Agent",
     "AggregationFailed",
+    "Cascade",
     "Case",
     "Element",
     "Failure",
@@ -61,6 +63,7 @@ __all__ = [
 _MODULES = {
     "usage": ("LMCall", "Usage"),
     "agent": ("Agent",),
+    "cascade": ("Cascade",),
     "config": ("MoAConfig", "ModelConfig"),
     "errors": ("AggregationFailed", "MoAError", "ProposersOutOfContext", "TooFewProposals"),
     "evaluation": ("evaluate",),

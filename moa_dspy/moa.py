@@ -10,11 +10,12 @@ import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
 from moa_dspy.agent import Agent, adopt_lms, check_keys, clone
+from moa_dspy.certainty import Calibration, weigh_evidence
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
 from moa_dspy.limits import Limits, require_positive
 from moa_dspy.one_predictor import as_one_predictor
-from moa_dspy.panel import Panel, Round, failure_of
+from moa_dspy.panel import KEPT, Panel, Round, failure_of
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
 from moa_dspy.saving import Savable
@@ -53,6 +54,9 @@ class MoA(Savable):
         >>> pred.answer, len(pred.proposals), pred.metadata.usage.calls
         ('Canberra', 3, 4)
     """
+
+    calibration: Calibration | None = None
+    """What `Calibrate` has learned: how sure an answer is, and below which confidence none is given."""
 
     def __init__(
         self,
@@ -167,8 +171,10 @@ class MoA(Savable):
         account = _Account(self)
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: Sequence[Proposal] = ()
+        kept = found[1] if (found := KEPT.get()) is not None and found[0] is self else ()
         for panel in self.panels:
-            round = yield from panel.ask(inputs, seen, early_stop if panel is self.panels[-1] else None)
+            stops = early_stop if panel is self.panels[-1] else None
+            round = yield from panel.ask(inputs, seen, stops, kept if panel is self.panels[0] else ())
             account.add(round)
             if len(round.proposals) < self.limits.min_proposals:
                 raise account.too_few(self.limits.min_proposals)
@@ -301,7 +307,20 @@ class _Account:
             return tally.agreement if tally.winner else None, votes
 
         metadata.count_with(count)
-        return MoAPrediction.of(verdict.outputs, case.task, metadata, verdict.reasoning)
+        outputs = verdict.outputs
+        if (calibration := self.moa.calibration) is not None:
+            evidence = weigh_evidence(
+                case,
+                outputs,
+                self.moa.strategy,
+                flip_rate=verdict.flip_rate,
+                fallback_used=self.fallback_used,
+            )
+            metadata.confidence = calibration.confidence(evidence)
+            metadata.abstained = calibration.is_unsure(metadata.confidence)
+            if metadata.abstained and calibration.on_unsure == "abstain":
+                outputs = dict.fromkeys(outputs)
+        return MoAPrediction.of(outputs, case.task, metadata, verdict.reasoning)
 
 
 class _EarlyStop:

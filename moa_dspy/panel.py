@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,10 @@ from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signatu
 from moa_dspy.usage import LMCall, Meter
 from moa_dspy.values import outputs_of, typed_outputs
 
-__all__ = ["Panel", "Round", "failure_of"]
+__all__ = ["KEPT", "Panel", "Round", "failure_of", "proposal_ids"]
+
+KEPT: ContextVar[tuple[object, Sequence[Proposal]] | None] = ContextVar("kept", default=None)
+"""A mixture, and what its first layer need not be asked for: an earlier stage of a cascade has asked."""
 
 IsDecided = Callable[[Sequence[Proposal], Mapping[str, str], Mapping[str, str]], bool]
 
@@ -118,7 +122,11 @@ class Panel(Keyless):
         return await adrive(self.ask(inputs))
 
     def ask(
-        self, inputs: Mapping[str, Any], seen: Sequence[Proposal] = (), is_decided: IsDecided | None = None
+        self,
+        inputs: Mapping[str, Any],
+        seen: Sequence[Proposal] = (),
+        is_decided: IsDecided | None = None,
+        kept: Sequence[Proposal] = (),
     ) -> Steps[Round]:
         """Ask every agent for its samples, after `adopt_lms`.
 
@@ -127,9 +135,12 @@ class Panel(Keyless):
             seen: In later layers, the proposals of the layer before.
             is_decided: Looks at the proposals so far, at who has finished and at who is still under way,
                 and says whether the rest is no longer needed.
+            kept: Proposals that are not asked for, as they are there.
         """
-        agents = self.agents
-        samples = _samples_of(agents, self.samples)
+        agents, known = self.agents, {proposal.id: proposal for proposal in kept}
+        asked = _samples_of(agents, self.samples)
+        samples = [sample for sample in asked if sample.id not in known]
+        known = {sample.id: known[sample.id] for sample in asked if sample.id in known}
         reader = _Reader(self.task, inputs, seen) if seen else None
         decided = False
 
@@ -141,14 +152,17 @@ class Panel(Keyless):
                 ]
                 here = [made for pair in done if isinstance(made := self._read(*pair), Proposal)]
                 pending = {s.id: s.agent.name for s, o in zip(samples, outcomes, strict=True) if not o.finished}
-                decided = is_decided(here, {sample.id: sample.agent.name for sample, _ in done}, pending)
+                finished = {s.id: s.agent.name for s in asked if s.id not in pending}
+                decided = is_decided(_arrange([*known.values(), *here], asked), finished, pending)
             return decided
 
-        outcomes = yield Batch(
-            [_call(sample, inputs if reader is None else reader.inputs_for(sample.agent)) for sample in samples],
-            self.limits.proposer_timeout,
-            enough if is_decided else None,
-        )
+        outcomes: list[Outcome] = []
+        if samples:
+            outcomes = yield Batch(
+                [_call(sample, inputs if reader is None else reader.inputs_for(sample.agent)) for sample in samples],
+                self.limits.proposer_timeout,
+                enough if is_decided else None,
+            )
         while reader is not None and (too_long := reader.shorten(samples, outcomes)):
             again = yield Batch(
                 [_call(samples[index], reader.inputs_for(samples[index].agent)) for index in too_long],
@@ -157,11 +171,13 @@ class Panel(Keyless):
             outcomes = [again[too_long.index(i)] if i in too_long else one for i, one in enumerate(outcomes)]
         waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
         results = [self._read(*pair) for pair in waited]
+        came = [result for result in results if isinstance(result, Proposal)]
+        waited_for = {sample.id for sample, _ in waited} | known.keys()
         return Round(
-            proposals=[result for result in results if isinstance(result, Proposal)],
+            proposals=_arrange([*known.values(), *came], asked) if known else came,
             failures=[failure for failure, _ in (r for r in results if isinstance(r, tuple))],
             calls=[call for sample in samples for call in sample.meter.calls()],
-            asked={sample.id: sample.agent.name for sample, _ in waited},
+            asked={sample.id: sample.agent.name for sample in asked if sample.id in waited_for},
             abandoned=[s.id for s, o in zip(samples, outcomes, strict=True) if decided and not o.finished],
             errors=[error for _, error in (r for r in results if isinstance(r, tuple)) if error is not None],
             shortened={} if reader is None else reader.shortened,
@@ -196,6 +212,11 @@ class Panel(Keyless):
 
     def _placed(self, failure: Failure, sample: _Sample) -> Failure:
         return failure.model_copy(update={"id": sample.id, "layer": self.layer})
+
+
+def proposal_ids(panel: Any) -> list[str]:
+    """The ids of the proposals that a panel, or one that is replayed, asks for, in declared order."""
+    return [n if place == 1 else f"{n}#{place}" for n in panel.names for place in range(1, panel.samples + 1)]
 
 
 def failure_of(agent: Agent, error: BaseException, seconds: float) -> Failure:
@@ -246,6 +267,12 @@ class _Reader:
             names = [PROPOSALS, *self.task.fields]
             self.renderings[limit] = render(self.seen, seed=seed_of(self.inputs), limit=limit, field_names=names)
         return self.renderings[limit]
+
+
+def _arrange(proposals: Sequence[Proposal], asked: Sequence[_Sample]) -> list[Proposal]:
+    """The proposals in declared order."""
+    place = {sample.id: number for number, sample in enumerate(asked)}
+    return sorted(proposals, key=lambda proposal: place[proposal.id])
 
 
 def _call(sample: _Sample, inputs: Mapping[str, Any]) -> Call:

@@ -133,6 +133,9 @@ class MoAMetadata(BaseModel):
         selected: Id of the proposal that is the answer, where one is.
         order_shown: Ids in the order in which the aggregator saw them.
         flip_rate: Share of a selection's rotations whose verdict was another than the winner.
+        confidence: The probability that the answer is right; None unless the mixture is calibrated (`Calibrate`).
+        abstained: The confidence is below what was promised: there is no answer, or it is not promised.
+        stage: The stage of a cascade that answered, from 1.
         elements: The pieces of a fused answer and who supports each.
         shortened: Proposal id -> characters that did not fit a context window.
         stopped_early: The vote was decided before all proposals were in.
@@ -152,6 +155,9 @@ class MoAMetadata(BaseModel):
     selected: str | None = None
     order_shown: list[str] = Field(default_factory=list)
     flip_rate: float | None = None
+    confidence: float | None = None
+    abstained: bool = False
+    stage: int | None = None
     elements: list[Element] = Field(default_factory=list)
     shortened: dict[str, int] = Field(default_factory=dict)
     stopped_early: bool = False

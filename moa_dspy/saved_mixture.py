@@ -23,6 +23,7 @@ class SavedMixture(BaseModel):
         config: The data of a `MoAConfig`, with its `signature`.
         lms: Path of an agent -> its model's entry, where that is another one than the config's.
         left_out: Path of an agent -> the settings of its LM that are not in the file: secrets, and what is no JSON.
+        calibration: The data of its `Calibration`, if it has one.
         code: What no file can bring back -> why: programs and strategies of the user's own, functions.
     """
 
@@ -33,6 +34,7 @@ class SavedMixture(BaseModel):
     config: dict[str, Any]
     lms: dict[str, dict[str, Any]] = {}
     left_out: dict[str, list[str]] = {}
+    calibration: dict[str, Any] | None = None
     code: dict[str, str] = {}
 
     @classmethod

@@ -5,6 +5,7 @@ recordings: what was asked once is arithmetic from then on.
 """
 
 from .by_name import OPTIMIZERS, build, split
+from .calibrate import Calibrate
 from .committee import SelectCommittee
 from .diagnose import diagnose, diagnosis_budget
 from .examples import CompileInterrupted, ProposersUnreachable
@@ -16,6 +17,7 @@ from .vote_weights import FitVoteWeights
 
 __all__ = [
     "OPTIMIZERS",
+    "Calibrate",
     "CompileInterrupted",
     "Finetune",
     "FitVoteWeights",

@@ -51,6 +51,7 @@ def restricted(
 ) -> MoA:
     """A copy of a mixture of one layer with these proposers only, their prompts and demos as they are."""
     mixture = moa.deepcopy()
+    mixture.calibration = None  # which is of all of them
     [panel] = mixture.panels
     for name in panel.names:
         if name not in agents:
@@ -86,6 +87,7 @@ def alone(moa: MoA, panel_name: str, agent: str, rows: Iterable[Row]) -> MoA:
 def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
     """The mixture's layers up to this one, those before it as recorded."""
     mixture: Any = copy.copy(moa)
+    mixture.calibration = None  # which is of the whole
     replayed = replay(moa, rows)
     place = moa.panel_names.index(panel_name)
     for later in moa.panel_names[place + 1 :]:

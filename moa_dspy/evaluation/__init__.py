@@ -4,7 +4,7 @@ from moa_dspy.evaluation.comparison import Comparison, Row
 from moa_dspy.evaluation.evaluating import EvaluationInterrupted, evaluate
 from moa_dspy.evaluation.intervals import Interval, difference_interval, mean_interval, wilson
 from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
-from moa_dspy.evaluation.plot import check_plot, save_plot
+from moa_dspy.evaluation.plot import check_plot, save_figure, save_plot
 from moa_dspy.evaluation.scores import Answer, System
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "evaluate",
     "mean_interval",
     "prediction_of",
+    "save_figure",
     "save_plot",
     "score",
     "wilson",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 from moa_dspy.evaluation.comparison import Comparison, Row
 from moa_dspy.evaluation.scores import Kind
 
-__all__ = ["check_plot", "save_plot"]
+__all__ = ["check_plot", "save_figure", "save_plot"]
 
 _HEAD = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
 _ENDINGS = (".html", ".svg", ".png", ".pdf")
@@ -46,17 +48,49 @@ def save_plot(comparison: Comparison, path: str | Path) -> Path:
         ValueError: If there is nothing to plot, or the ending is another.
         OSError: If the file cannot be written.
     """
+    return save_figure(
+        path, partial(_draw, comparison), _title(comparison), _subtitle(comparison), lambda: comparison.table(120)
+    )
+
+
+def save_figure(
+    path: str | Path, draw: Callable[[Any], None], title: str, subtitle: str, table: Callable[[], Any]
+) -> Path:
+    """Draw one diagram as the house draws them.
+
+    Args:
+        path: As for `save_plot`.
+        draw: Draws into matplotlib's axes.
+        title: Above it.
+        subtitle: What must be known to read it.
+        table: Gives the rich table that stands below the diagram in a web page.
+    """
     path = check_plot(path)
+    import matplotlib
+    from matplotlib.figure import Figure
+
     kind = path.suffix.lower()[1:]
+    # No pyplot: it would choose a backend and keep global state, in the user's process.
+    figure = Figure(figsize=(9, 5.6), facecolor="white")
+    axes = figure.add_axes((0.08, 0.12, 0.68, 0.76))
+    draw(axes)
+    axes.set_title(title, loc="left", weight="bold", pad=24, parse_math=False)
+    axes.text(0, 1.03, subtitle, transform=axes.transAxes, size=8.5, color="#666666", parse_math=False)
+    axes.grid(color="#e6e6e6")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)  # a name may hold a dollar sign
+    target: Any = io.StringIO() if kind == "html" else path
+    form = "svg" if kind == "html" else kind
+    with matplotlib.rc_context({"svg.hashsalt": "moa-dspy", "svg.fonttype": "none"}):
+        figure.savefig(target, format=form, dpi=200, bbox_inches="tight", metadata=_METADATA.get(form))
     if kind == "html":
-        svg = io.StringIO()
-        _draw(comparison, svg, "svg")
-        drawing = svg.getvalue()
-        title, table = escape(_title(comparison)), escape(_as_text(comparison.table(120)))
-        page = f"{_HEAD}<title>{title}</title>\n{drawing[drawing.index('<svg') :]}\n<pre>\n{table}</pre>\n</html>\n"
+        drawing, head = target.getvalue(), escape(title)
+        below = escape(_as_text(table()))
+        page = f"{_HEAD}<title>{head}</title>\n{drawing[drawing.index('<svg') :]}\n<pre>\n{below}</pre>\n</html>\n"
         path.write_text(page, encoding="utf-8")
-    else:
-        _draw(comparison, path, kind)
     return path
 
 
@@ -80,16 +114,11 @@ def check_plot(path: str | Path) -> Path:
     return path
 
 
-def _draw(comparison: Comparison, target: Any, kind: str) -> None:
-    import matplotlib
-    from matplotlib.figure import Figure
+def _draw(comparison: Comparison, axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     rows = _shown(comparison)
     unit, costs = _costs(rows)
-    # No pyplot: it would choose a backend and keep global state, in the user's process.
-    figure = Figure(figsize=(9, 5.6), facecolor="white")
-    axes = figure.add_axes((0.08, 0.12, 0.68, 0.76))
     span = max(costs) / min(costs) if min(costs) > 0 else 1.0
     if span > 3:
         axes.set_xscale("log")
@@ -105,8 +134,6 @@ def _draw(comparison: Comparison, target: Any, kind: str) -> None:
         if row.kind == "oracle":
             color = _COLORS["oracle"]
             axes.axhline(row.score, color=color, linestyle="--", linewidth=1, label="oracle: some proposer is right")
-    axes.set_title(_title(comparison), loc="left", weight="bold", pad=24, parse_math=False)
-    axes.text(0, 1.03, _subtitle(comparison), transform=axes.transAxes, size=8.5, color="#666666", parse_math=False)
     axes.set_ylabel("accuracy, % of the questions" if comparison.is_accuracy else "mean score")
     if comparison.is_accuracy:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
@@ -115,14 +142,6 @@ def _draw(comparison: Comparison, target: Any, kind: str) -> None:
     if not unit:
         axes.set(xticks=[], xlabel="in the order of the table: no costs are recorded")
     axes.margins(x=0.12)
-    axes.grid(color="#e6e6e6")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
-    for text in legend.get_texts():
-        text.set_parse_math(False)  # a name may hold a dollar sign
-    with matplotlib.rc_context({"svg.hashsalt": "moa-dspy", "svg.fonttype": "none"}):
-        figure.savefig(target, format=kind, dpi=200, bbox_inches="tight", metadata=_METADATA.get(kind))
 
 
 def _as_text(table: Any) -> str:

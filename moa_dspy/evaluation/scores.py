@@ -11,8 +11,8 @@ import dspy
 
 from moa_dspy.evaluation.metrics import Metric, prediction_of, score
 from moa_dspy.moa import MoA
+from moa_dspy.panel import proposal_ids
 from moa_dspy.recording import RecordedVerdict, Row
-from moa_dspy.recording.replay import proposal_ids
 from moa_dspy.recording.rows import IMPORTED, agent_of, typed
 from moa_dspy.results import Failure
 from moa_dspy.strategies import Case, Unusable, fall_back

@@ -12,10 +12,10 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
-from moa_dspy.panel import failure_of
+from moa_dspy.panel import failure_of, proposal_ids
 from moa_dspy.proposers import as_aggregator
 from moa_dspy.recording.identity import PANEL, aggregator_fingerprint, describe_changes, identity
-from moa_dspy.recording.replay import proposal_ids, replay, separate_verdict
+from moa_dspy.recording.replay import replay, separate_verdict
 from moa_dspy.recording.rows import IMPORTED, RecordedVerdict, Row, RowError, failures_of, is_outage
 from moa_dspy.results import Failure
 from moa_dspy.rollouts import resample
@@ -212,6 +212,7 @@ def decide(moa: MoA, inputs: Mapping[str, Any], by: str) -> RecordedVerdict:
         by=by,
         outputs=outputs,
         selected=account.selected,
+        flip_rate=account.flip_rate,
         failure=failure,
         fallback_used=account.fallback_used,
         calls=account.calls,

@@ -10,14 +10,14 @@ import dspy
 
 from moa_dspy.concurrency import Steps
 from moa_dspy.moa import MoA
-from moa_dspy.panel import IsDecided, Panel, Round
+from moa_dspy.panel import IsDecided, Panel, Round, proposal_ids
 from moa_dspy.recording.identity import fingerprints
 from moa_dspy.recording.rows import RecordedVerdict, Row, agent_of, typed
 from moa_dspy.results import Proposal
 from moa_dspy.strategies import Case, Strategy, Unusable, Verdict
 from moa_dspy.values import hash_of, to_jsonable
 
-__all__ = ["ReplayedPanel", "proposal_ids", "question_key", "replay", "separate_verdict"]
+__all__ = ["ReplayedPanel", "question_key", "replay", "separate_verdict"]
 
 
 def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) -> MoA:
@@ -52,11 +52,6 @@ def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) 
         replayed.aggregator = moa.aggregator.with_program(strategy)
         replayed.aggregator.lm = None
     return replayed
-
-
-def proposal_ids(panel: Panel) -> list[str]:
-    """The ids of the proposals that a panel asks for, in declared order."""
-    return [n if place == 1 else f"{n}#{place}" for n in panel.names for place in range(1, panel.samples + 1)]
 
 
 def question_key(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> str:
@@ -95,7 +90,11 @@ class ReplayedPanel:
         return self
 
     def ask(
-        self, inputs: Mapping[str, Any], seen: Sequence[Proposal] = (), is_decided: IsDecided | None = None
+        self,
+        inputs: Mapping[str, Any],
+        seen: Sequence[Proposal] = (),
+        is_decided: IsDecided | None = None,
+        kept: Sequence[Proposal] = (),
     ) -> Steps[Round]:
         """Give the recorded proposals; nothing is stopped early, as nothing is under way."""
         yield from ()
@@ -153,4 +152,5 @@ class _RecordedStrategy(Strategy):
         if verdict.outputs is None:
             cause = "" if verdict.failure is None else f": {verdict.failure.error}: {verdict.failure.message}"
             raise Unusable(f"When this was recorded, {self.name} gave no answer{cause}")
-        return Verdict(typed(verdict.outputs, case.task), selected=verdict.selected)
+        outputs = typed(verdict.outputs, case.task)
+        return Verdict(outputs, selected=verdict.selected, flip_rate=verdict.flip_rate)

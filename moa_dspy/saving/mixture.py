@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.agent import Agent, adopt_lms
+from moa_dspy.certainty import Calibration
 from moa_dspy.config import make_strategy
 from moa_dspy.limits import Limits
 from moa_dspy.proposers import AGGREGATOR
@@ -70,6 +71,7 @@ def describe_mixture(moa: MoA) -> SavedMixture:
             if path != AGGREGATOR and entry != entries.get(f"proposers.{path.rpartition('.')[2]}")
         },
         left_out={path: lm.left_out for path, lm in lms.items() if lm.left_out},
+        calibration=None if moa.calibration is None else moa.calibration.model_dump(),
         code=code,
     )
 
@@ -81,12 +83,13 @@ def find_differences(saved: SavedMixture, here: SavedMixture) -> list[str]:
 
 
 def take_settings(moa: MoA, saved: SavedMixture) -> None:
-    """Take over what is learned or chosen: the strategy's options (with a vote's weights), samples, limits.
+    """Take over what is learned or chosen: the strategy's options and weights, samples, limits, the calibration.
 
     Raises:
         ValueError, TypeError: If there are no such settings.
     """
     limits, strategy, given = Limits(**saved.config["limits"]), moa.strategy, saved.config["aggregation_strategy"]
+    calibration = None if saved.calibration is None else Calibration.model_validate(saved.calibration)
     if type(strategy) in STRATEGIES.values():
         fresh = make_strategy(given)  # which refuses what makes no sense
         fresh.bind(moa.signature, moa.panels[0].names)
@@ -95,7 +98,7 @@ def take_settings(moa: MoA, saved: SavedMixture) -> None:
         options = {} if isinstance(given, str) else {name: given[name] for name in given if name != "name"}
     for name, value in options.items():
         setattr(strategy, name, value)
-    moa.limits = limits
+    moa.limits, moa.calibration = limits, calibration
     for panel in moa.panels:
         panel.limits, panel.samples = limits, saved.config["num_proposals_per_model"]
 

@@ -1,0 +1,167 @@
+"""A cascade: the next, dearer stage is asked only where the one before is not sure enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
+from moa_dspy.errors import AggregationFailed, MoAError
+from moa_dspy.moa import MoA
+from moa_dspy.panel import KEPT, failure_of, proposal_ids
+from moa_dspy.proposers import Proposer
+from moa_dspy.results import MoAMetadata, MoAPrediction
+from moa_dspy.secrets import Keyless
+from moa_dspy.signatures import tell_apart
+from moa_dspy.strategies import Case, Voting
+from moa_dspy.values import outputs_of
+
+__all__ = ["Cascade", "asks_aggregator"]
+
+
+class Cascade(Keyless):
+    """Stages of mixtures, the cheapest first: each is asked only if the one before is unsure.
+
+    A stage stops the cascade when its calibrated confidence reaches its threshold (`Calibrate(max_error=...)` sets
+    both; `FitCascade` finds the stages too). Proposals are kept: an agent of an earlier stage, known by its name, is
+    not asked again. Where all that is left is a vote that can no longer change, it is not asked for either.
+
+    `metadata` is the account of the whole; `metadata.stage` says which stage answered. A later stage that fails
+    leaves the earlier one's answer, flagged by `abstained`.
+
+    Args:
+        stages: Calibrated mixtures; the last one may be any mixture, agent, module or model's name.
+
+    Raises:
+        ValueError: If the stages make no cascade.
+
+    Example:
+        ```python
+        sure = Calibrate(max_error=0.05).compile(cheap, trainset=examples)
+        cascade = Cascade([sure, MoA(task, [*models, "openai/gpt-5"], "anthropic/claude-opus-5")])
+        cascade(question="Why is the sky blue?").metadata.stage  # 1 or 2
+        ```
+    """
+
+    def __init__(self, stages: Sequence[MoA | Proposer]) -> None:
+        super().__init__()
+        if len(stages) < 2 or not isinstance(stages[0], MoA):
+            raise ValueError(
+                "A cascade has two stages or more, and begins with a mixture: Cascade([calibrated, 'openai/gpt-5'])."
+            )
+        self.signature = stages[0].signature
+        # Whoever answers alone is a mixture of one, so that there is one account of all.
+        built = [one if isinstance(one, MoA) else MoA(self.signature, [one], strategy="voting") for one in stages]
+        for number, (stage, later) in enumerate(pairwise(built), start=1):
+            _check_pair(number, stage, later)
+        self.stage_names = [f"stage_{number}" for number in range(1, len(built) + 1)]
+        for name, stage in zip(self.stage_names, built, strict=True):
+            setattr(self, name, stage)
+        tell_apart(self.named_predictors())
+
+    @property
+    def stages(self) -> list[MoA]:
+        """The mixtures, the first one first."""
+        return [getattr(self, name) for name in self.stage_names]
+
+    if TYPE_CHECKING:  # what DSPy declares as a mere Prediction
+
+        def __call__(self, **inputs: Any) -> MoAPrediction: ...
+
+        async def acall(self, **inputs: Any) -> MoAPrediction: ...
+
+    def forward(self, **inputs: Any) -> MoAPrediction:
+        return drive(self._answer(inputs))
+
+    async def aforward(self, **inputs: Any) -> MoAPrediction:
+        return await adrive(self._answer(inputs))
+
+    def _answer(self, inputs: Mapping[str, Any]) -> Steps[MoAPrediction]:
+        answered: Any = None
+        for number, stage in enumerate(self.stages, start=1):
+            before = None if answered is None else answered.metadata
+            KEPT.set((stage, [] if before is None else [one for one in before.all_proposals if one.layer == 1]))
+            try:
+                [outcome] = yield Batch([Call(stage, inputs)])
+            finally:
+                KEPT.set(None)
+            if outcome.error is not None:
+                return _fall_back(stage, outcome.error, answered)
+            answered = outcome.value
+            _add(before, answered.metadata, number)
+            if not answered.metadata.abstained:
+                break
+            if self._is_settled(number, answered, inputs):
+                answered.metadata.abstained = False
+                break
+        prediction: MoAPrediction = answered
+        return prediction
+
+    def _is_settled(self, number: int, answered: MoAPrediction, inputs: Mapping[str, Any]) -> bool:
+        """Whether all that is left is a vote, without a promise, that cannot change the answer."""
+        stage, left = self.stages[number - 1], self.stages[number:]
+        if not left or any(asks_aggregator(one) or len(one.panels) > 1 for one in left):
+            return False
+        last, account = left[-1], answered.metadata
+        if last.calibration is not None and last.calibration.threshold is not None:
+            return False
+        owners = {id: id.partition("#")[0] for id in proposal_ids(last.panels[0])}
+        asked = {id: owners[id] for id in proposal_ids(stage.panels[0]) if id in owners}
+        proposals = [one for one in account.all_proposals if one.id in asked]
+        case = Case(self.signature, inputs, proposals, asked, has_aggregator=False)
+        pending = {id: agent for id, agent in owners.items() if id not in asked}
+        if not proposals or not last.strategy.is_decided(case, pending):
+            return False
+        outputs = last.strategy.forward(case).outputs
+        return all(outputs[name] == answered[name] for name in outputs_of(self.signature))
+
+
+def asks_aggregator(moa: MoA) -> bool:
+    """Whether an answer of the mixture may take a call of its aggregator, so that code alone does not give it."""
+    return not isinstance(moa.strategy, Voting) or moa.aggregator.lm is not None
+
+
+def _add(before: MoAMetadata | None, account: MoAMetadata, number: int) -> None:
+    """Enter what the stages before took."""
+    account.stage = number
+    if before is not None:
+        account.calls = [*before.calls, *account.calls]
+        account.failures = [*before.failures, *account.failures]
+        account.seconds += before.seconds
+
+
+def _fall_back(stage: MoA, error: BaseException, answered: MoAPrediction | None) -> MoAPrediction:
+    """The answer of the stage before, as the next one gave none; what was paid for it is in the account."""
+    if answered is None:
+        raise error
+    account = answered.metadata
+    account.failures = [*account.failures, failure_of(stage.aggregator, error, 0.0)]
+    if not isinstance(error, MoAError):
+        message = f"A later stage could not be asked: {error}. What the earlier ones gave is in error.metadata."
+        raise AggregationFailed(message, account) from error
+    account.calls = [*account.calls, *error.metadata.calls]
+    account.failures = [*account.failures, *error.metadata.failures]
+    account.seconds += error.metadata.seconds
+    return answered
+
+
+def _check_pair(number: int, stage: MoA, later: MoA) -> None:
+    if stage.calibration is None or stage.calibration.threshold is None:
+        raise ValueError(
+            f"Stage {number} has no threshold, so it would never be sure, or always. Calibrate it with a promise: "
+            "Calibrate(max_error=0.1).compile(mixture, trainset=...)."
+        )
+    fields = [list(map(list, (one.signature.input_fields, one.signature.output_fields))) for one in (stage, later)]
+    if fields[0] != fields[1]:
+        raise ValueError(
+            f"Stages {number} and {number + 1} have different tasks ({fields[0]} and {fields[1]}): the one could not "
+            "stand in for the other. Give them one signature."
+        )
+    for name in set(stage.panels[0].names) & set(later.panels[0].names):
+        models = [getattr(one.panels[0], name).model for one in (stage, later)]
+        if models[0] != models[1]:
+            raise ValueError(
+                f"In stages {number} and {number + 1}, {name} is {models[0]} and {models[1]}: what the one says would "
+                "be taken for what the other says. Give one of them another name: Agent(model, name=...)."
+            )

@@ -1,0 +1,21 @@
+"""How sure a mixture may be of an answer: a probability learned from gold answers, and what it can promise."""
+
+from moa_dspy.certainty.calibration import Calibration, OnUnsure
+from moa_dspy.certainty.evidence import MEASURES, Evidence, weigh_evidence
+from moa_dspy.certainty.logit import Fitted, fit, predict
+from moa_dspy.certainty.promise import bound_error, count_rows_needed, find_threshold, is_kept
+
+__all__ = [
+    "MEASURES",
+    "Calibration",
+    "Evidence",
+    "Fitted",
+    "OnUnsure",
+    "bound_error",
+    "count_rows_needed",
+    "find_threshold",
+    "fit",
+    "is_kept",
+    "predict",
+    "weigh_evidence",
+]

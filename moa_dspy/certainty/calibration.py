@@ -1,0 +1,64 @@
+"""A mixture's calibration: from what a call shows to the probability that its answer is right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from moa_dspy.certainty.evidence import MEASURES, Evidence
+
+__all__ = ["Calibration", "OnUnsure"]
+
+OnUnsure = Literal["abstain", "flag"]
+
+
+class Calibration(BaseModel):
+    """What `Calibrate` has learned of a mixture: its answers' probability of being right, and what is promised.
+
+    It stands at `moa.calibration`, goes with copies and is saved with the mixture. It holds for the mixture and the
+    kind of questions that it was learned from: whoever changes prompts, models or weights calibrates anew.
+
+    Attributes:
+        measures: What each of `MEASURES` adds to the log-odds.
+        agents: What an agent's saying the same adds, beyond what a vote adds anyway.
+        questions: On how many rows with gold answers it rests.
+        accuracy: The share of right answers among them.
+        max_error: The promise: the share of wrong answers among those given; None if there is none.
+        threshold: The least confidence with which an answer is given under the promise.
+        on_unsure: `abstain` gives None in place of an answer below it, `flag` gives the answer; `metadata.abstained`
+            says so in both cases.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measures: dict[str, float]
+    agents: dict[str, float]
+    questions: int
+    accuracy: float
+    max_error: float | None = None
+    threshold: float | None = None
+    on_unsure: OnUnsure = "abstain"
+
+    @classmethod
+    def of(cls, coefficients: Sequence[float], agents: Sequence[str], questions: int, accuracy: float) -> Calibration:
+        """The calibration with these coefficients, in the order of `Evidence.row`."""
+        numbers = [round(float(number), 6) for number in coefficients]
+        measures: dict[str, float] = dict(zip(MEASURES, numbers, strict=False))
+        by_agent = dict(zip(agents, numbers[len(MEASURES) :], strict=True))
+        return cls(measures=measures, agents=by_agent, questions=questions, accuracy=accuracy)
+
+    def confidence(self, evidence: Evidence) -> float:
+        """The probability that an answer is right."""
+        return self.confidence_of(evidence.row(list(self.agents)))
+
+    def confidence_of(self, row: Sequence[float]) -> float:
+        """The same of a row of `Evidence.row`."""
+        pairs = zip([*self.measures.values(), *self.agents.values()], row, strict=True)
+        return 1 / (1 + math.exp(-sum(coefficient * number for coefficient, number in pairs)))
+
+    def is_unsure(self, confidence: float) -> bool:
+        """Whether the promise does not hold for an answer of this confidence."""
+        return self.threshold is not None and confidence < self.threshold - 1e-9

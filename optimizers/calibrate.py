@@ -1,0 +1,265 @@
+"""Calibration: the probability that a mixture's answer is right, and what it can promise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import dspy
+import numpy as np
+from dspy.teleprompt import Teleprompter
+
+from moa_dspy.cascade import Cascade, asks_aggregator
+from moa_dspy.certainty import (
+    Calibration,
+    Evidence,
+    bound_error,
+    count_rows_needed,
+    find_threshold,
+    fit,
+    predict,
+    weigh_evidence,
+)
+from moa_dspy.concurrency import run_side_by_side
+from moa_dspy.evaluation import Metric, MetricError
+from moa_dspy.limits import require_positive
+from moa_dspy.moa import MoA
+from moa_dspy.recording import Recording, replay
+from moa_dspy.recording.replay import separate_verdict
+from moa_dspy.recording.rows import typed
+from moa_dspy.strategies import Case, Unusable, fall_back
+
+from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows, inputs_of
+from .recipes import Budget, count_rotations
+from .reliability import Reliability
+from .scoring import Scored
+
+__all__ = ["Calibrate", "refuse_promise", "require_promise"]
+
+FEWEST = 30  # rows: with fewer, not even the share of right answers is known
+
+
+class Calibrate(Teleprompter):
+    """Learns how sure a mixture may be of an answer, whatever its strategy, and what it can promise.
+
+    Each example is asked once. What a call shows anyway (how much of the vote supports the answer, the strongest
+    other answer, who says the same, what failed, whether a verdict flipped) then gives the probability that the answer
+    is right: `pred.metadata.confidence`. The calibration stands at `moa.calibration`, and is saved with the mixture.
+
+    With `max_error` it promises: of the answers given, no more than that share is wrong. The threshold on the
+    confidence is chosen such that, in nine of ten samples of examples, the promise is kept on new questions *of the
+    same kind*. See `find_threshold` for the method.
+
+    Args:
+        metric: A metric's name or a function, giving 0 (wrong) or 1 (right).
+        max_error: The promise, above 0 and below 1; None for a probability without a promise.
+        on_unsure: Below the threshold, `"abstain"` answers None, and `"flag"` answers; `metadata.abstained` says so.
+            An `Agent`, a module or another mixture is asked instead (see `Cascade`): proposals are kept.
+        concurrency: Examples under way at once; each asks its proposers side by side.
+
+    Raises:
+        ValueError: If a setting makes no sense.
+
+    Attributes:
+        report: Of the last compile: tables, plots, and `check` for new rows; see `Reliability`.
+
+    Example:
+        >>> from moa_dspy import MoA
+        >>> from moa_dspy.simulated.questions import bundled_questions
+        >>> moa = MoA("question -> answer", [f"simulated/{n}" for n in ("alice", "bob", "carol")], strategy="voting")
+        >>> optimizer = Calibrate("exact", max_error=0.25)
+        >>> sure = optimizer.compile(moa, trainset=bundled_questions())
+        >>> pred = sure(question="What is the capital of Australia?")
+        >>> pred.answer, round(pred.metadata.confidence, 1), pred.metadata.abstained
+        ('Canberra', 0.7, False)
+    """
+
+    def __init__(
+        self,
+        metric: str | Metric = "exact",
+        *,
+        max_error: float | None = None,
+        on_unsure: str | dspy.Module = "abstain",
+        concurrency: int = 8,
+    ) -> None:
+        super().__init__()
+        require_promise(max_error)
+        if isinstance(on_unsure, str) and on_unsure not in ("abstain", "flag"):
+            raise ValueError(
+                f"on_unsure={on_unsure!r} is nothing to be done with an unsure answer. Give 'abstain', 'flag', or whom "
+                "to ask instead: an Agent, a module or a mixture."
+            )
+        if max_error is None and on_unsure != "abstain":
+            raise ValueError("Without max_error nothing is promised, and no answer is unsure. Give max_error=0.05.")
+        require_positive(concurrency=concurrency)
+        self.metric = metric
+        self.max_error = max_error
+        self.on_unsure = on_unsure
+        self.concurrency = concurrency
+        self.report: Reliability | None = None
+
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile on so many examples will take at most."""
+        proposals = sum(len(panel.names) * panel.samples for panel in student.panels)
+        calls = proposals + (count_rotations(student.strategy) if asks_aggregator(student) else 0)
+        return Budget((trainset + valset) * calls, 0, f"{trainset + valset} examples x {calls} calls")
+
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        valset: Sequence[dspy.Example] | None = None,
+        recorded: Recording | None = None,
+    ) -> MoA | Cascade:
+        """Calibrate.
+
+        Args:
+            student: The mixture; it stays as it is.
+            trainset: Examples with gold outputs; 200 bear most promises.
+            valset: Examples to find the threshold and to report on; without, each row of the trainset is judged by
+                what was learned from others.
+            recorded: An earlier recording, whole or in part, that is not asked for again.
+
+        Returns:
+            The calibrated copy; a `Cascade` of it and `on_unsure`, where that is somebody to ask.
+
+        Raises:
+            ValueError: If the examples do not fit.
+            TypeError: If the student is no mixture.
+            CompileInterrupted: If there are too few rows, if they are all right or all wrong or all agree, or if they
+                do not bear the promise: it says how many would. What was recorded is on it, as `recording`, for
+                `recorded=`; with the promise refused, `program` is the mixture calibrated without it.
+        """
+        moa = check_mixture(student, "Calibrate").deepcopy()
+        moa.calibration = None  # or answers that it does not give would be learned from
+        train, val = checked_sets(moa, trainset, valset, self.metric)
+        scored = Scored(self.metric, moa.signature)
+        scored.try_on_gold(train[0])
+        strategies = [moa.strategy.name] if asks_aggregator(moa) else []
+        settings: Any = {"recorded": recorded, "concurrency": self.concurrency, "strategies": strategies}
+        recording = ask_examples(moa, [*train, *val], **settings)
+        judge = Judge(moa, scored, self.concurrency)
+        rows, right = judge.read(recording, train)
+        _check_rows(rows, right, recording)
+        fitted = fit(rows, right)
+        moa.calibration = Calibration.of(fitted.coefficients.tolist(), judge.agents, len(right), float(right.mean()))
+        held_out = fitted.held_out
+        if val:
+            rows, right = judge.read(recording, val)
+            held_out = predict(fitted.coefficients, rows)
+        if self.max_error is not None:
+            threshold = find_threshold(held_out, right, self.max_error)
+            if threshold is None:
+                reason = refuse_promise(held_out, right, self.max_error)
+                raise CompileInterrupted(reason, program=moa, recording=recording)
+            wanted = self.on_unsure if self.on_unsure in ("abstain", "flag") else "flag"
+            promise = {"max_error": self.max_error, "threshold": threshold, "on_unsure": wanted}
+            moa.calibration = moa.calibration.model_copy(update=promise)
+        self.report = Reliability(moa.calibration, held_out, right, recording.usage, judge)
+        return moa if isinstance(self.on_unsure, str) else Cascade([moa, self.on_unsure])
+
+
+class Judge:
+    """Reads from a recording what spoke for a mixture's answers, and whether they were right."""
+
+    def __init__(self, moa: MoA, scored: Scored, threads: int) -> None:
+        self.moa, self.scored, self.threads = moa, scored, threads
+        self.agents = moa.panels[-1].names
+
+    def read(self, recording: Recording, examples: Sequence[dspy.Example], score: bool = True) -> tuple[Any, Any]:
+        """Rows of `Evidence.row`, and 1 where the answer is right; examples without an answer are left out.
+
+        Without `score`, there are no gold answers, and all are 0.
+
+        Raises:
+            MetricError: If the metric gives another score than 0 or 1; the recording is on it.
+        """
+        panel: Any = replay(self.moa, recording).panels[-1]
+        row_of = find_rows(self.moa.signature, recording)
+
+        def read_one(numbered: tuple[int, dspy.Example]) -> tuple[int, Evidence | None, float]:
+            number, example = numbered
+            row = row_of(example)
+            round = None if row is None else panel.round(row)
+            if row is None or round is None or not round.proposals:
+                return number, None, 0.0
+            inputs = inputs_of(self.moa.signature, example)
+            case = Case(self.moa.signature, inputs, round.proposals, round.asked, has_aggregator=False)
+            answer = self._answer(row, case)
+            if answer is None:
+                return number, None, 0.0
+            outputs, beside = answer
+            evidence = weigh_evidence(case, outputs, self.moa.strategy, **beside)
+            return number, evidence, self.scored.number(example, outputs) if score else 0.0
+
+        try:
+            found = sorted(run_side_by_side(read_one, list(enumerate(examples)), self.threads), key=lambda one: one[0])
+            pairs = [(evidence.row(self.agents), score) for _, evidence, score in found if evidence is not None]
+            if odd := [score for _, score in pairs if score not in (0, 1)]:
+                raise MetricError(
+                    f"The metric gave the score {odd[0]:g}, which says neither right (1) nor wrong (0). Say from which "
+                    "score on an answer is right: lambda example, prediction: score(example, prediction) >= 0.8."
+                )
+        except (MetricError, KeyboardInterrupt) as error:
+            failed: Any = error
+            failed.recording = recording
+            raise
+        return np.array([row for row, _ in pairs]), np.array([score for _, score in pairs])
+
+    def _answer(self, row: Any, case: Case) -> tuple[Any, dict[str, Any]] | None:
+        """The mixture's answer, as recorded or counted, and what is known of how it was made."""
+        if asks_aggregator(self.moa):
+            verdict = separate_verdict(row).verdicts.get(self.moa.strategy.name)
+            if verdict is None or verdict.outputs is None:
+                return None
+            fallback = verdict.fallback_used or verdict.failure is not None
+            return typed(verdict.outputs, case.task), {"flip_rate": verdict.flip_rate, "fallback_used": fallback}
+        try:
+            return fall_back(case, self.moa.strategy).outputs, {}
+        except Unusable:
+            return None
+
+
+def require_promise(max_error: float | None) -> None:
+    """ValueError for a share of errors that nobody can promise, or need not."""
+    if max_error is not None and not 0 < max_error < 1:
+        raise ValueError(
+            f"max_error={max_error}: no number of rows shows that answers are never wrong, and that all may be wrong "
+            "is no promise. Give a share above 0 and below 1, for example 0.05."
+        )
+
+
+def refuse_promise(held_out: Any, right: Any, max_error: float) -> str:
+    """Why rows do not bear a promise, and how many would."""
+    needed = count_rows_needed(held_out, right, max_error)
+    wrong = int((right < 1).sum())
+    said = (
+        f"These {len(right)} rows do not bear the promise that at most {max_error:.0%} of the answers are wrong: all "
+        f"answered, {wrong} are wrong (at 90% up to {bound_error(wrong, len(right)):.1%}), and no threshold on the "
+        "confidence is shown to keep it."
+    )
+    if needed is None:
+        return f"{said} More rows like these would not help: even the surest answers are wrong too often. Promise less."
+    # Where fewer were thought to do, it was chance that they did not.
+    needed = max(needed, 2 * len(right))
+    return f"{said} About {needed:,} labelled rows like these would, or promise less."
+
+
+def _check_rows(rows: Any, right: Any, recording: Recording) -> None:
+    problem = None
+    if len(right) < FEWEST:
+        problem = f"{len(right)} answers with a gold value are too few to calibrate on. Give {FEWEST}, better 200."
+    elif right.all() or not right.any():
+        which = "right" if right.all() else "wrong"
+        problem = (
+            f"All {len(right)} answers are {which}, so that nothing tells the right ones from the wrong ones. "
+            f"{'Give harder examples.' if right.all() else 'See whether the metric compares what it should.'}"
+        )
+    elif (rows == rows[0]).all():
+        problem = (
+            f"Nothing differs among the {len(right)} rows (the same agents say the same), so that every "
+            "answer would get the same confidence. Ask more models, or more samples (num_proposals_per_model)."
+        )
+    if problem is not None:
+        raise CompileInterrupted(problem, "What was answered is in error.recording.", recording=recording)
