@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.secrets import reference_name, remember
 
-__all__ = ["Prices", "as_lm", "context_window", "missing_key"]
+__all__ = ["Prices", "as_lm", "context_window", "missing_key", "prices_of"]
 
 
 class Prices(BaseModel):
@@ -106,6 +106,20 @@ def context_window(model: str) -> int | None:
     provider, name = model.split("/", 1) if "/" in model else ("openai", model)
     window = model_info(provider, name).get("max_input_tokens")
     return window if isinstance(window, int) else None
+
+
+def prices_of(lm: dspy.BaseLM) -> Prices | None:
+    """What the model's tokens cost: as its user stated it, else as DSPy's model metadata says; None if neither does."""
+    if (stated := vars(lm).get("prices")) is not None:
+        return Prices.model_validate(stated)
+    if lm.model.startswith("simulated/"):
+        return None
+    provider, name = lm.model.split("/", 1) if "/" in lm.model else ("openai", lm.model)
+    info = model_info(provider, name)
+    known = info.get("input_cost_per_token"), info.get("output_cost_per_token")
+    if not all(isinstance(price, (int, float)) for price in known):
+        return None
+    return Prices(input=1e6 * float(known[0]), output=1e6 * float(known[1]))
 
 
 _OWN_ACCESS = (

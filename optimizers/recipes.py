@@ -9,8 +9,7 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.moa import MoA
-from moa_dspy.strategies import Strategy
+from moa_dspy.recording.budget import calls_per_answer, calls_per_verdict, count_rotations
 
 __all__ = ["Budget", "Recipe", "calls_per_answer", "calls_per_verdict", "count_rotations"]
 
@@ -117,20 +116,3 @@ class Budget:
     def calls(self) -> int:
         """All of them."""
         return self.agents + self.optimizer
-
-
-def calls_per_answer(moa: MoA) -> int:
-    """LM calls of one run of a mixture: each sample of each proposer of each layer, and the aggregator's."""
-    return sum(len(panel.names) * panel.samples for panel in moa.panels) + calls_per_verdict(moa)
-
-
-def calls_per_verdict(moa: MoA) -> int:
-    """LM calls of a mixture's aggregator for one answer."""
-    if not moa.strategy.needs_aggregator and moa.aggregator.lm is None:
-        return 0
-    return count_rotations(moa.strategy)
-
-
-def count_rotations(strategy: Strategy) -> int:
-    """LM calls of a strategy's aggregator for one answer."""
-    return int(getattr(strategy, "rotations", 1))

@@ -96,6 +96,7 @@ def compile_(
     from moa_dspy.agent import check_keys
     from moa_dspy.models import as_lm
     from moa_dspy.optimizers import build, split
+    from moa_dspy.recording.budget import calls_per_answer
 
     _check_out(out, force)
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
@@ -111,7 +112,7 @@ def compile_(
         checkpoint=checkpoint,
         on_stage=_tell_stage,
     )
-    budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * _calls_per_answer(moa)
+    budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * calls_per_answer(moa)
     counts = f"{len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back"
     note(f"{optimizer}, recipe {recipe}. {counts}.")
     note(
@@ -225,12 +226,6 @@ def _compare_prompts(moa: MoA, tuned: MoA) -> list[dict[str, Any]]:
         }
         for name, prompt in after.items()
     ]
-
-
-def _calls_per_answer(moa: MoA) -> int:
-    asks = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
-    proposals = sum(len(panel.names) * panel.samples for panel in moa.panels)
-    return proposals + (int(getattr(moa.strategy, "rotations", 1)) if asks else 0)
 
 
 def _check_out(out: Path, force: bool) -> None:

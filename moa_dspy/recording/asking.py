@@ -14,6 +14,7 @@ from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
 from moa_dspy.panel import failure_of, proposal_ids
 from moa_dspy.proposers import as_aggregator
+from moa_dspy.recording.budget import Estimate, estimate_questions
 from moa_dspy.recording.identity import PANEL, aggregator_fingerprint, describe_changes, identity
 from moa_dspy.recording.replay import replay, separate_verdict
 from moa_dspy.recording.rows import IMPORTED, RecordedVerdict, Row, RowError, failures_of, is_outage
@@ -60,6 +61,11 @@ class Asker:
         judges = [self.moa.aggregator] if self.whole else self.aggregators.values()
         others = [other for other in self.others.values() if isinstance(other, Agent)]
         return [*self.moa.agents[:-1], *(judge for judge in judges if judge.lm is not None), *others]
+
+    def estimate(self, questions: Sequence[Row]) -> Estimate:
+        """What these questions will take."""
+        judges = None if self.whole else self.aggregators.values()
+        return estimate_questions(self.moa, questions, judges, self.others.values())
 
     def is_complete(self, row: Row | None) -> bool:
         """Whether a row holds all that was asked for, without a failure that another try may mend."""

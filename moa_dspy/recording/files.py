@@ -111,7 +111,7 @@ class RecordingFile:
 
     def claim(self, key: str) -> bool:
         """Whether the question of this key is ours to ask: nobody else is asking it."""
-        return self._file is None or fcntl is None or _claim(self._file, int(hash_of(key, 12), 16))
+        return self._file is None or _claim(self._file, int(hash_of(key, 12), 16))
 
     def append(self, row: Row) -> None:
         """Keep a row; when this returns it is on the disk, or `failure` says why it is not."""
@@ -259,6 +259,8 @@ def _lock(file: Any) -> bool:
 
 def _claim(file: Any, number: int) -> bool:
     """Lock a byte far beyond the end, which stands for a question."""
+    if fcntl is None:
+        return True
     try:
         if hasattr(fcntl, "F_OFD_SETLK"):
             # The lock of this open file: POSIX's own would let in other threads, and end as soon as any of them
@@ -286,7 +288,7 @@ def _size_in_place(path: Any, file: Any) -> int:
 
 def _replace(path: Path, content: bytes, draft: Path) -> None:
     with open(draft, "xb") as file:
-        os.fchmod(file.fileno(), os.stat(path).st_mode & 0o777)
+        os.chmod(draft, os.stat(path).st_mode & 0o777)
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

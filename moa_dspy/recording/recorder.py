@@ -17,7 +17,8 @@ from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording.asking import Asker
-from moa_dspy.recording.files import RecordingFile
+from moa_dspy.recording.budget import Budget, Estimate
+from moa_dspy.recording.files import RecordingFile, read_rows
 from moa_dspy.recording.identity import PANEL, describe_changes
 from moa_dspy.recording.questions import as_questions
 from moa_dspy.recording.recording import Recording
@@ -27,7 +28,7 @@ from moa_dspy.strategies import Strategy
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import hash_of
 
-__all__ = ["record"]
+__all__ = ["estimate", "record"]
 
 
 def record(
@@ -42,6 +43,8 @@ def record(
     force: bool = False,
     max_failures: int | None = None,
     retry_degraded: bool = False,
+    max_cost_usd: float | None = None,
+    max_calls: int | None = None,
     on_row: Callable[[Row | None, Summary], None] | None = None,
 ) -> Recording:
     """Ask many questions, and keep what was proposed, decided and paid.
@@ -65,6 +68,9 @@ def record(
         force: Go on with a file that holds another mixture's answers.
         max_failures: After so many failed questions it stops. By default after 20, if none was answered.
         retry_degraded: Ask again what was answered while something was missing: a proposer, the aggregator.
+        max_cost_usd: USD that this run may cost: no question is begun that may go beyond, at the price of the dearest
+            one so far.
+        max_calls: LM calls that it may make, in the same way.
         on_row: Called in the calling thread with each new row and the summary so far: once at the start and at
             Ctrl-C with None. What it raises stops the work; what came is kept.
 
@@ -75,7 +81,8 @@ def record(
         ValueError: If something is wrong before anything was asked: a row, a missing key, a file that is
             something else or another mixture's.
         RecordingInterrupted: After Ctrl-C.
-        RecordingStopped: After too many failures, or when the file could not be written or was changed meanwhile.
+        RecordingStopped: After too many failures, at the end of the budget, or when the file could not be written or
+            was changed meanwhile.
         OSError: If a file cannot be read.
 
     Example:
@@ -99,7 +106,8 @@ def record(
             check_keys(asker.agents)
         summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
         summary.earlier_usage = Usage.of(call for row in kept.rows.values() for call in row.paid)
-        work = _Work(asker, kept, earlier, summary)
+        budget = Budget(asker.estimate(pending[:1] if max_cost_usd or max_calls else []), max_cost_usd, max_calls)
+        work = _Work(asker, kept, earlier, summary, budget)
         try:
             for key, row in earlier.items():
                 if key not in kept.rows and asker.is_complete(row):
@@ -118,11 +126,29 @@ def record(
     return recording
 
 
+def estimate(
+    moa: MoA,
+    examples: str | Path | Iterable[Mapping[str, Any] | dspy.Example],
+    path: str | Path | None = None,
+    *,
+    strategies: Sequence[str | Strategy] | None = None,
+    others: Mapping[str, dspy.Module] | None = None,
+    retry_degraded: bool = False,
+) -> Estimate:
+    """What `record` would take with these arguments, without asking anybody; what is recorded already costs nothing."""
+    questions, asker = as_questions(examples, moa.signature), Asker(moa, strategies, others, True, retry_degraded)
+    there = {row.key: row for row in read_rows(path)} if path is not None and Path(path).exists() else {}
+    earlier = _rows_of(questions, there)
+    return asker.estimate([question for question in questions if not asker.is_complete(earlier.get(question.key))])
+
+
 class _Work:
     """Asks what is to be asked, side by side, until all is asked or something stops it."""
 
-    def __init__(self, asker: Asker, kept: RecordingFile, earlier: Mapping[str, Row], summary: Summary) -> None:
-        self.asker, self.kept, self.earlier, self.summary = asker, kept, earlier, summary
+    def __init__(
+        self, asker: Asker, kept: RecordingFile, earlier: Mapping[str, Row], summary: Summary, budget: Budget
+    ) -> None:
+        self.asker, self.kept, self.earlier, self.summary, self.budget = asker, kept, earlier, summary, budget
         self.error: Exception | None = None  # of ours or of the caller's: the questions under way finish first
 
     def ask_all(
@@ -161,13 +187,20 @@ class _Work:
             there = _rows_of([question], self.kept.rows).get(question.key)
             if self.kept.failure is not None or self.asker.is_complete(there):  # by another process
                 return None, []
-            earlier = there or self.earlier.get(question.key)
-            row = self.asker.ask(question, earlier)
-            replaced = self.kept.rows.get(question.key) or earlier
-            before = [] if replaced is None else replaced.paid
-            calls = _without(row.paid, before)
-            row.earlier_calls = [*row.earlier_calls, *_without(before, row.paid)]
-            self.kept.append(row)
+            if (reason := self.budget.begin()) is not None:
+                self.summary.stopped = self.summary.stopped or f"The budget is used up: {reason}"
+                return None, []
+            calls: list[LMCall] = []
+            try:
+                earlier = there or self.earlier.get(question.key)
+                row = self.asker.ask(question, earlier)
+                replaced = self.kept.rows.get(question.key) or earlier
+                before = [] if replaced is None else replaced.paid
+                calls = _without(row.paid, before)
+                row.earlier_calls = [*row.earlier_calls, *_without(before, row.paid)]
+                self.kept.append(row)
+            finally:
+                self.budget.end(calls)
             return row, calls
         except Exception as error:
             self.error = self.error or error
