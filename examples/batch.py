@@ -16,7 +16,6 @@ bound
  oracle       100.0  86-100  +29.2  12.5 to 50.0       -       -    -     -
 """
 
-import rich
 from models import AGGREGATOR, PROPOSERS
 
 from moa_dspy import MoA, evaluate, record, replay
@@ -29,4 +28,4 @@ print(len(recording), "rows,", recording.usage.calls, "calls,", len(recording.to
 
 voters = replay(MoA("question -> answer", PROPOSERS, strategy="voting"), recording)
 print("a vote says:", voters(question=questions[0].question).answer)
-rich.print(evaluate(moa, recording, strategies=["voting"]).table())
+print(evaluate(moa, recording, strategies=["voting"]))

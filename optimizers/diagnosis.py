@@ -148,6 +148,11 @@ class Diagnosis:
 
         return Group(self.comparison.table(width), "", self.findings())
 
+    def __str__(self) -> str:
+        from moa_dspy.evaluation.table import shown_as_text
+
+        return shown_as_text(self.table())
+
     def findings(self) -> RenderableType:
         """What there is beside the comparison: shared errors, committees, the recommendation and its reasons."""
         from rich.console import Group

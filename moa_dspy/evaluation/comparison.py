@@ -199,6 +199,11 @@ class Comparison:
 
         return rows_table(self, width)
 
+    def __str__(self) -> str:
+        from moa_dspy.evaluation.table import shown_as_text
+
+        return shown_as_text(self.table())
+
     def split_table(self, key: str | Callable[[dspy.Example], Any]) -> Table:
         """The systems' scores by kind of question, the best of each kind in bold; `key` as for `split`."""
         from moa_dspy.evaluation.table import groups_table

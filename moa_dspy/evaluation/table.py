@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -15,7 +17,7 @@ from moa_dspy.evaluation.scores import Kind
 if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison, Row
 
-__all__ = ["groups_table", "rows_table"]
+__all__ = ["groups_table", "rows_table", "shown_as_text"]
 
 _HEADINGS: dict[Kind, str] = {
     "proposer": "alone",
@@ -70,6 +72,13 @@ def groups_table(comparison: Comparison, groups: Mapping[Any, Comparison]) -> Ta
         ]
         table.add_row(Text(name), *cells)
     return table
+
+
+def shown_as_text(shown: RenderableType, width: int = 80) -> str:
+    """What a terminal of this many columns would show, without colours."""
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None, force_terminal=False, force_jupyter=False).print(shown)
+    return out.getvalue().rstrip()
 
 
 def _empty(gap: int) -> Table:

@@ -129,6 +129,7 @@ def test_the_table_shows_every_system_against_the_best() -> None:
         ["oracle", "87.5", "53-98", "+37.5", "12.5", "to", "75.0", "-", "-", "-", "-"],
     ]
     assert "13.7-69.4" in "".join(shown(made.table(120), 120))
+    assert [line.split() for line in str(made).splitlines()] == [line.split() for line in shown(made.table(80))]
 
 
 def test_long_names_give_way_to_the_numbers_and_are_whole() -> None:
