@@ -9,10 +9,11 @@ import re
 import unicodedata
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Literal
 
 from dspy.adapters.types.base_type import CUSTOM_TYPE_END_IDENTIFIER, CUSTOM_TYPE_START_IDENTIFIER
 
-__all__ = ["CLOSE", "OPEN", "Escape", "escaper"]
+__all__ = ["CLOSE", "OPEN", "Escape", "escaper", "unicode_form"]
 
 OPEN, CLOSE = "«««", "»»»"
 
@@ -30,6 +31,8 @@ _MARKER = re.compile(
 _TAG = re.compile("[<\uff1c][^<>\uff1c\uff1e]*(?=[>\uff1e])")
 # Some readers, Python's splitlines() among them, take each of these for a line break.
 _LINE = re.compile("[^\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
+# Accents in a row, more than any script sets on one letter.
+_HEAP = re.compile(r"((?<![^\w\x00-\x7f])[^\w\x00-\x7f]{64,})")
 _HEAD_OF_PROPOSAL = re.compile(r"Proposal\s+P\d+\b")
 
 
@@ -68,6 +71,13 @@ def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ())
     return escape
 
 
+def unicode_form(form: Literal["NFC", "NFKC"], text: str) -> str:
+    """The text in this form of Unicode's, but for heaps of accents: sorting those takes the square of their number."""
+    pieces = _HEAP.split(text)
+    pieces[::2] = [unicodedata.normalize(form, piece) for piece in pieces[::2]]
+    return "".join(pieces)
+
+
 def _single(fence: re.Match[str]) -> str:
     return ("\u2039" if fence[0][0] == "«" else "\u203a") * 3
 
@@ -89,4 +99,4 @@ def _is_head(line: str, heads: tuple[str, ...]) -> bool:
 
 def _as_read(text: str) -> str:
     """Text as a reader takes it in: full-width forms as their ordinary ones, without what is not seen."""
-    return text if text.isascii() else _INVISIBLE.sub("", unicodedata.normalize("NFKC", text))
+    return text if text.isascii() else unicode_form("NFKC", _INVISIBLE.sub("", text))

@@ -53,7 +53,8 @@ _LOOKS = re.compile(
 )
 _LOGIN = re.compile(r"(?<=://)[^/?#\s'\"]+(?=@)")
 _QUERY = re.compile(
-    r"(?<=[?&;])([\w.%-]*(?:key|token|sig|signature|secret|passw\w*|pwd|auth|\bcode)=)([^&#;\s'\"]+)", re.IGNORECASE
+    r"(?<=[?&;])([\w.%-]{0,40}(?:key|token|sig|signature|secret|passw\w{0,40}|pwd|auth|\bcode)=)([^&#;\s'\"]+)",
+    re.IGNORECASE,
 )
 _SHORTEST = 8  # what is shorter stands in ordinary text too, so it is masked only as a word, and only an LM's own
 _NO_KEYS = frozenset({"empty", "none", "null", "dummy", "fake", "local", "test", "unused", "ollama", "true"})

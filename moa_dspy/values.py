@@ -68,11 +68,10 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return str(value)
     data = to_jsonable(value)
-    return (
-        _with_line_breaks(json.dumps(data, ensure_ascii=False, indent=2))
-        if isinstance(data, (dict, list))
-        else str(data)
-    )
+    if not isinstance(data, (dict, list)):
+        return str(data)
+    # What is nested hundreds deep would be indentation a hundred times its length.
+    return _with_line_breaks(json.dumps(data, ensure_ascii=False, indent=None if _is_deeper(data, 24) else 2))
 
 
 def hash_of(value: Any, digits: int = 16) -> str:
@@ -243,6 +242,11 @@ def _dump(value: BaseModel) -> Any:
 
 def _name(value: Any) -> str:
     return re.sub(r" at 0x[0-9A-Fa-f]+", "", repr(value))  # the address differs between processes
+
+
+def _is_deeper(data: Any, levels: int) -> bool:
+    parts = data.values() if isinstance(data, dict) else data
+    return not levels or any(_is_deeper(part, levels - 1) for part in parts if isinstance(part, (dict, list)))
 
 
 def _with_line_breaks(text: str) -> str:

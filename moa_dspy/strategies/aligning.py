@@ -22,6 +22,11 @@ Thing = dict[str, int]
 _MISREAD: Final = 0.7
 """How much two texts have in common, as difflib's ratio, if one may be a misreading of the other."""
 
+_RIVALS: Final = 8
+"""With how many rows of each list a row is compared: made up rows could be a little like all others."""
+_COLUMNS: Final = 64
+"""Among how many columns of rows the own numbers of a list are looked for."""
+
 
 def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]:
     """The items of several lists, those that are the same thing together, in the order that the lists share.
@@ -63,7 +68,7 @@ def _drop_own_numbers(rows: Mapping[str, list[Row]]) -> None:
     full = [given for given in rows.values() if given]
     if all(len(given) == 1 for given in full) or any(len(row) < 2 for given in full for row in given):
         return
-    for column in list(full[0][0]):
+    for column in list(full[0][0])[:_COLUMNS]:
         if not all(_counts_up([row.get(column) for row in given]) for given in full):
             continue
         numbers: dict[Hashable, dict[str, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
@@ -126,12 +131,13 @@ def _unite_misread(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -
         for other, like in others.items():
             if one > other or like < 0.5 or things[one].keys() & things[other].keys():
                 continue
-            is_misread = beside[one] & beside[other] and _may_be_misread(said[one], said[other])
-            if (like > 0.5 or is_misread) and is_clear(one, other) and is_clear(other, one):
-                group = united[one] | united[other]
-                united.update(dict.fromkeys(group, group))
+            is_near = like > 0.5 or (beside[one] & beside[other] and _may_be_misread(said[one], said[other]))
+            if is_near and is_clear(one, other) and is_clear(other, one):
+                few, many = sorted((united[one], united[other]), key=len)
+                many |= few
+                united.update(dict.fromkeys(few, many))
     result = []
-    for numbers in {min(group): sorted(group) for group in united.values()}.values():
+    for numbers in sorted(map(sorted, {id(group): group for group in united.values()}.values())):
         places = [place for number in numbers for place in things[number].items()]
         # A chain may lead back to another row of the same list.
         is_one = len(dict(places)) == len(places)
@@ -146,12 +152,13 @@ def _find_alike(said: Sequence[Row], number_of_lists: int) -> dict[int, dict[int
         for part in row.items():
             holders[part].append(number)
     alike: dict[int, dict[int, float]] = {number: {} for number in range(len(said))}
+    most = _RIVALS * number_of_lists
     for numbers in holders.values():
         # What more rows say than there are readings of one tells none of them, and comparing all with all of them
         # would take the square of their number.
         if len(numbers) <= 2 * number_of_lists:
             for one, other in combinations(numbers, 2):
-                if other not in alike[one]:
+                if other not in alike[one] and max(len(alike[one]), len(alike[other])) < most:
                     a, b = said[one], said[other]
                     shared = a.keys() & b.keys()
                     share = sum(same(a[path], b[path]) for path in shared) / len(shared)

@@ -191,30 +191,38 @@ def left_out(parts: Mapping[Any, Any]) -> frozenset[Any]:
         >>> left_out({"label": str, "confidence": float}), left_out({"confidence": float})
         (frozenset({'confidence'}), frozenset())
     """
-    return _left_out(tuple(parts.items()))
+    # A dict may have any number of keys, which nobody asks about twice.
+    find = _left_out if len(parts) < 100 else _find_left_out
+    return find(tuple(parts.items()))
 
 
-@cached
-def _left_out(parts: tuple[tuple[Any, Any], ...]) -> frozenset[Any]:
-    explaining = frozenset(name for name, kind in parts if _explains(name, kind, parts))
-    grading = frozenset(name for name, kind in parts if name not in explaining and _grades(name, kind, parts))
+def _find_left_out(parts: tuple[tuple[Any, Any], ...]) -> frozenset[Any]:
+    has_choice = any(_is_closed(kind) for _, kind in parts)
+    has_answer = any(word in _ANSWERING for name, _ in parts for word in _words(name)[-1:])
+    explaining = frozenset(name for name, kind in parts if _explains(name, kind, has_choice))
+    grading = frozenset(
+        name for name, kind in parts if name not in explaining and _grades(name, kind, has_choice, has_answer)
+    )
     if len(explaining) + len(grading) < len(parts):
         return explaining | grading
     return explaining if grading else frozenset()
 
 
-def _explains(name: Any, kind: Any, parts: Sequence[tuple[Any, Any]]) -> bool:
+_left_out = cached(_find_left_out)
+
+
+def _explains(name: Any, kind: Any, has_choice: bool) -> bool:
     if _is_a(kind, _EXPLAINING_TYPES):
         return True
     words = _words(name)
     if not words or _is_closed(kind) or _is_a(kind, _NUMBERS):
         return False
     if len(words) == 1 and words[0] in _PERHAPS_EXPLAINING:
-        return any(_is_closed(other) for key, other in parts if key != name)
+        return has_choice
     return words[-1] in _EXPLAINING or words == ["chain", "of", "thought"]
 
 
-def _grades(name: Any, kind: Any, parts: Sequence[tuple[Any, Any]]) -> bool:
+def _grades(name: Any, kind: Any, has_choice: bool, has_answer: bool) -> bool:
     words = _words(name)
     if not words or words[-1] in _GRADING:
         return bool(words)
@@ -222,9 +230,7 @@ def _grades(name: Any, kind: Any, parts: Sequence[tuple[Any, Any]]) -> bool:
         return False
     if len(words) > 1:
         return words[-2] in _OWN
-    others = [(key, other) for key, other in parts if key != name]
-    is_labelled = any(_is_closed(other) for _, other in others) and not _is_a(kind, (int,))
-    return is_labelled or any(word in _ANSWERING for key, _ in others for word in _words(key)[-1:])
+    return has_answer or (has_choice and not _is_a(kind, (int,)))
 
 
 def _words(name: Any) -> list[str]:

@@ -150,8 +150,10 @@ def cluster(forms: Sequence[Hashable], tolerance: float = TOLERANCE) -> list[int
 
     Forms that differ in numbers only are sorted number by number, and cut where two neighbours are not the same.
     """
+    if len(different := dict.fromkeys(forms)) < 2:
+        return [0] * len(forms)
     by_text: dict[Hashable, list[tuple[Hashable, list[Any]]]] = defaultdict(list)
-    for form in dict.fromkeys(forms):
+    for form in different:
         numbers: list[Any] = []
         by_text[_without_numbers(form, numbers)].append((form, numbers))
     leader: dict[Hashable, Hashable] = {}

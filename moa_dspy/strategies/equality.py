@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeGuard, get_args, get_ori
 
 import dspy
 
+from moa_dspy.escaping import unicode_form
 from moa_dspy.strategies.answers import cached, leaves_of, left_out_of, parts_of, types_of_parts
 from moa_dspy.values import validated
 
@@ -122,7 +123,7 @@ def fold(text: str) -> str:
         return " ".join(text.lower().split())
     seen = "".join(character for character in text if not _is_invisible(character))
     # Case folding can leave NFC, so it is normalised again.
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen).casefold())
+    folded = unicode_form("NFC", unicode_form("NFC", seen).casefold())
     return " ".join(folded.split())
 
 

@@ -170,8 +170,9 @@ def _merge_parts(
 ) -> dict[Any, Merged]:
     """Each part merged for itself; those beside the answer are taken from the one that best says the merged rest."""
     names = list(dict.fromkeys(name for parts in held.values() for name in parts))
-    answering = [name for name in names if name not in beside] or names
-    following = [name for name in names if name not in answering]
+    beside = beside if beside & set(names) != set(names) else set()
+    answering = [name for name in names if name not in beside]
+    following = [name for name in names if name in beside]
     merged: dict[Any, Merged] = {}
     for name in answering:
         values = {id: parts[name] for id, parts in held.items() if name in parts}

@@ -11,6 +11,7 @@ from fractions import Fraction
 from functools import wraps
 from typing import Any, Final, Literal
 
+from moa_dspy.escaping import unicode_form
 from moa_dspy.strategies.equality import fold
 
 __all__ = ["NORMALIZERS", "Convention", "NormalizerName", "find_convention"]
@@ -60,7 +61,7 @@ def _number(text: str) -> Any:
 @_for_text
 def _choice(text: str) -> Any:
     """The letter or the one digit of a multiple choice: `(B)`, `b.`, `Answer: **B**` and `B) Paris` are `B`."""
-    said = re.sub(r"[*_`$]|\\(?:boxed|text|mathrm|mathbf)\b|[{}]", "", unicodedata.normalize("NFKC", text)).strip()
+    said = re.sub(r"[*_`$]|\\(?:boxed|text|mathrm|mathbf)\b|[{}]", "", unicode_form("NFKC", text)).strip()
     introduction = r"(?i)^(?:the\s+)?(?:(?:correct|final|best)\s+)*(?:answer|option|choice)\s*(?:is\b)?\s*:?\s*"
     said = re.sub(r"(?i)^(?:option|choice)\s+", "", re.sub(introduction, "", said))
     found = re.fullmatch(r"[(\[]?([A-Za-z]|\d)(?:[)\].:]+(?:\s.*)?|\s*)", said, re.DOTALL)
@@ -72,7 +73,7 @@ def _latex(text: str) -> Any:
     r"""The last boxed formula, or the whole, without what only sets it: `\boxed{\frac12}` is `$1/2$`. Case counts."""
     said = _boxed(text) or text
     for pattern, instead in _SETTING:
-        said = re.sub(pattern, instead, said)
+        said = re.sub(pattern, instead, said.strip())
     number = _read_number(re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", said))
     return re.sub(r"\s+", "", said) if number is None else number
 
@@ -137,7 +138,7 @@ def _boxed(text: str) -> str | None:
 
 
 _SETTING: Final = (
-    (r"^\s*(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])\s*\.?\s*$", ""),
+    (r"^(?:\$\$?|\\\(|\\\[)|(?:\$\$?|\\\)|\\\])\s*\.?$", ""),
     (r"\\[dtc]frac", r"\\frac"),
     (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
     (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
@@ -150,6 +151,8 @@ _SETTING: Final = (
 
 
 def _read_date(text: str) -> date | None:
+    if len(text) > 100:
+        return None
     said = re.sub(r"^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+", "", fold(text))
     said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,|\bof\b|(?<=[a-z])\.|t00:00(?::00)?z?$", " ", said.rstrip("."))
     days = set()
