@@ -220,7 +220,8 @@ def _gather(batch: Batch) -> list[Outcome]:
         return outcomes
     finished: queue.SimpleQueue[int] = queue.SimpleQueue()
     # What nobody may have to abandon runs right here: one thread less to wake.
-    here = len(outcomes) - 1 if batch.timeout is None and batch.enough is None else None
+    last = len(outcomes) - 1
+    here = last if batch.timeout is None and batch.enough is None else None
 
     def work(index: int) -> None:
         _run(batch.calls[index], outcomes[index])
@@ -231,6 +232,9 @@ def _gather(batch: Batch) -> list[Outcome]:
             try:
                 _start(partial(work, index))
             except RuntimeError as error:  # the system gives no more threads
+                if index == last:
+                    here = last
+                    break
                 outcomes[index].error, outcomes[index].finished = error, True
                 finished.put(index)
     if here is not None and outcomes:

@@ -16,8 +16,8 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.agent import Agent
 from moa_dspy.files import drafting, dump_data, format_of, read_data
-from moa_dspy.limits import Limits
-from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig, name_nearest
+from moa_dspy.limits import Limits, name_nearest
+from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig
 from moa_dspy.router import RouterEngine, as_engine
 from moa_dspy.saved_mixture import SAVED, SavedMixture
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature

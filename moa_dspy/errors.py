@@ -72,4 +72,4 @@ class ProposersOutOfContext(TooFewProposals, ContextWindowExceededError):
 
 
 class AggregationFailed(MoAError):
-    """The aggregator failed, and strictness or a bug in a strategy forbade the fallback to the vote."""
+    """The aggregator failed, and `on_degraded` or a bug in a strategy forbade the fallback to the vote."""

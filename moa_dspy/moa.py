@@ -20,7 +20,17 @@ from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
 from moa_dspy.saving import Savable
 from moa_dspy.signatures import task_signature, tell_apart
-from moa_dspy.strategies import FAILED, Case, Strategy, Unusable, Verdict, as_strategy, count_votes, fall_back
+from moa_dspy.strategies import (
+    FAILED,
+    AggregatorTimeout,
+    Case,
+    Strategy,
+    Unusable,
+    Verdict,
+    as_strategy,
+    count_votes,
+    fall_back,
+)
 from moa_dspy.streaming import AnswerStream
 from moa_dspy.usage import LMCall
 from moa_dspy.values import check_inputs, outputs_of
@@ -73,7 +83,7 @@ class MoA(Savable):
         super().__init__()
         require_positive(num_proposals_per_model=num_proposals_per_model, layers=layers)
         self.signature = task_signature(signature)
-        self.limits = Limits.model_validate(limits or {})
+        self.limits = Limits.of(limits)
         agents = as_proposers(
             proposers,
             self.signature,
@@ -82,11 +92,12 @@ class MoA(Savable):
             layers=layers,
         )
         most = len(agents) * num_proposals_per_model
-        if self.limits.min_proposals > most:
-            raise ValueError(
-                f"min_proposals={self.limits.min_proposals} can never be reached: a layer gives {most} proposals at "
-                "most. Lower it, or add proposers or samples."
-            )
+        for name in ("min_proposals", "quorum"):
+            if (wanted := getattr(self.limits, name) or 0) > most:
+                raise ValueError(
+                    f"{name}={wanted} can never be reached: a layer gives {most} proposals at most. Lower it, or add "
+                    "proposers or samples."
+                )
         self.use_specialized_prompts = use_specialized_prompts
         self.own_programs = [agent.name for agent in agents if agent.program is not None]
         self.panel_names = ["proposers", *(f"layer_{number}" for number in range(2, layers + 1))]
@@ -171,22 +182,34 @@ class MoA(Savable):
         account = _Account(self)
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: Sequence[Proposal] = ()
+<<<<<<< HEAD
         kept = found[1] if (found := KEPT.get()) is not None and found[0] is self else ()
         for panel in self.panels:
             stops = early_stop if panel is self.panels[-1] else None
             round = yield from panel.ask(inputs, seen, stops, kept if panel is self.panels[0] else ())
+=======
+        for number, panel in enumerate(self.panels):
+            is_last = panel is self.panels[-1]
+            shares = len(self.panels) - number + has_aggregator
+            timeout = min(account.remaining, self.limits.proposer_timeout or account.remaining / shares)
+            round = yield from panel.ask(inputs, seen, early_stop if is_last else None, timeout)
+>>>>>>> 85ff0d1 (Limits are one object with finite defaults: a late aggregator falls back to the vote; strict is on_degraded)
             account.add(round)
-            if len(round.proposals) < self.limits.min_proposals:
-                raise account.too_few(self.limits.min_proposals)
+            needed = len(round.asked) if self.limits.on_degraded == "raise" else self.limits.min_proposals
+            if len(round.proposals) < needed:
+                raise account.too_few(needed)
             seen = round.proposals
         if early_stop is not None and early_stop.bug is not None:
             raise account.failed(early_stop.bug) from early_stop.bug
         case = Case(self.signature, inputs, seen, account.rounds[-1].asked, has_aggregator)
         verdict = yield from self._decide(case, account, stream)
         try:
-            return account.prediction(verdict, case)
+            prediction = account.prediction(verdict, case)
         except Exception as bug:  # in a user's verdict: what was paid for must not be lost
             raise account.failed(bug) from bug
+        if self.limits.on_degraded == "raise" and prediction.metadata.degraded:
+            raise account.failed(Unusable("The answer is degraded (Limits.on_degraded)."))
+        return prediction
 
     def _has_aggregator(self) -> bool:
         """Whether there is an LM that the strategy may ask.
@@ -207,14 +230,20 @@ class MoA(Savable):
         meter, settings = self.aggregator.bind()
         if stream is not None:
             settings |= stream.settings()
-        [outcome] = yield Batch([Call(self.aggregator, {"case": case}, settings)])
+        timeout = min(account.remaining, self.limits.aggregator_timeout or account.remaining)
+        # A strategy that asks nobody runs right here: there is nothing to abandon.
+        batch = Batch([Call(self.aggregator, {"case": case}, settings)], timeout if case.has_aggregator else None)
+        [outcome] = yield batch
         account.calls += meter.calls()
         error = outcome.error or _reject(outcome.value, case.task)
+        if not outcome.finished:
+            limit = "aggregator_timeout" if timeout == self.limits.aggregator_timeout else "timeout"
+            error = AggregatorTimeout(f"No answer within {timeout:.3g} s (Limits.{limit}).")
         if error is None:
             account.failures += [failure_of(self.aggregator, one, outcome.seconds) for one in outcome.value.errors]
             return outcome.value
         failed = account.failed(error, outcome.seconds)
-        if self.limits.strict or not isinstance(error, FAILED):
+        if self.limits.on_degraded == "raise" or not isinstance(error, FAILED):
             raise failed from error
         try:
             verdict = fall_back(case, self.strategy)
@@ -234,6 +263,11 @@ class _Account:
         self.calls: list[LMCall] = []
         self.failures: list[Failure] = []
         self.fallback_used = False
+
+    @property
+    def remaining(self) -> float:
+        """Seconds that the call still has."""
+        return max(0.0, self.started + self.moa.limits.timeout - time.perf_counter())
 
     def add(self, round: Round) -> None:
         """Enter what came of a panel."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
@@ -23,12 +22,12 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from moa_dspy.agent import Agent, check_name
-from moa_dspy.limits import Limits
+from moa_dspy.limits import name_nearest
 from moa_dspy.models import Prices, as_lm
 from moa_dspy.router import PREFIX, RouterEngine, router_lm
 from moa_dspy.secrets import find_secrets
 
-__all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig", "name_nearest"]
+__all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig"]
 
 OF_SAVED: Final = {"saved": True}
 """Pydantic's context for what a mixture had: that is no slip of the pen, however it is called."""
@@ -73,9 +72,8 @@ class ConfigPart(BaseModel):
     @classmethod
     def _in_words(cls, problem: Mapping[str, Any]) -> tuple[KeyPath, str]:
         path: KeyPath = tuple(step for step in problem["loc"] if step not in _TAGS)
-        if problem["type"] == "extra_forbidden" and (len(path) == 1 or path[0] == "limits"):
-            allowed = cls.model_fields if len(path) == 1 else Limits.model_fields
-            return path, f"unknown key. {name_nearest(path[-1], allowed)}"
+        if problem["type"] == "extra_forbidden" and len(path) == 1:
+            return path, f"unknown key. {name_nearest(path[-1], cls.model_fields)}"
         return path, problem["msg"].removeprefix("Value error, ")
 
 
@@ -175,13 +173,6 @@ Model = Annotated[
         custom_error_message="a model is its name, such as openai/gpt-5-mini, or a mapping with its `model`.",
     ),
 ]
-
-
-def name_nearest(name: object, allowed: Iterable[str]) -> str:
-    """`Did you mean 'x'? Allowed: x, y.`"""
-    known = list(allowed)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return (f"Did you mean {close[0]!r}? " if close else "") + f"Allowed: {', '.join(known)}."
 
 
 def _refuse(problems: Iterable[tuple[KeyPath, str]]) -> ValidationError:

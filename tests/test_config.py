@@ -48,7 +48,7 @@ FULL = MoAConfig(
     aggregation_strategy={"name": "voting", "weights": {"mini": 2}, "early_stop": True, "tolerance": 1e-6},
     use_specialized_prompts=True,
     layers=2,
-    limits=Limits(min_proposals=3, proposer_timeout=30, strict=True),
+    limits=Limits(min_proposals=3, proposer_timeout=30, on_degraded="raise"),
     router={"model_list": [DEPLOYMENT], "router_settings": {"num_retries": 1}},
 )
 
@@ -223,7 +223,7 @@ def test_it_is_written_as_one_would_write_it() -> None:
     assert config.to_yaml() == (
         "proposer_models:\n- simulated/alice\n- model: simulated/bob\n  temperature: 0.7\n"
         "aggregator_model: simulated/judge\nnum_proposals_per_model: 1\naggregation_strategy: synthesis\n"
-        "use_specialized_prompts: false\nlayers: 1\nlimits:\n  min_proposals: 1\n  strict: false\n"
+        "use_specialized_prompts: false\nlayers: 1\nlimits:\n  timeout: 600.0\n  min_proposals: 1\n  grace: 0.0\n  on_degraded: flag\n"
     )
     assert config.to_json().startswith('{\n  "proposer_models": [\n    "simulated/alice",\n')
     assert "instructions: |-\n    Be\n    brief.\n" in FULL.to_yaml()
@@ -288,7 +288,7 @@ MERGES = "".join(
         ("moa.json", '{"layers": NaN}', "no valid JSON: NaN is no JSON"),
         ("moa.json", "[" * 100_000, "no valid JSON: it is nested too deeply"),
         ("moa.yaml", "layers: 2".encode("utf-16"), "this is not UTF-8"),
-        ("moa.yaml", "proposers: [x/a]\nlimits:\n  strict: 3\n", "limits.strict: Input should be a valid boolean"),
+        ("moa.yaml", "proposers: [x/a]\nlimits:\n  strict: 3\n", "limits: strict is on_degraded="),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_in_a_sentence(

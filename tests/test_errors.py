@@ -48,7 +48,7 @@ def test_mixed_causes_are_nobodys_to_handle() -> None:
 @pytest.mark.parametrize("travel", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
 def test_they_travel_with_all_that_was_paid_for(travel: Any) -> None:
     judge = FakeLM("judge", [ContextLengthError("no")])
-    error = raised(*({"reasoning": "r", "answer": x} for x in "ab"), judge=judge, limits=Limits(strict=True))
+    error = raised(*({"reasoning": "r", "answer": x} for x in "ab"), judge=judge, limits=Limits(on_degraded="raise"))
     arrived = travel(error)
     assert type(arrived) is AggregationFailed and str(arrived) == str(error)
     assert arrived.metadata == error.metadata and len(arrived.proposals) == 2

@@ -234,8 +234,8 @@ class TestAggregatorFailure:
         assert len([call for call in metadata.calls if call.agent == "aggregator"]) == len(replies)
 
     @every_way
-    def test_when_strict_raises_with_the_proposals(self, ask: Ask) -> None:
-        moa, _ = judged_by(*ERRORS[:1], strict=True)
+    def test_raises_where_degraded_is_not_wanted_with_the_proposals(self, ask: Ask) -> None:
+        moa, _ = judged_by(*ERRORS[:1], on_degraded="raise")
         with pytest.raises(AggregationFailed, match=r"gave no answer \(LMAuthError: .*who") as caught:
             ask(moa, question="?")
         error = caught.value
@@ -251,7 +251,7 @@ class TestAggregatorFailure:
         assert len(caught.value.proposals) == 1 and not caught.value.metadata.fallback_used
 
     def test_message_holds_no_secrets(self) -> None:
-        moa, _ = judged_by(dspy.lm15.AuthError("bad key sk-abcdefghijklmnop123"), strict=True)
+        moa, _ = judged_by(dspy.lm15.AuthError("bad key sk-abcdefghijklmnop123"), on_degraded="raise")
         with pytest.raises(AggregationFailed) as caught:
             moa(question="?")
         assert "***" in str(caught.value) and "sk-abc" not in str(caught.value)

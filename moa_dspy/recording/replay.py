@@ -95,6 +95,7 @@ class ReplayedPanel:
         seen: Sequence[Proposal] = (),
         is_decided: IsDecided | None = None,
         kept: Sequence[Proposal] = (),
+        timeout: float | None = None,
     ) -> Steps[Round]:
         """Give the recorded proposals; nothing is stopped early, as nothing is under way."""
         yield from ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from moa_dspy.strategies.asking import FAILED, Reply, Unusable
+from moa_dspy.strategies.asking import FAILED, AggregatorTimeout, Reply, Unusable
 from moa_dspy.strategies.base import Case, Strategy, Verdict
 from moa_dspy.strategies.fusion import Fusion
 from moa_dspy.strategies.selection import Selection
@@ -14,6 +14,7 @@ from moa_dspy.strategies.voting import Voting, count_votes, fall_back
 __all__ = [
     "FAILED",
     "STRATEGIES",
+    "AggregatorTimeout",
     "Case",
     "Fusion",
     "Reply",

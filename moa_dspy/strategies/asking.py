@@ -19,7 +19,7 @@ from moa_dspy.signatures import PROPOSALS
 from moa_dspy.usage import METER, Meter, watch_lm
 from moa_dspy.values import IncompleteProposal, as_text, typed_outputs
 
-__all__ = ["FAILED", "Reply", "Unusable", "ask_aggregator", "fields_of"]
+__all__ = ["FAILED", "AggregatorTimeout", "Reply", "Unusable", "ask_aggregator", "fields_of"]
 
 Narrow = Callable[[Rendering], type[dspy.Signature]]
 Complaint = Callable[[dspy.Prediction, Rendering], str | None]
@@ -27,6 +27,10 @@ Complaint = Callable[[dspy.Prediction, Rendering], str | None]
 
 class Unusable(Exception):
     """The aggregator gave no usable answer, also when it was asked again."""
+
+
+class AggregatorTimeout(Unusable):
+    """The aggregator did not answer in time."""
 
 
 FAILED = (LMError, AdapterParseError, Unusable)

@@ -25,7 +25,7 @@ FULL = MoAConfig(
     aggregation_strategy={"name": "voting", "weights": {"mini": 2}, "early_stop": True},
     use_specialized_prompts=True,
     layers=2,
-    limits=Limits(min_proposals=3, proposer_timeout=30, strict=True),
+    limits=Limits(min_proposals=3, proposer_timeout=30, on_degraded="raise"),
 )
 # Calls per question and proposers, by preset.
 PRESETS = {"balanced": 4, "max_quality": 9, "budget": 4, "together_moa": 13, "moa_lite": 7, "self_moa": 7}

@@ -182,10 +182,47 @@ def test_nonsense_is_not_replayed_from_the_cache(settings: dict[str, Any], cache
 
 
 @every_way
+def test_an_aggregator_that_is_late_leaves_the_vote(ask: Ask) -> None:
+    lms = {**cast("a", "b"), **cast("judge", delay=5)}
+    pred = ask(mixture(lms, limits={"aggregator_timeout": 0.3}), question="?")
+    assert (pred.metadata.answered_by, pred.metadata.failures[0].error) == ("voting", "AggregatorTimeout")
+    assert pred.metadata.seconds < 3
+
+
+@every_way
+def test_a_call_ends_in_its_time_and_leaves_the_aggregator_its_share(ask: Ask) -> None:
+    lms = {**cast("a"), **cast("late", delay=5), **cast("judge")}
+    pred = ask(mixture(lms, limits={"timeout": 1}), question="?")
+    assert [(f.agent, f.message) for f in pred.metadata.failures] == [
+        ("late", "No answer within 0.5 s (Limits.timeout).")
+    ]
+    assert pred.metadata.answered_by == "synthesis"
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        (
+            {"min_proposal": 2},
+            "limits: min_proposal: unknown limit. Did you mean 'min_proposals'?.*Allowed: timeout, p",
+        ),
+        ({"strict": True}, "limits: strict is on_degraded='raise' now"),
+        ({"timeout": float("inf")}, "limits: timeout: Input should be a finite number"),
+        ({"quorum": 1, "min_proposals": 2}, "quorum=1 would stop waiting before min_proposals=2"),
+        ({"quorum": 3}, "quorum=3 can never be reached"),
+        ({"grace": 3}, "grace=3 has no effect"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        mixture(cast("a", "b", "judge"), limits=limits)
+
+
+@every_way
 def test_a_strict_mixture_raises_instead_with_all_that_was_paid_for(ask: Ask) -> None:
     judge = FakeLM("judge", [AuthError("bad key sk-abcdefghijklmnop123")])
     with pytest.raises(AggregationFailed, match="LMAuthError") as caught:
-        ask(panel_of("x", "y", judge=judge, limits=Limits(strict=True)), question="?")
+        ask(panel_of("x", "y", judge=judge, limits=Limits(on_degraded="raise")), question="?")
     error = caught.value
     assert [p.outputs["answer"] for p in error.proposals] == ["x", "y"] and "sk-abc" not in str(error)
     assert (error.failures[0].agent, error.metadata.usage.calls) == ("aggregator", 3)

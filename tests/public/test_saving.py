@@ -74,7 +74,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_file_is_a_mixture(file: Path, strategy: Any, specialized: bool) -> None:
     options: dict[str, Any] = {"use_specialized_prompts": specialized, "layers": 2, "num_proposals_per_model": 2}
     agents = [Agent(NAMES[0], name="ann", temperature=0.5), NAMES[1]]
-    limits = Limits(min_proposals=2, proposer_timeout=9, strict=True)
+    limits = Limits(min_proposals=2, proposer_timeout=9, on_degraded="raise")
     moa: Any = taught(MoA(QA, agents, Agent("simulated/judge", max_tokens=900), strategy, limits=limits, **options))
     moa.save(file)
     back: Any = MoA.from_file(file)

@@ -119,7 +119,7 @@ def test_a_failed_question_is_kept_with_its_cause_and_asked_again(out: Path, mon
 
 def test_after_the_aggregator_failed_only_it_is_asked_again(out: Path) -> None:
     lms = {"a": FakeLM("a", [says("1")("")]), "judge": FakeLM("judge", [DOWN, DOWN, says("2")("")])}
-    moa = mixture(lms, limits={"strict": True})
+    moa = mixture(lms, limits={"on_degraded": "raise"})
     assert record(moa, ROWS[:1], out)[0].error is not None
     failed = Recording.load(out)[0].usage.calls
     [row] = record(moa, ROWS[:1], out)

@@ -138,7 +138,7 @@ def test_the_aggregator_may_be_asked_on_recorded_proposals() -> None:
     prediction = replay(selection, recording, ask_aggregator=True)(question="one")
     assert prediction.answer in ("1", "2") and calls(lms) == {"a": 2, "b": 2, "judge": 3}
     with pytest.raises(AggregationFailed, match="not recorded; with ask_aggregator=True it is asked"):
-        replay(MoA(QA, moa.panels[0].agents, lms["judge"], "selection", limits={"strict": True}), recording)(
+        replay(MoA(QA, moa.panels[0].agents, lms["judge"], "selection", limits={"on_degraded": "raise"}), recording)(
             question="one"
         )
 

@@ -86,7 +86,7 @@ def tuned(signature: Any = Task, **settings: Any) -> MoA:
             "num_proposals_per_model": 2,
             "use_specialized_prompts": True,
             "layers": 2,
-            "limits": Limits(min_proposals=2, proposer_timeout=9, strict=True),
+            "limits": Limits(min_proposals=2, proposer_timeout=9, on_degraded="raise"),
             **settings,
         },
     )
@@ -179,7 +179,7 @@ class TestAsConfig:
             "aggregation_strategy": {"name": "selection", "rotations": 2},
             "use_specialized_prompts": False,
             "layers": 2,
-            "limits": {"min_proposals": 1, "strict": False},
+            "limits": {"timeout": 600.0, "min_proposals": 1, "grace": 0.0, "on_degraded": "flag"},
         }
         assert MoA(**config.arguments()).dump_state() == MoA.from_file(file).dump_state()
 

@@ -310,7 +310,7 @@ def test_a_label_that_was_not_shown_is_nonsense() -> None:
 @both_ways
 def test_strictness_raises_with_all_that_was_paid_for(ask: Ask) -> None:
     judge = FakeLM("judge", [NONSENSE, NONSENSE])
-    moa = mixture_of(QA, answers("x", "y"), judge, limits=Limits(strict=True))
+    moa = mixture_of(QA, answers("x", "y"), judge, limits=Limits(on_degraded="raise"))
     with pytest.raises(AggregationFailed) as failed:
         ask(moa, question="why?")
     assert [proposal.outputs for proposal in failed.value.proposals] == answers("x", "y")

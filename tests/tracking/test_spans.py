@@ -137,7 +137,7 @@ def test_a_hit_in_the_cache_is_marked_and_costs_nothing(cached: None) -> None:
 def test_what_was_paid_is_there_when_a_call_fails() -> None:
     lms = {**cast("a"), "judge": FakeLM("judge", lambda _: dspy.lm15.RateLimitError("no"))}
     with pytest.raises(moa_dspy.AggregationFailed):
-        mixture(lms, limits=Limits(strict=True))(question="?")
+        mixture(lms, limits=Limits(on_degraded="raise"))(question="?")
     found = trace()
     assert (found.info.state.value, found.info.token_usage["input_tokens"]) == ("ERROR", 10)
 

@@ -95,7 +95,7 @@ class TestRun:
 
     def test_a_call_that_raises_keeps_its_proposals(self, store: Path) -> None:
         lms = {**cast("a"), "judge": FakeLM("judge", lambda _: dspy.lm15.RateLimitError("no"))}
-        moa = mixture(lms, limits=moa_dspy.Limits(strict=True))
+        moa = mixture(lms, limits=moa_dspy.Limits(on_degraded="raise"))
         with track(moa) as tracked, pytest.raises(moa_dspy.AggregationFailed):
             moa(question="?")
         rows = table(tracked, "proposals.json")
