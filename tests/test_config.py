@@ -223,7 +223,8 @@ def test_it_is_written_as_one_would_write_it() -> None:
     assert config.to_yaml() == (
         "proposer_models:\n- simulated/alice\n- model: simulated/bob\n  temperature: 0.7\n"
         "aggregator_model: simulated/judge\nnum_proposals_per_model: 1\naggregation_strategy: synthesis\n"
-        "use_specialized_prompts: false\nlayers: 1\nlimits:\n  timeout: 600.0\n  min_proposals: 1\n  grace: 0.0\n  on_degraded: flag\n"
+        "use_specialized_prompts: false\nlayers: 1\nlimits:\n"
+        "  timeout: 600.0\n  min_proposals: 1\n  grace: 0.0\n  on_degraded: flag\n"
     )
     assert config.to_json().startswith('{\n  "proposer_models": [\n    "simulated/alice",\n')
     assert "instructions: |-\n    Be\n    brief.\n" in FULL.to_yaml()
