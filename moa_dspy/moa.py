@@ -182,18 +182,12 @@ class MoA(Savable):
         account = _Account(self)
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: Sequence[Proposal] = ()
-<<<<<<< HEAD
         kept = found[1] if (found := KEPT.get()) is not None and found[0] is self else ()
-        for panel in self.panels:
-            stops = early_stop if panel is self.panels[-1] else None
-            round = yield from panel.ask(inputs, seen, stops, kept if panel is self.panels[0] else ())
-=======
         for number, panel in enumerate(self.panels):
-            is_last = panel is self.panels[-1]
+            stops = early_stop if panel is self.panels[-1] else None
             shares = len(self.panels) - number + has_aggregator
             timeout = min(account.remaining, self.limits.proposer_timeout or account.remaining / shares)
-            round = yield from panel.ask(inputs, seen, early_stop if is_last else None, timeout)
->>>>>>> 85ff0d1 (Limits are one object with finite defaults: a late aggregator falls back to the vote; strict is on_degraded)
+            round = yield from panel.ask(inputs, seen, stops, () if number else kept, timeout)
             account.add(round)
             needed = len(round.asked) if self.limits.on_degraded == "raise" else self.limits.min_proposals
             if len(round.proposals) < needed:

@@ -127,11 +127,8 @@ class Panel(Keyless):
         inputs: Mapping[str, Any],
         seen: Sequence[Proposal] = (),
         is_decided: IsDecided | None = None,
-<<<<<<< HEAD
         kept: Sequence[Proposal] = (),
-=======
         timeout: float | None = None,
->>>>>>> 85ff0d1 (Limits are one object with finite defaults: a late aggregator falls back to the vote; strict is on_degraded)
     ) -> Steps[Round]:
         """Ask every agent for its samples, after `adopt_lms`.
 
@@ -140,22 +137,16 @@ class Panel(Keyless):
             seen: In later layers, the proposals of the layer before.
             is_decided: Looks at the proposals so far, at who has finished and at who is still under way,
                 and says whether the rest is no longer needed.
-<<<<<<< HEAD
             kept: Proposals that are not asked for, as they are there.
-        """
-        agents, known = self.agents, {proposal.id: proposal for proposal in kept}
-        asked = _samples_of(agents, self.samples)
-        samples = [sample for sample in asked if sample.id not in known]
-        known = {sample.id: known[sample.id] for sample in asked if sample.id in known}
-=======
             timeout: Seconds that there are; by default those of the limits.
         """
         if timeout is None:
             timeout = self.limits.proposer_timeout or self.limits.timeout
         until = time.monotonic() + timeout
-        agents = self.agents
-        samples = _samples_of(agents, self.samples)
->>>>>>> 85ff0d1 (Limits are one object with finite defaults: a late aggregator falls back to the vote; strict is on_degraded)
+        agents, known = self.agents, {proposal.id: proposal for proposal in kept}
+        asked = _samples_of(agents, self.samples)
+        samples = [sample for sample in asked if sample.id not in known]
+        known = {sample.id: known[sample.id] for sample in asked if sample.id in known}
         reader = _Reader(self.task, inputs, seen) if seen else None
         decided = False
 
@@ -171,21 +162,13 @@ class Panel(Keyless):
                 decided = is_decided(_arrange([*known.values(), *here], asked), finished, pending)
             return decided
 
-<<<<<<< HEAD
         outcomes: list[Outcome] = []
         if samples:
             outcomes = yield Batch(
                 [_call(sample, inputs if reader is None else reader.inputs_for(sample.agent)) for sample in samples],
-                self.limits.proposer_timeout,
+                timeout,
                 enough if is_decided else None,
             )
-=======
-        outcomes = yield Batch(
-            [_call(sample, inputs if reader is None else reader.inputs_for(sample.agent)) for sample in samples],
-            timeout,
-            enough if is_decided else None,
-        )
->>>>>>> 85ff0d1 (Limits are one object with finite defaults: a late aggregator falls back to the vote; strict is on_degraded)
         while reader is not None and (too_long := reader.shorten(samples, outcomes)):
             again = yield Batch(
                 [_call(samples[index], reader.inputs_for(samples[index].agent)) for index in too_long],
@@ -193,13 +176,9 @@ class Panel(Keyless):
             )
             outcomes = [again[too_long.index(i)] if i in too_long else one for i, one in enumerate(outcomes)]
         waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
-<<<<<<< HEAD
-        results = [self._read(*pair) for pair in waited]
+        results = [self._read(*pair, timeout) for pair in waited]
         came = [result for result in results if isinstance(result, Proposal)]
         waited_for = {sample.id for sample, _ in waited} | known.keys()
-=======
-        results = [self._read(*pair, timeout) for pair in waited]
->>>>>>> 85ff0d1 (Limits are one object with finite defaults: a late aggregator falls back to the vote; strict is on_degraded)
         return Round(
             proposals=_arrange([*known.values(), *came], asked) if known else came,
             failures=[failure for failure, _ in (r for r in results if isinstance(r, tuple))],
