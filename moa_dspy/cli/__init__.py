@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, compile, demo, diagnose, evaluate, options, output, run, serve, show, start, ui
+from moa_dspy.cli import ask, compile, demo, diagnose, doctor, evaluate, options, output, run, serve, show, start, ui
 
 __all__ = ["app", "main"]
 
@@ -41,6 +41,7 @@ app.command("eval", help=evaluate.HELP, no_args_is_help=True)(evaluate.evaluate)
 app.command("diagnose", help=diagnose.HELP, no_args_is_help=True)(diagnose.diagnose)
 app.command("compile", help=compile.HELP, no_args_is_help=True)(compile.compile_)
 app.command("show", help=show.HELP, no_args_is_help=True)(show.show)
+app.command("doctor", help=doctor.HELP)(doctor.doctor)
 app.command("serve", help=serve.HELP, no_args_is_help=True)(serve.serve)
 app.command("ui", help=ui.HELP)(ui.ui)
 app.command("init", help=start.INIT_HELP)(start.init)

@@ -1,0 +1,73 @@
+"""`moa-dspy doctor`: whether the models of a mixture can be asked, and what to do where they cannot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from moa_dspy.cli import options
+from moa_dspy.cli.output import FAILED, console, harmless, print_json, quietly, table
+
+__all__ = ["HELP", "doctor"]
+
+HELP = """Ask each model of a mixture, the aggregator too, and say what must be done before it works.
+
+Three short calls a model, all models at once: its key, its name, an answer, JSON,
+streaming, price and context window.
+
+[bold]Examples[/bold]
+
+\b
+moa-dspy doctor --config moa.yaml
+moa-dspy doctor -p openai/gpt-5.4-mini -p ollama_chat/llama3.2 -s voting
+
+[bold]--json[/bold] prints ok and models, each with its agents and its checks (name, state, text).
+
+Exit status: 0 nothing to do, 1 something must be done, 2 bad input.
+"""
+_COLUMNS = ("key", "name", "answers", "json", "stream", "price", "window")
+_MARKS = {"ok": ("ok", "green"), "note": ("?", "yellow"), "fix": ("FIX", "red")}
+
+
+def doctor(
+    config: options.Config = None,
+    preset: options.Preset = None,
+    proposer: options.Proposers = None,
+    aggregator: options.Aggregator = None,
+    strategy: options.Strategy = None,
+    timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For all of it.")] = 60.0,
+    as_json: options.Json = False,
+    verbose: options.Verbose = None,
+) -> None:
+    """Examine the models."""
+    from moa_dspy.cli.examination import examine
+
+    moa = options.mixture(None, config, preset, proposer, aggregator, strategy)
+    with quietly():
+        found = examine(moa, timeout)
+    is_well = not any(check.state == "fix" for _, _, checks in found for check in checks)
+    if as_json:
+        models = [
+            {"model": model, "agents": agents, "checks": [asdict(check) for check in checks]}
+            for model, agents, checks in found
+        ]
+        print_json({"ok": is_well, "models": models})
+    else:
+        here, rows = console(), []
+        for model, agents, checks in found:
+            marks = {check.name: harmless(*_MARKS[check.state]) for check in checks}
+            rows.append([model, ", ".join(agents), *(marks.get(name, "-") for name in _COLUMNS)])
+        here.print(table(["model", "agents", *_COLUMNS], rows))
+        for state, heading in (("fix", "To do"), ("note", "Worth knowing")):
+            told: dict[tuple[str, str], list[str]] = {}
+            for model, _, checks in found:
+                for check in checks:
+                    if check.state == state:
+                        told.setdefault((check.name, check.text), []).append(model)
+            here.print(harmless(f"\n{heading}" if told else "", "bold"), end="\n" if told else "")
+            for (name, text), models in told.items():
+                here.print(harmless(f"- {', '.join(models)}: {name}: {text}"), soft_wrap=not here.is_terminal)
+    if not is_well:
+        raise typer.Exit(FAILED)
