@@ -67,7 +67,7 @@ def doctor(
                     if check.state == state:
                         told.setdefault((check.name, check.text), []).append(model)
             here.print(harmless(f"\n{heading}" if told else "", "bold"), end="\n" if told else "")
-            for (name, text), models in told.items():
-                here.print(harmless(f"- {', '.join(models)}: {name}: {text}"), soft_wrap=not here.is_terminal)
+            for (name, text), those in told.items():
+                here.print(harmless(f"- {', '.join(those)}: {name}: {text}"), soft_wrap=not here.is_terminal)
     if not is_well:
         raise typer.Exit(FAILED)
