@@ -10,6 +10,7 @@ from .committee import SelectCommittee
 from .diagnose import diagnose, diagnosis_budget
 from .examples import CompileInterrupted, ProposersUnreachable
 from .finetune import Finetune
+from .fit_cascade import FitCascade
 from .recipes import Recipe
 from .specialize import Specialize
 from .tune_weights import tune_weights
@@ -20,6 +21,7 @@ __all__ = [
     "Calibrate",
     "CompileInterrupted",
     "Finetune",
+    "FitCascade",
     "FitVoteWeights",
     "ProposersUnreachable",
     "Recipe",

@@ -167,10 +167,12 @@ class Judge:
         self.moa, self.scored, self.threads = moa, scored, threads
         self.agents = moa.panels[-1].names
 
-    def read(self, recording: Recording, examples: Sequence[dspy.Example], score: bool = True) -> tuple[Any, Any]:
+    def read(
+        self, recording: Recording, examples: Sequence[dspy.Example], *, score: bool = True, keep_all: bool = False
+    ) -> tuple[Any, Any]:
         """Rows of `Evidence.row`, and 1 where the answer is right; examples without an answer are left out.
 
-        Without `score`, there are no gold answers, and all are 0.
+        Without `score`, there are no gold answers, and all are 0. With `keep_all`, what has no answer is wrong.
 
         Raises:
             MetricError: If the metric gives another score than 0 or 1; the recording is on it.
@@ -195,7 +197,9 @@ class Judge:
 
         try:
             found = sorted(run_side_by_side(read_one, list(enumerate(examples)), self.threads), key=lambda one: one[0])
-            pairs = [(evidence.row(self.agents), score) for _, evidence, score in found if evidence is not None]
+            silent = Evidence(0.0, 0.0, 1.0, 0.0, 0.0, {}) if keep_all else None
+            kept = [(evidence or silent, score) for _, evidence, score in found]
+            pairs = [(evidence.row(self.agents), score) for evidence, score in kept if evidence is not None]
             if odd := [score for _, score in pairs if score not in (0, 1)]:
                 raise MetricError(
                     f"The metric gave the score {odd[0]:g}, which says neither right (1) nor wrong (0). Say from which "

@@ -26,7 +26,7 @@ from .recipes import Budget, count_rotations
 from .scoring import Scored
 from .votes import Floats, Votes, Weights, unweighted_voting
 
-__all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick"]
+__all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick", "price_proposals"]
 
 Prices = Mapping[str, float | None]
 
@@ -198,7 +198,7 @@ class SelectCommittee(Teleprompter):
         scored.try_on_gold(train[0])
         recording = ask_examples(moa, [*train, *val], recorded=recorded, concurrency=self.concurrency)
         votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
-        prices = _price_proposals(votes.agents, recording)
+        prices = price_proposals(votes.agents, recording)
         votes = votes.of_agents(self._affordable(prices, recording), votes.samples)
         made = [one for one in list_committees(votes, len(train), prices) if self._fits(one, moa)]
         candidates = [one for one in made if "voting" in self.strategies or one.is_single]
@@ -347,7 +347,7 @@ def pick(scores: Sequence[npt.ArrayLike], costs: Sequence[float]) -> int:
     return max((index for index in order if evident[index]), key=lambda index: means[index], default=anchor)
 
 
-def _price_proposals(agents: Sequence[str], recording: Recording) -> Prices:
+def price_proposals(agents: Sequence[str], recording: Recording) -> Prices:
     """Agent -> USD per proposal, on average; None where a price is not known or DSPy's cache answered."""
     prices: dict[str, float | None] = {}
     for name in agents:

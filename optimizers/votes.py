@@ -133,6 +133,28 @@ class Votes:
         Args:
             weights: Of the agents, or of shape (questions, agents); 0: the agent is not asked.
         """
+        scores: Floats = self.scores[np.arange(len(self.scores)), self._count(weights)[0]]
+        return scores
+
+    def weigh(self, weights: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
+        """What speaks for the answer of the same vote, as `weigh_evidence` finds it, for all questions at once.
+
+        Returns:
+            Rows of `Evidence.row`; of each, the score; and the weight by which the answer leads all others together.
+        """
+        winner, each, support, cast = self._count(weights)
+        places = np.arange(len(winner))
+        group = np.where(cast[places, winner], self.answers[places, winner], MISSING)[:, None]
+        agrees = (self.answers == group) & cast
+        whole, given = np.maximum(each.sum(axis=1), 1e-12), (each * cast).sum(axis=1)
+        mine, rival = (each * agrees).sum(axis=1), np.where(cast & ~agrees, support, 0.0).max(axis=1)
+        nothing = np.zeros(len(winner))
+        measured = np.stack([nothing + 1, mine / whole, rival / whole, 1 - given / whole, nothing, nothing], axis=1)
+        agents = agrees @ self.owners.T / self.samples
+        return np.hstack([measured, agents]), self.scores[places, winner], (2 * mine - given).round(9)
+
+    def _count(self, weights: npt.ArrayLike) -> tuple[Any, Floats, Floats, Any]:
+        """The column of each question's answer; of each column, its weight, its answer's, and whether it votes."""
         each = np.broadcast_to(np.asarray(weights, dtype=float) @ self.owners, self.answers.shape)
         asked, cast = each > 0, (each > 0) & (self.answers >= 0)
         same = (self.answers[:, :, None] == self.answers[:, None, :]) & cast[:, None, :]
@@ -143,8 +165,7 @@ class Votes:
         winner = np.lexsort((place, own, -same.argmax(axis=2), heaviest, support), axis=-1)[:, -1]
         # Where nobody votes, all may say None: the first that came is the answer.
         first = (asked & (self.answers != MISSING)).argmax(axis=1)
-        chosen: Floats = self.scores[np.arange(len(self.scores)), np.where(cast.any(axis=1), winner, first)]
-        return chosen
+        return np.where(cast.any(axis=1), winner, first), each, support, cast
 
 
 class Weights:

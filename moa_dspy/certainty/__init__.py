@@ -3,7 +3,7 @@
 from moa_dspy.certainty.calibration import Calibration, OnUnsure
 from moa_dspy.certainty.evidence import MEASURES, Evidence, weigh_evidence
 from moa_dspy.certainty.logit import Fitted, fit, predict
-from moa_dspy.certainty.promise import bound_error, count_rows_needed, find_threshold, is_kept
+from moa_dspy.certainty.promise import bound_error, count_rows_needed, fewest, find_threshold, is_kept
 
 __all__ = [
     "MEASURES",
@@ -13,6 +13,7 @@ __all__ = [
     "OnUnsure",
     "bound_error",
     "count_rows_needed",
+    "fewest",
     "find_threshold",
     "fit",
     "is_kept",

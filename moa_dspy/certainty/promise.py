@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bound_error", "count_rows_needed", "find_threshold", "is_kept"]
+__all__ = ["bound_error", "count_rows_needed", "fewest", "find_threshold", "is_kept"]
 
 _ENOUGH = 10  # answers, to take their error for that of more of them
 LEVEL = 0.9
@@ -38,7 +38,7 @@ def find_threshold(confidences: npt.ArrayLike, right: npt.ArrayLike, max_error: 
     """
     threshold = None
     for confidence, wrong, answered in _cut(confidences, right):
-        if answered < _fewest(max_error):
+        if answered < fewest(max_error):
             continue
         if not is_kept(wrong, answered, max_error):
             break
@@ -78,7 +78,7 @@ def count_rows_needed(confidences: npt.ArrayLike, right: npt.ArrayLike, max_erro
     for _, wrong, answered in _cut(confidences, right):
         margin = max_error - wrong / answered
         if answered >= _ENOUGH and margin > 0:
-            number = max(float(_fewest(max_error)), variance / margin**2)
+            number = max(float(fewest(max_error)), variance / margin**2)
             needed.append(number * np.size(confidences) / answered)
     return math.ceil(min(needed)) if needed else None
 
@@ -92,7 +92,7 @@ def _cut(confidences: npt.ArrayLike, right: npt.ArrayLike) -> list[tuple[float, 
     return [(float(falling[end]), int(wrong[end]), int(end) + 1) for end in ends]
 
 
-def _fewest(max_error: float) -> int:
+def fewest(max_error: float) -> int:
     """The fewest answers that bear the promise, if all are right."""
     return math.ceil(math.log(1 - LEVEL) / math.log(1 - max_error) - 1e-9)
 
