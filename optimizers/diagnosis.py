@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
+from moa_dspy.terminal import printable
 from moa_dspy.values import to_jsonable
 
 from .committee import Candidate
@@ -164,15 +165,17 @@ class Diagnosis:
             for row, name in enumerate(found.agents):
                 left = ["-" if value is None else f"{value:.0%}" for value in found.same_error[row][:row]]
                 right = ["-" if value is None else f"{value:.2f}" for value in found.correlation[row][row + 1 :]]
-                table.add_row(f"{row + 1} {name}", *left, "", *right)
+                table.add_row(Text(printable(f"{row + 1} {name}")), *left, "", *right)
             shown += [Text(_ERRORS, "dim"), table, ""]
         if several := [made for made in self.committees if made.calls > 1]:
             table = _table("of", "calls", "score")
             for made in several:
-                table.add_row(str(made), str(made.calls), _score(made.score, self.comparison.is_accuracy))
+                table.add_row(Text(printable(made)), str(made.calls), _score(made.score, self.comparison.is_accuracy))
             shown += [Text("Weighted votes, on questions that their weights have not seen.", "dim"), table, ""]
         style = "bold green" if self.recommendation.verdict == "mix" else "bold"
-        return Group(*shown, Text(self.recommendation.reason, style), *map(Text, self.reasons))
+        return Group(
+            *shown, Text(printable(self.recommendation.reason), style), *map(Text, map(printable, self.reasons))
+        )
 
     def plot(self, path: str | Path) -> Path:
         """Plot quality against cost; see `Comparison.plot`."""

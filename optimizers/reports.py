@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
+from moa_dspy.terminal import printable
 from moa_dspy.usage import Usage
 
 __all__ = ["SpecializationReport", "StageReport"]
@@ -93,7 +95,9 @@ class SpecializationReport:
         for stage in self.stages:
             valset = "-" if stage.before is None else f"{stage.before:.3f} > {stage.after:.3f}"
             jointly = stage.runs * self.calls_per_answer
-            table.add_row(stage.name, valset, *_cells(stage.usage, jointly, stage.optimizer_usage, stage.seconds))
+            table.add_row(
+                Text(printable(stage.name)), valset, *_cells(stage.usage, jointly, stage.optimizer_usage, stage.seconds)
+            )
         if len(self.stages) > 1:
             agents, optimizer = (
                 sum((getattr(stage, name) for stage in self.stages), Usage.of([]))
@@ -101,7 +105,8 @@ class SpecializationReport:
             )
             table.add_section()
             table.add_row("all", "", *_cells(agents, self.joint_calls, optimizer, self.seconds))
-        table.caption = "\n".join(f"{stage.name}: {stage.note}." for stage in self.stages if stage.note) or None
+        notes = "\n".join(f"{stage.name}: {stage.note}." for stage in self.stages if stage.note)
+        table.caption = Text(printable(notes), "dim") if notes else None
         return table
 
 

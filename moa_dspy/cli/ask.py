@@ -65,7 +65,7 @@ def ask(
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
     inputs = _read_inputs(moa, sys.stdin.read().strip() if question == "-" else question)
     check_keys(moa.agents)
-    waiting = console(stderr=True).status(f"Asking {', '.join(moa.panels[0].names)} ...")
+    waiting = console(stderr=True).status(harmless(f"Asking {', '.join(moa.panels[0].names)} ..."))
     outputs, problem = None, None
     try:
         with tracking(mlflow, moa, "ask"), quietly(), waiting:

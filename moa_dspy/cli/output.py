@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
+
+from moa_dspy.terminal import printable
 
 if TYPE_CHECKING:
     from moa_dspy.usage import Usage
@@ -65,6 +66,7 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the arguments name."""
         as_json = "--json" in ctx.args
+        logging.getLogger("moa_dspy").addHandler(_Notes.one)
         try:
             return super().invoke(ctx)
         except (ValueError, TypeError, OSError) as error:
@@ -122,7 +124,8 @@ class Progress:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.bar.stop()
+        if not self.bar.disable:
+            self.bar.stop()  # which would end a line that was not begun
 
     def __call__(self, done: int, total: int, more: str = "") -> None:
         """Tell how much is done, of how much, and what else there is to say."""
@@ -133,12 +136,28 @@ class Progress:
             note(f"{self.what}: {done:,} of {total:,}{more}, {now - self.started:.0f} s")
 
 
+class _Notes(logging.Handler):
+    """What the library warns of, said as the commands say things."""
+
+    one: logging.Handler
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+_Notes.one = _Notes(logging.WARNING)
+
+
 class _Console(Console):
     """Goes on in silence when nobody reads any more, as after `| head`: what it is said about is on the disk."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
         silence(self.file)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Take whatever is no `Text` for foreign: `[/b]` is no markup, and an escape code is none."""
+        return super().render_str(printable(text), **{**options, "markup": False, "emoji": False})
 
 
 def console(stderr: bool = False) -> Console:
@@ -152,15 +171,14 @@ def silence(stream: IO[str]) -> None:
 
 
 def harmless(text: object, style: str = "", length: int | None = None) -> Text:
-    """What a model or a file wrote, without effect on the terminal: no markup, no control or bidi characters.
+    """What a model or a file wrote, for the terminal: no markup, and nothing but printable characters.
 
     Args:
         text: The text, or what has one.
         style: Of rich.
         length: Where to cut it.
     """
-    clean = str(text).replace("\r\n", "\n").encode(errors="replace").decode()
-    clean = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]", "�", clean)
+    clean = printable(text)
     is_long = length is not None and len(clean) > length
     return Text(f"{clean[:length].rstrip()} ..." if is_long else clean, style)
 

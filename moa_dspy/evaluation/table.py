@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from moa_dspy.evaluation.scores import Kind
+from moa_dspy.terminal import printable
 
 if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison, Row
@@ -40,12 +41,12 @@ def rows_table(comparison: Comparison, width: int) -> Table:
     for title in ["acc. %" if percent else "score", "95%", "gain", "95%", *costs]:
         table.add_column(title, no_wrap=True, justify="left" if title == "95%" else "right")
     for heading, rows in groupby(comparison.rows, key=lambda row: _HEADINGS[row.kind]):
-        table.add_row(f"[dim]{heading}[/dim]")
+        table.add_row(Text(heading, "dim"))
         for row in rows:
             gain = row.difference_interval
             style = "" if gain is None or gain.low <= 0 <= gain.high else "green" if gain.low > 0 else "red"
             table.add_row(
-                Text(f" {row.name}"),
+                Text(printable(f" {row.name}")),
                 Text(_score(row.score, percent, digits), "bold" if row.kind in ("vote", "strategy", "other") else ""),
                 Text("-".join(_score(bound, percent, int(is_wide)) for bound in row.interval), "dim"),
                 Text("best" if gain is None else _score(row.difference, percent, digits, "+"), style),
@@ -60,7 +61,7 @@ def groups_table(comparison: Comparison, groups: Mapping[Any, Comparison]) -> Ta
     table = _empty(gap=2)
     table.add_column("%" if comparison.is_accuracy else "", no_wrap=True, overflow="ellipsis")
     for group in groups:
-        table.add_column(Text(str(group)), justify="right")
+        table.add_column(Text(printable(group)), justify="right")
     table.add_row("questions", *(str(len(part.questions)) for part in groups.values()), style="dim")
     names = [system.name for system in comparison.systems if system.kind != "oracle"]
     best = [max(part.scores(name).mean() for name in names) for part in groups.values()]
@@ -70,7 +71,7 @@ def groups_table(comparison: Comparison, groups: Mapping[Any, Comparison]) -> Ta
             Text(_score(mean, comparison.is_accuracy, 0), "bold" if mean == top else "")
             for mean, top in zip(means, best, strict=True)
         ]
-        table.add_row(Text(name), *cells)
+        table.add_row(Text(printable(name)), *cells)
     return table
 
 

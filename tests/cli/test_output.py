@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from support.command import CAPITAL, TWO, Process, moa_dspy, printed, words, write_questions
+from support.command import CAPITAL, TWO, Process, moa_dspy, printed, words, write, write_config, write_questions
+from support.openai_server import ChatRequest, OpenAIServer, Reply
+from support.rendering import render
 
 from moa_dspy import Recording
 from moa_dspy.cli import output
@@ -114,3 +116,41 @@ def test_a_compiled_mixture_is_a_config_everywhere() -> None:
 
 def test_names_of_files_are_no_markup() -> None:
     assert "[red]none.yaml" in moa_dspy("ask", "q", "-c", "[red]none.yaml").stderr
+
+
+HOSTILE = "[/b] [link=https://evil]x[/link] \x1b]0;pwned\x07\x1b[31m \u202edrowssap\u2066 \u200b\x9b2J :smile:"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", HOSTILE, "-c", "moa.json"],
+        ["ask", HOSTILE, "-c", "moa.json", "-s", "voting"],
+        ["ask", HOSTILE, "-c", "moa.json", "-s", "fusion", "--signature", "question -> answer: dict[str, Any]"],
+        ["run", "hostile.jsonl", "-o", "rows.jsonl", "-c", "moa.json"],
+        ["eval", "hostile.jsonl", "-c", "moa.json", "--by", "kind", "-s", "voting"],
+        ["diagnose", "-d", "hostile.jsonl", "-c", "moa.json", "-s", "voting", "--no-self-moa"],
+        ["compile", "-d", "hostile.jsonl", "-c", "moa.json", "-o", "t.json", "--optimizer", "bootstrap"],
+        ["ask", "x", "-s", HOSTILE],
+        ["ask", "x", "-p", HOSTILE, "-a", HOSTILE],
+        ["ask", "x", "--signature", HOSTILE],
+        ["show", HOSTILE],
+        [HOSTILE],
+    ],
+    ids=lambda arguments: " ".join(argument for argument in arguments if argument != HOSTILE)[:40],
+)
+def test_nothing_foreign_acts_on_the_terminal(arguments: list[str]) -> None:
+    said = {"answer": HOSTILE, "reasoning": HOSTILE, "elements": [], "choice": "P1", "groups": [], "best": "P1"}
+
+    def answer(request: ChatRequest) -> Reply:
+        if request.model == "lame [/b]\x1b[31m":
+            return Reply(HOSTILE, status=400)
+        return Reply(render("chat", said))
+
+    write("hostile.jsonl", *({"question": f"{HOSTILE} {n}", "answer": HOSTILE, "kind": HOSTILE} for n in range(9)))
+    with OpenAIServer(answer) as server:
+        write_config(server, "[/b]", "lame [/b]\x1b[31m", "judge[/b]")
+        result = moa_dspy(*arguments)
+    shown = result.stdout + result.stderr
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202e\u2066]|\U0001f604", shown)
+    assert "[/b]" in shown and "Traceback" not in shown and not isinstance(result.exception, Exception)
