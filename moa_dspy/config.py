@@ -76,6 +76,13 @@ def _checked_router(given: Any) -> Any:
     return RouterEngine(given).dump_state()["router"] if isinstance(given, (str, Mapping)) else given
 
 
+_SHORT_NAMES = {
+    "proposers": "proposer_models",
+    "aggregator": "aggregator_model",
+    "strategy": "aggregation_strategy",
+}
+
+
 class MoAConfig(ConfigPart):
     """A mixture as data: the arguments of `MoA`, and the router that its models may be behind.
 
@@ -164,7 +171,8 @@ class MoAConfig(ConfigPart):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
         """A copy with other settings; checked, unlike pydantic's own."""
-        return self.model_validate({**dict(self), **(update or {})})
+        given = {_SHORT_NAMES.get(name, name): value for name, value in (update or {}).items()}
+        return self.model_validate({**dict(self), **given})
 
     def arguments(
         self,

@@ -146,6 +146,7 @@ def _resolve(settings: Any) -> Any:
 
 
 def _unresolved(settings: Any) -> str | None:
+    """The environment variables that settings name and that are not set."""
     if isinstance(settings, Mapping):
-        return next((name for value in settings.values() if (name := _unresolved(value))), None)
+        return " and ".join(dict.fromkeys(name for value in settings.values() if (name := _unresolved(value)))) or None
     return reference_name(settings)

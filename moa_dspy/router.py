@@ -118,11 +118,11 @@ class RouterEngine:
             return self._router
 
     def missing_key(self) -> str | None:
-        """The environment variable that a deployment names and that is not set."""
+        """The environment variables that deployments name and that are not set."""
         if self._router is not None:
             return None
         names = [reference_name(value) for _, value in self._params()]
-        return next((name for name in names if name and not os.environ.get(name)), None)
+        return " and ".join(dict.fromkeys(name for name in names if name and not os.environ.get(name))) or None
 
     def secrets(self) -> list[str]:
         """The keys of its deployments, also those whose environment variables have harmless names."""

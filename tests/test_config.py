@@ -372,3 +372,9 @@ def test_one_call_asks_what_a_file_describes(run: Any, tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="takes a, b, and a query is one input"):
         run("?", "", tmp_path / "two.yaml")
+
+
+def test_a_copy_takes_the_short_names_too() -> None:
+    config = MoAConfig(proposer_models=[ALICE])
+    changed = config.model_copy(update={"proposers": [BOB], "strategy": "voting"})
+    assert (changed.proposer_models, changed.aggregation_strategy) == ([BOB], "voting")

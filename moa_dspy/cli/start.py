@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -23,18 +24,19 @@ PRESETS_HELP = """List the ready-made mixtures, for --preset NAME: what they are
 
 INIT_HELP = """Write a commented moa.yaml, the mixture for --config.
 
-Without a model or a preset it takes one small model of each provider whose key is
-in the environment; without any key, simulated models.
+Without a model or a preset it takes one small model of each provider that you name, or
+choose on a terminal, or whose key is in the environment; without any, simulated models.
 
 [bold]Examples[/bold]
 
 \b
 moa-dspy init
+moa-dspy init --provider openai --provider ollama
 moa-dspy init --preset balanced --out balanced.yaml
 moa-dspy init -p openai/gpt-5.4-mini -p anthropic/claude-haiku-4-5 \\
     -a anthropic/claude-sonnet-5-5 --strategy selection
 
-[bold]Next[/bold]: moa-dspy ask "Why is the sky blue?" --config moa.yaml
+[bold]Next[/bold]: moa-dspy doctor --config moa.yaml, then moa-dspy ask "Why is the sky blue?" -c moa.yaml
 
 Exit status: 0 written, 2 bad input.
 """
@@ -51,10 +53,12 @@ moa-dspy eval questions.jsonl --by kind
 """
 
 _SMALL_MODELS = {
-    "OPENAI_API_KEY": "openai/gpt-5.4-mini",
-    "ANTHROPIC_API_KEY": "anthropic/claude-haiku-4-5",
-    "GEMINI_API_KEY": "gemini/gemini-3.8-flash",
-    "MISTRAL_API_KEY": "mistral/mistral-small-2603",
+    "openai": ("OPENAI_API_KEY", "openai/gpt-5.4-mini"),
+    "anthropic": ("ANTHROPIC_API_KEY", "anthropic/claude-haiku-4-5"),
+    "gemini": ("GEMINI_API_KEY", "gemini/gemini-3.8-flash"),
+    "mistral": ("MISTRAL_API_KEY", "mistral/mistral-small-2603"),
+    "groq": ("GROQ_API_KEY", "groq/openai/gpt-oss-120b"),
+    "ollama": ("OLLAMA_HOST", "ollama_chat/llama3.2"),
 }
 
 
@@ -91,6 +95,10 @@ def data(
 def init(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = Path("moa.yaml"),
     preset: options.Preset = None,
+    provider: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"Whose small model proposes: {', '.join(_SMALL_MODELS)}; several times."),
+    ] = None,
     proposer: options.Proposers = None,
     aggregator: options.Aggregator = None,
     strategy: options.Strategy = None,
@@ -107,7 +115,7 @@ def init(
     if preset is not None:
         config = MoAConfig.preset(cast(Any, preset))
     else:
-        models: list[str | ModelConfig] = [model for key, model in _SMALL_MODELS.items() if os.environ.get(key)]
+        models: list[str | ModelConfig] = [_SMALL_MODELS[name][1] for name in _ask_for_providers(provider, proposer)]
         judge = models[0] if models else proposer[0] if proposer else options.JUDGE
         config = MoAConfig(proposer_models=models or [*options.PANEL], aggregator_model=judge)
     given = {"proposer_models": proposer, "aggregator_model": aggregator, "aggregation_strategy": strategy}
@@ -117,13 +125,30 @@ def init(
         comment = _COMMENTS.get(line.partition(":")[0])
         lines += [line] if comment is None else ["", f"# {comment}", line]
     out.write_text("\n".join([_HEAD, *lines, ""]), encoding="utf-8")
-    note(f'{out} is written. Next: moa-dspy ask "Why is the sky blue?" --config {out}')
+    note(f"{out} is written. Next: moa-dspy doctor --config {out}")
+
+
+def _ask_for_providers(given: list[str] | None, proposers: list[str] | None) -> list[str]:
+    """The providers that were named, else chosen on a terminal, else those whose key is in the environment."""
+    held = [name for name, (variable, _) in _SMALL_MODELS.items() if os.environ.get(variable)]
+    if given is None and not proposers and sys.stdin.isatty():
+        for name, (variable, model) in _SMALL_MODELS.items():
+            note(f"{name:10} {model:30} {variable} is {'set' if name in held else 'not set'}", style="")
+        chosen = typer.prompt("Which of them (none: simulated models)", default=" ".join(held) or "none", err=True)
+        given = [name for name in chosen.replace(",", " ").split() if name != "none"]
+    for name in given or ():
+        if name not in _SMALL_MODELS:
+            raise ValueError(
+                f"There is no provider {name!r} here. Give {', '.join(_SMALL_MODELS)}, or --proposer MODEL."
+            )
+    return held if given is None else given
 
 
 _HEAD = """\
 # A mixture, for --config of moa-dspy and for MoA.from_config. A model is a name, or a mapping:
 #   - {model: openai/gpt-5.4-mini, temperature: 0.7, max_tokens: 2000}
-# Keys are read from the environment (OPENAI_API_KEY, ...) and never stand here."""
+#   - {model: openai/NAME, api_base: https://HOST/v1, api_key: os.environ/MY_KEY, prices: {input: 0.1, output: 0.4}}
+# Keys are read from the environment (OPENAI_API_KEY, ...) and never stand here. What to do: moa-dspy doctor."""
 _COMMENTS = {
     "proposer_models": "Who proposes, side by side; a model that stands here twice gives two answers.",
     "aggregator_model": "Who makes one answer of the proposals.",

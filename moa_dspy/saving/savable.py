@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -167,20 +166,6 @@ class Savable(Keyless):
         with drafting(target) as draft:
             super().save(draft)
             os.replace(draft, target)
-
-    def check_savable(self, path: str | Path = "moa.json") -> None:
-        """Raise what `save` would raise, and leave nothing behind: to know it before a compile is paid for.
-
-        Args:
-            path: Where the mixture will be saved; a folder for `save_program=True`.
-        """
-        target = Path(path).resolve()
-        if target.suffix in (".json", ".pkl"):
-            with drafting(target) as draft:
-                super().save(draft)
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                super().save(Path(folder, "program"), save_program=True)
 
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Load what was saved of a mixture of the same shape; see `dspy.Module.load`.

@@ -46,3 +46,10 @@ def test_init_takes_a_preset_and_parts() -> None:
     moa_dspy("init", "-p", "simulated/alice", "-a", "simulated/judge", "-o", "b.yaml")
     config = MoAConfig.load("b.yaml")
     assert (config.proposer_models, config.aggregator_model) == (["simulated/alice"], "simulated/judge")
+
+
+def test_init_takes_providers_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    moa_dspy("init", "--provider", "ollama", "--provider", "groq", "-o", "a.yaml")
+    assert MoAConfig.load("a.yaml").proposer_models == ["ollama_chat/llama3.2", "groq/openai/gpt-oss-120b"]
+    refused = moa_dspy("init", "--provider", "nobody", "-o", "b.yaml")
+    assert refused.exit_code == 2 and "no provider 'nobody' here" in words(refused.stderr)
