@@ -19,6 +19,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.signature_data import UnknownTypes
 from moa_dspy.tracking.served import PROGRAM, ask_nobody, signature_of
 from moa_dspy.tracking.store import check_store, describe, mask_address
+from moa_dspy.tracking.watch import links
 from moa_dspy.values import to_jsonable
 
 __all__ = ["load_model", "log_model"]
@@ -122,6 +123,8 @@ def load_model(
 ) -> MoA:
     """The mixture that `log_model` logged. Keys come from the environment, and `dspy.settings` stays as it is.
 
+    Its traces are linked to the model.
+
     Args:
         uri: `models:/NAME/VERSION`, `models:/NAME@ALIAS`, `models:/ID`, `runs:/RUN/NAME`, or a model's folder.
         allow_unsafe_lm_state: Whether to trust the model's addresses (`api_base`) and import the classes that it
@@ -141,7 +144,9 @@ def load_model(
     with tempfile.TemporaryDirectory() as folder:
         path = download_artifacts(artifact_uri=str(uri), dst_path=folder)
         program = Path(path, "artifacts", f"{PROGRAM}.json")
-        return MoA.from_file(program, allow_unsafe_lm_state=allow_unsafe_lm_state, custom_types=custom_types)
+        moa = MoA.from_file(program, allow_unsafe_lm_state=allow_unsafe_lm_state, custom_types=custom_types)
+    links[moa] = {"model_id": info.model_id}
+    return moa
 
 
 def _refuse_ambient(moa: MoA) -> None:

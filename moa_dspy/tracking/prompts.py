@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Any
 import mlflow
 from dspy.signatures.signature import infer_prefix
 from mlflow.genai import load_prompt, register_prompt, set_prompt_alias
+from mlflow.tracing.constant import TraceTagKey
 
 from moa_dspy.agent import adopt_lms
 from moa_dspy.moa import MoA
 from moa_dspy.secrets import redact
 from moa_dspy.tracking.store import LIMIT_AT_END, describe, logger, mask_address, within
+from moa_dspy.tracking.watch import links
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
 __all__ = ["Prompt", "as_page", "load_prompts", "prompts_of", "register", "register_prompts"]
@@ -47,8 +50,8 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
     """Register a mixture's prompts in MLflow's Prompt Registry, one per predictor, as `<name>.<predictor>`.
 
     A text that is registered under this name already makes no new version. The text is exact: read it from
-    `.template`; what stands in double braces in it is text and no variable. A registry that cannot be reached costs
-    a warning and at most 30 seconds.
+    `.template`; what stands in double braces in it is text and no variable. The mixture's traces name the versions
+    from now on. A registry that cannot be reached costs a warning and at most 30 seconds.
 
     Args:
         moa: The mixture, compiled or not.
@@ -69,7 +72,7 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
     """
     prompts = prompts_of(moa)
     try:
-        return within(LIMIT_AT_END, lambda: register(prompts, name))
+        return within(LIMIT_AT_END, lambda: register(moa, prompts, name))
     except Exception as error:
         logger.warning(
             "%s: the prompts are not registered. %s", mask_address(mlflow.get_tracking_uri()), describe(error)
@@ -80,6 +83,8 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
 def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
     """A copy of the mixture with the instructions that the registry holds; demos are those of the mixture.
 
+    Its traces name the versions.
+
     Args:
         moa: The mixture.
         name: As it was given to `register_prompts`.
@@ -89,7 +94,7 @@ def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
         TypeError: If `moa` is no mixture.
         ValueError: If none of its prompts is there.
     """
-    prompts, copied, found = prompts_of(moa), moa.deepcopy(), 0
+    prompts, copied, found = prompts_of(moa), moa.deepcopy(), dict[str, int]()
     predictors = dict(copied.named_predictors())
     for prompt in prompts:
         version = _find(prompt.name(name), alias)
@@ -97,17 +102,20 @@ def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
             instructions = version.template.partition(_BELOW)[0]
             predictor: Any = predictors[prompt.predictor]
             predictor.signature = predictor.signature.with_instructions(instructions)
-            found += 1
+            found[prompt.name(name)] = int(version.version)
     if not found:
         raise ValueError(
             f"The registry has no prompt {prompts[0].name(name)}@{alias}, nor another one of this mixture. Register "
             f"them first with moa_dspy.register_prompts(moa, {name!r}), or name those that are there."
         )
+    _link(copied, found)
     return copied
 
 
-def register(prompts: list[Prompt], name: str, run_id: str | None = None, message: str | None = None) -> dict[str, int]:
-    """Register prompts with a new text; all are linked to the run."""
+def register(
+    moa: MoA, prompts: Sequence[Prompt], name: str, run_id: str | None = None, message: str | None = None
+) -> dict[str, int]:
+    """Register those of a mixture's prompts that have a new text; all are linked to the run."""
     versions = {}
     for prompt in prompts:
         registered = prompt.name(name)
@@ -121,7 +129,14 @@ def register(prompts: list[Prompt], name: str, run_id: str | None = None, messag
         if run_id is not None:
             mlflow.MlflowClient().link_prompt_version_to_run(run_id, version)
         versions[registered] = int(version.version)
+    _link(moa, versions)
     return versions
+
+
+def _link(moa: MoA, versions: Mapping[str, int]) -> None:
+    """Have the mixture's traces name these versions."""
+    named = [{"name": name, "version": str(version)} for name, version in versions.items()]
+    links.setdefault(moa, {})["tags"] = {TraceTagKey.LINKED_PROMPTS: json.dumps(named)}
 
 
 def prompts_of(moa: MoA) -> list[Prompt]:

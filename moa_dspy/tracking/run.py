@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import json
+import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import mlflow
-import pandas
 from mlflow.data.dataset import Dataset
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
@@ -27,12 +29,18 @@ from moa_dspy.tracking.store import (
     run_in_background,
     within,
 )
+from moa_dspy.values import to_json
 
 __all__ = ["Run", "Writer"]
+
+_TABLES = "mlflow.loggedArtifacts"  # the tag that names them, for MLflow's page and `mlflow.load_table`
 
 
 class Run:
     """A run under way; without one, because the store is of no use, everything is left out.
+
+    What waits to be written goes out together, since a server can be slow: one request for all numbers, another for
+    all files.
 
     Attributes:
         id: The run's id; None if there is none.
@@ -43,7 +51,9 @@ class Run:
         self._experiment_id = ""
         self._client: Any = None
         self._uri = mask_address(mlflow.get_tracking_uri())
-        self._writer = Writer()
+        self._numbers, self._files, self._others = Writer(self._send_numbers), Writer(self._send_files), Writer()
+        self._tables: list[dict[str, str]] = []
+        self._waited = 0.0
         self._thread: int | None = None  # where it is the active run
 
     def start(self, name: str, run_id: str | None, tags: Mapping[str, str]) -> None:
@@ -53,7 +63,7 @@ class Run:
         tasks of a thread share its active run.
         """
         options: dict[str, Any] = {"run_id": run_id, "run_name": name, "tags": dict(tags), "nested": True}
-        is_async = _in_event_loop()
+        is_async, started = _in_event_loop(), time.monotonic()
         try:
             check_store()
             run = within(limit(), lambda: _start_inactive(options)) if is_async else _start_active(options)
@@ -67,7 +77,9 @@ class Run:
             return
         self._client = mlflow.MlflowClient()
         self.id, self._experiment_id = run.info.run_id, run.info.experiment_id
+        self._tables = json.loads(run.data.tags.get(_TABLES, "[]"))
         self._thread = None if is_async else threading.get_ident()
+        self._waited = time.monotonic() - started
 
     def end(self, error: BaseException | None) -> None:
         """Wait for what is still to be written, say what is missing, and end it as the error says."""
@@ -75,7 +87,9 @@ class Run:
             return
         stopped = isinstance(error, (KeyboardInterrupt, asyncio.CancelledError))
         status = "FINISHED" if error is None else "KILLED" if stopped else "FAILED"
-        missing = self._writer.finish(LIMIT_AT_END)
+        deadline = time.monotonic() + LIMIT_AT_END - min(self._waited, LIMIT_AT_END / 2)
+        writers = (self._numbers, self._files, self._others)
+        missing = [what for writer in writers for what in writer.finish(deadline - time.monotonic())]
         try:
             if missing:  # else it has just answered
                 check_store()
@@ -90,10 +104,10 @@ class Run:
             logger.warning("Run %s in MLflow at %s is incomplete. It lacks: %s.", self.id, self._uri, shown)
 
     def write(self, what: str, work: Callable[[str], object]) -> None:
-        """Do this with the run's id, in the background, after all that was to be written before."""
+        """Do this with the run's id, in the background, after what was to be done before."""
         run_id = self.id
         if run_id is not None:
-            self._writer.write(what, lambda: work(run_id))
+            self._others.write(what, lambda: work(run_id))
 
     def log(
         self,
@@ -103,20 +117,26 @@ class Run:
         tags: Mapping[str, str] | None = None,
         step: int = 0,
     ) -> None:
-        """Log all of it in one request."""
-        batch = _batch(metrics or {}, params or {}, tags or {}, step)
-        self.write(what, lambda run_id: self._client.log_batch(run_id, **batch))
+        """Log numbers, and texts of a line."""
+        if self.id is not None:
+            self._numbers.write(what, _batch(metrics or {}, params or {}, tags or {}, step))
 
     def log_text(self, path: str, text: str) -> None:
         """Log a file."""
-        self.write(path, lambda run_id: self._client.log_text(run_id, text, path))
+        if self.id is not None:
+            self._files.write(path, (path, text))
 
-    def log_table(self, path: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Log a table, as MLflow's page shows one; none if there are no rows."""
-        # As objects, in which whole numbers may be missing; MLflow's search for images does not warn about them.
-        frame = pandas.DataFrame(dict(columns), dtype=object)
-        if not frame.empty:
-            self.write(path, lambda run_id: self._client.log_table(run_id, frame, path))
+    def log_table(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log a table, as MLflow's page shows one, under a name of its own; none if there are no rows."""
+        if rows:
+            stem, taken, number = path.removesuffix(".json"), [table["path"] for table in self._tables], 2
+            while path in taken:
+                path, number = f"{stem}_{number}.json", number + 1
+            self._tables.append({"path": path, "type": "table"})
+            columns = list(dict.fromkeys(name for row in rows for name in row))
+            data = [[row.get(name) for name in columns] for row in rows]
+            self.log_text(path, to_json({"columns": columns, "data": data}))
+            self.log(f"the tag of {path}", tags={_TABLES: json.dumps(self._tables)})
 
     def log_data(self, data: Dataset) -> None:
         """Log a data set as the run's input."""
@@ -138,6 +158,17 @@ class Run:
         """The name of the run's experiment; asks the store."""
         return str(self._client.get_experiment(self._experiment_id).name)
 
+    def _send_numbers(self, batches: Sequence[Mapping[str, list[Any]]]) -> None:
+        joined = {kind: [one for batch in batches for one in batch[kind]] for kind in ("metrics", "params", "tags")}
+        joined["tags"] = list({tag.key: tag for tag in joined["tags"]}.values())  # the last word on each
+        self._client.log_batch(self.id, **joined)
+
+    def _send_files(self, files: Sequence[tuple[str, str]]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            for path, text in files:
+                Path(folder, path).write_text(text, encoding="utf-8")
+            self._client.log_artifacts(self.id, folder)
+
     def _leave(self, run_id: str, status: str) -> None:
         if self._thread != threading.get_ident():
             self._client.set_terminated(run_id, status)
@@ -152,22 +183,26 @@ class Writer:
     """Writes in the background, in order, so that nobody waits for a slow store.
 
     What fails is remembered, and what follows is tried all the same: a server may come back.
+
+    Args:
+        send: Sends all that waits at once; without it, what waits is called, one after the other.
     """
 
-    def __init__(self) -> None:
-        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()  # the first one is under way
+    def __init__(self, send: Callable[[list[Any]], object] | None = None) -> None:
+        self._send = send
+        self._waiting: deque[tuple[str, Any]] = deque()  # what is under way is in it, too
         self._failed: list[str] = []
         self._changed = threading.Condition()
 
-    def write(self, what: str, work: Callable[[], object]) -> None:
-        """Do this after all that is to be written already.
+    def write(self, what: str, item: Any) -> None:
+        """Write this after all that is to be written already.
 
         Args:
             what: What it is, should it fail: "the metrics".
-            work: Does it.
+            item: To be sent or called.
         """
         with self._changed:
-            self._waiting.append((what, work))
+            self._waiting.append((what, item))
             if len(self._waiting) > 1:
                 return
         run_in_background(self._write_all)
@@ -175,20 +210,25 @@ class Writer:
     def finish(self, seconds: float) -> list[str]:
         """Wait until all is written, no longer than this; gives what is not written, and why."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, seconds)
-            late = [f"{what} (no answer within {seconds:g} s)" for what, _ in self._waiting]
+            self._changed.wait_for(lambda: not self._waiting, max(seconds, 0))
+            late = [f"{what} (no answer in time)" for what in dict.fromkeys(what for what, _ in self._waiting)]
             failed, self._failed = self._failed, []
         return failed + late
 
     def _write_all(self) -> None:
         while True:
-            what, work = self._waiting[0]
-            try:
-                work()
-            except Exception as error:
-                self._failed.append(f"{what} ({describe(error)})")
             with self._changed:
-                self._waiting.popleft()
+                taken = list(self._waiting) if self._send else [self._waiting[0]]
+            try:
+                if self._send:
+                    self._send([item for _, item in taken])
+                else:
+                    taken[0][1]()
+            except Exception as error:
+                self._failed += [f"{what} ({describe(error)})" for what in dict.fromkeys(what for what, _ in taken)]
+            with self._changed:
+                for _ in taken:
+                    self._waiting.popleft()
                 self._changed.notify_all()
                 if not self._waiting:
                     return
@@ -196,7 +236,7 @@ class Writer:
 
 def _batch(
     metrics: Mapping[str, float], params: Mapping[str, str], tags: Mapping[str, str] | None = None, step: int = 0
-) -> dict[str, Any]:
+) -> dict[str, list[Any]]:
     now = int(time.time() * 1000)
     return {
         "metrics": [Metric(name, value, now, step) for name, value in metrics.items()],

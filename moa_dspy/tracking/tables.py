@@ -17,7 +17,7 @@ from moa_dspy.values import as_text
 
 __all__ = ["call_table", "evaluation_table", "find_oracle", "measure", "proposal_table"]
 
-Table = dict[str, list[Any]]
+Table = list[dict[str, Any]]
 Mask = Callable[[str], str]
 
 _ROWS = 5000  # a table is one file, which MLflow's page loads whole
@@ -48,7 +48,7 @@ def call_table(rows: Sequence[tuple[str, LMCall]]) -> Table:
         seconds = [call.seconds for call in calls if not call.cache_hit and call.error != "Unfinished"]
         usage = Usage.of(calls).model_dump(exclude={"seconds"})
         table.append({"stage": stage, "agent": agent, "model": model, **usage, **_seconds(seconds)})
-    return _columns(table)
+    return table
 
 
 def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: Mask) -> Table:
@@ -70,19 +70,19 @@ def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: 
         for failure in metadata.failures:
             failed = failure.model_dump(include={"agent", "model", "seconds"})
             rows.append({**asked, **failed, **answered, "error": mask(f"{failure.error}: {failure.message}")})
-    return _columns(rows[:_ROWS])
+    return rows[:_ROWS]
 
 
 def evaluation_table(evaluation: Evaluation, mask: Mask) -> Table:
     """One row per example: its fields as `example_*`, the prediction's as `pred_*`, and the score."""
-    return _columns(
+    return [
         {
             **_cells("example", example, example, mask),
             **_cells("pred", prediction, prediction, mask),
             "score": _number(score),
         }
         for example, prediction, score in evaluation.results[:_ROWS]
-    )
+    ]
 
 
 def find_oracle(evaluation: Evaluation) -> float | None:
@@ -120,9 +120,3 @@ def _cell(value: Any, mask: Mask) -> Any:
     text = mask(as_text(value))
     more = len(text) - _CHARACTERS
     return text if more <= 0 else f"{text[:_CHARACTERS]} [... {more} characters more]"
-
-
-def _columns(rows: Iterable[Mapping[str, Any]]) -> Table:
-    listed = list(rows)
-    names = dict.fromkeys(name for row in listed for name in row)
-    return {name: [row.get(name) for row in listed] for name in names}

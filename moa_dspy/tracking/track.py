@@ -269,7 +269,7 @@ class Tracked:
 
     def _register(self, moa: MoA, message: str | None) -> None:
         prompts, name, run = prompts_of(moa), self._name, self._run
-        run.write("the prompts", lambda id: register(prompts, f"{run.experiment_name()}.{name}", id, message))
+        run.write("the prompts", lambda id: register(moa, prompts, f"{run.experiment_name()}.{name}", id, message))
 
     def _log_proposals(self) -> None:
         for stage in dict.fromkeys(answer.stage for answer in self.watch.answers):

@@ -1,5 +1,6 @@
 """Prompts in the registry: exact, a version per text, and back again."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from support.mlflow_server import free_port
 
 import moa_dspy
 from moa_dspy import load_prompts, register_prompts, track
+from moa_dspy.tracking import flush
 from moa_dspy.tracking import store as store_module
 
 SHARED = "proposers.shared.predict"
@@ -58,6 +60,24 @@ def test_they_come_back_by_an_alias(store: Path) -> None:
     assert [instructions(load_prompts(moa, "qa", alias)) for alias in ("best", "latest")] == ["Think.", "Doubt."]
     with pytest.raises(ValueError, match="The registry has no prompt other"):
         load_prompts(moa, "other")
+
+
+def test_traces_name_the_versions_and_the_model(store: Path) -> None:
+    moa_dspy.autolog()
+    moa = mixture(cast("a", "judge"))
+    moa(question="0")
+    register_prompts(moa, "qa")
+    moa(question="1")
+    register_prompts(told(moa, "Think."), "qa")
+    load_prompts(moa, "qa")(question="2")
+    simulated = moa_dspy.MoA("question -> answer", ["simulated/alice"], strategy="voting")
+    info = moa_dspy.log_model(simulated, "voters")
+    moa_dspy.load_model(info.model_uri)(question="3")
+    flush()
+    found = {one.data.spans[0].inputs["question"]: one.info for one in mlflow.search_traces(return_type="list")}
+    named = [json.loads(found[number].tags.get("mlflow.linkedPrompts", "[]")) for number in "012"]
+    versions = [[one["version"] for one in prompts if one["name"] == f"qa.{SHARED}"] for prompts in named]
+    assert (versions, found["3"].trace_metadata["mlflow.modelId"]) == ([[], ["1"], ["2"]], info.model_id)
 
 
 def test_tags_say_whose_it_is(store: Path) -> None:
