@@ -17,6 +17,7 @@ from moa_dspy import load_prompts, register_prompts, track
 from moa_dspy.tracking import flush
 from moa_dspy.tracking import store as store_module
 
+CAPITAL = "What is the capital of Australia?"
 SHARED = "proposers.shared.predict"
 
 
@@ -72,12 +73,12 @@ def test_traces_name_the_versions_and_the_model(store: Path) -> None:
     load_prompts(moa, "qa")(question="2")
     simulated = moa_dspy.MoA("question -> answer", ["simulated/alice"], strategy="voting")
     info = moa_dspy.log_model(simulated, "voters")
-    moa_dspy.load_model(info.model_uri)(question="3")
+    moa_dspy.load_model(info.model_uri)(question=CAPITAL)
     flush()
     found = {one.data.spans[0].inputs["question"]: one.info for one in mlflow.search_traces(return_type="list")}
     named = [json.loads(found[number].tags.get("mlflow.linkedPrompts", "[]")) for number in "012"]
     versions = [[one["version"] for one in prompts if one["name"] == f"qa.{SHARED}"] for prompts in named]
-    assert (versions, found["3"].trace_metadata["mlflow.modelId"]) == ([[], ["1"], ["2"]], info.model_id)
+    assert (versions, found[CAPITAL].trace_metadata["mlflow.modelId"]) == ([[], ["1"], ["2"]], info.model_id)
 
 
 def test_tags_say_whose_it_is(store: Path) -> None:
