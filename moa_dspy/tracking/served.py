@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import redact
+from moa_dspy.tracking.autolog import autolog
 from moa_dspy.values import check_inputs, to_json, to_jsonable, validated
 
 __all__ = ["PROGRAM", "MixtureAgent", "MixtureProgram", "ask_nobody", "signature_of"]
@@ -156,6 +158,8 @@ def ask_nobody() -> Iterator[None]:
 
 
 def _load(context: Any, types: Mapping[str, type] | None = None) -> MoA:
+    if os.environ.get("MOA_DSPY_AUTOLOG", "").lower() in ("1", "true") and not _asks_nobody.get():
+        autolog()
     # Who runs a model runs the code in it: the addresses in it are trusted as much.
     return MoA.from_file(context.artifacts[PROGRAM], allow_unsafe_lm_state=True, custom_types=types)
 

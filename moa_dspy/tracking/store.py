@@ -38,7 +38,7 @@ LOCAL_LIMIT = 60.0
 """The same for a store on this machine: the first use of a database builds its tables."""
 
 LIMIT_AT_END = 30.0
-"""Seconds that the end of a block waits for what is still to be written."""
+"""Seconds that a block waits for its store, at its beginning and its end together."""
 
 
 def check_store() -> None:
@@ -118,8 +118,7 @@ def find_store(store: str | None = None) -> str:
 
 def describe(error: BaseException) -> str:
     """An error on one line, with its type and without secrets."""
-    text = " ".join(redact(str(error)).split())
-    return f"{type(error).__name__}: {text if len(text) <= _LONGEST else f'{text[:_LONGEST]} [...]'}"
+    return f"{type(error).__name__}: {' '.join(redact(str(error)).split())}"
 
 
 def mask_address(address: str) -> str:
@@ -141,4 +140,3 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
 
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")
-_LONGEST = 600

@@ -46,22 +46,20 @@ def track(
 
     Call it, evaluate it, answer a batch, compile it with any optimizer. The run holds:
 
-    - metrics, written as the block goes, with the number of questions as their step: `score` (0 to 1) and `oracle` of
-      each evaluation, `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls, those of
-      compiling too, `calls`, `prompt_tokens`, `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it),
-      `failed_calls`; of an optimizer's candidates, `trial_score`;
-    - tables: `calls.json`, by stage (`run`, `compile`, `run_2` after it), agent and model; `proposals.json`, who
-      proposed what, one for each stage; `evaluation.json`, one for each evaluation;
+    - a dozen metrics, written as the block goes, with the number of questions as their step: `score` (0 to 1) and
+      `oracle` of each evaluation, `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls
+      `calls`, `prompt_tokens`, `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it), `failed_calls`;
+    - tables: `calls.json`, by stage (`run`, `compile`, `run_2` after it), agent and model; `proposals.json`, one for
+      each stage; `evaluation.json`, one for each evaluation;
     - the mixture, as `MoA.from_file` reads it, and its prompts; the same of what an optimizer made, its settings and
       report, and the prompts before and after in the Prompt Registry, as `<experiment>.<name>.<predictor>`;
     - the data set as an input. No secrets.
 
-    LM calls are counted in the block's context, which DSPy's executors pass on, and the mixture's own calls in any
-    other thread too, yours and those of `mlflow.genai.evaluate`. The run is the active one of its thread, except in
-    async code, where tasks share a thread; blocks side by side keep apart.
+    LM calls are counted in the block's context, and the mixture's own in any other thread too. The run is the active
+    one of its thread, except in async code, where tasks share a thread.
 
     A store that does not answer costs one warning and a bounded time, never an answer: 10 seconds at the start (60 for
-    one on this machine), 40 at the end. What is missing then is said.
+    one on this machine), 30 for the beginning and the end together. What is missing then is said.
 
     Args:
         program: The mixture, or a program with one.
@@ -147,25 +145,6 @@ class Tracked:
         given = {name: float(value) for name, value in metrics.items()}
         self._log_metrics(given)
         self._given |= set(given)
-
-    def log_prompts(self, program: dspy.Module, message: str | None = None) -> None:
-        """Log a compiled copy of the mixture and its prompts; a compile inside the block does it by itself.
-
-        Args:
-            program: The copy, or a program with it.
-            message: The commit message of the prompts' versions.
-
-        Raises:
-            ValueError: If there is no copy of the mixture in it.
-        """
-        copied = find_mixture(program, self.watch.mixture)
-        if copied is None:
-            raise ValueError(
-                f"This {type(program).__name__} holds no copy of the mixture that is tracked: none has its strategy, "
-                "agents and fields. Use moa_dspy.register_prompts() for another mixture."
-            )
-        self._log_mixture(copied, "_given")
-        self._register(copied, message)
 
     def log_comparison(self, comparison: Comparison) -> None:
         """Log a comparison as one child run per system, for MLflow's compare page; here, `score` and `oracle`.
