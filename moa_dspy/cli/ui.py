@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -48,9 +49,9 @@ def ui(
     verbose: options.Verbose = None,
 ) -> None:
     """Open MLflow on what was tracked."""
-    from moa_dspy.tracking import find_store, mask_address
+    from moa_dspy.tracking import mask_address
 
-    uri = find_store(store)
+    uri = _find_store(store)
     if uri.startswith("http"):
         note(f"MLflow: {mask_address(uri)}")
         if browser:
@@ -98,3 +99,26 @@ def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
             return True
         time.sleep(0.2)
     return False
+
+
+def _find_store(store: str | None) -> str:
+    """The tracking URI that is meant; None means what MLflow itself would use."""
+    import mlflow
+
+    from moa_dspy.tracking import mask_address
+
+    uri = store or mlflow.get_tracking_uri()
+    kind, _, place = uri.partition("://")
+    if place and kind.partition("+")[0] not in _STORES:
+        raise ValueError(
+            f"{mask_address(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
+        )
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise FileNotFoundError(
+            f"There is no store {mask_address(uri)}: nothing was tracked here. Track something first, for example with "
+            "moa-dspy demo --mlflow, or name another store."
+        )
+    return uri
+
+
+_STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")

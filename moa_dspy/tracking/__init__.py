@@ -8,13 +8,12 @@ except ImportError as error:
 from moa_dspy.tracking.autolog import autolog, flush
 from moa_dspy.tracking.model import load_model, log_model
 from moa_dspy.tracking.prompts import load_prompts, register_prompts
-from moa_dspy.tracking.store import find_store, mask_address
+from moa_dspy.tracking.store import mask_address
 from moa_dspy.tracking.track import Tracked, track
 
 __all__ = [
     "Tracked",
     "autolog",
-    "find_store",
     "flush",
     "load_model",
     "load_prompts",

@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from pathlib import Path
 from typing import TypeVar
 
 import mlflow
@@ -20,7 +19,6 @@ __all__ = [
     "LOCAL_LIMIT",
     "check_store",
     "describe",
-    "find_store",
     "limit",
     "logger",
     "mask_address",
@@ -92,30 +90,6 @@ def run_in_background(work: Callable[[], object]) -> None:
         work()
 
 
-def find_store(store: str | None = None) -> str:
-    """The tracking URI that is meant.
-
-    Args:
-        store: A database's or a server's address; None means what MLflow itself would use.
-
-    Raises:
-        ValueError: If MLflow's server knows no such store.
-        FileNotFoundError: If it is a SQLite file that is not there.
-    """
-    uri = store or mlflow.get_tracking_uri()
-    kind, _, place = uri.partition("://")
-    if place and kind.partition("+")[0] not in _STORES:
-        raise ValueError(
-            f"{mask_address(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
-        )
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise FileNotFoundError(
-            f"There is no store {mask_address(uri)}: nothing was tracked here. Track something first, for example with "
-            "moa-dspy demo --mlflow, or name another store."
-        )
-    return uri
-
-
 def describe(error: BaseException) -> str:
     """An error on one line, with its type and without secrets."""
     return f"{type(error).__name__}: {' '.join(redact(str(error)).split())}"
@@ -138,5 +112,3 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
-
-_STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")

@@ -22,7 +22,7 @@ from support.mlflow_server import broken_server, free_port, hanging_server, mlfl
 
 import moa_dspy
 from moa_dspy import track
-from moa_dspy.tracking import find_store, flush, store
+from moa_dspy.tracking import flush, store
 
 
 @contextmanager
@@ -185,9 +185,3 @@ def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: P
         assert process.stdout is not None and len(process.stdout.readline().strip()) == 32
     _, said = process.communicate("\n", timeout=60)  # MLflow by itself asks for 247 s
     assert process.returncode == 0 and "is incomplete. It lacks: its end" in said
-
-
-def test_a_store_that_is_not_there_is_refused(local: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no store sqlite:///nothing-here\.db"):
-        find_store("sqlite:///nothing-here.db")
-    assert find_store() == mlflow.get_tracking_uri()
