@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -35,6 +36,9 @@ def diagnose(
     recorded: Recording | None = None,
     concurrency: int = 8,
     seed: int = 0,
+    path: str | Path | None = None,
+    max_cost_usd: float | None = None,
+    max_calls: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Diagnosis:
     """Find out whether a mixture pays, and why or why not.
@@ -55,13 +59,16 @@ def diagnose(
         recorded: An earlier recording of this mixture, whole or in part, that is not paid for again.
         concurrency: Questions under way at once; each asks its proposers side by side.
         seed: Of the comparison's bootstrap.
+        path: A file to keep the answers in as they come; see `record`.
+        max_cost_usd: What the diagnosis may cost; see `record`.
+        max_calls: How many LM calls it may make; see `record`.
         on_progress: Called with the number of finished questions and of all, once more for the control.
 
     Raises:
         ValueError: If the examples or a strategy do not fit, or `recorded` is of another mixture.
         TypeError: If this is no mixture.
-        ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C and on
-            `MetricError`, what was recorded is on it, as `recording`.
+        ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C, on
+            `RecordingStopped` at the end of the budget and on `MetricError`, what was recorded is its `recording`.
 
     Example:
         >>> from moa_dspy import MoA
@@ -80,6 +87,7 @@ def diagnose(
     judge = aggregator_as_proposer(moa)
     others: dict[str, Any] = {} if judge is None else {judge.name: judge}
     asking: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "on_progress": on_progress}
+    asking |= {"path": path, "max_cost_usd": max_cost_usd, "max_calls": max_calls}
     scoring: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "seed": seed}
     recording = ask_examples(moa, devset, recorded=recorded, others=others, **asking)
     comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
@@ -92,6 +100,7 @@ def diagnose(
         else:
             control = f"Self-MoA: {best}, the best proposer, asked {times} times per question, as often as the panel."
             others[SELF_MOA + best] = restricted(moa, [best], times)
+            asking |= _left_of(asking, recording, recorded)
             recording = ask_examples(moa, devset, recorded=recording, others=others, **asking)
             comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
     votes = Votes.of_comparison(moa, comparison)
@@ -114,6 +123,15 @@ def diagnosis_budget(
         f"{questions} questions x ({proposals} proposals + {verdicts + alone} of the aggregator + {control} Self-MoA)"
     )
     return Budget(questions * (proposals + verdicts + alone + control), 0, formula)
+
+
+def _left_of(budget: dict[str, Any], recording: Recording, recorded: Recording | None) -> dict[str, Any]:
+    """What the recording has left of a budget, what was recorded before not counted."""
+    before = Recording().usage if recorded is None else recorded.usage
+    calls = (recording.usage.calls - recording.usage.cache_hits) - (before.calls - before.cache_hits)
+    spent = {"max_calls": calls, "max_cost_usd": (recording.usage.cost_usd or 0.0) - (before.cost_usd or 0.0)}
+    # Where nothing is left it stops at once, with what there is.
+    return {name: max(budget[name] - used, 1e-9) for name, used in spent.items() if budget[name] is not None}
 
 
 def _recommend(comparison: Comparison, made: Sequence[Candidate]) -> Recommendation:

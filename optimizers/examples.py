@@ -13,7 +13,7 @@ import dspy
 
 from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording, RecordingInterrupted, Row, Summary, record
+from moa_dspy.recording import Recording, RecordingInterrupted, RecordingStopped, Row, Summary, record
 from moa_dspy.recording.replay import question_key
 from moa_dspy.recording.rows import agent_of, is_outage
 from moa_dspy.secrets import redact
@@ -150,7 +150,7 @@ def ask_examples(
     recorded: Recording | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
     on_progress: Callable[[int, int], None] | None = None,
-    path: Path | None = None,
+    path: str | Path | None = None,
     strategies: Sequence[Any] | None = (),
     **settings: Any,
 ) -> Recording:
@@ -181,7 +181,10 @@ def ask_examples(
     settings["strategies"] = None if strategies is None else list(strategies)
     try:
         return record(moa, list(questions.values()), path, known=known, force=True, on_row=follow, **settings)
-    except RecordingInterrupted as stop:  # what was known is kept too, also where more was still to be asked for it
+    except (
+        RecordingInterrupted,
+        RecordingStopped,
+    ) as stop:  # what was known is kept too, also where more was still to be asked for it
         stop.recording = Recording({row.id: row for row in [*known, *stop.recording]}.values())
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,7 +50,7 @@ moa-dspy compile -d rows.csv -o tuned.json -c moa.yaml \\
 
 [bold]Resume[/bold]: specialize and gepa keep what they have found in a folder beside OUT, \
 tuned.checkpoint, until they are done. The same command goes on from there, also \
-after Ctrl-C, a crash or a dead model.
+after Ctrl-C, a crash, a dead model, or the end of a budget (--max-cost-usd, --max-calls).
 
 [bold]--json[/bold] prints optimizer, recipe, out, examples (train, val, heldout) and budget (agents, optimizer, \
 measuring: LM calls, formula); once it is compiled also before, after, gain (mean scores on the held-back data), \
@@ -84,6 +85,8 @@ def compile_(
     limit: options.Limit = None,
     concurrency: options.Concurrency = 8,
     seed: options.Seed = 0,
+    max_cost_usd: options.MaxCost = None,
+    max_calls: options.MaxCalls = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     mlflow: options.Mlflow = False,
@@ -96,7 +99,8 @@ def compile_(
     from moa_dspy.agent import check_keys
     from moa_dspy.models import as_lm
     from moa_dspy.optimizers import build, split
-    from moa_dspy.recording.budget import calls_per_answer
+    from moa_dspy.recording import Row
+    from moa_dspy.recording.budget import Budget, calls_per_answer, estimate_questions
 
     _check_out(out, force)
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
@@ -129,8 +133,10 @@ def compile_(
     }
     if not dry_run:
         check_keys(moa.agents)
+        if max_cost_usd is not None:
+            Budget(estimate_questions(moa, [Row(id=0, inputs={})]), max_cost_usd, None)  # refuses unknown prices
         with tracking(mlflow, moa, out.stem, train) as tracked:
-            with _counting("compiling", budget.calls):
+            with _counting("compiling", budget.calls, max_calls, max_cost_usd):
                 tuned = _compile(tuner, moa, train, val, checkpoint)
             tuned.save(out)
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -246,23 +252,36 @@ def _tell_stage(stage: Any) -> None:
 
 
 @contextmanager
-def _counting(what: str, most: int) -> Iterator[None]:
-    """Show how many LM calls have ended, of how many at most."""
+def _counting(what: str, most: int, max_calls: int | None = None, max_cost_usd: float | None = None) -> Iterator[None]:
+    """Show how many LM calls have ended, of how many at most; as Ctrl-C does, stop at the end of the budget."""
     import dspy
     from dspy.utils.callback import BaseCallback
 
+    from moa_dspy.usage import metered
+
     class Counter(BaseCallback):
-        calls = 0
+        calls, billed, cost = 0, 0, 0.0
 
         def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+            call = meter.call(call_id)
             self.calls += 1
+            if call is not None and not call.cache_hit:
+                self.billed, self.cost = self.billed + 1, self.cost + (call.cost_usd or 0.0)
             update(self.calls, max(most, self.calls))
+            is_over = max_cost_usd is not None and self.cost + self.cost / max(1, self.billed) > max_cost_usd
+            if not spent and (is_over or (max_calls is not None and self.billed >= max_calls)):
+                spent.append(f"The budget is used up: {self.billed:,} LM calls, ${self.cost:.4f}.")
+                signal.raise_signal(signal.SIGINT)
 
-    with (
-        Progress(f"{what} (LM calls)") as update,
-        dspy.context(callbacks=[*dspy.settings.get("callbacks", []), Counter()]),
-    ):
-        yield
+    spent: list[str] = []
+    with metered("all") as meter, Progress(f"{what} (LM calls)") as update:
+        try:
+            with dspy.context(callbacks=[*dspy.settings.get("callbacks", []), Counter()]):
+                yield
+        except Stopped as stop:
+            if spent:
+                raise Stopped(f"{spent[0]} {stop}") from stop
+            raise
 
 
 def _show(result: dict[str, Any], report: Any) -> None:

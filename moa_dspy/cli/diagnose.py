@@ -62,6 +62,8 @@ def diagnose(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every answer here, and resume from it.")
     ] = None,
+    max_cost_usd: options.MaxCost = None,
+    max_calls: options.MaxCalls = None,
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
@@ -71,7 +73,7 @@ def diagnose(
     from moa_dspy.evaluation import check_plot, evaluate
     from moa_dspy.optimizers import ProposersUnreachable, diagnosis_budget
     from moa_dspy.optimizers import diagnose as diagnose_mixture
-    from moa_dspy.recording import Recording, RecordingInterrupted
+    from moa_dspy.recording import Recording, RecordingInterrupted, RecordingStopped
 
     if plot is not None:
         check_plot(plot)
@@ -85,7 +87,8 @@ def diagnose(
             print_json({"calls": budget.calls, "formula": budget.formula})
         return
     asking: dict[str, Any] = {"strategies": strategy, "self_moa": self_moa, "recorded": recorded}
-    asking |= {"concurrency": concurrency, "seed": seed}
+    asking |= {"concurrency": concurrency, "seed": seed, "path": out}
+    asking |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
     with tracking(mlflow, moa, "diagnose", examples) as tracked:
         diagnosis: Any = None
         comparison: Any = None
@@ -94,13 +97,11 @@ def diagnose(
                 "asking", lambda update: diagnose_mixture(moa, examples, metric, on_progress=update, **asking)
             )
             diagnosis, comparison = (None, found) if status else (found, found.comparison)
-        except (ProposersUnreachable, RecordingInterrupted) as stop:
+        except (ProposersUnreachable, RecordingInterrupted, RecordingStopped) as stop:
             complain(getattr(stop, "reason", "Interrupted."))
             status = INTERRUPTED if isinstance(stop, RecordingInterrupted) else FAILED
             if stop.recording:
                 comparison = evaluate(moa, stop.recording, metric, strategies=strategy, seed=seed)
-        if out is not None and comparison is not None:
-            comparison.recording.save(out)
         if tracked is not None and comparison is not None:
             tracked.log_comparison(comparison)
     if diagnosis is None or comparison is None:

@@ -55,11 +55,12 @@ moa-dspy eval --recording recorded.jsonl -c moa.yaml --metric contains
 module:function is DSPy's metric(example, prediction, trace=None), importable from here.
 
 [bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also after \
-Ctrl-C or a kill. --recording scores such a file anew, with another metric perhaps, without a call.
+Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls). \
+--recording scores such a file anew, with another metric perhaps, without a call.
 
 [bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows (name, \
 kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens, cost_usd, \
-seconds, failures, fallbacks, cached), models, troubles and spent.
+seconds, failures, fallbacks, cached), models, troubles and spent; with --dry-run questions, calls, cost_usd, unpriced.
 
 [bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
 
@@ -90,6 +91,9 @@ def evaluate(
     ] = None,
     concurrency: options.Concurrency = 8,
     seed: options.Seed = 0,
+    max_cost_usd: options.MaxCost = None,
+    max_calls: options.MaxCalls = None,
+    dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
     verbose: options.Verbose = None,
@@ -112,6 +116,9 @@ def evaluate(
     if by is not None and not any(by in example for example in examples):
         raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
     settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": seed, "path": out}
+    settings |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
+    if dry_run:
+        return options.tell_estimate(evaluation.estimate_evaluation(moa, asked, strategy, out), as_json)
     with tracking(mlflow, moa, "eval", examples) as tracked:
         comparison, status = compare(
             "asking", lambda update: evaluation.evaluate(moa, asked, metric, on_progress=update, **settings)
@@ -147,12 +154,13 @@ def compare(what: str, run: Callable[[Progress], Any]) -> tuple[Any, int]:
         Stopped: If there is nothing to compare.
     """
     from moa_dspy.evaluation import EvaluationInterrupted, MetricError
+    from moa_dspy.recording import RecordingStopped
 
     try:
         with quietly(), Progress(what) as update:
             return run(update), 0
-    except (EvaluationInterrupted, MetricError) as stop:
-        status = FAILED if isinstance(stop, MetricError) else INTERRUPTED
+    except (EvaluationInterrupted, MetricError, RecordingStopped) as stop:
+        status = INTERRUPTED if isinstance(stop, EvaluationInterrupted) else FAILED
         if stop.comparison is None:
             raise
         if not stop.comparison.rows:

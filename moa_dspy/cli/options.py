@@ -6,18 +6,20 @@ import os
 import pkgutil
 import random
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from moa_dspy.cli.output import note, set_verbosity
+from moa_dspy.cli.output import console, harmless, note, print_json, set_verbosity
 
 if TYPE_CHECKING:
     import dspy
 
     from moa_dspy.moa import MoA
+    from moa_dspy.recording import Estimate
 
 __all__ = [
     "DEFAULT_TASK",
@@ -30,6 +32,8 @@ __all__ = [
     "Force",
     "Json",
     "Limit",
+    "MaxCalls",
+    "MaxCost",
     "Metric",
     "Mlflow",
     "Plot",
@@ -43,6 +47,7 @@ __all__ = [
     "draw",
     "mixture",
     "read_examples",
+    "tell_estimate",
 ]
 
 T = TypeVar("T")
@@ -79,6 +84,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use a sample of so many 
 Concurrency = Annotated[int, typer.Option(min=1, help="Questions under way at once; each asks all proposers at once.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .html, .svg, .png, .pdf.")]
+MaxCost = Annotated[
+    float | None, typer.Option("--max-cost-usd", min=0.0, metavar="USD", help="Stop before this run costs more.")
+]
+MaxCalls = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop before this run makes more LM calls.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 Mlflow = Annotated[
@@ -175,6 +184,14 @@ def read_examples(path: Path, moa: MoA, metric: str, limit: int | None, seed: in
                     "wrong. Add it, or give a metric of your own: --metric module:function."
                 )
     return draw([question.example for question in questions], limit, seed)
+
+
+def tell_estimate(estimate: Estimate, as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    if as_json:
+        print_json(asdict(estimate))
+    else:
+        console().print(harmless(estimate), soft_wrap=True)
 
 
 def draw(rows: list[T], limit: int | None, seed: int) -> list[T]:

@@ -63,10 +63,14 @@ asked past DSPy's cache. Other addresses, timeouts, limits and prices change not
 known by its inputs, wherever it stands. Several processes \
 may fill one file.
 
+[bold]Budget[/bold]: --dry-run says what the rest takes; --max-cost-usd and --max-calls begin no question that may go \
+beyond, and what came is kept.
+
 [bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
 
 [bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), troubles (who, \
-error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted, stopped.
+error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted, stopped; \
+with --dry-run questions, calls, cost_usd, unpriced.
 
 [bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
 
@@ -89,6 +93,8 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Keep ANSWERS of another mixture and ask the rest with this one.")
     ] = False,
+    max_cost_usd: options.MaxCost = None,
+    max_calls: options.MaxCalls = None,
     max_failures: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Stop after so many failures; else after 20 without an answer."),
@@ -96,6 +102,7 @@ def run(
     retry_degraded: Annotated[
         bool, typer.Option("--retry-degraded", help="Ask again what was answered while a model was missing.")
     ] = False,
+    dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
     verbose: options.Verbose = None,
@@ -105,7 +112,15 @@ def run(
     if to_stdout and as_json:
         raise ValueError("--out - and --json would both write to stdout. Give --out a file, or leave --json out.")
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    if dry_run:
+        from moa_dspy.recording import estimate
+
+        options.tell_estimate(
+            estimate(moa, questions, None if to_stdout else out, retry_degraded=retry_degraded), as_json
+        )
+        return
     settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}
+    settings |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
     with tracking(mlflow, moa, "run"):
         if to_stdout:
             summary = _print_answers(moa, questions, **settings)

@@ -22,11 +22,14 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.panel import Panel
 from moa_dspy.recording import (
+    Estimate,
     Recording,
     RecordingInterrupted,
+    RecordingStopped,
     Row,
     Summary,
     as_questions,
+    estimate,
     is_recording,
     name_strategies,
     record,
@@ -37,7 +40,7 @@ from moa_dspy.results import MoAMetadata
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 from moa_dspy.values import IncompleteProposal, typed_outputs, validated
 
-__all__ = ["EvaluationInterrupted", "aggregator_as_proposer", "default_strategies", "evaluate"]
+__all__ = ["EvaluationInterrupted", "aggregator_as_proposer", "default_strategies", "estimate_evaluation", "evaluate"]
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,8 @@ def evaluate(
     concurrency: int = 8,
     seed: int = 0,
     path: str | Path | None = None,
+    max_cost_usd: float | None = None,
+    max_calls: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
     """Compare a mixture's models alone, the vote, its strategies and the oracle on a dataset.
@@ -85,6 +90,8 @@ def evaluate(
         concurrency: How many questions are under way at a time; each asks its proposers side by side.
         seed: Of the bootstrap.
         path: A file to keep the answers in, and to resume from; see `record`.
+        max_cost_usd: What it may cost; see `record`.
+        max_calls: How many LM calls it may make; see `record`.
         on_progress: Called with the number of answered questions and of all.
 
     Returns:
@@ -97,6 +104,8 @@ def evaluate(
             for, where the example has them. `recording` on the error holds what was answered.
         TooFewProposals: If nobody answers the first question.
         EvaluationInterrupted: On Ctrl-C, with what was finished.
+        RecordingStopped: At the end of the budget, or when the file could not be written; `comparison` on the error
+            is of what was finished.
 
     Example:
         >>> from moa_dspy import MoA
@@ -138,10 +147,25 @@ def evaluate(
             on_progress(summary.questions - summary.left, summary.questions)
 
     settings: dict[str, Any] = {"strategies": chosen, "others": modules, "concurrency": concurrency}
+    settings |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
     try:
         return scoring.compare(record(moa, examples, path, on_row=on_row, **settings))
     except RecordingInterrupted as stop:
         raise EvaluationInterrupted(scoring.compare(stop.recording)) from stop
+    except RecordingStopped as stop:
+        stop.comparison = scoring.compare(stop.recording)
+        raise
+
+
+def estimate_evaluation(
+    moa: MoA, dataset: Any, strategies: Sequence[str | Strategy] | None = None, path: str | Path | None = None
+) -> Estimate:
+    """What `evaluate` would take with these arguments, without asking anybody."""
+    if isinstance(dataset, Recording):
+        return Estimate(0, 0, 0.0)
+    alone = aggregator_as_proposer(moa)
+    others = {} if alone is None else {unused_name(alone.name, moa.panels[0].names): alone}
+    return estimate(moa, dataset, path, strategies=strategies or default_strategies(moa), others=others)
 
 
 _STRATEGY: Kind = "strategy"

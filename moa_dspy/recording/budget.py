@@ -99,7 +99,9 @@ class Budget:
         for unit, limit in self._limits.items():
             spent, each = self._spent[unit], self._each[unit]
             if limit is not None and spent + (self._under_way + 1) * each > limit:
-                used = f"{spent:,.0f} of {limit:,} calls are" if unit == "calls" else f"${spent:.4f} of ${limit:g} are"
+                used = (
+                    f"{spent:,.0f} of {limit:,.0f} calls are" if unit == "calls" else f"${spent:.4f} of ${limit:g} are"
+                )
                 more = f"{each:,.0f}" if unit == "calls" else f"${each:.4f}"
                 return f"{used} spent, and the next question may take {more}."
         return None
@@ -114,7 +116,7 @@ def estimate_questions(
     asked = [agent for agent in rotated for _ in range(_count_verdicts(agent))]
     beside = list(others)
     agents = [*proposers, *asked, *(one for one in beside if isinstance(one, Agent))]
-    calls = len(proposers) + len(asked) + len(beside)
+    calls = len(proposers) + len(asked) + sum(calls_per_answer(one) if isinstance(one, MoA) else 1 for one in beside)
     shown = {id(agent): len(proposers) for agent in asked}  # an aggregator reads the proposals too
     prices: dict[int, Prices | None] = {}
     unpriced: dict[str, None] = {}

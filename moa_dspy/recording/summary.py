@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from pydantic import BaseModel, Field, PrivateAttr
 
@@ -124,7 +125,10 @@ class RecordingStopped(RuntimeError):
         reason: What happened.
         recording: What came until then.
         summary: The same, counted.
+        comparison: In an evaluation: of the questions that were finished by then.
     """
+
+    comparison: Any = None
 
     def __init__(self, recording: Recording, summary: Summary) -> None:
         super().__init__(f"{summary.stopped} {summary.left} of {summary.questions} questions are left.")
