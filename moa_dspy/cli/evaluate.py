@@ -55,12 +55,12 @@ moa-dspy eval --recording recorded.jsonl -c moa.yaml --metric contains
 module:function is DSPy's metric(example, prediction, trace=None), importable from here.
 
 [bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also after \
-Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls). \
+Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls; --dry-run says what it takes). \
 --recording scores such a file anew, with another metric perhaps, without a call.
 
 [bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows (name, \
 kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens, cost_usd, \
-seconds, failures, fallbacks, cached), models, troubles and spent; with --dry-run questions, calls, cost_usd, unpriced.
+seconds, failures, fallbacks, cached), models, troubles and spent.
 
 [bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
 

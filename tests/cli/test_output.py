@@ -92,6 +92,25 @@ def test_progress_off_a_terminal_is_a_line_now_and_then(monkeypatch: pytest.Monk
     assert re.search(r"^asking: 12 of 12, \d+ s$", told, re.MULTILINE)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("eval", "data.jsonl", "--out", "rows.jsonl"),
+        ("diagnose", "-d", "data.jsonl", "--no-self-moa", "--out", "rows.jsonl"),
+        ("compile", "-d", "data.jsonl", "--out", "t.json", "--heldout", 0),
+    ],
+)
+def test_a_budget_stops_every_command_and_what_came_is_gone_on_from(command: tuple[object, ...]) -> None:
+    options = (*command, *TWO, "-s", "voting")
+    assert moa_dspy(*options, "--dry-run").exit_code == 0 and not Path("rows.jsonl").exists()
+    stopped = moa_dspy(*options, "--max-calls", 15)
+    assert stopped.exit_code == 1 and "The budget is used up: 1" in words(stopped.stderr)
+    if command[0] != "compile":
+        kept = Recording.load("rows.jsonl")
+        assert len(kept) == 7 and kept.usage.calls == 14
+    assert moa_dspy(*options).exit_code == 0
+
+
 def test_errors_are_json_too_also_of_arguments_that_cannot_be_read() -> None:
     assert printed("ask", "q", "-c", "none.yaml", status=2)["error"]["type"] == "FileNotFoundError"
     result = moa_dspy("run", "data.jsonl", "--out", "rows.jsonl", "--concurrency", "many", "--json")

@@ -89,6 +89,23 @@ def test_what_was_degraded_is_asked_again_if_wanted(server: OpenAIServer) -> Non
     assert Counter(request.model for request in server.requests)["b"] == 60
 
 
+def test_a_budget_is_told_kept_and_gone_on_from(server: OpenAIServer) -> None:
+    assert printed(*RUN, "--dry-run") == {
+        "questions": 60,
+        "calls": 120,
+        "cost_usd": None,
+        "unpriced": ["openai/a", "openai/b"],
+    }
+    refused = moa_dspy(*RUN, "--max-cost-usd", 1)
+    assert refused.exit_code == 2 and "no price is known of openai/a, openai/b" in words(refused.stderr)
+    assert not server.requests
+    stopped = printed(*RUN, "--max-calls", 25, status=1)
+    assert (stopped["answered"], stopped["left"], len(server.requests)) == (12, 48, 24)
+    assert stopped["stopped"].startswith("The budget is used up: 24 of 25 calls are spent")
+    assert "48 questions, 96 LM calls, cost unknown: no price of" in words(moa_dspy(*RUN, "--dry-run").stdout)
+    assert printed(*RUN)["answered"] == 48
+
+
 def test_an_unreadable_answer_is_not_taken_from_the_cache_again(server: OpenAIServer) -> None:
     server.answer = lambda request: Reply("nonsense")
     write("few.jsonl", ROWS[0])

@@ -66,4 +66,4 @@ def test_the_estimate_counts_what_is_not_recorded_yet(tmp_path: Path) -> None:
     assert whole.cost_usd is not None and rest.cost_usd is not None and whole.cost_usd > 3 * rest.cost_usd > 0
     assert str(rest).startswith("3 questions, 6 LM calls, cost about $")
     judged = estimate(mixture(cast("a", "judge")), ROWS, strategies=["synthesis", "voting"], others={"x": moa})
-    assert (judged.calls, judged.cost_usd) == (12 * 4, None)
+    assert (judged.calls, judged.cost_usd) == (12 * 5, None)
