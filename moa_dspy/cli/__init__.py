@@ -10,7 +10,22 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, compile, demo, diagnose, doctor, evaluate, options, output, run, serve, show, start, ui
+from moa_dspy.cli import (
+    ask,
+    compile,
+    demo,
+    diagnose,
+    doctor,
+    evaluate,
+    mcp,
+    options,
+    output,
+    run,
+    serve,
+    show,
+    start,
+    ui,
+)
 
 __all__ = ["app", "main"]
 
@@ -43,6 +58,7 @@ app.command("compile", help=compile.HELP, no_args_is_help=True)(compile.compile_
 app.command("show", help=show.HELP, no_args_is_help=True)(show.show)
 app.command("doctor", help=doctor.HELP)(doctor.doctor)
 app.command("serve", help=serve.HELP, no_args_is_help=True)(serve.serve)
+app.command("mcp", help=mcp.HELP, no_args_is_help=True)(mcp.mcp)
 app.command("ui", help=ui.HELP)(ui.ui)
 app.command("init", help=start.INIT_HELP)(start.init)
 app.command("presets", help=start.PRESETS_HELP)(start.presets)
