@@ -12,6 +12,7 @@ import typer
 
 from moa_dspy.cli import (
     ask,
+    chat,
     compile,
     demo,
     diagnose,
@@ -51,6 +52,7 @@ app = typer.Typer(
 )
 app.command("demo", help=demo.HELP)(demo.demo)
 app.command("ask", help=ask.HELP, no_args_is_help=True)(ask.ask)
+app.command("chat", help=chat.HELP)(chat.chat)
 app.command("run", help=run.HELP, no_args_is_help=True)(run.run)
 app.command("eval", help=evaluate.HELP, no_args_is_help=True)(evaluate.evaluate)
 app.command("diagnose", help=diagnose.HELP, no_args_is_help=True)(diagnose.diagnose)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli import options
+from moa_dspy.cli.live import ask_live
 from moa_dspy.cli.output import FAILED, complain, console, cost_of, harmless, print_json, quietly, table
 from moa_dspy.cli.tracking import tracking
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.results import MoAMetadata
 
-__all__ = ["HELP", "ask"]
+__all__ = ["COST_HEADINGS", "HELP", "ask", "cost_rows", "proposal_rows"]
 
 HELP = """Ask one question and see the answer, who proposed what, who agreed, and what it cost.
 
@@ -62,14 +63,16 @@ def ask(
     from moa_dspy.agent import check_keys
     from moa_dspy.errors import MoAError
 
+    question = sys.stdin.read().strip() if question == "-" else question
+    if not question.strip():
+        raise ValueError("The question is empty, so there is nothing to ask. - reads it from stdin.")
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    inputs = _read_inputs(moa, sys.stdin.read().strip() if question == "-" else question)
+    inputs = _read_inputs(moa, question)
     check_keys(moa.agents)
-    waiting = console(stderr=True).status(harmless(f"Asking {', '.join(moa.panels[0].names)} ..."))
     outputs, problem = None, None
     try:
-        with tracking(mlflow, moa, "ask"), quietly(), waiting:
-            prediction = moa(**inputs)
+        with tracking(mlflow, moa, "ask"), quietly():
+            prediction = ask_live(moa, inputs)
         outputs, metadata = dict(prediction.items()), prediction.metadata
     except MoAError as error:
         complain(str(error))
@@ -114,7 +117,7 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
         made_of = f"{metadata.answered_by} of {metadata.proposals_received} proposals"
         here.print(harmless(f"{made_of}{agreement}, {metadata.seconds:.1f} s", "dim"))
     here.print()
-    here.print(table(["proposer", "proposal", "agrees"], _proposals(outputs, metadata, task)))
+    here.print(table(["proposer", "proposal", "agrees"], proposal_rows(outputs, metadata, task)))
     here.print()
     if pieces := [piece for piece in metadata.elements if piece.kind != "consensus"]:
         rows = [(one.kind, harmless(one.statement, length=_LENGTH), ", ".join(one.supported_by)) for one in pieces]
@@ -122,14 +125,13 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
         here.print()
     # On a narrow terminal the agents' names say enough of the models.
     shown = [0, *([1] if here.width >= _WIDE else []), *range(2, 7)]
-    costs = [[row[column] for column in shown] for row in _costs(metadata)]
-    headings = ["agent", "model", "calls", "tokens in", "out", "cost", "seconds"]
-    here.print(table([headings[column] for column in shown], costs, right=5))
+    costs = [[row[column] for column in shown] for row in cost_rows(metadata)]
+    here.print(table([COST_HEADINGS[column] for column in shown], costs, right=5))
     for line in _degraded(metadata):
         here.print(harmless(line, "yellow"))
 
 
-def _proposals(
+def proposal_rows(
     outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[dspy.Signature]
 ) -> Iterator[tuple[str | Text, ...]]:
     """The last layer's proposals, those that say the same beside each other, and who failed."""
@@ -153,7 +155,8 @@ def _proposals(
         yield failure.agent, cause, harmless("failed", "yellow")
 
 
-def _costs(metadata: MoAMetadata) -> Iterator[list[str]]:
+def cost_rows(metadata: MoAMetadata) -> Iterator[list[str]]:
+    """What each agent cost, and all together."""
     models = {call.agent: call.model for call in metadata.calls}
     rows = [(agent, [models[agent]], usage, usage.seconds) for agent, usage in metadata.agents.items()]
     total = [("all", list(metadata.models), metadata.usage, metadata.seconds)] if len(rows) > 1 else []
@@ -183,5 +186,6 @@ def _text(outputs: Mapping[str, Any], length: int | None = None) -> Text:
     return harmless("\n".join(lines), length=length)
 
 
+COST_HEADINGS = ["agent", "model", "calls", "tokens in", "out", "cost", "seconds"]
 _LENGTH = 300  # characters of each proposal; --json has all of it
 _WIDE = 76  # columns

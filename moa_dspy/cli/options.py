@@ -114,11 +114,14 @@ def mixture(
     proposers: list[str] | None = None,
     aggregator: str | None = None,
     strategy: str | list[str] | None = None,
+    *,
+    default: str = DEFAULT_TASK,
 ) -> MoA:
     """The mixture that the options describe; the simulated panel if they name no model.
 
     `--proposer`, `--aggregator` and `--strategy` replace what the config or the preset says. Where several strategies
-    are compared, only a vote alone says something of the mixture: it needs no aggregator.
+    are compared, only a vote alone says something of the mixture: it needs no aggregator. `default` is the task where
+    neither the options nor the config name one.
 
     Raises:
         ValueError: If they describe none.
@@ -157,7 +160,7 @@ def mixture(
             f"The strategy {name} needs a model that judges, and there is none: give --aggregator MODEL. "
             "Only --strategy voting does without."
         )
-    task = None if signature is None and described.signature is not None else _read_signature(signature or DEFAULT_TASK)
+    task = None if signature is None and described.signature is not None else _read_signature(signature or default)
     moa = MoA.from_config(task, config if config is not None and not given else described)
     if is_simulated:
         note(_SIMULATED_NOTE)

@@ -56,7 +56,7 @@ def as_server(moa: MoA, name: str = "moa-dspy") -> MCPServer[Any]:
     """
     message_field(moa.signature)
     check_keys(moa.agents)
-    total = sum(len(panel.names) * panel.samples for panel in moa.panels) + 1
+    total = sum(len(panel.names) * panel.samples for panel in moa.panels)
     server = MCPServer[Any](name)
 
     async def consult(question: str, context: Context[Any]) -> Consultation:
@@ -67,14 +67,13 @@ def as_server(moa: MoA, name: str = "moa-dspy") -> MCPServer[Any]:
                 await context.report_progress(done, total, await finished.get())
 
         reporting = asyncio.create_task(report())
-        watch = _Watch(asyncio.get_running_loop(), finished)
+        watch = _Watch(moa, asyncio.get_running_loop(), finished)
         try:
             with dspy.context(callbacks=[*dspy.settings.callbacks, watch]):
                 return _tell(await moa.acall(**inputs_for(moa.signature, [{"role": "user", "content": question}])))
         except (MoAError, ValueError) as error:
             raise ToolError(str(error)) from error
         finally:
-            await asyncio.sleep(0)  # the last one is told of too
             reporting.cancel()
 
     server.add_tool(consult, title="Consult several models", description=_DESCRIPTION)
@@ -88,14 +87,14 @@ _DESCRIPTION = (
 
 
 class _Watch(BaseCallback):
-    """Says which agent has finished; agents may run in threads."""
+    """Says which proposer has finished; some run in threads."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, finished: asyncio.Queue[str]) -> None:
-        self.loop, self.finished = loop, finished
+    def __init__(self, moa: MoA, loop: asyncio.AbstractEventLoop, finished: asyncio.Queue[str]) -> None:
+        self.moa, self.loop, self.finished = moa, loop, finished
         self.names: dict[str, str] = {}
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        if isinstance(instance, Agent):
+        if isinstance(instance, Agent) and instance is not self.moa.aggregator:
             self.names[call_id] = instance.name
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:

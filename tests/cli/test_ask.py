@@ -128,3 +128,9 @@ def test_bad_input_is_one_message_and_status_2(arguments: list[str], problem: st
     assert (result.exit_code, result.stdout) == (2, "") and problem in words(result.stderr)
     error = printed("ask", "q", *arguments, status=2)["error"]
     assert problem in words(error["message"]) and error["type"].endswith("Error")
+
+
+@pytest.mark.parametrize(("question", "stdin"), [("", ""), ("  ", ""), ("-", "\n")])
+def test_an_empty_question_is_refused_before_anybody_is_asked(question: str, stdin: str) -> None:
+    result = moa_dspy("ask", question, "--config", "none.yaml", stdin=stdin)
+    assert result.exit_code == 2 and "The question is empty" in result.stderr

@@ -9,7 +9,22 @@ import moa_dspy as package
 from moa_dspy.config import PRESETS
 from moa_dspy.strategies import STRATEGIES
 
-COMMANDS = ["demo", "ask", "run", "eval", "diagnose", "compile", "show", "ui", "init", "presets", "data"]
+COMMANDS = [
+    "demo",
+    "ask",
+    "chat",
+    "serve",
+    "mcp",
+    "run",
+    "eval",
+    "diagnose",
+    "compile",
+    "show",
+    "ui",
+    "init",
+    "presets",
+    "data",
+]
 ASKING = ["ask", "run", "eval", "diagnose", "compile"]
 
 _HELP = """
