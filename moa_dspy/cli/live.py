@@ -20,8 +20,7 @@ def ask_live(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
 
     Ctrl-C stops the calls that are under way.
     """
-    here = console(stderr=True)  # stdout may be shut, and is for what is final
-    return asyncio.run(_follow(moa, inputs)) if here.is_terminal and console().is_terminal else moa(**inputs)
+    return asyncio.run(_follow(moa, inputs)) if console(stderr=True).is_terminal else moa(**inputs)
 
 
 async def _follow(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
@@ -32,6 +31,7 @@ async def _follow(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
 
     text = ""
     waiting = Spinner("dots", f"Asking {', '.join(moa.panels[0].names)} ...")
+    # stdout is for what is final, and may be shut.
     with Live(waiting, console=console(stderr=True), transient=True) as live:
         async for piece in stream(moa, inputs):
             if not isinstance(piece, str):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.command import CAPITAL, lines, moa_dspy
-from support.openai_server import OpenAIServer, Reply
+from support.openai_server import ChatRequest, OpenAIServer, Reply
 from support.served import answers, write_served
 
 pty = pytest.importorskip("pty")
@@ -40,10 +40,21 @@ class Terminal:
         while text not in seen:
             assert time.monotonic() < deadline, self.shown
             if select.select([self.end], [], [], 0.2)[0]:
-                self.shown += os.read(self.end, 65536).decode(errors="replace")
+                try:
+                    self.shown += os.read(self.end, 65536).decode(errors="replace")
+                except OSError:
+                    raise AssertionError(self.shown) from None
             seen = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", self.shown)
         self.shown = ""
         return seen
+
+
+LONG = "and so on " * 10
+
+
+def slowly(request: ChatRequest) -> Reply:
+    """A long answer, of the judge in its time."""
+    return Reply(answers(request).text.replace("a lot", LONG), pace=0.04 if request.model == "judge" else 0.0)
 
 
 @pytest.fixture
@@ -53,20 +64,18 @@ def server() -> Iterator[OpenAIServer]:
 
 
 def test_turns_know_those_before_them_and_ctrl_c_stops_one_answer(server: OpenAIServer) -> None:
-    slow = False
-    server.answer = lambda request: Reply(answers(request).text, pace=0.5 if slow and request.model == "judge" else 0.0)
     chat = Terminal("chat", "-c", write_served("team", server, "a", "b", "judge"), "--system", "Be kind.")
     chat.wait_for("> ")
     chat.say("I am Ada.")
     assert "judge says quite a lot\nsynthesis of 2 proposals" in chat.wait_for("s\n> ")
     chat.say("/proposals")
     assert "a         a says quite a lot" in chat.wait_for("\n> ")
-    slow = True
+    server.answer = slowly
     chat.say("Think long.")
     chat.wait_for("judge says")
     chat.process.send_signal(signal.SIGINT)
     chat.wait_for("Stopped. The chat goes on")
-    slow = False
+    server.answer = answers
     chat.say("Who am I?")
     chat.wait_for("s\n> ")
     assert server.requests[-2].cancelled is False and any(request.cancelled for request in server.requests)
@@ -79,10 +88,10 @@ def test_turns_know_those_before_them_and_ctrl_c_stops_one_answer(server: OpenAI
 
 
 def test_ask_shows_what_is_written_so_far(server: OpenAIServer) -> None:
-    server.answer = lambda request: Reply(answers(request).text, pace=0.2 if request.model == "judge" else 0.0)
+    server.answer = slowly
     ask = Terminal("ask", "Why?", "-c", write_served("team", server, "a", "judge"))
-    assert "│" not in ask.wait_for("judge says")
-    assert "│ judge says quite a lot │" in ask.wait_for("seconds")
+    assert "│" not in ask.wait_for("judge says quite and so on")
+    assert "│ judge says quite and so on" in ask.wait_for("seconds")
     assert ask.process.wait(20) == 0
 
 
@@ -115,6 +124,6 @@ def test_a_turn_that_fails_is_told_and_is_no_turn(server: OpenAIServer) -> None:
 
 def test_simulated_models_chat_and_bad_input_is_status_2() -> None:
     assert "Edinburgh" in lines(moa_dspy("chat", stdin=f"{CAPITAL}\n").stdout)
-    Path("two.yaml").write_text("signature: a, b -> c\nproposers: [simulated/a]\naggregator: simulated/judge\n")
+    Path("two.yaml").write_text("signature: a, b -> c\nproposers: [simulated/alice]\naggregator: simulated/judge\n")
     result = moa_dspy("chat", "-c", "two.yaml", stdin="")
     assert result.exit_code == 2 and "A message is one input" in result.stderr

@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 from support.command import Process
 from support.fake_lm import FakeLM
-from support.mixtures import mixture, says
+from support.mixtures import cast, mixture
 
 from moa_dspy import MoA
 from moa_dspy.serving.mcp import as_server
@@ -36,10 +37,10 @@ def consult(server: Any, question: str = CAPITAL) -> tuple[Any, list[tuple[float
 
 
 def test_the_answer_is_structured_and_each_proposer_is_told_of() -> None:
-    lms = {"a": says("a"), "b": FakeLM("b", [ValueError("no")]), "judge": says("judged")}
+    lms = cast("a", "b", "judge") | {"b": FakeLM("b", [dspy.lm15.AuthError("?")])}
     result, told = consult(as_server(mixture(lms)))
     got = result.structured_content
-    assert got["outputs"] == {"answer": "judged"} and got["degraded"] is True and got["calls"] == 3
+    assert got["outputs"] == {"answer": "judge"} and got["degraded"] is True and got["calls"] == 3
     assert [(one["agent"], one["outputs"], (one["error"] or "")[:2]) for one in got["opinions"]] == [
         ("a", {"answer": "a"}, ""),
         ("b", None, "LM"),
@@ -49,7 +50,7 @@ def test_the_answer_is_structured_and_each_proposer_is_told_of() -> None:
 
 
 def test_no_answer_is_an_error_of_the_tool() -> None:
-    lms = {"a": FakeLM("a", [ValueError("no")]), "judge": says("judged")}
+    lms = {"a": FakeLM("a", [dspy.lm15.AuthError("?")]), **cast("judge")}
     result, _ = consult(as_server(mixture(lms)))
     assert result.is_error and "0 proposals came back" in result.content[0].text
 
