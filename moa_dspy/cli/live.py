@@ -30,7 +30,7 @@ async def _follow(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
     from moa_dspy.serving.conversation import stream
 
     text = ""
-    waiting = Spinner("dots", f"Asking {', '.join(moa.panels[0].names)} ...")
+    waiting = Spinner("dots", harmless(f"Asking {', '.join(moa.panels[0].names)} ..."))
     # stdout is for what is final, and may be shut.
     with Live(waiting, console=console(stderr=True), transient=True) as live:
         async for piece in stream(moa, inputs):

@@ -24,8 +24,8 @@ def consult(server: Any, question: str = CAPITAL) -> tuple[Any, list[tuple[float
     """What the tool gives, and the progress that it reports."""
     told = []
 
-    async def listen(done: float, total: float | None, message: str | None) -> None:
-        told.append((done, total, message))
+    async def listen(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
 
     async def call() -> Any:
         async with Client(server) as client:
