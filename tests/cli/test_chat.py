@@ -96,18 +96,14 @@ def test_ask_shows_what_is_written_so_far(server: OpenAIServer) -> None:
 
 
 def test_a_chat_that_outgrows_the_models_goes_on_with_its_younger_half(server: OpenAIServer) -> None:
-    server.answer = lambda request: (
-        Reply("no", status=400, code="context_length_exceeded") if "first" in request.text else answers(request)
+    def forget(request: ChatRequest) -> Reply:
+        is_long = len(server.requests) > 4 and "the first" in request.text
+        return Reply("no", status=400, code="context_length_exceeded") if is_long else answers(request)
+
+    server.answer = forget
+    result = moa_dspy(
+        "chat", "-c", write_served("team", server, "a", "judge"), stdin="the first\nthe second\nthe third\n"
     )
-    path = write_served("team", server, "a", "judge")
-    server.answer, strict = answers, server.answer
-    turns = "the first\nthe second\nthe third\n"
-
-    def forget(request: object) -> Reply:
-        return strict(request) if len(server.requests) > 4 else answers(request)  # type: ignore[arg-type, return-value]
-
-    server.answer = forget  # type: ignore[assignment]
-    result = moa_dspy("chat", "-c", path, stdin=turns)
     assert result.exit_code == 0 and "its older half is left out" in result.stderr
     assert lines(result.stdout).count("judge says quite a lot") == 3
     assert "the first" not in server.requests[-1].text and "the second" in server.requests[-1].text
