@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moa_dspy.recording.recording import Recording
     from moa_dspy.recording.replay import replay
     from moa_dspy.results import Element, Failure, MoAMetadata, MoAPrediction, Proposal, Vote
-    from moa_dspy.strategies import Case, Fusion, Selection, Strategy, Synthesis, Verdict, Voting
+    from moa_dspy.strategies import Case, Fusion, Revision, Selection, Strategy, Synthesis, Verdict, Voting
     from moa_dspy.tracking.autolog import autolog as autolog
     from moa_dspy.tracking.model import load_model as load_model
     from moa_dspy.tracking.model import log_model as log_model
@@ -45,6 +45,7 @@ __all__ = [
     "Proposal",
     "ProposersOutOfContext",
     "Recording",
+    "Revision",
     "Selection",
     "Strategy",
     "Synthesis",
@@ -73,7 +74,7 @@ _MODULES = {
     "oneshot": ("arun_moa", "run_moa"),
     "panel": ("Panel",),
     "recording": ("Recording", "record", "replay"),
-    "strategies": ("Case", "Fusion", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
+    "strategies": ("Case", "Fusion", "Revision", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
 }
 
 

@@ -7,6 +7,7 @@ defaults survive.
 from .fusion import ELEMENTS, SETTLED, FusionElement, fusion_signature, without
 from .identity import duplicate, tell_apart
 from .proposal import proposal_signature, starting_instructions
+from .revision import CRITIQUE, revision_signature
 from .selection import CHOICE, among, selection_signature
 from .synthesis import synthesis_signature
 from .task import PROPOSALS, REASONING, for_role, refuse_collisions, task_signature, with_proposals, with_reasoning
@@ -15,6 +16,7 @@ from .voting import BEST, GROUPS, grouped_among, voting_signature
 __all__ = [
     "BEST",
     "CHOICE",
+    "CRITIQUE",
     "ELEMENTS",
     "GROUPS",
     "PROPOSALS",
@@ -28,6 +30,7 @@ __all__ = [
     "grouped_among",
     "proposal_signature",
     "refuse_collisions",
+    "revision_signature",
     "selection_signature",
     "starting_instructions",
     "synthesis_signature",

@@ -7,6 +7,7 @@ import copy
 from moa_dspy.strategies.asking import FAILED, AggregatorTimeout, Reply, Unusable
 from moa_dspy.strategies.base import Case, Strategy, Verdict
 from moa_dspy.strategies.fusion import Fusion
+from moa_dspy.strategies.revision import Revision
 from moa_dspy.strategies.selection import Selection
 from moa_dspy.strategies.synthesis import Synthesis
 from moa_dspy.strategies.voting import Voting, count_votes, fall_back
@@ -18,6 +19,7 @@ __all__ = [
     "Case",
     "Fusion",
     "Reply",
+    "Revision",
     "Selection",
     "Strategy",
     "Synthesis",
