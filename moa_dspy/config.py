@@ -21,7 +21,7 @@ from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig
 from moa_dspy.router import RouterEngine, as_engine
 from moa_dspy.saved_mixture import SAVED, SavedMixture
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
-from moa_dspy.strategies import STRATEGIES, Strategy
+from moa_dspy.strategies import BY_NAME, Strategy
 
 __all__ = [
     "PRESETS",
@@ -44,16 +44,19 @@ def _checked_strategy(given: Any) -> Any:
         raise ValueError("a strategy is a name, or a mapping such as {name: selection, rotations: 3}.")
     options = {"name": given} if isinstance(given, str) else dict(given)
     name = options.pop("name", None)
-    if not isinstance(name, str) or name not in STRATEGIES:
+    if not isinstance(name, str) or name not in BY_NAME:
         # What stands for a name here may be anything, so it is told only if it is a name.
         what = f"there is no strategy {name!r}" if isinstance(name, str) else "the strategy has no name"
-        raise ValueError(f"{what}. {name_nearest(name, STRATEGIES)}")
-    constructor = STRATEGIES[name].__init__
+        raise ValueError(f"{what}. {name_nearest(name, BY_NAME)}")
+    constructor = BY_NAME[name].__init__
     known = [option for option in inspect.signature(constructor).parameters if option not in ("self", "args", "kwargs")]
     hints = get_type_hints(constructor)
     for option, value in options.items():
         if option not in known:
             raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *known])}")
+        if option == "draft":
+            _checked_strategy(value)
+            continue
         try:
             TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
         except ValidationError as error:
@@ -263,7 +266,9 @@ def naming(path: str | Path) -> Iterator[None]:
 def make_strategy(given: str | Mapping[str, Any]) -> Strategy:
     """The strategy of this name, or of this mapping of its `name` and options."""
     options = {"name": given} if isinstance(given, str) else dict(given)
-    return STRATEGIES[options.pop("name")](**options)
+    if "draft" in options:
+        options["draft"] = make_strategy(options["draft"])
+    return BY_NAME[options.pop("name")](**options)
 
 
 def _read_presets() -> dict[str, Preset]:

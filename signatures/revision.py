@@ -27,8 +27,6 @@ def revision_signature(task: type[dspy.Signature], principles: Sequence[str]) ->
     """The task's inputs and the draft as `proposals`, to a `critique` and the task's outputs."""
     refuse_collisions(task.fields, {CRITIQUE}, "own", "a revision writes its criticism under it")
     listed = "\n".join(f"- {principle}" for principle in principles)
-    signature = with_proposals(task).with_instructions(
-        _INSTRUCTIONS.format(principles=listed, task=task.instructions)
-    )
+    signature = with_proposals(task).with_instructions(_INSTRUCTIONS.format(principles=listed, task=task.instructions))
     field = dspy.OutputField(desc="What is wrong with the draft, by principle; or that nothing is.")
     return signature.prepend(CRITIQUE, field, type_=str)

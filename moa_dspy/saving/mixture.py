@@ -18,7 +18,7 @@ from moa_dspy.saved_mixture import FORMAT, SavedMixture
 from moa_dspy.saving.lms import describe_lm
 from moa_dspy.secrets import without_secrets
 from moa_dspy.signature_data import describe_signature
-from moa_dspy.strategies import STRATEGIES, Strategy
+from moa_dspy.strategies import BY_NAME, Strategy
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
@@ -90,17 +90,25 @@ def take_settings(moa: MoA, saved: SavedMixture) -> None:
     """
     limits, strategy, given = Limits(**saved.config["limits"]), moa.strategy, saved.config["aggregation_strategy"]
     calibration = None if saved.calibration is None else Calibration.model_validate(saved.calibration)
-    if type(strategy) in STRATEGIES.values():
+    if type(strategy) in BY_NAME.values():
         fresh = make_strategy(given)  # which refuses what makes no sense
         fresh.bind(moa.signature, moa.panels[0].names)
-        options = {name: getattr(fresh, name) for name in _option_names(strategy)}
-    else:
-        options = {} if isinstance(given, str) else {name: given[name] for name in given if name != "name"}
-    for name, value in options.items():
-        setattr(strategy, name, value)
+        _take_options(strategy, fresh)
+    elif not isinstance(given, str):
+        for name in given.keys() - {"name"}:
+            setattr(strategy, name, given[name])
     moa.limits, moa.calibration = limits, calibration
     for panel in moa.panels:
         panel.limits, panel.samples = limits, saved.config["num_proposals_per_model"]
+
+
+def _take_options(strategy: Strategy, fresh: Strategy) -> None:
+    for name in _option_names(strategy):
+        mine, value = getattr(strategy, name), getattr(fresh, name)
+        if isinstance(mine, Strategy):
+            _take_options(mine, value)
+        else:
+            setattr(strategy, name, value)
 
 
 def _shape(saved: SavedMixture) -> dict[str, Any]:
@@ -118,8 +126,14 @@ def _shape(saved: SavedMixture) -> dict[str, Any]:
         "with a program of its own there is": ", ".join(w for w in saved.code if w.startswith("agent ")) or "none",
         "layers is": config["layers"],
         "use_specialized_prompts is": config["use_specialized_prompts"],
-        "the strategy is": strategy if isinstance(strategy, str) else strategy["name"],
+        "the strategy is": _named(strategy),
     }
+
+
+def _named(strategy: str | dict[str, Any]) -> str:
+    if isinstance(strategy, str):
+        return strategy
+    return strategy["name"] + (f" of {_named(strategy['draft'])}" if "draft" in strategy else "")
 
 
 def _describe_strategy(strategy: Strategy) -> tuple[str | dict[str, Any], dict[str, str]]:
@@ -128,13 +142,16 @@ def _describe_strategy(strategy: Strategy) -> tuple[str | dict[str, Any], dict[s
     Secrets are not in the file: in the program that it is loaded into, they stay as they are.
     """
     code, options, defaults = dict[str, str](), dict[str, Any](), dict[str, Any]()
-    if type(strategy) in STRATEGIES.values():
+    if type(strategy) in BY_NAME.values():
         defaults = dict(vars(type(strategy)()))
     else:
         code[f"the strategy {strategy.name!r}"] = f"is one of its own ({_class_path(strategy)})"
     kept, _ = without_secrets({name: getattr(strategy, name) for name in _option_names(strategy)})
     for name, value in kept.items():
-        if name not in defaults or value != defaults[name]:
+        if isinstance(value, Strategy):
+            options[name], more = _describe_strategy(value)
+            code |= more
+        elif name not in defaults or value != defaults[name]:
             try:
                 options[name] = to_jsonable_python(value, inf_nan_mode="null")
             except ValueError:

@@ -13,6 +13,7 @@ from moa_dspy.strategies.synthesis import Synthesis
 from moa_dspy.strategies.voting import Voting, count_votes, fall_back
 
 __all__ = [
+    "BY_NAME",
     "FAILED",
     "STRATEGIES",
     "AggregatorTimeout",
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Synthesis, Selection, Voting, Fusion)}
+BY_NAME: dict[str, type[Strategy]] = {**STRATEGIES, Revision.name: Revision}
 
 
 def as_strategy(strategy: str | Strategy) -> Strategy:
@@ -49,6 +51,6 @@ def as_strategy(strategy: str | Strategy) -> Strategy:
         return copy.deepcopy(strategy)
     if not isinstance(strategy, str):
         raise TypeError(f"A strategy is a name or a Strategy, for example Voting(), not {strategy!r}.")
-    if strategy not in STRATEGIES:
-        raise ValueError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(STRATEGIES)}.")
-    return STRATEGIES[strategy]()
+    if strategy not in BY_NAME:
+        raise ValueError(f"There is no strategy {strategy!r}. Choose one of: {', '.join(BY_NAME)}.")
+    return BY_NAME[strategy]()
