@@ -141,7 +141,9 @@ class Agent(Keyless):
             The meter that sees its LM calls, and DSPy's settings, its LM among them.
         """
         kind = type(self.program)
-        asks_one_lm = kind in _ASK_ONE_LM or vars(kind).get("asks_one_lm", False)
+        asks_one_lm = kind in _ASK_ONE_LM or (
+            vars(kind).get("asks_one_lm", False) and getattr(self.program, "asks_one_lm", False)
+        )
         everywhere = not asks_one_lm or self._shows_lm or bool(self._own_lms)
         everywhere = everywhere or type(dspy.settings.adapter) not in _ADAPTERS
         meter = Meter(self.name, everywhere, owner=self)
@@ -154,8 +156,8 @@ class Agent(Keyless):
         """The same agent under another name: another object, on the same LM, with the same program."""
         return self if name == self.name else self._copy(self.program, name)
 
-    def with_program(self, program: dspy.Module) -> Agent:
-        """The same agent, on the same LM, with this program."""
+    def with_program(self, program: dspy.Module | None) -> Agent:
+        """The same agent, on the same LM, with this program; with None, one is built for it in a mixture."""
         return self._copy(program, self.name)
 
     def forward(self, **inputs: Any) -> Any:

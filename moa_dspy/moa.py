@@ -315,6 +315,7 @@ class _Account:
             selected=decided.selected,
             order_shown=list(decided.order_shown),
             flip_rate=decided.flip_rate,
+            scores=dict(decided.scores),
             elements=list(decided.elements),
             shortened={id: lost for part in shortened for id, lost in part.items()},
             stopped_early=any(round.abandoned for round in self.rounds),

@@ -133,6 +133,7 @@ class MoAMetadata(BaseModel):
         selected: Id of the proposal that is the answer, where one is.
         order_shown: Ids in the order in which the aggregator saw them.
         flip_rate: Share of a selection's rotations whose verdict was another than the winner.
+        scores: Proposal id -> mean score of a selection's verifiers.
         confidence: The probability that the answer is right; None unless the mixture is calibrated (`Calibrate`).
         abstained: The confidence is below what was promised: there is no answer, or it is not promised.
         stage: The stage of a cascade that answered, from 1.
@@ -155,6 +156,7 @@ class MoAMetadata(BaseModel):
     selected: str | None = None
     order_shown: list[str] = Field(default_factory=list)
     flip_rate: float | None = None
+    scores: dict[str, float] = Field(default_factory=dict)
     confidence: float | None = None
     abstained: bool = False
     stage: int | None = None

@@ -12,12 +12,15 @@ from .examples import CompileInterrupted, ProposersUnreachable
 from .finetune import Finetune
 from .fit_cascade import FitCascade
 from .recipes import Recipe
+from .resampled import Bagging, Boosting
 from .specialize import Specialize
 from .tune_weights import tune_weights
 from .vote_weights import FitVoteWeights
 
 __all__ = [
     "OPTIMIZERS",
+    "Bagging",
+    "Boosting",
     "Calibrate",
     "CompileInterrupted",
     "Finetune",

@@ -97,7 +97,7 @@ class Compiling:
         for predictor, tuned in found.items():
             mine[predictor].signature, mine[predictor].demos = tuned.signature, tuned.demos
         self.checkpoint.save(report, self.moa, list(found))
-        self._finish(report)
+        self.finish(report)
 
     def refuse_failures(self) -> None:
         """Raise `CompileInterrupted` if a stage failed."""
@@ -123,10 +123,11 @@ class Compiling:
             self.stages.append(StageReport(name=name, usage=usage, note="failed"))
             raise self._interrupted(f"The stage {name} failed: {error.reason}", error.recording) from error
         seconds = time.perf_counter() - started
-        self._finish(StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not asked))
+        self.finish(StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not asked))
         return recording
 
-    def _finish(self, report: StageReport) -> None:
+    def finish(self, report: StageReport) -> None:
+        """Enter a stage that is done."""
         self.stages.append(report)
         self.optimizer.on_stage(report)
 

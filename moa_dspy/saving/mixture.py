@@ -107,7 +107,7 @@ def _take_options(strategy: Strategy, fresh: Strategy) -> None:
         mine, value = getattr(strategy, name), getattr(fresh, name)
         if isinstance(mine, Strategy):
             _take_options(mine, value)
-        else:
+        elif name != "verifiers":  # code, which the program has
             setattr(strategy, name, value)
 
 
@@ -143,7 +143,8 @@ def _describe_strategy(strategy: Strategy) -> tuple[str | dict[str, Any], dict[s
     """
     code, options, defaults = dict[str, str](), dict[str, Any](), dict[str, Any]()
     if type(strategy) in BY_NAME.values():
-        defaults = dict(vars(type(strategy)()))
+        fresh = type(strategy)()
+        defaults = {name: getattr(fresh, name) for name in _option_names(fresh)}
     else:
         code[f"the strategy {strategy.name!r}"] = f"is one of its own ({_class_path(strategy)})"
     kept, _ = without_secrets({name: getattr(strategy, name) for name in _option_names(strategy)})

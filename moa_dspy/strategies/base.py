@@ -48,6 +48,7 @@ class Verdict:
     Attributes:
         outputs: The answer: the task's output fields, typed.
         tally: The count, where the strategy counted.
+        scores: Proposal id -> what verifiers gave it.
         errors: What failed on the way; they are told in `MoAMetadata.failures`.
         reasoning: How the aggregator came to it: `reasoning` of the prediction.
     """
@@ -59,6 +60,7 @@ class Verdict:
     shortened: Mapping[str, int] = field(default_factory=dict)
     elements: Sequence[Element] = ()
     flip_rate: float | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
     repaired: bool = False
     errors: Sequence[Exception] = ()
     reasoning: str | None = None
@@ -91,8 +93,8 @@ class Strategy(dspy.Module):
     """
 
     name: ClassVar[str]
-    needs_aggregator: ClassVar[bool] = False
-    asks_one_lm: ClassVar[bool] = False
+    needs_aggregator: bool = False
+    asks_one_lm: bool = False
     early_stop: bool = False
     has_aggregator: bool = True
 

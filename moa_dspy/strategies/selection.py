@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import dspy
@@ -13,6 +14,7 @@ from moa_dspy.rendering import group_identical
 from moa_dspy.signatures import CHOICE, among, selection_signature
 from moa_dspy.strategies.asking import FAILED, Reply
 from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.strategies.verifying import Function, Verifier, score_proposals
 
 __all__ = ["Selection"]
 
@@ -25,27 +27,88 @@ class Selection(Strategy):
     proposals in turned order; the verdicts are tallied by proposal. A rotation that fails is told in
     `metadata.failures`, and the others decide.
 
+    With `verifiers` (metrics, unit tests, judges) the proposal with the best mean score is the answer, and
+    `metadata.scores` holds them all. The aggregator, if there is one, only chooses among different answers that
+    share the best score.
+
     Args:
         rotations: How often to ask. `metadata.flip_rate` is the share of verdicts against the winner.
+        verifiers: What scores a proposal: `verifier(example, prediction)` with the inputs as example, giving a bool
+            or a number; or a module, perhaps an `Agent` on a model of its own, from the task's fields to a `score`.
+            A model's judgement of its own proposal is left out.
+        verifier_weights: What each verifier's score counts, in their order; by default all the same.
 
     Raises:
-        ValueError: If `rotations` is less than 1.
+        ValueError: If `rotations` is less than 1, or the weights do not fit the verifiers.
+        TypeError: If a verifier cannot be called.
+
+    Example:
+        >>> from moa_dspy import MoA, Selection
+        >>> def is_short(example, prediction):
+        ...     return len(prediction.answer) < 10
+        >>> strategy = Selection(verifiers=[is_short])
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], strategy=strategy)
+        >>> moa(question="What is the capital of Peru?").metadata.scores
+        {'alice': 1.0, 'bob': 1.0}
     """
 
     name = "selection"
     needs_aggregator = True
     asks_one_lm = True
 
-    def __init__(self, rotations: int = 1) -> None:
+    def __init__(
+        self,
+        rotations: int = 1,
+        *,
+        verifiers: Sequence[Verifier] = (),
+        verifier_weights: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         if not isinstance(rotations, int) or rotations < 1:
             raise ValueError(f"rotations={rotations!r} asks for no verdict at all. Give a whole number from 1.")
+        if wrong := [verifier for verifier in verifiers if not callable(verifier)]:
+            raise TypeError(f"The verifier {wrong[0]!r} cannot be called. Give a function, a module or an Agent.")
+        weights = [1.0] * len(verifiers) if verifier_weights is None else list(verifier_weights)
+        if verifiers and (len(weights) != len(verifiers) or min(weights) < 0 or not any(weights)):
+            raise ValueError(
+                f"verifier_weights={verifier_weights!r} do not weigh {len(verifiers)} verifiers. Give each a number "
+                "from 0, not all of them 0."
+            )
         self.rotations = rotations
+        self.verifier_weights = weights
+        for place, verifier in enumerate(verifiers, start=1):  # on attributes, where DSPy finds their predictors
+            setattr(self, f"verifier_{place}", verifier if isinstance(verifier, dspy.Module) else Function(verifier))
+        if verifiers:
+            self.needs_aggregator = False
+            self.asks_one_lm = not any(isinstance(verifier, dspy.Module) for verifier in verifiers)
+
+    @property
+    def verifiers(self) -> list[dspy.Module]:
+        """What scores proposals; functions as modules."""
+        return [part for name, part in vars(self).items() if name.startswith("verifier_") and name[9:].isdigit()]
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
-        self.select = dspy.Predict(selection_signature(task))
+        if self.has_aggregator:
+            self.select = dspy.Predict(selection_signature(task))
 
     def decide(self, case: Case) -> Steps[Verdict]:
+        verifiers = self.verifiers
+        if not verifiers:
+            return (yield from self._judge(case))
+        scores, errors = yield from score_proposals(verifiers, case, self.verifier_weights)
+        best = max(scores.values(), default=0.0)
+        leading = [one for one in case.proposals if scores.get(one.id, best) >= best - 1e-9]
+        if scores:
+            leading = [one for one in leading if one.id in scores]
+        groups = group_identical(leading)
+        if len(groups) > 1 and case.has_aggregator:
+            verdict = yield from self._judge(replace(case, proposals=leading))
+        else:
+            winner = max(groups, key=len)[0]
+            verdict = Verdict(winner.outputs, selected=winner.id)
+        return replace(verdict, scores=scores, errors=[*verdict.errors, *errors])
+
+    def _judge(self, case: Case) -> Steps[Verdict]:
         if len(group_identical(case.proposals)) == 1:
             return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
         attempts = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
