@@ -171,5 +171,6 @@ def test_nothing_foreign_acts_on_the_terminal(arguments: list[str]) -> None:
         write_config(server, "[/b]", "lame [/b]\x1b[31m", "judge[/b]")
         result = moa_dspy(*arguments)
     shown = result.stdout + result.stderr
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u202e\u2066]|\U0001f604", shown)
+    # A carriage return is tqdm's.
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u202e\u2066]|\U0001f604", shown)
     assert "[/b]" in shown and "Traceback" not in shown and not isinstance(result.exception, Exception)
