@@ -16,7 +16,7 @@ from dspy.utils.exceptions import ContextWindowExceededError
 from moa_dspy.agent import Agent, adopt_lms, clone
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
-from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
+from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.rollouts import Rollout, sample_rollout
 from moa_dspy.secrets import Keyless, scrub
@@ -253,7 +253,7 @@ class _Reader:
         return {id: max(count for other, count in lost if other == id) for id, _ in lost}
 
     def inputs_for(self, agent: Agent) -> dict[str, Any]:
-        return {**self.inputs, PROPOSALS: self._rendering(agent).text}
+        return {**escape_inputs(self.inputs), PROPOSALS: self._rendering(agent).text}
 
     def shorten(self, samples: Sequence[_Sample], outcomes: Sequence[Outcome]) -> list[int]:
         """Who is to be asked again with half of the proposals' text, since the model said that it was too long."""

@@ -15,7 +15,7 @@ from moa_dspy.results import Proposal
 from moa_dspy.signatures import PROPOSALS, REASONING
 from moa_dspy.values import as_text, hash_of, to_json
 
-__all__ = ["SHORTEST", "Rendering", "group_identical", "limit_for", "render", "seed_of"]
+__all__ = ["SHORTEST", "Rendering", "escape_inputs", "group_identical", "limit_for", "render", "seed_of"]
 
 SHORTEST = 400
 """Characters of proposals below which shortening them further is of no use."""
@@ -99,6 +99,11 @@ def group_identical(proposals: Sequence[Proposal]) -> list[list[Proposal]]:
     return list(groups.values())
 
 
+def escape_inputs(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The task's inputs as they stand beside proposals: texts in them, in lists and dicts too, cannot forge any."""
+    return {name: _escaped(value, escaper((PROPOSALS,))) for name, value in inputs.items()}
+
+
 def seed_of(inputs: Mapping[str, Any]) -> int:
     """A seed that is the same for the same inputs, in every process."""
     return int(hash_of(dict(inputs)), 16)
@@ -116,6 +121,15 @@ def limit_for(lm: dspy.BaseLM | None, inputs: Mapping[str, Any], proposals: Sequ
     characters = (window - min(answer, window // 2)) * _CHARACTERS_PER_TOKEN
     # Media are counted by their providers in another way, and far lower than by their text.
     return max(SHORTEST, characters - sum(len(str(v)) for v in inputs.values() if not isinstance(v, _MEDIA)))
+
+
+def _escaped(value: Any, escape: Escape) -> Any:
+    if type(value) is str:
+        return escape(value)
+    if type(value) in (list, tuple):
+        return type(value)(_escaped(item, escape) for item in value)
+    is_dict = type(value) is dict
+    return {_escaped(key, escape): _escaped(item, escape) for key, item in value.items()} if is_dict else value
 
 
 def _name_itself(value: Any) -> str:

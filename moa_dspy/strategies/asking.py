@@ -12,7 +12,7 @@ from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError,
 
 from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps
-from moa_dspy.rendering import SHORTEST, Rendering, limit_for, render, seed_of
+from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Proposal
 from moa_dspy.rollouts import Rollout, compose, resample, rollout_of
 from moa_dspy.signatures import PROPOSALS
@@ -58,7 +58,7 @@ def ask_aggregator(
     rotation: int = 0,
 ) -> Steps[Reply]:
     """Show the proposals to the aggregator and ask it; see `Strategy.ask`."""
-    given = {**_inputs_for(predictor, task, inputs), **(extra or {})}
+    given = {**escape_inputs(_inputs_for(predictor, task, inputs)), **(extra or {})}
     limit = limit_for(dspy.settings.lm, given, proposals)
     names = (*values.fields_of(task), *fields_of(predictor))
     repair = _Repair()
