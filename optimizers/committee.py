@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import dspy
@@ -14,6 +15,7 @@ from dspy.teleprompt import Teleprompter
 from moa_dspy.evaluation import Interval, Metric, MetricError, difference_interval
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
+from moa_dspy.models import as_lm
 from moa_dspy.recording import Recording, replay
 from moa_dspy.recording.rows import agent_of
 from moa_dspy.strategies import Strategy, as_strategy
@@ -43,6 +45,7 @@ class Candidate:
         cost_usd: USD per question; None if a price is not known.
         scores: Per question of the valset, or of the trainset: fifths of it are held out in turns.
         strategy: Its name; `voting` of one proposal is that model alone.
+        aggregator: The model that judges, where several were tried.
     """
 
     agents: Sequence[str]
@@ -52,6 +55,7 @@ class Candidate:
     cost_usd: float | None
     scores: Floats = field(repr=False, compare=False)
     strategy: str = "voting"
+    aggregator: str | None = None
 
     @property
     def score(self) -> float:
@@ -71,7 +75,8 @@ class Candidate:
         if self.is_single:
             return f"{self.agents[0]} alone"
         times = "" if self.samples == 1 else f", each {self.samples} times"
-        return f"{self.strategy} of {', '.join(self.agents)}{times}"
+        judge = "" if self.aggregator is None else f", judged by {self.aggregator}"
+        return f"{self.strategy} of {', '.join(self.agents)}{times}{judge}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ class SelectCommittee(Teleprompter):
         strategies: What may make the answer. Others than `"voting"` ask the aggregator, on recorded proposals: one
             verdict per example for the best committee of several. The student's own strategy is taken as it is, with
             its settings and prompts.
+        aggregators: Models to try as the judge of those strategies, instead of the student's own. With each, proposers
+            are added one at a time, while the verdict on the recorded proposals gains by it.
         max_calls: LM calls per question that may be spent, those of the aggregator included.
         max_usd: USD per question, by what the examples cost.
         concurrency: Examples under way at once; each asks its proposers side by side.
@@ -139,6 +146,7 @@ class SelectCommittee(Teleprompter):
         metric: str | Metric = "exact",
         *,
         strategies: Sequence[str | Strategy] = ("voting",),
+        aggregators: Sequence[str | dspy.BaseLM] = (),
         max_calls: int | None = None,
         max_usd: float | None = None,
         concurrency: int = 8,
@@ -151,6 +159,9 @@ class SelectCommittee(Teleprompter):
             raise ValueError(f"strategies={strategies!r} names none. Give a list, for example ['voting', 'synthesis'].")
         self.metric = metric
         self.strategies = {bound.name: bound for bound in map(as_strategy, strategies)}
+        self.aggregators = {lm.model: lm for lm in map(as_lm, aggregators)}
+        if self.aggregators and not self._asking:
+            raise ValueError("aggregators= judge nothing: voting asks none. Name a strategy, strategies=['synthesis'].")
         self.max_calls = float("inf") if max_calls is None else max_calls
         self.max_usd = max_usd
         self.concurrency = concurrency
@@ -160,6 +171,8 @@ class SelectCommittee(Teleprompter):
         """What a compile on so many examples will take at most."""
         panel, examples, judged = student.panels[0], trainset + valset, valset or trainset
         proposals, verdicts = len(panel.names) * panel.samples, sum(map(count_rotations, self._asking))
+        if self.aggregators:  # each step tries all that are left
+            verdicts *= len(self.aggregators) * len(panel.names) * (len(panel.names) - 1) // 2
         formula = f"{examples} examples x {proposals} proposals"
         formula += f" + {judged} examples x {verdicts} verdicts" if verdicts else ""
         return Budget(examples * proposals + judged * verdicts, 0, formula)
@@ -203,13 +216,22 @@ class SelectCommittee(Teleprompter):
         made = [one for one in list_committees(votes, len(train), prices) if self._fits(one, moa)]
         candidates = [one for one in made if "voting" in self.strategies or one.is_single]
         usage = recording.usage
+
+        def judge(committee: Candidate, strategy: Strategy) -> tuple[Candidate, Usage]:
+            return self._judge(moa, strategy, committee, recording, val or train, scored)
+
         for strategy in self._asking:
-            several = [one for one in made if 1 < one.calls <= self.max_calls - count_rotations(strategy)]
-            if several:
+            most = self.max_calls - count_rotations(strategy)
+            several = [one for one in made if 1 < one.calls <= most]
+            if several and not self.aggregators:
                 best = max(several, key=lambda one: one.score)
-                judged, spent = self._judge(moa, strategy, best, recording, val or train, scored)
+                judged, spent = judge(best, strategy)
                 candidates += [judged] if self._fits(judged, moa) else []
                 usage += spent
+            for model in self.aggregators if several else ():
+                for judged, spent in _grow(made, prices, model, most, partial(judge, strategy=strategy)):
+                    candidates += [judged] if self._fits(judged, moa) else []
+                    usage += spent
         if not candidates:
             cheapest = min((price for price in prices.values() if price is not None), default=None)
             price = "" if cheapest is None else f" The cheapest proposal costs {cheapest:.2g} USD."
@@ -230,7 +252,8 @@ class SelectCommittee(Teleprompter):
                 "proposals at least. Raise the one or lower the other."
             )
         for strategy in self._asking:
-            if strategy.needs_aggregator and moa.aggregator.lm is None and dspy.settings.lm is None:
+            is_there = self.aggregators or moa.aggregator.lm is not None or dspy.settings.lm is not None
+            if strategy.needs_aggregator and not is_there:
                 raise ValueError(f"The strategy {strategy.name!r} needs an aggregator, and this mixture has none.")
 
     def _fits(self, one: Candidate, moa: MoA) -> bool:
@@ -289,13 +312,16 @@ class SelectCommittee(Teleprompter):
         return CommitteeReport(candidates, chosen, gain, interval, said, usage)
 
     def _mixture(self, moa: MoA, chosen: Candidate) -> MoA:
+        lm = self.aggregators.get(chosen.aggregator or "", moa.aggregator.lm)
         if chosen.strategy == moa.strategy.name != "voting":  # with its compiled prompts
-            return restricted(moa, chosen.agents, chosen.samples)
+            mixture = restricted(moa, chosen.agents, chosen.samples)
+            mixture.aggregator.lm = lm
+            return mixture
         if chosen.strategy == "voting":
             voting = unweighted_voting(moa)
             voting.weights = dict(chosen.weights)
             return restricted(moa, chosen.agents, chosen.samples, strategy=voting)
-        strategy, lm = self.strategies[chosen.strategy], moa.aggregator.lm
+        strategy = self.strategies[chosen.strategy]
         return restricted(moa, chosen.agents, chosen.samples, strategy=strategy, aggregator=lm)
 
 
@@ -359,3 +385,29 @@ def price_proposals(agents: Sequence[str], recording: Recording) -> Prices:
                 proposals += sum(agent_of(id) == name for id in row.asked)
         prices[name] = None if spent.unpriced_calls or not proposals else (spent.cost_usd or 0.0) / proposals
     return prices
+
+
+def _grow(
+    made: Sequence[Candidate],
+    prices: Prices,
+    model: str,
+    most: float,
+    judge: Callable[[Candidate], tuple[Candidate, Usage]],
+) -> Iterator[tuple[Candidate, Usage]]:
+    """Committees under this judge, from the best single model on: each step adds who gains most, while one does."""
+    single = max((one for one in made if len(one.agents) == 1), key=lambda one: one.score)
+    everyone, samples = max(made, key=lambda one: len(one.agents)).agents, single.samples
+    members, best = {*single.agents}, 0.0
+    while len(members) < len(everyone) and (len(members) + 1) * samples <= most:
+        tried = []
+        for added in (name for name in everyone if name not in members):
+            agents = tuple(name for name in everyone if name in members or name == added)
+            known = [price for name in agents if (price := prices.get(name)) is not None]
+            cost = samples * sum(known) if len(known) == len(agents) else None
+            committee = replace(single, agents=agents, calls=len(agents) * samples, cost_usd=cost, aggregator=model)
+            tried.append(judge(committee))
+            yield tried[-1]
+        leading = max((judged for judged, _ in tried), key=lambda one: one.score)
+        if leading.score <= best:
+            break
+        members, best = {*leading.agents}, leading.score

@@ -105,6 +105,20 @@ def test_strategies_that_ask_the_aggregator_are_tried_on_recorded_proposals() ->
     assert compiled(question="q7").answer == "0"
 
 
+def test_judges_are_tried_and_proposers_added_while_they_gain() -> None:
+    good, bad = FakeLM("good", judge), FakeLM("bad", lambda prompt: {"reasoning": "so", "choice": "P1"})
+    odd = {"ada": [str(n * (n % 2)) for n in range(60)], "bo": [str(n * (1 - n % 2)) for n in range(60)]}
+    moa, lms = voters({**odd, **NOISE}, aggregator=FakeLM("judge", []), strategy="selection")
+    optimizer = SelectCommittee(strategies=["voting", "selection"], aggregators=[bad, good])
+    compiled, report = chosen(moa, optimizer)
+    best = report.chosen
+    assert (best.agents, best.strategy, best.aggregator, best.score) == (("ada", "bo"), "selection", "good", 1.0)
+    assert compiled.aggregator.model == "good" and calls(lms) == dict.fromkeys(lms, 60)
+    assert report.usage.calls == 180 + good.calls + bad.calls <= optimizer.budget(moa, 60).calls == 180 + 60 * 6
+    with pytest.raises(ValueError, match="aggregators= judge nothing"):
+        SelectCommittee(aggregators=[good])
+
+
 def test_a_budget_counts_the_aggregators_call() -> None:
     moa, _ = voters(TRIO, aggregator=FakeLM("judge", judge), strategy="selection")
     _, report = chosen(moa, SelectCommittee(strategies=[Selection(rotations=2)], max_calls=4))
