@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import dspy
 
@@ -27,13 +27,11 @@ __all__ = [
     "as_identifier",
     "check_keys",
     "check_name",
-    "clone",
     "find_modules",
     "showing_lms",
 ]
 
 logger = logging.getLogger(__name__)
-ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
 # Modules and adapters of DSPy's that ask no other LM than the one in the context.
 _ASK_ONE_LM: frozenset[Any] = frozenset((dspy.Predict, dspy.ChainOfThought))
@@ -276,12 +274,13 @@ class Agent(Keyless):
     def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
         # Copies share LM objects: connections, history and the user's own handle on the LM.
         held = [self.lm, self._key_checked, *self._own_lms.values(), *self._held.values()]
-        memo.update({id(lm): lm for lm in [*held, *(p.lm for _, p in self._predictors())] if lm is not None})
+        for lm in [*held, *(p.lm for _, p in self._predictors())]:
+            memo.setdefault(id(lm), lm)
         _copy_program(self.program, memo)
-        copied = clone(self, memo)
+        copied: Any = super().__deepcopy__(memo)
         mine = dict(self._predictors())
         for path, predictor in copied._predictors():
-            predictor.lm = mine[path].lm
+            predictor.lm = copy.deepcopy(mine[path].lm, memo)
             if predictor.signature is mine[path].signature:  # InferRules writes into the class itself
                 predictor.signature = duplicate(predictor.signature)
         return copied
@@ -370,14 +369,6 @@ def as_identifier(label: str) -> str:
     name = re.sub(r"\W+", "_", label, flags=re.ASCII).strip("_").lower() or "agent"
     name = f"m_{name}" if name[0].isdigit() else name
     return f"{name}_agent" if _is_taken(name) else name
-
-
-def clone(module: ModuleT, memo: dict[int, Any]) -> ModuleT:
-    """A deep copy, as Python makes it of a class without `__deepcopy__`."""
-    copied: Any = object.__new__(type(module))
-    memo[id(module)] = copied
-    copied.__setstate__(copy.deepcopy(dspy.Module.__getstate__(module), memo))
-    return copied
 
 
 _A_MODULE = dspy.Module()

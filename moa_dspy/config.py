@@ -260,7 +260,12 @@ def naming(path: str | Path) -> Iterator[None]:
         lines = [": ".join(filter(None, (str(path), *one))) for one in found]
         raise ValueError("\n".join(lines)) from None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        told = str(error)
+        raise ValueError(told if told.startswith(str(path)) else f"{path}: {told}") from error
+    except (AttributeError, LookupError) as error:
+        raise ValueError(
+            f"{path}: this is no whole file: something is missing or of another type ({error})."
+        ) from error
 
 
 def make_strategy(given: str | Mapping[str, Any]) -> Strategy:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.agent import Agent, adopt_lms, check_keys, clone
+from moa_dspy.agent import Agent, adopt_lms, check_keys
 from moa_dspy.certainty import Calibration, weigh_evidence
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
@@ -157,7 +157,7 @@ class MoA(Savable):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> MoA:
         adopt_lms(self.agents)  # or each copy would adopt what was put in, and tell of it again
-        return clone(self, memo)
+        return super().__deepcopy__(memo)
 
     def named_parameters(self) -> list[tuple[str, Any]]:
         """Those of the agents, and the mixture's settings; itself where DSPy looks for one predictor only."""

@@ -13,7 +13,7 @@ from typing import Any
 import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
-from moa_dspy.agent import Agent, adopt_lms, clone
+from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
@@ -112,7 +112,7 @@ class Panel(Keyless):
     def __deepcopy__(self, memo: dict[int, Any]) -> Panel:
         for agent in self.agents:  # first: they share their LMs with their copies, in the shared program too
             copy.deepcopy(agent, memo)
-        return clone(self, memo)
+        return super().__deepcopy__(memo)
 
     def forward(self, **inputs: Any) -> Round:
         adopt_lms(self.agents)

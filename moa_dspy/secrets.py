@@ -115,11 +115,7 @@ def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
     texts = [value for _, value in settings if isinstance(value, str)]
     named = [value for path, value in settings if isinstance(value, str) and any(map(is_secret, path))]
     # A header says "Bearer" before the key; a key of several lines is escaped in as many ways.
-    found = [
-        *named,
-        *(value.split(" ")[-1] for value in named),
-        *(line for value in named for line in value.split("\n")),
-    ]
+    found = [part for value in named for part in (value, value.split(" ")[-1], *value.split("\n"))]
     engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
     found += [text for engine in engines if hasattr(engine, "secrets") for text in engine.secrets()]
     found += _in_addresses(texts)
@@ -204,21 +200,18 @@ def strip_module(module: Any) -> Any:
         TypeError: If a secret is held by what cannot be copied.
     """
     held = list(_held_by(module))
-    if not any(_tells(*one) for one in held):
+    telling = [item for one in held if _tells(*one) for item in one[2:]]
+    if not telling:
         return module
-    clone = copy.deepcopy(module, {id(item): item for _, _, item in held if isinstance(item, dspy.BaseLM)})
-    originals = {id(module), *(id(item) for _, _, item in held)}
-    stripped: dict[int, Any] = {}
-    for holder, key, item in [one for one in _held_by(clone) if _tells(*one)]:
-        if id(holder) in originals or isinstance(holder, tuple):
-            raise TypeError(
-                f"A secret is held by a {type(holder).__name__} that cannot be copied, so it cannot be left out of a "
-                "pickle. Let the LM read its key from the environment."
-            )
-        if id(item) not in stripped:
-            stripped[id(item)] = strip_lm(item) if isinstance(item, dspy.BaseLM) else without_secrets(item)[0]
-        target: Any = vars(holder) if isinstance(holder, dspy.Module) else holder
-        target[key] = stripped[id(item)]
+    # A copy shares its LMs, here those that tell nothing: a deep copy takes what stands in its memo.
+    memo = {id(item): item for _, _, item in held if isinstance(item, dspy.BaseLM)}
+    memo |= {id(one): strip_lm(one) if isinstance(one, dspy.BaseLM) else without_secrets(one)[0] for one in telling}
+    clone = copy.deepcopy(module, memo)
+    if any(_tells(*one) for one in _held_by(clone)):
+        raise TypeError(
+            "A secret is held by what cannot be copied, so it cannot be left out of a pickle. Let the LM read its key "
+            "from the environment."
+        )
     return clone
 
 
@@ -297,15 +290,7 @@ class _Masking(logging.Filter):
         return True
 
 
-for _name in (
-    "LiteLLM",
-    "LiteLLM Router",
-    "LiteLLM Proxy",
-    "httpx",
-    "httpcore.http11",
-    "openai",
-    "openai._base_client",
-):
+for _name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai", "openai._base_client"):
     logging.getLogger(_name).addFilter(_Masking())
 
 

@@ -1,9 +1,11 @@
 """Files of mixtures: what was saved comes back, here and in a process that has nothing but the file."""
 
+import contextlib
 import datetime
 import decimal
 import enum
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -320,6 +322,25 @@ class TestOtherFiles:
         rewritten(file, {"moa_dspy": {**block, "config": {**block["config"], key: value}}})
         with pytest.raises(ValueError, match=rf"moa\.json: (?s:.*){words}"):
             MoA.from_file(file)
+
+    def test_with_a_part_missing_or_of_another_type_load_or_are_refused_by_name(self, file: Path) -> None:
+        def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+            for key in data if isinstance(data, dict) else range(len(data) if isinstance(data, list) else 0):
+                yield from ((*path, key), *places(data[key], (*path, key)))
+
+        (moa := real("a", "b")).save(file)
+        for *path, last in places({key: part for key, part in state_in(file).items() if key != "metadata"}):
+            for value in (..., None, "x", {}):
+                state = inside = state_in(file)
+                for key in path:
+                    inside = inside[key]
+                inside[last] = value
+                if value is ...:
+                    del inside[last]
+                file.with_name("broken.json").write_text(json.dumps(state))
+                for load in (MoA.from_file, moa.deepcopy().load):
+                    with contextlib.suppress(ValueError):
+                        load(file.with_name("broken.json"))
 
 
 class TestAroundAMixture:
