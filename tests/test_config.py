@@ -10,7 +10,7 @@ from typing import Any, get_args
 import dspy
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from support.fake_lm import FakeLM
@@ -241,6 +241,7 @@ models = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(proposers=st.lists(models, min_size=1, max_size=3), seconds=st.none() | st.floats(1e-9, 1e9))
 def test_nothing_is_lost_in_a_file(proposers: list[str | ModelConfig], seconds: float | None) -> None:
     config = MoAConfig(proposer_models=proposers, use_specialized_prompts=True, limits=Limits(proposer_timeout=seconds))

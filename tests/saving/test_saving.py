@@ -330,7 +330,7 @@ class TestOtherFiles:
 
         (moa := real("a", "b")).save(file)
         for *path, last in places({key: part for key, part in state_in(file).items() if key != "metadata"}):
-            for value in (..., None, "x", {}):
+            for value in [..., None, "x", dict[str, Any]()]:
                 state = inside = state_in(file)
                 for key in path:
                     inside = inside[key]
