@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from moa_dspy.recording.recording import Recording
     from moa_dspy.recording.replay import replay
     from moa_dspy.results import Element, Failure, MoAMetadata, MoAPrediction, Proposal, Vote
+    from moa_dspy.route import Route
     from moa_dspy.strategies import Case, Fusion, Revision, Selection, Strategy, Synthesis, Verdict, Voting
     from moa_dspy.tracking.autolog import autolog as autolog
     from moa_dspy.tracking.model import load_model as load_model
@@ -46,6 +47,7 @@ __all__ = [
     "ProposersOutOfContext",
     "Recording",
     "Revision",
+    "Route",
     "Selection",
     "Strategy",
     "Synthesis",
@@ -73,6 +75,7 @@ _MODULES = {
     "moa": ("MoA",),
     "oneshot": ("arun_moa", "run_moa"),
     "panel": ("Panel",),
+    "route": ("Route",),
     "recording": ("Recording", "record", "replay"),
     "strategies": ("Case", "Fusion", "Revision", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
 }

@@ -137,6 +137,7 @@ class MoAMetadata(BaseModel):
         confidence: The probability that the answer is right; None unless the mixture is calibrated (`Calibrate`).
         abstained: The confidence is below what was promised: there is no answer, or it is not promised.
         stage: The stage of a cascade that answered, from 1.
+        route: The option of a route that answered.
         elements: The pieces of a fused answer and who supports each.
         shortened: Proposal id -> characters that did not fit a context window.
         stopped_early: The vote was decided before all proposals were in.
@@ -160,6 +161,7 @@ class MoAMetadata(BaseModel):
     confidence: float | None = None
     abstained: bool = False
     stage: int | None = None
+    route: str | None = None
     elements: list[Element] = Field(default_factory=list)
     shortened: dict[str, int] = Field(default_factory=dict)
     stopped_early: bool = False

@@ -11,6 +11,7 @@ from .diagnose import diagnose, diagnosis_budget
 from .examples import CompileInterrupted, ProposersUnreachable
 from .finetune import Finetune
 from .fit_cascade import FitCascade
+from .fit_route import FitRoute
 from .recipes import Recipe
 from .resampled import Bagging, Boosting
 from .specialize import Specialize
@@ -25,6 +26,7 @@ __all__ = [
     "CompileInterrupted",
     "Finetune",
     "FitCascade",
+    "FitRoute",
     "FitVoteWeights",
     "ProposersUnreachable",
     "Recipe",

@@ -100,8 +100,8 @@ def fewest(max_error: float) -> int:
 @lru_cache(maxsize=1 << 16)
 def _tail(wrong: int, answered: int, error: float) -> float:
     """The probability of no more wrong answers than these, if answers are wrong this often."""
-    if error >= 1:
-        return 0.0 if wrong < answered else 1.0
+    if not 0 < error < 1:
+        return float(error <= 0 or wrong >= answered)
     is_wrong, is_right, ways = math.log(error), math.log1p(-error), math.lgamma(answered + 1)
     terms = (
         math.exp(ways - math.lgamma(k + 1) - math.lgamma(answered - k + 1) + k * is_wrong + (answered - k) * is_right)

@@ -1,0 +1,212 @@
+"""Routes fitted to examples: which questions go to one model, which to a committee, which to the whole mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+import numpy as np
+from dspy.teleprompt import Teleprompter
+
+from moa_dspy.cascade import asks_aggregator
+from moa_dspy.evaluation import Interval, Metric, difference_interval
+from moa_dspy.limits import require_positive
+from moa_dspy.moa import MoA
+from moa_dspy.recording import Recording
+from moa_dspy.route import Embed, Route, RouteTable, embed, estimate, text_of
+from moa_dspy.usage import Usage
+from moa_dspy.values import to_jsonable
+
+from .calibrate import Judge
+from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets, inputs_of
+from .mixtures import restricted
+from .recipes import Budget, count_rotations
+from .scoring import Scored
+from .votes import Floats, Votes, unweighted_voting
+
+__all__ = ["FitRoute", "RouteReport", "is_win", "route_held_out"]
+
+WHOLE = "mixture"
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class RouteReport:
+    """What came of fitting a route.
+
+    Attributes:
+        scores: Option -> its score on all questions.
+        shares: Option -> the share of questions that go to it.
+        routed: The score of the routes, each question by what was learned from others.
+        best: The option that is best for all questions, and its score.
+        gain: The 95% interval of the difference.
+        kept: Whether the routes are taken.
+        reason: The same in words.
+        usage: What the answers took, those recorded earlier included.
+    """
+
+    scores: Mapping[str, float]
+    shares: Mapping[str, float]
+    routed: float
+    best: tuple[str, float]
+    gain: Interval
+    kept: bool
+    reason: str
+    usage: Usage
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as data for JSON."""
+        data: dict[str, Any] = to_jsonable(vars(self))
+        return data
+
+
+class FitRoute(Teleprompter):
+    """Learns which questions one model answers best, and which the mixture; a `Route` asks accordingly.
+
+    Each example is asked once; the rest is arithmetic. What an option will score on a question is the mean over
+    questions like it, shrunk to its score on all. Routes are kept only if, on rows held out (fifths in turns), they
+    are better than the best option for all by more than chance (at 95%); else the mixture stays as it is.
+
+    Args:
+        metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
+        column: The field of the examples by which questions are alike, such as a category.
+        embedder: Instead, a `dspy.Embedder` for the inputs' text: the nearest questions are alike.
+        concurrency: Examples under way at once; each asks its proposers side by side.
+
+    Raises:
+        ValueError: If a setting makes no sense.
+
+    Attributes:
+        report: Of the last compile; see `RouteReport`.
+
+    Example:
+        ```python
+        optimizer = FitRoute("exact", embedder=dspy.Embedder("openai/text-embedding-3-small"))
+        routed = optimizer.compile(moa, trainset=examples)
+        print(optimizer.report.reason)
+        ```
+    """
+
+    def __init__(
+        self,
+        metric: str | Metric = "exact",
+        *,
+        column: str | None = None,
+        embedder: Embed | None = None,
+        concurrency: int = 8,
+    ) -> None:
+        super().__init__()
+        if (column is None) == (embedder is None):
+            raise ValueError("Questions are alike by a column or by their embeddings: give column= or embedder=.")
+        require_positive(concurrency=concurrency)
+        self.metric, self.column, self.embedder = metric, column, embedder
+        self.concurrency = concurrency
+        self.report: RouteReport | None = None
+
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile on so many examples will take at most."""
+        calls = len(student.panels[0].names) * student.panels[0].samples
+        calls += count_rotations(student.strategy) if asks_aggregator(student) else 0
+        return Budget((trainset + valset) * calls, 0, f"{trainset + valset} examples x {calls} calls")
+
+    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        recorded: Recording | None = None,
+    ) -> MoA | Route:
+        """Fit the routes.
+
+        Args:
+            student: The mixture; it stays as it is.
+            trainset: Examples with gold outputs; 200 or more.
+            recorded: An earlier recording, whole or in part, that is not asked for again.
+
+        Returns:
+            The route; a copy of the student, where routes win nothing.
+
+        Raises:
+            ValueError: If the examples do not fit, or have no such column.
+            TypeError: If the student is no mixture.
+            CompileInterrupted: If there are too few rows; what was recorded is on it, as `recording`.
+        """
+        moa = check_mixture(student, "FitRoute", layers=False).deepcopy()
+        moa.calibration = None
+        examples, _ = checked_sets(moa, trainset, None, self.metric)
+        keys = self._read_keys(moa, examples)
+        scored = Scored(self.metric, moa.signature)
+        scored.try_on_gold(examples[0])
+        settings: Any = {"recorded": recorded, "concurrency": self.concurrency}
+        settings["strategies"] = [moa.strategy.name] if asks_aggregator(moa) else []
+        recording = ask_examples(moa, examples, **settings)
+        if len(examples) < 2 * FOLDS:
+            problem = f"{len(examples)} examples are too few to learn routes from and to hold some out."
+            raise CompileInterrupted(problem, "Give 100.", recording=recording)
+        votes = Votes.of(moa, recording, examples, scored, self.concurrency)
+        _, whole = Judge(moa, scored, self.concurrency).read(recording, examples, keep_all=True)
+        names = [WHOLE, *votes.agents]
+        table = np.column_stack([whole, votes.alone])
+        costs = [votes.samples * len(votes.agents) + asks_aggregator(moa), *(1 for _ in votes.agents)]
+        order = sorted(range(len(names)), key=lambda n: (-round(float(table[:, n].mean()), 9), costs[n]))
+        names, table = [names[n] for n in order], table[:, order]
+        self.report = self._judge(names, table, keys, recording.usage)
+        if not self.report.kept:
+            kept: MoA = student.deepcopy()
+            return kept
+        options = {name: moa if name == WHOLE else self._alone(moa, name) for name in names}
+        return Route(options, RouteTable(names, keys, table), column=self.column, embedder=self.embedder)
+
+    def _read_keys(self, moa: MoA, examples: Sequence[dspy.Example]) -> list[Any]:
+        if self.column is None:
+            texts = [text_of(inputs_of(moa.signature, example)) for example in examples]
+            return list(embed(self.embedder, texts))
+        values = [example.get(self.column) for example in examples]
+        if missing := sum(value is None for value in values):
+            raise ValueError(
+                f"{missing} of {len(examples)} examples have no {self.column!r}, so it is not known which questions "
+                "are alike. Fill it in, name another column, or give an embedder."
+            )
+        if len(set(map(str, values))) < 2:
+            raise ValueError(f"All examples have the same {self.column!r}, so all would take one route.")
+        return [str(value) for value in values]
+
+    def _judge(self, names: Sequence[str], table: Floats, keys: Sequence[Any], usage: Usage) -> RouteReport:
+        routed, chosen = route_held_out(table, keys)
+        best = table[:, 0]
+        gain, interval = float((routed - best).mean()), difference_interval(routed, best)
+        kept = is_win(routed, best)
+        shares = {name: float((chosen == n).mean()) for n, name in enumerate(names)}
+        reason = (
+            f"On {len(best)} examples held out, routes score {routed.mean():.3f} and {names[0]} for all "
+            f"{best.mean():.3f} ({gain:+.3f}, 95% {interval.low:+.3f} to {interval.high:+.3f}): "
+            f"{'they are kept' if kept else 'no win that is more than chance, and the mixture stays as it was'}."
+        )
+        means = dict(zip(names, map(float, table.mean(axis=0)), strict=True))
+        found = (names[0], float(best.mean()))
+        return RouteReport(means, shares, float(routed.mean()), found, interval, bool(kept), reason, usage)
+
+    def _alone(self, moa: MoA, name: str) -> MoA:
+        alone = restricted(moa, [name], 1, strategy=unweighted_voting(moa))
+        alone.limits = alone.panels[0].limits = alone.limits.model_copy(update={"min_proposals": 1})
+        return alone
+
+
+def is_win(scores: Floats, others: Floats) -> bool:
+    """Whether they are better by more than chance: by 1.96 standard errors of the difference."""
+    gained = scores - others
+    return bool(gained.mean() > 1.96 * gained.std() / len(gained) ** 0.5 + 1e-9)
+
+
+def route_held_out(table: Floats, keys: Sequence[Any]) -> tuple[Floats, Any]:
+    """What routes score on each question, learned from the other folds, and which option each takes."""
+    fold = np.random.default_rng(0).permutation(len(table)) % FOLDS
+    chosen = np.zeros(len(table), dtype=int)
+    array = np.asarray(keys)
+    for number in range(FOLDS):
+        out = fold == number
+        found = estimate(array[~out], table[~out], array[out])
+        chosen[out] = found.argmax(axis=1)
+    return table[np.arange(len(table)), chosen], chosen

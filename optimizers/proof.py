@@ -1,0 +1,235 @@
+"""What certainty is worth on a recording: learned from a part of its questions, judged on the rest, many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from moa_dspy.certainty import find_threshold, fit, predict
+from moa_dspy.evaluation import Interval, difference_interval, wilson
+from moa_dspy.route import estimate
+from moa_dspy.values import to_jsonable
+
+from .committee import list_committees, pick
+from .fit_route import is_win, route_held_out
+from .stopping import Committees, list_stops, stop_within
+from .votes import Floats, Votes, Weights
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["PROMISES", "Proof", "ProofRow", "prove"]
+
+SINGLE, PLURALITY, ROUTE = "best single", "plurality", "route"
+PROMISES = (0.05, 0.1)
+LOSSES = (0.0, 0.01, 0.02)
+
+
+@dataclass(frozen=True)
+class ProofRow:
+    """One system, over all splits.
+
+    Attributes:
+        name: What it is.
+        right: The share of right answers among those given.
+        answered: The share of questions that are answered.
+        calls: Per question.
+        gain: The score minus that of the better of best single and plurality, and its 95% interval (bootstrap over
+            questions); None where not all is answered.
+        promise: The share of wrong answers that was promised.
+        kept: The share of splits in which the promise was kept, and its 95% interval.
+        refused: The share of splits in which nothing was promised.
+    """
+
+    name: str
+    right: float | None
+    answered: float
+    calls: float
+    gain: tuple[float, Interval] | None = None
+    promise: float | None = None
+    kept: tuple[float, Interval] | None = None
+    refused: float | None = None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What each system gives on questions that it was not learned from.
+
+    Attributes:
+        rows: One per system.
+        questions: How many there are.
+        splits: How often they were split anew.
+        share: Of the questions, to learn from.
+    """
+
+    rows: Sequence[ProofRow]
+    questions: int
+    splits: int
+    share: float = field(default=0.2)
+
+    def table(self, title: str = "") -> Table:
+        """The rows as a rich table, in percent."""
+        from rich.table import Table
+
+        said = f"{title}{self.questions} questions, learned from {self.share:.0%}, {self.splits} splits"
+        table = Table(title=said, title_justify="left")
+        for heading in ("", "right", "answered", "calls", "gain", "95%", "promise", "error", "kept", "95%", "refused"):
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for row in self.rows:
+            cells = [row.name, _percent(row.right), _percent(row.answered), f"{row.calls:.2f}"]
+            cells += ["", ""] if row.gain is None else [f"{100 * row.gain[0]:+.2f}", _between(row.gain[1], "+.1f")]
+            if row.promise is not None:
+                error = None if row.right is None else 1 - row.right
+                kept = ("-", "") if row.kept is None else (_percent(row.kept[0]), _between(row.kept[1], ".0f"))
+                cells += [_percent(row.promise), _percent(error), *kept, _percent(row.refused)]
+            table.add_row(*cells)
+        return table
+
+    def to_dict(self) -> dict[str, Any]:
+        """The proof as data for JSON."""
+        data: dict[str, Any] = to_jsonable(vars(self))
+        return data
+
+
+def prove(
+    votes: Votes,
+    *,
+    keys: Sequence[Any] | None = None,
+    splits: int = 200,
+    share: float = 0.2,
+    on_split: Callable[[int], None] = lambda split: None,
+) -> Proof:
+    """Compare, on recorded votes, the best single model, plurality, committee, route, cascade and calibrated votes.
+
+    In each split everything is learned from one part of the questions, by the functions that the optimizers use, and
+    judged on the rest. Nobody is asked.
+
+    Args:
+        votes: Recorded votes with scores that are 0 or 1.
+        keys: Of each question, its category or its embedding, to route by; None: no route.
+        splits: How often.
+        share: Of the questions, to learn from.
+        on_split: Called with the number of splits that are done.
+
+    Raises:
+        ValueError: If there are too few questions, or scores are neither 0 nor 1.
+    """
+    questions = len(votes.scores)
+    if questions * share < 20 or not 0 < share < 1:
+        raise ValueError(
+            f"A share of {share:g} of {questions} questions is too little to learn from: give 20 questions or more, "
+            "and leave some to judge on."
+        )
+    if not np.isin(votes.scores, (0, 1)).all():
+        raise ValueError("A proof needs scores that say right (1) or wrong (0).")
+    tallies: dict[str, _Tally] = {}
+    for split in range(splits):
+        order = np.random.default_rng(split).permutation(questions)
+        learned, judged = np.split(order, [round(share * questions)])
+        routed = None if keys is None else ([keys[n] for n in learned], [keys[n] for n in judged])
+        for name, *result in _try(votes.rows(learned), votes.rows(judged), routed):
+            tallies.setdefault(name, _Tally(questions)).add(judged, *result)
+        on_split(split + 1)
+    better = max((tallies[name] for name in (SINGLE, PLURALITY)), key=lambda tally: tally.means.mean())
+    return Proof([tally.row(name, better) for name, tally in tallies.items()], questions, splits, share)
+
+
+class _Tally:
+    """What one system gave, question by question."""
+
+    def __init__(self, questions: int) -> None:
+        self.sums, self.times = np.zeros(questions), np.zeros(questions)
+        self.calls: list[float] = []
+        self.answered: list[float] = []
+        self.errors: list[float | None] = []
+        self.right = self.given = 0.0
+        self.promise: float | None = None
+
+    def add(self, judged: Any, scores: Floats, given: Any, calls: float, promise: float | None = None) -> None:
+        """Enter a split: scores of all questions judged, which are answered, calls per question."""
+        self.sums[judged] += scores
+        self.times[judged] += 1
+        self.calls.append(calls)
+        self.answered.append(float(given.mean()))
+        self.right, self.given = self.right + float(scores[given].sum()), self.given + float(given.sum())
+        self.errors.append(float(1 - scores[given].mean()) if given.any() else None)
+        self.promise = promise
+
+    @property
+    def means(self) -> Floats:
+        """The mean score of each question that was ever judged."""
+        means: Floats = (self.sums / np.maximum(self.times, 1))[self.times > 0]
+        return means
+
+    def row(self, name: str, better: _Tally) -> ProofRow:
+        """The row of the table."""
+        right = None if not self.given else self.right / self.given
+        answered, calls = float(np.mean(self.answered)), float(np.mean(self.calls))
+        if self.promise is None:
+            gain = float(self.means.mean() - better.means.mean())
+            return ProofRow(name, right, answered, calls, (gain, difference_interval(self.means, better.means)))
+        kept = sum(error is None or error <= self.promise for error in self.errors)
+        number = len(self.errors)
+        refused = sum(error is None for error in self.errors) / number
+        return ProofRow(
+            name, right, answered, calls, None, self.promise, (kept / number, wilson(kept, number)), refused
+        )
+
+
+def _try(
+    train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None
+) -> Iterator[tuple[str, Floats, Any, float] | tuple[str, Floats, Any, float, float]]:
+    """(system, scores, answered, calls, promise) of one split."""
+    everything, fitted = np.ones(len(test.scores), dtype=bool), Weights(train)
+    number, samples = len(train.agents), train.samples
+    best, plurality = int(train.alone.mean(axis=0).argmax()), 1 + 1e-6 * fitted.accuracy  # ties go to the strongest
+    yield SINGLE, test.alone[:, best], everything, 1.0
+    yield PLURALITY, test.score(plurality), everything, float(number * samples)
+    made = list(list_committees(train, len(train.scores)))
+    chosen = made[pick([one.scores for one in made], [one.calls for one in made])]
+    weights: Mapping[str, float] = chosen.weights or dict.fromkeys(chosen.agents, 1.0)
+    of_chosen = test.of_agents(test.agents, chosen.samples)
+    yield "committee", of_chosen.score([weights.get(n, 0.0) for n in test.agents]), everything, chosen.calls
+    if keys is not None:
+        yield ROUTE, *_route(train, test, plurality, keys)
+    committees = Committees(train, plurality)
+    looks, seen = committees.look(train, held_out=True), committees.look(test)
+    stops, questions = list(list_stops(looks)), np.arange(len(test.scores))
+    for loss in LOSSES:
+        stop = stop_within(stops, len(train.scores), max_loss=loss)
+        stage = seen.stop(2.0 if stop is None else stop.threshold)
+        yield f"cascade, loss <= {loss:.0%}", seen.scores[stage, questions], everything, float(seen.calls[stage].mean())
+    rows, right, _ = train.weigh(plurality)
+    sure = fit(rows, right)
+    rows, scores, _ = test.weigh(plurality)
+    confidences = predict(sure.coefficients, rows)
+    for promise in PROMISES:
+        threshold = find_threshold(sure.held_out, right, promise)
+        given = confidences >= (2.0 if threshold is None else threshold - 1e-9)
+        yield f"calibrated at {promise:.0%}", scores, given, float(number * samples), promise
+
+
+def _route(
+    train: Votes, test: Votes, plurality: Floats, keys: tuple[Sequence[Any], Sequence[Any]]
+) -> tuple[Floats, Any, float]:
+    """Scores, who is answered, and calls of routes among all models and the vote; of the vote, where none win."""
+    learned = np.column_stack([train.score(plurality), train.alone])
+    order = np.argsort(-learned.mean(axis=0).round(9), kind="stable")
+    table, costs = learned[:, order], np.array([len(test.columns), *([1] * len(test.agents))])[order]
+    options = np.column_stack([test.score(plurality), test.alone])[:, order]
+    chosen = np.full(len(options), int(order.argmin()))  # without a win, all go to the vote
+    if is_win(route_held_out(table, keys[0])[0], table[:, 0]):
+        chosen = estimate(keys[0], table, keys[1]).argmax(axis=1)
+    everything = np.ones(len(options), dtype=bool)
+    return options[np.arange(len(options)), chosen], everything, float(costs[chosen].mean())
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _between(interval: Interval, form: str) -> str:
+    return f"{100 * interval.low:{form}} to {100 * interval.high:{form}}"
