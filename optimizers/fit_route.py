@@ -154,8 +154,7 @@ class FitRoute(Teleprompter):
         names, table = [names[n] for n in order], table[:, order]
         self.report = self._judge(names, table, keys, recording.usage)
         if not self.report.kept:
-            kept: MoA = student.deepcopy()
-            return kept
+            return check_mixture(student, "FitRoute").deepcopy()
         options = {name: moa if name == WHOLE else self._alone(moa, name) for name in names}
         return Route(options, RouteTable(names, keys, table), column=self.column, embedder=self.embedder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -130,11 +130,20 @@ def prove(
         order = np.random.default_rng(split).permutation(questions)
         learned, judged = np.split(order, [round(share * questions)])
         routed = None if keys is None else ([keys[n] for n in learned], [keys[n] for n in judged])
-        for name, *result in _try(votes.rows(learned), votes.rows(judged), routed):
-            tallies.setdefault(name, _Tally(questions)).add(judged, *result)
+        for name, result in _try(votes.rows(learned), votes.rows(judged), routed):
+            tallies.setdefault(name, _Tally(questions)).add(judged, result)
         on_split(split + 1)
     better = max((tallies[name] for name in (SINGLE, PLURALITY)), key=lambda tally: tally.means.mean())
     return Proof([tally.row(name, better) for name, tally in tallies.items()], questions, splits, share)
+
+
+class _Result(NamedTuple):
+    """What a system gives in one split: scores of all questions judged, which are answered, calls per question."""
+
+    scores: Floats
+    given: Any
+    calls: float
+    promise: float | None = None
 
 
 class _Tally:
@@ -148,15 +157,16 @@ class _Tally:
         self.right = self.given = 0.0
         self.promise: float | None = None
 
-    def add(self, judged: Any, scores: Floats, given: Any, calls: float, promise: float | None = None) -> None:
-        """Enter a split: scores of all questions judged, which are answered, calls per question."""
+    def add(self, judged: Any, result: _Result) -> None:
+        """Enter a split."""
+        scores, given = result.scores, result.given
         self.sums[judged] += scores
         self.times[judged] += 1
-        self.calls.append(calls)
+        self.calls.append(result.calls)
         self.answered.append(float(given.mean()))
         self.right, self.given = self.right + float(scores[given].sum()), self.given + float(given.sum())
         self.errors.append(float(1 - scores[given].mean()) if given.any() else None)
-        self.promise = promise
+        self.promise = result.promise
 
     @property
     def means(self) -> Floats:
@@ -179,29 +189,30 @@ class _Tally:
         )
 
 
-def _try(
-    train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None
-) -> Iterator[tuple[str, Floats, Any, float] | tuple[str, Floats, Any, float, float]]:
-    """(system, scores, answered, calls, promise) of one split."""
+def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None) -> Iterator[tuple[str, _Result]]:
+    """What each system gives in one split."""
     everything, fitted = np.ones(len(test.scores), dtype=bool), Weights(train)
     number, samples = len(train.agents), train.samples
     best, plurality = int(train.alone.mean(axis=0).argmax()), 1 + 1e-6 * fitted.accuracy  # ties go to the strongest
-    yield SINGLE, test.alone[:, best], everything, 1.0
-    yield PLURALITY, test.score(plurality), everything, float(number * samples)
+    yield SINGLE, _Result(test.alone[:, best], everything, 1.0)
+    yield PLURALITY, _Result(test.score(plurality), everything, float(number * samples))
     made = list(list_committees(train, len(train.scores)))
     chosen = made[pick([one.scores for one in made], [one.calls for one in made])]
     weights: Mapping[str, float] = chosen.weights or dict.fromkeys(chosen.agents, 1.0)
     of_chosen = test.of_agents(test.agents, chosen.samples)
-    yield "committee", of_chosen.score([weights.get(n, 0.0) for n in test.agents]), everything, chosen.calls
+    yield "committee", _Result(of_chosen.score([weights.get(n, 0.0) for n in test.agents]), everything, chosen.calls)
     if keys is not None:
-        yield ROUTE, *_route(train, test, plurality, keys)
+        yield ROUTE, _route(train, test, plurality, keys)
     committees = Committees(train, plurality)
     looks, seen = committees.look(train, held_out=True), committees.look(test)
     stops, questions = list(list_stops(looks)), np.arange(len(test.scores))
     for loss in LOSSES:
         stop = stop_within(stops, len(train.scores), max_loss=loss)
         stage = seen.stop(2.0 if stop is None else stop.threshold)
-        yield f"cascade, loss <= {loss:.0%}", seen.scores[stage, questions], everything, float(seen.calls[stage].mean())
+        yield (
+            f"cascade, loss <= {loss:.0%}",
+            _Result(seen.scores[stage, questions], everything, float(seen.calls[stage].mean())),
+        )
     rows, right, _ = train.weigh(plurality)
     sure = fit(rows, right)
     rows, scores, _ = test.weigh(plurality)
@@ -209,13 +220,11 @@ def _try(
     for promise in PROMISES:
         threshold = find_threshold(sure.held_out, right, promise)
         given = confidences >= (2.0 if threshold is None else threshold - 1e-9)
-        yield f"calibrated at {promise:.0%}", scores, given, float(number * samples), promise
+        yield f"calibrated at {promise:.0%}", _Result(scores, given, float(number * samples), promise)
 
 
-def _route(
-    train: Votes, test: Votes, plurality: Floats, keys: tuple[Sequence[Any], Sequence[Any]]
-) -> tuple[Floats, Any, float]:
-    """Scores, who is answered, and calls of routes among all models and the vote; of the vote, where none win."""
+def _route(train: Votes, test: Votes, plurality: Floats, keys: tuple[Sequence[Any], Sequence[Any]]) -> _Result:
+    """What comes of routes among all models and the vote; of the vote, where none win."""
     learned = np.column_stack([train.score(plurality), train.alone])
     order = np.argsort(-learned.mean(axis=0).round(9), kind="stable")
     table, costs = learned[:, order], np.array([len(test.columns), *([1] * len(test.agents))])[order]
@@ -224,7 +233,7 @@ def _route(
     if is_win(route_held_out(table, keys[0])[0], table[:, 0]):
         chosen = estimate(keys[0], table, keys[1]).argmax(axis=1)
     everything = np.ones(len(options), dtype=bool)
-    return options[np.arange(len(options)), chosen], everything, float(costs[chosen].mean())
+    return _Result(options[np.arange(len(options)), chosen], everything, float(costs[chosen].mean()))
 
 
 def _percent(value: float | None) -> str:
