@@ -12,6 +12,7 @@ from .examples import CompileInterrupted, ProposersUnreachable
 from .finetune import Finetune
 from .fit_cascade import FitCascade
 from .fit_route import FitRoute
+from .proof import Proof, prove
 from .recipes import Recipe
 from .resampled import Bagging, Boosting
 from .specialize import Specialize
@@ -28,6 +29,7 @@ __all__ = [
     "FitCascade",
     "FitRoute",
     "FitVoteWeights",
+    "Proof",
     "ProposersUnreachable",
     "Recipe",
     "SelectCommittee",
@@ -35,6 +37,7 @@ __all__ = [
     "build",
     "diagnose",
     "diagnosis_budget",
+    "prove",
     "split",
     "tune_weights",
 ]

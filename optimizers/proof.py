@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moa_dspy.certainty import find_threshold, fit, predict
-from moa_dspy.evaluation import Interval, difference_interval, wilson
+from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
+from moa_dspy.moa import MoA
 from moa_dspy.route import estimate
 from moa_dspy.values import to_jsonable
 
@@ -21,7 +22,7 @@ from .votes import Floats, Votes, Weights
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["PROMISES", "Proof", "ProofRow", "prove"]
+__all__ = ["Proof", "ProofRow", "prove", "prove_votes"]
 
 SINGLE, PLURALITY, ROUTE = "best single", "plurality", "route"
 PROMISES = (0.05, 0.1)
@@ -95,6 +96,41 @@ class Proof:
 
 
 def prove(
+    moa: MoA,
+    comparison: Comparison,
+    *,
+    by: str | None = None,
+    splits: int = 200,
+    share: float = 0.2,
+    on_split: Callable[[int], None] = lambda split: None,
+) -> Proof:
+    """What committees, routes, cascades and promises are worth on the answers of a comparison; nobody is asked.
+
+    Args:
+        moa: The mixture that was compared.
+        comparison: What `evaluate` gave, of 100 questions or more; of a recording too.
+        by: The field of the questions to route by; None: no route.
+        splits: How often the questions are split into those learned from and those judged on.
+        share: Of the questions, to learn from.
+        on_split: Called with the number of splits that are done.
+
+    Raises:
+        ValueError: If there are too few questions, or scores are neither 0 nor 1.
+
+    Example:
+        >>> from moa_dspy import MoA, evaluate
+        >>> from moa_dspy.simulated.questions import bundled_questions
+        >>> moa = MoA("question -> answer", [f"simulated/{n}" for n in ("alice", "bob", "carol")], strategy="voting")
+        >>> proof = prove(moa, evaluate(moa, bundled_questions(), strategies=[]), splits=5)
+        >>> [row.name for row in proof.rows][:3]
+        ['best single', 'plurality', 'committee']
+    """
+    keys = None if by is None else [str(question.example.get(by)) for question in comparison.questions]
+    settings: Any = {"splits": splits, "share": share, "on_split": on_split}
+    return prove_votes(Votes.of_comparison(moa, comparison), keys=keys, **settings)
+
+
+def prove_votes(
     votes: Votes,
     *,
     keys: Sequence[Any] | None = None,
@@ -209,10 +245,8 @@ def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | 
     for loss in LOSSES:
         stop = stop_within(stops, len(train.scores), max_loss=loss)
         stage = seen.stop(2.0 if stop is None else stop.threshold)
-        yield (
-            f"cascade, loss <= {loss:.0%}",
-            _Result(seen.scores[stage, questions], everything, float(seen.calls[stage].mean())),
-        )
+        calls = float(seen.calls[stage].mean())
+        yield f"cascade, loss <= {loss:.0%}", _Result(seen.scores[stage, questions], everything, calls)
     rows, right, _ = train.weigh(plurality)
     sure = fit(rows, right)
     rows, scores, _ = test.weigh(plurality)

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moa_dspy.evaluation import Comparison
+    from moa_dspy.moa import MoA
+    from moa_dspy.optimizers import Proof
 
 __all__ = ["HELP", "compare", "evaluate", "save_plot", "show_comparison"]
 
+SPLITS = 200
 HELP = """Compare models alone, the vote, the strategies and the oracle on your data.
 
 DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs, such as \
@@ -57,6 +60,9 @@ module:function is DSPy's metric(example, prediction, trace=None), importable fr
 [bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also after \
 Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls; --dry-run says what it takes). \
 --recording scores such a file anew, with another metric perhaps, without a call.
+
+[bold]Proof[/bold]: with --proof, weights, committees, routes, cascades and promises are learned from a fifth of the \
+questions and judged on the rest, 200 times. It asks nobody.
 
 [bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows (name, \
 kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens, cost_usd, \
@@ -89,6 +95,10 @@ def evaluate(
     recording: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Score this recording anew instead of asking DATA.")
     ] = None,
+    proof: Annotated[
+        bool,
+        typer.Option("--proof", help="Also show what cascades and promises learned from it are worth."),
+    ] = False,
     concurrency: options.Concurrency = 8,
     seed: options.Seed = 0,
     max_cost_usd: options.MaxCost = None,
@@ -128,11 +138,26 @@ def evaluate(
     save_plot(comparison, plot)
     if out is not None:
         note(f"Every answer of every system: {out}")
+    proven = _prove(moa, comparison, by) if proof else None
     if as_json:
-        print_json(comparison.to_dict())
+        print_json(comparison.to_dict() | ({} if proven is None else {"proof": proven.to_dict()}))
     else:
         show_comparison(console(), comparison, by)
+        if proven is not None:
+            console().print(proven.table())
     raise typer.Exit(status)
+
+
+def _prove(moa: MoA, comparison: Comparison, by: str | None) -> Proof | None:
+    """What is learned from a part of the questions, judged on the rest; routes go by the same field as the scores."""
+    from moa_dspy.optimizers import prove
+
+    try:
+        with quietly(), Progress("splitting") as update:
+            return prove(moa, comparison, by=by, on_split=lambda split: update(split, SPLITS), splits=SPLITS)
+    except ValueError as problem:  # the comparison has been paid for, and is shown without it
+        complain(str(problem))
+        return None
 
 
 def save_plot(comparison: Comparison, plot: Path | None) -> None:

@@ -27,7 +27,7 @@ from committees import FILES, read
 
 from moa_dspy.agent import as_identifier
 
-prove: Any = import_module("moa_dspy.optimizers.proof").prove
+prove: Any = import_module("moa_dspy.optimizers.proof").prove_votes
 Votes: Any = import_module("moa_dspy.optimizers.votes").Votes
 
 BFCL = "bfcl.answers.jsonl.gz"

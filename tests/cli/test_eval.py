@@ -141,6 +141,31 @@ def test_a_recording_is_scored_anew_without_a_call() -> None:
     assert again["metric"] == "contains" and again["spent"]["calls"] == first["spent"]["calls"] == 24
 
 
+def test_a_proof_of_a_recording_asks_nobody() -> None:
+    write_questions("many.jsonl", 100)
+    printed("eval", "many.jsonl", *TWO, "-p", "simulated/carol", "-s", "voting", "--out", "rows.jsonl")
+    again = (
+        "eval",
+        "--recording",
+        "rows.jsonl",
+        *TWO,
+        "-p",
+        "simulated/carol",
+        "-s",
+        "voting",
+        "--by",
+        "kind",
+        "--proof",
+    )
+    proof = printed(*again)["proof"]
+    assert (proof["questions"], proof["splits"]) == (100, 200)
+    assert [row["name"] for row in proof["rows"]][:4] == ["best single", "plurality", "committee", "route"]
+    shown = moa_dspy(*again, columns=140).stdout
+    assert "100 questions, learned from 20%, 200 splits" in shown and "calibrated at 5%" in shown
+    few = moa_dspy("eval", "data.jsonl", *TWO, "-s", "voting", "--proof")
+    assert few.exit_code == 0 and "too little to learn from" in words(few.stderr) and "oracle" in few.stdout
+
+
 def test_killed_it_goes_on_where_it_was() -> None:
     def answer(request: Any) -> Reply:
         return Reply(render("chat", {"reasoning": "so", "answer": "391"}))
