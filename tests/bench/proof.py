@@ -22,9 +22,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-sys.path.insert(0, str(Path(__file__).parent))
-from committees import FILES, read
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.committees import FILES, read
 from moa_dspy.agent import as_identifier
 
 prove: Any = import_module("moa_dspy.optimizers.proof").prove_votes
