@@ -182,7 +182,7 @@ def _measure(
     import dspy
 
     from moa_dspy.evaluation import MetricError, as_metric, difference_interval, mean_interval, score, wilson
-    from moa_dspy.recording import record
+    from moa_dspy.recording import RecordingStopped, record
     from moa_dspy.usage import Usage
 
     measure, usage = as_metric(metric, moa.signature), Usage.of([])
@@ -205,7 +205,7 @@ def _measure(
     try:
         before = scores_of(moa)
         after = before if all(one["before"] == one["after"] for one in prompts) else scores_of(tuned)
-    except MetricError as error:
+    except (MetricError, RecordingStopped) as error:
         note(f"{error} The mixture is saved, but there is no score.")
         return dict.fromkeys(names)
     except KeyboardInterrupt:

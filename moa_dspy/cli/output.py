@@ -85,7 +85,7 @@ class Commands(TyperGroup):
                 _print_error(error, describe())
             if (secrets := sys.modules.get("moa_dspy.secrets")) is not None:
                 secrets.scrub(error)
-            if type(error).__module__ != "moa_dspy.errors":
+            if not type(error).__module__.startswith("moa_dspy."):
                 raise
             _end(error, FAILED, as_json)
 

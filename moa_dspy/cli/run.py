@@ -116,7 +116,7 @@ def run(
         from moa_dspy.recording import estimate
 
         options.tell_estimate(
-            estimate(moa, questions, None if to_stdout else out, retry_degraded=retry_degraded), as_json
+            estimate(moa, questions, None if to_stdout else out, force=force, retry_degraded=retry_degraded), as_json
         )
         return
     settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}

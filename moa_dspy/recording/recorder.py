@@ -98,8 +98,7 @@ def record(
         raise ValueError(f"{path} holds the questions: the answers would be written over them. Name another file.")
     asker = Asker(moa, strategies, others, force, retry_degraded)
     with RecordingFile(path) as kept:
-        if not force:
-            _refuse_other_mixtures(kept, asker)
+        _refuse_other_mixtures(path, kept.rows, asker)
         earlier = _rows_of(questions, {row.key: row for row in known} | kept.rows)
         pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
         if pending:
@@ -133,11 +132,13 @@ def estimate(
     *,
     strategies: Sequence[str | Strategy] | None = None,
     others: Mapping[str, dspy.Module] | None = None,
+    force: bool = False,
     retry_degraded: bool = False,
 ) -> Estimate:
     """What `record` would take with these arguments, without asking anybody; what is recorded already costs nothing."""
-    questions, asker = as_questions(examples, moa.signature), Asker(moa, strategies, others, True, retry_degraded)
+    questions, asker = as_questions(examples, moa.signature), Asker(moa, strategies, others, force, retry_degraded)
     there = {row.key: row for row in read_rows(path)} if path is not None and Path(path).exists() else {}
+    _refuse_other_mixtures(path, there, asker)
     earlier = _rows_of(questions, there)
     return asker.estimate([question for question in questions if not asker.is_complete(earlier.get(question.key))])
 
@@ -150,6 +151,11 @@ class _Work:
     ) -> None:
         self.asker, self.kept, self.earlier, self.summary, self.budget = asker, kept, earlier, summary, budget
         self.error: Exception | None = None  # of ours or of the caller's: the questions under way finish first
+        self.interrupts: list[int] = []
+
+    def count_stops(self) -> int:
+        """Once: nothing more is begun; twice: what is under way is abandoned."""
+        return len(self.interrupts) + bool(self.error or self.kept.failure or self.summary.stopped)
 
     def ask_all(
         self,
@@ -160,21 +166,17 @@ class _Work:
     ) -> None:
         """Ask the questions, the first one alone; what went wrong is raised when all under way have finished."""
         on_row(None, self.summary)
-        with _counting_interrupts() as interrupts:
-
-            def count_stops() -> int:
-                return len(interrupts) + bool(self.error or self.kept.failure or self.summary.stopped)
-
+        with _counting_interrupts(self.interrupts):
             for questions in (pending[:1], pending[1:]):
-                for row, calls in run_side_by_side(self.ask, questions, concurrency, count_stops):
+                for row, calls in run_side_by_side(self.ask, questions, concurrency, self.count_stops):
                     if row is not None:
                         self.summary.add(row, calls)
                         self.summary.stop_at(max_failures)
-                    is_new = bool(interrupts) > self.summary.interrupted
-                    self.summary.interrupted = bool(interrupts)
+                    is_new = bool(self.interrupts) > self.summary.interrupted
+                    self.summary.interrupted = bool(self.interrupts)
                     for told in ([] if row is None else [row]) + [None] * is_new:
                         self._tell(on_row, told)
-            self.summary.interrupted = bool(interrupts)
+            self.summary.interrupted = bool(self.interrupts)
         if self.error is not None:
             raise self.error
 
@@ -192,6 +194,8 @@ class _Work:
                 return None, []
             calls: list[LMCall] = []
             try:
+                if self.count_stops():  # while it waited for its share of the budget
+                    return None, []
                 earlier = there or self.earlier.get(question.key)
                 row = self.asker.ask(question, earlier)
                 replaced = self.kept.rows.get(question.key) or earlier
@@ -221,17 +225,16 @@ def _without(calls: Iterable[LMCall], others: Iterable[LMCall]) -> list[LMCall]:
 
 
 @contextmanager
-def _counting_interrupts() -> Iterator[list[int]]:
+def _counting_interrupts(interrupts: list[int]) -> Iterator[None]:
     """Counts Ctrl-C: raised as KeyboardInterrupt it could fall between an answer and its being kept."""
-    interrupts: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     # Other threads than the main one never see Ctrl-C; None: somebody outside Python handles it.
     if threading.current_thread() is not threading.main_thread() or before is None:
-        yield interrupts
+        yield
         return
     signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
     try:
-        yield interrupts
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -246,14 +249,16 @@ def _rows_of(questions: Iterable[Row], rows: Mapping[str, Row]) -> dict[str, Row
     return {key: row for key, (question, row) in found.items() if hash_of(row.inputs) == hash_of(question.inputs)}
 
 
-def _refuse_other_mixtures(kept: RecordingFile, asker: Asker) -> None:
+def _refuse_other_mixtures(path: str | Path | None, rows: Mapping[str, Row], asker: Asker) -> None:
+    if asker.force:
+        return
     # A verdict says itself who decided; only a mixture's own answer does not.
     parts = (*PANEL, "aggregator") if asker.whole else PANEL
-    there = dict.fromkeys(row.mixture for row in kept.rows.values() if row.error is None and row.mixture != IMPORTED)
+    there = dict.fromkeys(row.mixture for row in rows.values() if row.error is None and row.mixture != IMPORTED)
     others = [other for other in there if describe_changes(other, asker.mixture, parts)]
     if others:
         raise ValueError(
-            f"{kept.path} holds answers of another mixture:\n  there: {', '.join(others)}\n"
+            f"{path} holds answers of another mixture:\n  there: {', '.join(others)}\n"
             f"  now:   {asker.mixture}\nWhat changed: {describe_changes(others[0], asker.mixture, parts)}. They would "
             "be mixed without a trace in the numbers. Use the same settings as before, write to another file, or force "
             "it: then the answers that are there are kept and the rest is asked with these settings."
