@@ -100,6 +100,7 @@ def _write(folder: Path, provider: str, files: dict[str, Path]) -> Path:
         "litellm_settings": {
             "custom_provider_map": [{"provider": provider, "custom_handler": "moa_mixtures.mixtures"}],
         },
+        "general_settings": {"cancel_on_disconnect": True},
         # A mixture that fails has asked its models as often as its config says, and the next question may do better.
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},
     }
