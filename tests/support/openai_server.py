@@ -4,6 +4,8 @@ import asyncio
 import concurrent.futures
 import inspect
 import json
+import socket
+import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -102,7 +104,7 @@ class OpenAIServer:
     async def _respond(self, http: web.Request, request: ChatRequest) -> web.StreamResponse:
         replies = [await self._reply(request) for _ in range(request.body.get("n") or 1)]
         reply = replies[0]
-        if reply.hang:
+        if reply.hang is True:
             await asyncio.Event().wait()
         usual = self.latency if isinstance(self.latency, int | float) else self.latency.get(request.model, 0.0)
         latency = usual if reply.latency is None else reply.latency
@@ -112,16 +114,11 @@ class OpenAIServer:
         if reply.drop:
             _drop(http)
             return web.Response()  # goes nowhere
-        if reply.raw is not None:
-            return web.Response(
-                text=reply.raw, status=reply.status, headers=reply.headers, content_type="application/json"
-            )
-        fine = reply.status == 200
-        return web.json_response(
-            completion(request, replies) if fine else error(reply.status, reply.text, reply.code),
-            status=reply.status,
-            headers=reply.headers,
-        )
+        whole = completion(request, replies) if reply.status == 200 else error(reply.status, reply.text, reply.code)
+        body = json.dumps(whole) if reply.raw is None else reply.raw
+        if reply.hang or reply.pace:
+            return await self._dribble(http, reply, body.encode())
+        return web.Response(text=body, status=reply.status, headers=reply.headers, content_type=reply.content_type)
 
     async def _reply(self, request: ChatRequest) -> Reply:
         try:
@@ -132,6 +129,18 @@ class OpenAIServer:
             FakeMisuse(f"no answer for {request.model!r}: {problem}")
             return Reply(f"{type(problem).__name__}: {problem}", status=500, headers={"Retry-After": "0"})
         return Reply(reply) if isinstance(reply, str) else reply
+
+    async def _dribble(self, http: web.Request, reply: Reply, body: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": reply.content_type, "Content-Length": str(len(body))})
+        await response.prepare(http)
+        if reply.hang:
+            await response.write(body[: len(body) // 2])
+            await asyncio.Event().wait()
+        step = len(body) // 100 + 1
+        for start in range(0, len(body), step):
+            await response.write(body[start : start + step])
+            await asyncio.sleep(reply.pace)
+        return response
 
     async def _stream(self, http: web.Request, request: ChatRequest, reply: Reply) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", **(reply.headers or {})})
@@ -160,4 +169,6 @@ class OpenAIServer:
 
 def _drop(http: web.Request) -> None:
     if http.transport is not None:
+        socket_of = http.transport.get_extra_info("socket")
+        socket_of.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no orderly end
         http.transport.abort()

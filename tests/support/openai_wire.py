@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from .rendering import words
 
@@ -63,12 +63,14 @@ class Reply:
         status: 200, or an HTTP error.
         usage: Tokens to report; by default a quarter of the characters.
         latency: Seconds from arrival to answer; by default the server's.
-        pace: Seconds between the pieces of a stream.
-        hang: Never answer, keep the connection open.
-        drop: Close the connection without an answer, or in the middle of a stream.
+        pace: Seconds between the pieces of a stream; of a whole body, between its hundredths.
+        hang: Never answer, keep the connection open; in the "body": after half of it.
+        drop: Reset the connection without an answer, or in the middle of a stream.
         raw: Send this instead of a well-formed body.
+        content_type: What the body is said to be.
+        message: What else the message says than its text: {"content": None, "refusal": "..."}.
         code: The error's code, e.g. "context_length_exceeded", "insufficient_quota".
-        finish_reason: "stop", or "length" for an answer cut off.
+        finish_reason: "stop", or "length" for an answer cut off, "content_filter" for one that was filtered.
         headers: More response headers, e.g. {"Retry-After": "1"}.
     """
 
@@ -77,9 +79,11 @@ class Reply:
     usage: Tokens | None = None
     latency: float | None = None
     pace: float = 0.0
-    hang: bool = False
+    hang: bool | Literal["body"] = False
     drop: bool = False
     raw: str | None = None
+    content_type: str = "application/json"
+    message: Mapping[str, Any] = field(default_factory=dict)
     code: str | None = None
     finish_reason: str = "stop"
     headers: Mapping[str, str] | None = None
@@ -88,7 +92,11 @@ class Reply:
 def completion(request: ChatRequest, replies: list[Reply]) -> dict[str, Any]:
     """Make the body of an answer, with a choice for each reply."""
     choices = [
-        {"index": index, "message": {"role": "assistant", "content": reply.text}, "finish_reason": reply.finish_reason}
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": reply.text, **reply.message},
+            "finish_reason": reply.finish_reason,
+        }
         for index, reply in enumerate(replies)
     ]
     return {**_head(request, "chat.completion"), "choices": choices, "usage": _usage(request, replies)}
