@@ -12,6 +12,7 @@ A caller's mistake (an unknown strategy, a colliding field, a missing input) is 
 
 from __future__ import annotations
 
+import pickle
 from typing import TYPE_CHECKING, Any
 
 from dspy.utils.exceptions import ContextWindowExceededError, DSPyError, is_retryable_lm_error
@@ -40,6 +41,7 @@ class MoAError(DSPyError):
     def __init__(self, message: str, metadata: MoAMetadata) -> None:
         DSPyError.__init__(self, message)
         self.metadata = metadata
+        self._retryable = False
 
     @property
     def proposals(self) -> list[Proposal]:
@@ -54,11 +56,22 @@ class MoAError(DSPyError):
     @property
     def retryable(self) -> bool:
         """Whether the same call may succeed later, as the cause says."""
-        return isinstance(self.__cause__, Exception) and is_retryable_lm_error(self.__cause__)
+        cause = self.__cause__
+        return self._retryable if cause is None else isinstance(cause, Exception) and is_retryable_lm_error(cause)
 
     def __reduce__(self) -> Any:
-        # An exception is pickled with what it was made of; DSPy's own would lose the metadata.
-        return type(self), (self.message, self.metadata)
+        # An exception is pickled with what it was made of; DSPy's own would lose the metadata. The cause's text is in
+        # the message: what else it holds need not travel.
+        return type(self), (self.message, _portable(self.metadata)), {"_retryable": self.retryable}
+
+
+def _portable(metadata: MoAMetadata) -> MoAMetadata:
+    """The metadata; as its JSON where it holds what cannot be pickled, an output of a local class perhaps."""
+    try:
+        pickle.dumps(metadata)
+    except Exception:
+        return type(metadata).model_validate_json(metadata.model_dump_json())
+    return metadata
 
 
 class TooFewProposals(MoAError):

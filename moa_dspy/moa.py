@@ -182,6 +182,7 @@ class MoA(Savable):
         account = _Account(self)
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: Sequence[Proposal] = ()
+        asked: Mapping[str, str] = {}
         kept = found[1] if (found := KEPT.get()) is not None and found[0] is self else ()
         for number, panel in enumerate(self.panels):
             stops = early_stop if panel is self.panels[-1] else None
@@ -189,13 +190,17 @@ class MoA(Savable):
             timeout = min(account.remaining, self.limits.proposer_timeout or account.remaining / shares)
             round = yield from panel.ask(inputs, seen, stops, () if number else kept, timeout)
             account.add(round)
-            needed = len(round.asked) if self.limits.on_degraded == "raise" else self.limits.min_proposals
+            raises = self.limits.on_degraded == "raise"
+            needed = len(round.asked) if raises else self.limits.min_proposals
             if len(round.proposals) < needed:
-                raise account.too_few(needed)
-            seen = round.proposals
+                if raises or not seen:
+                    raise account.too_few(needed)
+                break  # the last full layer decides
+            seen, asked = round.proposals, round.asked
         if early_stop is not None and early_stop.bug is not None:
             raise account.failed(early_stop.bug) from early_stop.bug
-        case = Case(self.signature, inputs, seen, account.rounds[-1].asked, has_aggregator)
+        case = Case(self.signature, inputs, seen, asked, has_aggregator)
+        account.decided_on = seen[0].layer
         verdict = yield from self._decide(case, account, stream)
         try:
             prediction = account.prediction(verdict, case)
@@ -257,6 +262,7 @@ class _Account:
         self.calls: list[LMCall] = []
         self.failures: list[Failure] = []
         self.fallback_used = False
+        self.decided_on: int | None = None
 
     @property
     def remaining(self) -> float:
@@ -308,6 +314,7 @@ class _Account:
             num_proposers=len(self.moa.panels[0].names),
             proposals_asked=sum(len(round.asked) + len(round.abandoned) for round in self.rounds),
             proposals_received=sum(len(round.proposals) for round in self.rounds),
+            layer=self.decided_on,
             all_proposals=[proposal for round in self.rounds for proposal in round.proposals],
             failures=self.failures,
             calls=self.calls,

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import dspy
@@ -18,11 +18,11 @@ from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Failure, Proposal
-from moa_dspy.rollouts import Rollout, sample_rollout
+from moa_dspy.rollouts import Rollout, ask_again, sample_rollout
 from moa_dspy.secrets import Keyless, scrub
 from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
-from moa_dspy.usage import LMCall, Meter
-from moa_dspy.values import outputs_of, typed_outputs
+from moa_dspy.usage import LMCall, Meter, cut_by
+from moa_dspy.values import check_showable, outputs_of, typed_outputs
 
 __all__ = ["KEPT", "Panel", "Round", "failure_of", "proposal_ids"]
 
@@ -64,6 +64,15 @@ class _Sample:
     id: str
     meter: Meter
     settings: Mapping[str, Any]
+
+    @property
+    def cut(self) -> str | None:
+        """What ended its last reply before its model did."""
+        lm: Any = self.settings["lm"]
+        if hasattr(lm, "cut"):
+            return lm.cut
+        calls = self.meter.calls()
+        return cut_by(calls[-1].finish_reason) if calls else None
 
 
 class Panel(Keyless):
@@ -175,6 +184,20 @@ class Panel(Keyless):
                 max(0.0, until - time.monotonic()),
             )
             outcomes = [again[too_long.index(i)] if i in too_long else one for i, one in enumerate(outcomes)]
+        cut = [
+            index
+            for index, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True))
+            if not decided and _is_cut(sample, outcome) and outcome.seconds < until - time.monotonic()
+        ]
+        if cut:
+            others = [_sample_again(samples[index]) for index in cut]
+            again = yield Batch(
+                [_call(other, inputs if reader is None else reader.inputs_for(other.agent)) for other in others],
+                max(0.0, until - time.monotonic()),
+            )
+            for index, other, outcome in zip(cut, others, again, strict=True):
+                if outcome.finished and outcome.error is None:
+                    samples[index], outcomes[index] = other, outcome
         waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
         results = [self._read(*pair, timeout) for pair in waited]
         came = [result for result in results if isinstance(result, Proposal)]
@@ -203,15 +226,19 @@ class Panel(Keyless):
         error = outcome.error
         if error is None:
             try:
+                outputs = typed_outputs(outcome.value, task, getattr(sample.settings["lm"], "said", None))
+                extras = _extras(outcome.value, task)
+                check_showable({**extras, **outputs})
                 return Proposal(
                     id=sample.id,
                     agent=agent.name,
                     model=agent.model,
                     layer=self.layer,
                     sample=sample.number,
-                    outputs=typed_outputs(outcome.value, task),
+                    outputs=outputs,
                     reasoning=_reasoning(outcome.value, task),
-                    extras=_extras(outcome.value, task),
+                    extras=extras,
+                    cut_by=sample.cut,
                     seconds=outcome.seconds,
                 )
             except Exception as unreadable:
@@ -285,6 +312,16 @@ def _arrange(proposals: Sequence[Proposal], asked: Sequence[_Sample]) -> list[Pr
 
 def _call(sample: _Sample, inputs: Mapping[str, Any]) -> Call:
     return Call(sample.agent, inputs, sample.settings)
+
+
+def _is_cut(sample: _Sample, outcome: Outcome) -> bool:
+    """Whether a reply that could be read is not whole, and it was asked for but once."""
+    is_read = outcome.finished and outcome.error is None
+    return is_read and sample.cut is not None and getattr(sample.settings["lm"], "asked", 2) == 1
+
+
+def _sample_again(sample: _Sample) -> _Sample:
+    return replace(sample, settings={**sample.settings, "lm": ask_again(sample.settings["lm"])})
 
 
 def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:

@@ -26,6 +26,8 @@ class Proposal(BaseModel):
         outputs: The task's output fields, typed as the signature says.
         reasoning: How the agent came to it, where the agent says so.
         extras: What else the agent gave: a trajectory, citations.
+        cut_by: What ended it before its model did, also when it was asked again: `"length"` (its tokens ran out) or
+            `"content_filter"`; None if nothing did.
         seconds: Wall time.
     """
 
@@ -39,6 +41,7 @@ class Proposal(BaseModel):
     outputs: dict[str, Any]
     reasoning: str | None = None
     extras: dict[str, Any] = Field(default_factory=dict)
+    cut_by: str | None = None
     seconds: float = Field(default=0.0, ge=0)
 
     @field_serializer("outputs", "reasoning", "extras", when_used="json")
@@ -126,6 +129,8 @@ class MoAMetadata(BaseModel):
         num_proposers: Agents asked, in the first layer.
         proposals_asked: Proposals asked for, over all layers.
         proposals_received: Proposals that came back.
+        layer: The layer whose proposals were decided on: the last that had enough of them. None if none had, or it is
+            not known.
         all_proposals: Those proposals, layer by layer, in declared order.
         failures: Why the others did not come, and what went wrong in the aggregator.
         calls: One row per LM call.
@@ -150,6 +155,7 @@ class MoAMetadata(BaseModel):
     num_proposers: int
     proposals_asked: int
     proposals_received: int
+    layer: int | None = None
     all_proposals: list[Proposal] = Field(default_factory=list)
     failures: list[Failure] = Field(default_factory=list)
     calls: list[LMCall] = Field(default_factory=list)
@@ -198,8 +204,9 @@ class MoAMetadata(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def degraded(self) -> bool:
-        """Something was missing: a proposer, the aggregator's own answer, or a part of what it read."""
-        return bool(self.failures or self.fallback_used or self.shortened)
+        """Something was missing: a proposer, a layer, the aggregator's own answer, or a part of what it read."""
+        is_cut = any(proposal.cut_by for proposal in self.all_proposals)
+        return bool(self.failures or self.fallback_used or self.shortened or is_cut)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -270,9 +277,9 @@ class MoAPrediction(dspy.Prediction):
 
     @property
     def proposals(self) -> list[Proposal]:
-        """What the strategy decided on: the last layer's proposals, in declared order."""
+        """What the strategy decided on: the proposals of one layer, usually the last, in declared order."""
         everything = self.metadata.all_proposals
-        last = max((proposal.layer for proposal in everything), default=1)
+        last = self.metadata.layer or max((proposal.layer for proposal in everything), default=1)
         return [proposal for proposal in everything if proposal.layer == last]
 
     def __getattr__(self, key: str) -> Any:

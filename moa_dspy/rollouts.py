@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import dspy
 
-__all__ = ["AMBIENT", "Rollout", "ambient_rollout", "compose", "resample", "rollout_of", "sample_rollout"]
+__all__ = ["AMBIENT", "Rollout", "ambient_rollout", "ask_again", "compose", "resample", "rollout_of", "sample_rollout"]
 
 # Among DSPy's settings, because those reach the workers of dspy.Parallel and context variables do not.
 AMBIENT: Final = "moa_dspy_rollout"
@@ -57,6 +57,12 @@ def compose(outer: Rollout | None, inner: Rollout | None) -> Rollout | None:
 def ambient_rollout() -> Rollout | None:
     """The rollout in force around this call: an enclosing mixture's, else that of `dspy.settings.lm`."""
     return dspy.settings.get(AMBIENT) or rollout_of(dspy.settings.lm)
+
+
+def ask_again(lm: dspy.BaseLM, number: int = 1) -> dspy.BaseLM:
+    """The LM as it answers once more, past DSPy's cache, and at temperature 0 with another reply."""
+    again = Rollout(number, 1.0 if lm.kwargs.get("temperature") == 0 else None)
+    return resample(lm, compose(rollout_of(lm), again))
 
 
 def resample(lm: dspy.BaseLM, rollout: Rollout | None, **attributes: Any) -> dspy.BaseLM:

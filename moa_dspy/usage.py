@@ -17,10 +17,11 @@ from pydantic import BaseModel
 
 from moa_dspy.rollouts import Rollout, resample
 
-__all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "metered", "watch_lm"]
+__all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "cut_by", "metered", "watch_lm"]
 
-# Among DSPy's settings: the meter in force.
+# Among DSPy's settings: the meter in force, and the call of a watched LM.
 METER: Final = "moa_dspy_meter"
+_CALL: Final = "moa_dspy_call"
 
 
 class LMCall(BaseModel):
@@ -37,7 +38,8 @@ class LMCall(BaseModel):
         seconds: Wall time.
         cache_hit: Answered from DSPy's cache: nothing was billed.
         error: Type of the error that ended it; `"Unfinished"` for a call that was abandoned under way.
-        finish_reason: Why the model stopped (`"stop"`, `"length"`, ...), where the provider says so.
+        finish_reason: Why the model stopped (`"stop"`, `"length"`, ...), where the provider says so; in a program of
+            several LMs only where DSPy keeps a history.
         deployment: Which deployment answered, of a router's group.
     """
 
@@ -53,6 +55,16 @@ class LMCall(BaseModel):
     error: str | None = None
     finish_reason: str | None = None
     deployment: str | None = None
+
+
+def cut_by(finish_reason: str | None) -> str | None:
+    """What ended a reply before its model did; None if nothing did.
+
+    Example:
+        >>> cut_by("length"), cut_by("stop")
+        ('length', None)
+    """
+    return finish_reason if finish_reason in ("length", "content_filter", "incomplete") else None
 
 
 class Usage(BaseModel):
@@ -229,11 +241,12 @@ class Meter(BaseCallback, UsageTracker):
 def watch_lm(lm: dspy.BaseLM, meter: Meter) -> Any:
     """The LM as one that tells a meter of each of its calls, at a fifth of what a callback costs.
 
-    It shares all that the LM has, history and connections included, and counts its calls in `asked`.
+    It shares all that the LM has, history and connections included. It counts its calls in `asked`, and knows of the
+    last one what was said (`said`) and what cut it short (`cut`).
     """
     kind: Any = type(lm)
     watched: Any = object.__new__(_watching(kind))
-    vars(watched).update(vars(lm), meter=meter, asked=0)
+    vars(watched).update(vars(lm), meter=meter, asked=0, said=None, cut=None)
     return watched
 
 
@@ -246,23 +259,35 @@ def _watching(kind: type[dspy.BaseLM]) -> type[dspy.BaseLM]:
 class _Watching(dspy.BaseLM):
     meter: Meter
     asked: int
+    said: Any
+    cut: str | None
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         with self._watched():
-            return super().__call__(prompt, messages=messages, **kwargs)
+            self.said = super().__call__(prompt, messages=messages, **kwargs)
+        return self.said
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         with self._watched():
-            return await super().acall(prompt, messages=messages, **kwargs)
+            self.said = await super().acall(prompt, messages=messages, **kwargs)
+        return self.said
+
+    def update_history(self, entry: dict[str, Any]) -> None:
+        call: _Watch = dspy.settings.get(_CALL)
+        self.meter.enter(entry, call.id)
+        self.cut = cut_by(_finish_reason(entry.get("response")))
+        with dspy.context(disable_history=call.keeps_no_history):
+            super().update_history(entry)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
         self.asked += 1
+        self.cut = None
         call = _Watch(self.meter)
         self.meter.start(call.id, self)
-        callers = [*(dspy.settings.caller_modules or ()), call]
         try:
-            with dspy.context(usage_tracker=call, caller_modules=callers):
+            # DSPy says what a call cost and why it ended in the entry for its history, and nowhere else.
+            with dspy.context(**{"usage_tracker": call, "disable_history": False, _CALL: call}):
                 yield
         except BaseException as error:
             self.meter.end(call.id, error)
@@ -271,14 +296,14 @@ class _Watching(dspy.BaseLM):
 
 
 class _Watch(UsageTracker):
-    """Stands where DSPy tells of one call: what is billed (never a cache hit), and the history entry with the cost."""
+    """Stands where DSPy tells what one call is billed: never a cache hit."""
 
     def __init__(self, meter: Meter) -> None:
         self.id = uuid.uuid4().hex
         self.meter = meter
         self.parent = dspy.settings.usage_tracker
         self.usage_data = {} if self.parent is None else self.parent.usage_data
-        self.history = _Entries(lambda entry: meter.enter(entry, self.id))
+        self.keeps_no_history = bool(dspy.settings.disable_history)
 
     def add_usage(self, lm: str, usage_entry: dict[str, Any]) -> None:
         self.meter.bill(self.id, usage_entry)
@@ -340,7 +365,8 @@ def _stated_cost(response: Any) -> float | None:
 
 
 def _finish_reason(response: Any) -> str | None:
-    reasons = [getattr(one, "finish_reason", None) for one in _responses(response)]
+    # The Responses API has a status: "completed" or "incomplete".
+    reasons = [getattr(one, "finish_reason", None) or getattr(one, "status", None) for one in _responses(response)]
     return next((str(reason) for reason in reasons if reason is not None), None)
 
 

@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache
@@ -24,7 +24,9 @@ __all__ = [
     "IncompleteProposal",
     "as_text",
     "check_inputs",
+    "check_showable",
     "hash_of",
+    "refuse_nulls",
     "to_json",
     "to_jsonable",
     "typed_outputs",
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class IncompleteProposal(Exception):
-    """A program's prediction lacks an output of the task, or holds one of another type."""
+    """A program's prediction lacks an output of the task, or holds one that is of another type or of no use."""
 
 
 def to_jsonable(value: Any, name_opaque: Callable[[Any], str] | None = None) -> Any:
@@ -126,13 +128,18 @@ def is_needed(field: Any) -> bool:
     return bool(field.is_required()) and not annotation_allows_none(field.annotation)
 
 
-def typed_outputs(prediction: Any, task: type[dspy.Signature]) -> dict[str, Any]:
+def typed_outputs(prediction: Any, task: type[dspy.Signature], said: Any = None) -> dict[str, Any]:
     """The task's outputs from a prediction, typed as the task says.
 
     One that is missing takes its default, as in DSPy's adapters.
 
+    Args:
+        prediction: What the program gave.
+        task: The task's signature.
+        said: See `refuse_nulls`.
+
     Raises:
-        IncompleteProposal: If one is missing or of another type.
+        IncompleteProposal: If one is missing, null where the task wants text, or of another type.
     """
     if not isinstance(prediction, dspy.Example):
         raise IncompleteProposal(
@@ -148,7 +155,42 @@ def typed_outputs(prediction: Any, task: type[dspy.Signature]) -> dict[str, Any]
         raise IncompleteProposal(
             f"The prediction lacks {', '.join(missing)}; it has {', '.join(prediction.keys()) or 'no fields'}."
         )
-    return {name: _typed(name, outputs[name], field.annotation) for name, field in fields.items()}
+    typed = {name: _typed(name, outputs[name], field.annotation) for name, field in fields.items()}
+    refuse_nulls(typed, task, said)
+    return typed
+
+
+def refuse_nulls(outputs: Mapping[str, Any], task: type[dspy.Signature], said: Any = None) -> None:
+    """Refuse a null where the task asks for text: it is no answer.
+
+    Args:
+        outputs: Outputs of the task.
+        task: The task's signature.
+        said: What the LM said, where that is known: DSPy reads a null as the text `None`.
+
+    Raises:
+        IncompleteProposal: Naming the output.
+    """
+    for name, field in outputs_of(task).items():
+        if field.annotation is str and name in outputs:
+            value = outputs[name]
+            if value is None or (value == "None" and _is_null(name, said)):
+                raise IncompleteProposal(f"The output {name} is null: no answer, as the task asks for text.")
+
+
+def check_showable(values: Mapping[str, Any]) -> None:
+    """Refuse what could be neither shown nor compared, before it breaks more than itself.
+
+    Raises:
+        IncompleteProposal: If a value is nested too deep, or fails when it is asked for its text.
+    """
+    level: list[Any] = [value for value in values.values() if type(value) not in _PLAIN]
+    for _ in range(_DEEPEST):
+        if not level:
+            return
+        parts = {id(part): part for held in level for part in _parts(held) if type(part) not in _PLAIN}
+        level = list(parts.values())
+    raise IncompleteProposal(f"An output has more than {_DEEPEST} levels: it can be neither shown nor compared.")
 
 
 def validated(value: Any, annotation: Any) -> Any:
@@ -176,6 +218,32 @@ def _typed(name: str, value: Any, annotation: Any) -> Any:
         return validated(value, annotation)
     except ValidationError as error:
         raise IncompleteProposal(f"The output {name} is no {annotation}: {value!r:.200}") from error
+
+
+def _is_null(name: str, said: Any) -> bool:
+    texts = [one.get("text") if isinstance(one, Mapping) else one for one in said or ()]
+    return any(isinstance(text, str) and re.search(rf'"{re.escape(name)}"\s*:\s*null\b', text) for text in texts)
+
+
+# Python's own limit is 1,000 calls, of which a walk takes several a level, and whoever asks some hundred.
+_DEEPEST = 64
+_PLAIN = frozenset((str, bool, float, type(None)))
+
+
+def _parts(held: Any) -> Iterable[Any]:
+    if isinstance(held, Mapping):
+        return [*held, *held.values()]
+    if isinstance(held, (list, tuple, Set)):
+        return held
+    if isinstance(held, BaseModel):
+        return vars(held).values()
+    if dataclasses.is_dataclass(held) and not isinstance(held, type):
+        return [getattr(held, field.name) for field in dataclasses.fields(held)]
+    try:
+        as_text(held)
+    except Exception as error:  # somebody's own
+        raise IncompleteProposal(f"An output cannot be shown: {type(held).__name__} raised {error!r:.200}") from error
+    return ()
 
 
 _Fields = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]

@@ -7,7 +7,7 @@ import pytest
 from dspy.lm15 import ContextLengthError, RateLimitError
 from dspy.utils.exceptions import ContextWindowExceededError, DSPyError, LMRateLimitError
 from support.fake_lm import FakeLM
-from support.mixtures import QA, says
+from support.mixtures import QA, Gives, says
 
 from moa_dspy import Agent, AggregationFailed, Limits, MoA, MoAError, ProposersOutOfContext, TooFewProposals
 
@@ -52,6 +52,22 @@ def test_they_travel_with_all_that_was_paid_for(travel: Any) -> None:
     arrived = travel(error)
     assert type(arrived) is AggregationFailed and str(arrived) == str(error)
     assert arrived.metadata == error.metadata and len(arrived.proposals) == 2
+    assert travel(travel(raised(RateLimitError("slow"), strategy="voting"))).retryable and not arrived.retryable
+
+
+def test_what_cannot_be_pickled_travels_as_its_json() -> None:
+    programs = [Agent(program=Gives(dspy.Prediction(answer=lambda: 1)), name="a")]
+    moa = MoA(
+        "question -> answer: Any",
+        [*programs, FakeLM("b", [RateLimitError("no")])],
+        strategy="voting",
+        limits=Limits(min_proposals=2),
+    )
+    with pytest.raises(TooFewProposals) as caught:
+        moa(question="?")
+    arrived = pickle.loads(pickle.dumps(caught.value))
+    assert str(arrived) == str(caught.value) and arrived.failures == caught.value.failures
+    assert "lambda" in arrived.proposals[0].outputs["answer"]
 
 
 def test_the_lm_that_was_given_has_seen_all_of_its_calls() -> None:

@@ -8,16 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError, LMError, is_retryable_lm_error
+from dspy.utils.exceptions import (
+    AdapterParseError,
+    ContextWindowExceededError,
+    LMError,
+    LMProviderError,
+    LMUnexpectedError,
+    is_retryable_lm_error,
+)
 
 from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Proposal
-from moa_dspy.rollouts import Rollout, compose, resample, rollout_of
+from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
+from moa_dspy.strategies.equality import is_refusal
 from moa_dspy.usage import METER, Meter, watch_lm
-from moa_dspy.values import IncompleteProposal, as_text, typed_outputs
+from moa_dspy.values import IncompleteProposal, as_text, check_showable, refuse_nulls, typed_outputs
 
 __all__ = ["FAILED", "AggregatorTimeout", "Reply", "Unusable", "ask_aggregator", "fields_of"]
 
@@ -70,10 +78,13 @@ def ask_aggregator(
             call["signature"], narrowed = narrowed, None
         # Once all have stood in each place, the same prompt is sent again: another rollout then.
         lap = rotation // len(shown.labels)
-        [outcome] = yield Batch([Call(predictor, call, repair.settings(lap))])
+        settings = repair.settings(lap)
+        [outcome] = yield Batch([Call(predictor, call, settings)])
         error: Any = outcome.error
         if error is None:
-            wrong = _mismatch(outcome.value, narrowed) or (complaint(outcome.value, shown) if complaint else None)
+            wrong = _find_flaw(outcome.value, settings.get("lm"), task, proposals)
+            wrong = wrong or _mismatch(outcome.value, narrowed)
+            wrong = wrong or (complaint(outcome.value, shown) if complaint else None)
             if wrong is None:
                 return Reply(outcome.value, shown, repair.is_made)
             error = Unusable(wrong)
@@ -94,6 +105,7 @@ def fields_of(predictor: dspy.Module) -> dict[str, Any]:
 
 
 _UNREAD = "aggregator"
+_UNREADABLE = (LMProviderError, LMUnexpectedError)
 
 
 class _Repair:
@@ -123,7 +135,8 @@ class _Repair:
         if isinstance(error, AdapterParseError):
             # An adapter that could have asked again and did not has shown a part of the reply already.
             return not self._falls_back
-        return isinstance(error, Unusable) or is_retryable_lm_error(error)
+        # A body that could not be read is a provider's hiccup as well, whatever a backend calls it.
+        return isinstance(error, Unusable) or is_retryable_lm_error(error) or type(error) in _UNREADABLE
 
     def ask_again(self) -> None:
         """Make the next call the repair."""
@@ -138,11 +151,10 @@ class _Repair:
         settings: dict[str, Any] = {}
         lm, rollout = dspy.settings.lm, 2 * lap + self._asked_again
         if lm is not None:
-            asked = compose(rollout_of(lm), _another_rollout(lm, rollout)) if rollout else None
             meter = dspy.settings.get(METER)
             # A meter that sees all calls anyway would count a watched one twice: what this one counts nobody reads.
             meter = Meter(_UNREAD, everywhere=False) if meter is None or meter.everywhere else meter
-            self._askings.append(watch_lm(resample(lm, asked), meter))
+            self._askings.append(watch_lm(ask_again(lm, rollout) if rollout else lm, meter))
             settings["lm"] = self._askings[-1]
         if self.is_made and self._falls_back:
             settings["adapter"] = copy.copy(self._adapter)
@@ -150,14 +162,25 @@ class _Repair:
         return settings
 
 
-def _another_rollout(lm: dspy.BaseLM, number: int) -> Rollout:
-    # At temperature 0 it would give the same reply again.
-    return Rollout(number, 1.0 if lm.kwargs.get("temperature") == 0 else None)
-
-
 def _adapter_knows_signatures() -> bool:
     """Whether the adapter was made on the fly, as dspy.Refine's is: it hands out hints by the very signature class."""
     return "<locals>" in type(dspy.settings.adapter).__qualname__
+
+
+def _find_flaw(reply: dspy.Prediction, lm: Any, task: type[dspy.Signature], seen: Sequence[Proposal]) -> str | None:
+    """What makes a reply that could be read no answer; None if nothing does."""
+    if lm is not None and lm.cut is not None:
+        return f"The reply is not whole: it was ended by {lm.cut}."
+    outputs = {name: reply[name] for name in values.outputs_of(task) if name in reply}
+    for name, value in outputs.items():
+        if is_refusal(value) and not any(is_refusal(proposal.outputs.get(name)) for proposal in seen):
+            return f"The aggregator refuses what no proposer refused: {value:.200}"
+    try:
+        refuse_nulls(outputs, task, None if lm is None else lm.said)
+        check_showable(outputs)
+    except IncompleteProposal as error:
+        return str(error)
+    return None
 
 
 def _mismatch(reply: dspy.Prediction, signature: type[dspy.Signature] | None) -> str | None:

@@ -19,7 +19,7 @@ from moa_dspy.escaping import unicode_form
 from moa_dspy.strategies.answers import cached, leaves_of, left_out_of, parts_of, types_of_parts
 from moa_dspy.values import validated
 
-__all__ = ["ABSTAIN", "TOLERANCE", "as_float", "fold", "is_number", "normalise", "same"]
+__all__ = ["ABSTAIN", "TOLERANCE", "as_float", "fold", "is_number", "is_refusal", "normalise", "same"]
 
 TOLERANCE: Final = 1e-6
 
@@ -127,9 +127,16 @@ def fold(text: str) -> str:
     return " ".join(folded.split())
 
 
+def is_refusal(value: Any) -> bool:
+    """Whether it is a text that begins as a refusal does: I am sorry, but I cannot help with that."""
+    return isinstance(value, str) and _REFUSAL.match(fold(value[:_REFUSAL_LENGTH])) is not None
+
+
 def _is_invisible(character: str) -> bool:
     return unicodedata.category(character) == "Cf" or "\ufe00" <= character <= "\ufe0f"  # variation selectors
 
+
+_REFUSAL_LENGTH: Final = 200
 
 # Starts of refusals, in folded text. A vote lost to a pattern is worse than a refusal that is counted, because
 # refusals rarely agree word for word: so "sorry" alone, "I cannot help falling in love" and drafts that decline
@@ -180,11 +187,12 @@ def _form(value: Any, exact: bool, verbatim: frozenset[str]) -> Hashable:
         return set, *sorted({_form(item, exact, verbatim) for item in value}, key=_order)
     if (parts := parts_of(value)) is not None:
         return _form_of_parts(value, parts, exact, verbatim)
-    if callable(listed := getattr(value, "tolist", None)):  # numpy's scalars and arrays
-        return _form(listed(), exact, verbatim)
     try:
+        if callable(listed := getattr(value, "tolist", None)):  # numpy's scalars and arrays
+            return _form(listed(), exact, verbatim)
         hash(value)
-    except TypeError:
+        bool(value == value)
+    except Exception:  # what cannot be compared is known by its text
         return type(value), repr(value)
     return type(value), value
 

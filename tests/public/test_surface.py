@@ -21,7 +21,7 @@ MODULES = {
     "moa_dspy.simulated.questions",
 }
 SUPPORT = {
-    *("fake_engine", "fake_lm", "gate", "misuse", "mixtures", "mlflow_server", "mlflow_store"),
+    *("fake_engine", "fake_lm", "faults", "gate", "misuse", "mixtures", "mlflow_server", "mlflow_store"),
     *("openai_server", "openai_wire", "recording", "rendering", "roles", "shown"),
 }
 HERE = Path(__file__).parent

@@ -1,11 +1,13 @@
 """What can be wrong with a provider, where it can strike, and what a mixture makes of it: one cell of the matrix."""
 
+import importlib
 import json
 import pickle
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -23,6 +25,8 @@ LEAK = "zebra"  # stands in all that is no answer: it may not become one, nor be
 _PROPOSERS = {"a": "gpt-4o-mini", "b": "gpt-4.1-mini", "c": "gpt-4.1-nano"}
 _JUDGE = "gpt-4o"
 _SECONDS = 1.0
+_PAGE = Path(__file__).parents[2] / "docs" / "promises.md"
+_MARK = "<!-- written by tests/bench/outcomes.py -->"
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,9 @@ class Fault:
 
 
 def _status(status: int, code: str | None = None, **headers: str) -> Fault:
-    reply = Reply(f"{LEAK} says no", status=status, code=code, headers={k.replace("_", "-"): v for k, v in headers.items()})
+    reply = Reply(
+        f"{LEAK} says no", status=status, code=code, headers={k.replace("_", "-"): v for k, v in headers.items()}
+    )
     return Fault(lambda fields, request: reply)
 
 
@@ -69,7 +75,9 @@ def _render(request: ChatRequest, fields: Mapping[str, Any]) -> str:
 
 
 def _null(fields: Mapping[str, Any], request: ChatRequest) -> Reply:
-    return Reply(json.dumps({name: None if name in ("answer", "choice", "best") else fields[name] for name in _names(request)}))
+    return Reply(
+        json.dumps({name: None if name in ("answer", "choice", "best") else fields[name] for name in _names(request)})
+    )
 
 
 def _names(request: ChatRequest) -> tuple[str, ...]:
@@ -93,19 +101,28 @@ FAULTS: dict[str, Fault] = {
     "connection reset": Fault(lambda fields, request: Reply(drop=True)),
     "hangs before the body": Fault(lambda fields, request: Reply(hang=True)),
     "hangs in the body": Fault(lambda fields, request: Reply(_render(request, fields), hang="body")),
-    "trickles": Fault(lambda fields, request: Reply(_render(request, fields), pace=0.03)),
+    "trickles": Fault(
+        lambda fields, request: Reply(_render(request, fields), pace=0.03), limits={"proposer_timeout": 1.5 * _SECONDS}
+    ),
     "malformed JSON": _raw('{"choices": [' + LEAK),
     "HTML in a 200": _raw(f"<html><body>{LEAK}</body></html>", "text/html"),
     "an error in a 200": _raw(json.dumps({"error": {"message": LEAK, "type": "server_error", "code": None}})),
     "empty": _text(""),
     "null": _text("", message={"content": None}),
     "truncated": Fault(
-        lambda fields, request: Reply(_render(request, fields).removesuffix("\n\n[[ ## completed ## ]]"), finish_reason="length")
+        lambda fields, request: Reply(
+            _render(request, fields).removesuffix("\n\n[[ ## completed ## ]]"), finish_reason="length"
+        )
     ),
     "filtered": Fault(lambda fields, request: Reply(_render(request, fields), finish_reason="content_filter")),
     "a refusal field": _text("", message={"content": None, "refusal": f"I can't help with {LEAK}s."}),
     "a refusal in words": _text(f"I'm sorry, but I can't help with {LEAK}s."),
-    "a refusal as the answer": _written(lambda fields: {**fields, "answer": "I'm sorry, but I can't help with that."}),
+    "a refusal as the answer": _written(
+        lambda fields: {
+            **fields,
+            **dict.fromkeys(("answer", "choice", "groups"), "I'm sorry, but I can't help with that."),
+        }
+    ),
     "wrong type": _written(lambda fields: {**fields, "year": LEAK, "choice": LEAK, "groups": LEAK, "elements": LEAK}),
     "missing field": _written(lambda fields: {"reasoning": LEAK}),
     "null for a text": Fault(_null),
@@ -129,8 +146,31 @@ class Outcome:
     wrong: list[str]
 
 
+def happens(fault: str, place: str) -> bool:
+    """Whether the fault can strike there: who refuses connections does so from the start."""
+    return not (FAULTS[fault].is_refused and place in ("the aggregator, once", "a later layer"))
+
+
+def read_table() -> dict[str, dict[str, str]]:
+    """Fault -> place -> what comes of it, as the page says."""
+    lines = [line for line in _PAGE.read_text("utf-8").split(_MARK)[1].splitlines() if line]
+    header, _, *rows = [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in lines]
+    return {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+def write_table(table: Mapping[str, Mapping[str, str]]) -> None:
+    """Put the table into the page."""
+    header = ["fault", "reported as", *PLACES]
+    rows = [header, ["---"] * len(header)]
+    rows += [[fault, *(row.get(name) or "-" for name in header[1:])] for fault, row in table.items()]
+    before, _, after = _PAGE.read_text("utf-8").split(_MARK)
+    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    _PAGE.write_text(f"{before}{_MARK}\n\n{text}\n{_MARK}{after}", "utf-8")
+
+
 def run_cell(fault: str, place: str, strategy: str, backend: str, ask: Callable[..., Any]) -> Outcome:
     """Ask a mixture whose provider has this fault at this place."""
+    importlib.import_module("litellm")  # seconds, which no timeout of a cell has
     return _Cell(FAULTS[fault], place, strategy, backend).run(ask)
 
 
@@ -181,7 +221,7 @@ class _Cell:
             agent("judge", _JUDGE),
             self.strategy,  # type: ignore[arg-type]
             layers=2 if self.place == "a later layer" else 1,
-            limits=Limits(proposer_timeout=1.5 * _SECONDS),
+            limits=Limits(**self.fault.limits),
         )
 
     def strikes(self, name: str, layer: int) -> bool:
@@ -235,14 +275,15 @@ class _Cell:
 
 
 def _say(metadata: MoAMetadata) -> str:
-    said = {
-        "vote": metadata.fallback_used,
-        "without": any(failure.id for failure in metadata.failures),
-        "shortened": bool(metadata.shortened),
-        "asked again": metadata.repaired,
-    }
-    what = [name for name, holds in said.items() if holds]
-    flags = [name for name in what if name != "asked again"]
-    if bool(flags) != metadata.degraded:
-        what.append("NOT FLAGGED" if flags else "FLAGGED")
-    return ", ".join(what) or "answered"
+    """What a reader of the metadata can tell."""
+    if metadata.fallback_used:
+        said = "the vote"
+    elif metadata.layer == 1 and metadata.num_proposers < metadata.proposals_asked:
+        said = "the last full layer"
+    elif any(failure.id for failure in metadata.failures):
+        said = "an answer of the others"
+    elif metadata.shortened or any(proposal.cut_by for proposal in metadata.all_proposals):
+        said = "an answer, flagged"
+    else:
+        return "NOBODY KNOWS WHY" if metadata.degraded else "asked again" if metadata.repaired else "an answer"
+    return said if metadata.degraded else f"NOT FLAGGED: {said}"
