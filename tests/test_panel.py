@@ -188,7 +188,7 @@ class TestTooFew:
     def test_in_a_later_layer_carries_the_earlier_ones(self) -> None:
         lms = {"a": FakeLM("a", [{"reasoning": "r", "answer": "x"}, dspy.lm15.ServerError("down")]), **cast("judge")}
         with pytest.raises(TooFewProposals) as caught:
-            mixture(lms, layers=2)(question="?")
+            mixture(lms, layers=2, limits=Limits(on_degraded="raise"))(question="?")
         error = caught.value
         assert ([(p.layer, p.agent) for p in error.proposals], len(error.failures)) == ([(1, "a")], 1)
         assert (error.metadata.proposals_asked, error.metadata.usage.calls) == (2, 2)

@@ -23,8 +23,9 @@ CELLS = [
     if happens(fault, place)
     for how in product(STRATEGIES, BACKENDS, (sync, in_task))
 ]
-# Each fault once, and each place, strategy, backend and way with many: 37 has no divisor in common with their number.
-SOME = [next(c for c in CELLS[number * 37 % len(CELLS) :] + CELLS if c[0] == f) for number, f in enumerate(FAULTS)]
+OF = {fault: [cell for cell in CELLS if cell[0] == fault] for fault in FAULTS}
+# Each fault once; a step that is prime to their number meets all places, strategies, backends and ways.
+SOME = [OF[fault][37 * number % len(OF[fault])] for number, fault in enumerate(FAULTS)]
 
 
 def check(fault: str, place: str, strategy: str, backend: str, ask: Ask) -> None:
@@ -41,6 +42,16 @@ def test_a_fault_ends_as_the_page_says(fault: str, place: str, strategy: str, ba
 @pytest.mark.parametrize(("fault", "place", "strategy", "backend", "ask"), CELLS)
 def test_every_fault_ends_as_the_page_says(fault: str, place: str, strategy: str, backend: str, ask: Ask) -> None:
     check(fault, place, strategy, backend, ask)
+
+
+def test_the_representative_meets_all() -> None:
+    assert [{*met} for met in zip(*SOME, strict=True)] == [
+        {*FAULTS},
+        {*PLACES},
+        {*STRATEGIES},
+        {*BACKENDS},
+        {sync, in_task},
+    ]
 
 
 def test_every_promise_names_a_test_that_is_there() -> None:
