@@ -200,7 +200,7 @@ class MoA(Savable):
         if early_stop is not None and early_stop.bug is not None:
             raise account.failed(early_stop.bug) from early_stop.bug
         case = Case(self.signature, inputs, seen, asked, has_aggregator)
-        account.decided_on = seen[0].layer
+        account.decided_on = next(proposal.layer for proposal in seen)
         verdict = yield from self._decide(case, account, stream)
         try:
             prediction = account.prediction(verdict, case)

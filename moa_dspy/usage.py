@@ -273,7 +273,7 @@ class _Watching(dspy.BaseLM):
         return self.said
 
     def update_history(self, entry: dict[str, Any]) -> None:
-        call: _Watch = dspy.settings.get(_CALL)
+        call: Any = dspy.settings.get(_CALL)
         self.meter.enter(entry, call.id)
         self.cut = cut_by(_finish_reason(entry.get("response")))
         with dspy.context(disable_history=call.keeps_no_history):
