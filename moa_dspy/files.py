@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["FORMATS", "drafting", "dump_data", "format_of", "read_data", "require_file"]
+__all__ = ["FORMATS", "drafting", "dump_data", "format_of", "parse_json", "read_data", "require_file"]
 
 FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 
@@ -36,7 +36,7 @@ def read_data(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is larger than any config, over {most // 2**20} MB. Is it the file that you mean?")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        data = _parse_json(text) if kind == "JSON" else _parse_yaml(text)
+        data = parse_json(text) if kind == "JSON" else _parse_yaml(text)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: this is not UTF-8. Save the file as UTF-8.") from None
     except RecursionError:
@@ -100,7 +100,9 @@ def drafting(target: Path) -> Iterator[Path]:
         yield Path(folder, target.name)
 
 
-def _parse_json(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """The data of a JSON text; ValueError where a key stands twice, or for NaN."""
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         data = dict(pairs)
         if len(data) < len(pairs):

@@ -233,7 +233,7 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
     if count < 30:
         yield f"{count} questions are few: the intervals are rough."
     for row in comparison.rows:
-        troubles = [trouble for trouble in comparison.troubles if trouble.system == row.name]
+        troubles = [trouble for trouble in comparison.troubles if trouble.who == row.name]
         causes = harmless("; ".join(f"{t.count} x {t.error}: {' '.join(t.message.split())}" for t in troubles), "", 400)
         if row.fallbacks:
             yield f"{row.name}: the vote stood in for the aggregator on {row.fallbacks} of {count} questions. {causes}"

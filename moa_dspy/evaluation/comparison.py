@@ -14,14 +14,15 @@ import numpy.typing as npt
 
 from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
 from moa_dspy.evaluation.scores import Kind, ScoredRow, System
-from moa_dspy.recording import Recording
+from moa_dspy.recording import Recording, Trouble
+from moa_dspy.recording.summary import count_troubles
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Comparison", "Row", "Trouble"]
+__all__ = ["Comparison", "Row"]
 
 CONFIDENCE = 0.95
 
@@ -68,16 +69,6 @@ class Row:
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return self.prompt_tokens + self.completion_tokens
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """An error that kept recurring in one system, with the first message of its kind."""
-
-    system: str
-    error: str
-    message: str
-    count: int
 
 
 @dataclass(frozen=True)
@@ -147,12 +138,12 @@ class Comparison:
     @cached_property
     def troubles(self) -> list[Trouble]:
         """What went wrong, by system and type of error, as often as it did."""
-        found: dict[tuple[str, str], list[str]] = {}
-        for system in self.systems:
-            for failure in (question.answers[system.name].failure for question in self.questions):
-                if failure is not None:
-                    found.setdefault((system.name, failure.error), []).append(failure.message)
-        return [Trouble(name, error, messages[0], len(messages)) for (name, error), messages in found.items()]
+        failures = (
+            (system.name, question.answers[system.name].failure)
+            for system in self.systems
+            for question in self.questions
+        )
+        return count_troubles([(name, one.error, one.message) for name, one in failures if one is not None], [])
 
     def split(self, key: str | Callable[[dspy.Example], Any]) -> dict[Any, Comparison]:
         """One comparison per group of questions, in order of first appearance.

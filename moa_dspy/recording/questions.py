@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 from pydantic import ValidationError
 
+from moa_dspy.files import parse_json
 from moa_dspy.recording.rows import Row
 from moa_dspy.values import hash_of, is_needed, to_jsonable, validated
 
@@ -108,23 +109,11 @@ def _read_json(text: str) -> Iterator[tuple[str, Any]]:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_refuse_twice, parse_constant=_refuse_constant)
+        return parse_json(text)
     except ValueError as error:
         return ValueError(f"this is no JSON: {error}: {text:.60}")
     except RecursionError:
         return ValueError(f"this is nested too deeply to be a row: {text:.60}")
-
-
-def _refuse_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} stands there twice, so one of its values would be lost")
-    return row
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> list[Row]:

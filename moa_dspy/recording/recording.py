@@ -151,7 +151,6 @@ class Recording(Sequence[Row]):
 
 
 def _flat(row: Row) -> dict[str, Any]:
-    usage = row.usage
     cells = {
         **row.inputs,
         **(row.outputs or {}),
@@ -165,11 +164,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "agreement": row.agreement,
         "degraded": row.degraded,
         "failures": len(row.failures),
-        "calls": usage.calls,
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "cost_usd": usage.cost_usd,
-        "unpriced_calls": usage.unpriced_calls,
+        **row.usage.model_dump(include={"calls", "prompt_tokens", "completion_tokens", "cost_usd", "unpriced_calls"}),
         "seconds": row.seconds,
     }
     values = {name: to_jsonable(value) for name, value in cells.items()}

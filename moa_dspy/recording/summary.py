@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import BaseModel, Field, PrivateAttr
@@ -11,7 +11,7 @@ from moa_dspy.recording.recording import Recording
 from moa_dspy.recording.rows import Row, failures_of
 from moa_dspy.usage import LMCall, Usage
 
-__all__ = ["RecordingInterrupted", "RecordingStopped", "Summary", "Trouble"]
+__all__ = ["RecordingInterrupted", "RecordingStopped", "Summary", "Trouble", "count_troubles"]
 
 # Where none was answered, so many failures are enough to see that none will be.
 _DEAD = 20
@@ -31,6 +31,17 @@ class Trouble(BaseModel):
     error: str
     message: str
     count: int = 0
+
+
+def count_troubles(causes: Iterable[tuple[str, str, str]], troubles: list[Trouble]) -> list[Trouble]:
+    """Add up failures (who, type of the error, message), to those that are counted already."""
+    known = {(trouble.who, trouble.error): trouble for trouble in troubles}
+    for who, error, message in causes:
+        if (who, error) not in known:
+            known[who, error] = Trouble(who=who, error=error, message=message)
+            troubles.append(known[who, error])
+        known[who, error].count += 1
+    return troubles
 
 
 class Summary(BaseModel):
@@ -77,12 +88,7 @@ class Summary(BaseModel):
         causes = [(failure.agent, failure.error, failure.message) for failure in failures_of(row)]
         if row.error is not None and not causes:
             causes = [("mixture", row.error.type, row.error.message)]
-        for who, error, message in causes:
-            known = (trouble for trouble in self.troubles if (trouble.who, trouble.error) == (who, error))
-            trouble = next(known, None)
-            if trouble is None:
-                self.troubles.append(trouble := Trouble(who=who, error=error, message=message))
-            trouble.count += 1
+        count_troubles(causes, self.troubles)
         if row.error is not None:
             self.failed += 1
             return
@@ -112,17 +118,14 @@ class RecordingInterrupted(KeyboardInterrupt):
 
     def __init__(self, recording: Recording, summary: Summary) -> None:
         super().__init__(f"{summary.left} of {summary.questions} questions are left.")
-        self.recording = recording
-        self.summary = summary
+        self.recording, self.summary = recording, summary
 
 
 class RecordingStopped(RuntimeError):
-    """A recording stopped before its end: too many failures, a budget, or a file that could not be written.
-
-    What was under way was finished; the same call goes on where this one stopped.
+    """A recording stopped by itself, what was under way finished; the same call goes on where this one stopped.
 
     Attributes:
-        reason: What happened.
+        reason: Too many failures, a budget, or a file that could not be written.
         recording: What came until then.
         summary: The same, counted.
         comparison: In an evaluation: of the questions that were finished by then.
@@ -132,6 +135,4 @@ class RecordingStopped(RuntimeError):
 
     def __init__(self, recording: Recording, summary: Summary) -> None:
         super().__init__(f"{summary.stopped} {summary.left} of {summary.questions} questions are left.")
-        self.reason = summary.stopped or ""
-        self.recording = recording
-        self.summary = summary
+        self.reason, self.recording, self.summary = summary.stopped or "", recording, summary

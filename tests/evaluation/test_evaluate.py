@@ -62,7 +62,7 @@ def test_a_vote_in_place_of_the_aggregator_is_reported() -> None:
     comparison = evaluate(MoA(QA, [a, b], judge), examples("1"), strategies=["synthesis"])
     row = comparison.row("synthesis")
     assert (row.score, row.failures, row.fallbacks) == (1.0, 0, 1)
-    assert [(trouble.system, trouble.error) for trouble in comparison.troubles] == [("synthesis", "LMServerError")]
+    assert [(trouble.who, trouble.error) for trouble in comparison.troubles] == [("synthesis", "LMServerError")]
 
 
 def test_samples_count_on_average() -> None:
@@ -77,7 +77,7 @@ def test_a_sample_that_failed_is_reported_beside_the_others() -> None:
     a, b = FakeLM("a", always("1"), temperature=1.0), FakeLM("b", said("1", DOWN), temperature=1.0)
     comparison = evaluate(MoA(QA, [a, b], strategy="voting", num_proposals_per_model=2), examples("1"))
     assert (comparison.row("b").score, comparison.row("b").failures) == (0.5, 0)
-    assert [(trouble.system, trouble.count) for trouble in comparison.troubles] == [("b", 1)]
+    assert [(trouble.who, trouble.count) for trouble in comparison.troubles] == [("b", 1)]
 
 
 class Last(Strategy):

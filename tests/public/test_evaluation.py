@@ -58,7 +58,7 @@ def test_failures_count_as_wrong_and_are_reported() -> None:
     assert scores(found) == {"a": third, "b": 2 * third.expected, "plain vote": 2 / 3, "voting": 2 / 3, "oracle": 2 / 3}
     assert [(row.name, row.failures) for row in found.rows][:2] == [("a", 2), ("b", 1)]
     [first, *_] = found.troubles
-    assert (first.system, first.error, first.count) == ("a", "LMServerError", 2)
+    assert (first.who, first.error, first.count) == ("a", "LMServerError", 2)
 
 
 def test_other_programs_and_strategies_of_ones_own_are_compared_too() -> None:

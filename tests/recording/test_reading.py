@@ -127,7 +127,7 @@ def test_no_lone_surrogate_stops_a_recording() -> None:
 
 def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "q.jsonl").write_text('{"question": "a"}\n{"question": "b", "question": "c"}\n')
-    with pytest.raises(ValueError, match=r"Line 2: .*'question' stands there twice"):
+    with pytest.raises(ValueError, match=r"Line 2: .*'question' is given twice"):
         read_questions(tmp_path / "q.jsonl", task_signature("question -> answer"))
 
 

@@ -382,7 +382,13 @@ def test_the_identity_is_that_of_what_decides_the_answers() -> None:
     int_task = moa(signature="question -> answer: int")
     others = [int_task, moa(temperature=0.5), moa(Voting(tolerance=0.1)), moa("selection"), tuned]
     assert len({identity(other) for other in [moa(), *others]}) == 6
-    reached: dict[str, Any] = {"api_key": "k", "api_base": "http://b", "timeout": 9, "num_retries": 7, "extra_headers": {"x": "y"}}
+    reached: dict[str, Any] = {
+        "api_key": "k",
+        "api_base": "http://b",
+        "timeout": 9,
+        "num_retries": 7,
+        "extra_headers": {"x": "y"},
+    }
     same = [moa(**reached, cache=False, prices={"input": 1.0, "output": 2.0}), moa().deepcopy()]
     same[1].limits = Limits(min_proposals=2, proposer_timeout=3)
     assert {identity(one) for one in same} == {identity(moa())}
