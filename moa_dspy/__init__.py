@@ -82,20 +82,33 @@ _MODULES = {
 
 
 # Not in `__all__`: `from moa_dspy import *` must not need MLflow.
-_TRACKING = {
-    "tracking": ("autolog", "load_model", "load_prompts", "log_model", "register_prompts", "track"),
-}
+_TRACKING = ("autolog", "load_model", "load_prompts", "log_model", "register_prompts", "track")
 
 
 def __getattr__(name: str) -> Any:
     # Names are looked up when first used: DSPy takes two seconds to import, and the command line's help waits for none.
     if name == "__version__":
         return import_module("importlib.metadata").version("moa-dspy")
-    for module, names in {**_MODULES, **_TRACKING}.items():
+    for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"moa_dspy.{module}"), name)
+    if name in _TRACKING:
+        try:
+            return getattr(import_module("moa_dspy.tracking"), name)
+        except ImportError as error:
+            return _without_mlflow(name, error)
     raise AttributeError(f"module 'moa_dspy' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__, *(name for names in _TRACKING.values() for name in names)]
+    return [*globals(), *__all__, *_TRACKING]
+
+
+def _without_mlflow(name: str, missing: ImportError) -> Any:
+    """What stands for a function of tracking where MLflow is not installed, so that `hasattr` and pydoc work."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise ImportError(str(missing)) from missing
+
+    refuse.__name__, refuse.__doc__ = name, str(missing)
+    return refuse

@@ -27,10 +27,24 @@ def test_lazy_names_are_the_public_ones() -> None:
 
 
 def test_tracking_is_there_by_name_and_not_by_a_star() -> None:
-    names = {name for names in moa_dspy._TRACKING.values() for name in names}
+    names = set(moa_dspy._TRACKING)
     assert names == {"autolog", "load_model", "load_prompts", "log_model", "register_prompts", "track"}
     assert [name for name in names if not callable(getattr(moa_dspy, name))] == []
     assert not names & set(moa_dspy.__all__) and names <= set(dir(moa_dspy))
+
+
+def test_without_mlflow_its_names_say_what_is_missing() -> None:
+    code = (
+        "import sys; sys.modules['mlflow'] = None\n"
+        "import moa_dspy\n"
+        "from moa_dspy import track\n"
+        "print(hasattr(moa_dspy, 'log_model'))\n"
+        "try: track(None)\n"
+        "except ImportError as error: print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said = "Tracking needs MLflow, which is not installed: pip install 'moa-dspy[mlflow]'."
+    assert result.stdout.splitlines() == ["True", said]
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
