@@ -15,7 +15,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.concurrency import acall
-from moa_dspy.models import as_lm, missing_key
+from moa_dspy.models import as_lm, load_backend, missing_key
 from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose, resample, rollout_of
 from moa_dspy.secrets import Keyless, remember
 from moa_dspy.signatures import duplicate
@@ -146,7 +146,7 @@ class Agent(Keyless):
         everywhere = everywhere or type(dspy.settings.adapter) not in _ADAPTERS
         meter = Meter(self.name, everywhere, owner=self)
         # A strategy watches the LM itself, call by call.
-        watch = meter.watch if kind in _ASK_ONE_LM else resample
+        watch = resample if vars(kind).get("asks_one_lm", False) else meter.watch
         lm, rollout = self._lm_for(compose(ambient_rollout(), rollout), watch)
         return meter, {**meter.settings(), "lm": lm, AMBIENT: rollout}
 
@@ -210,6 +210,7 @@ class Agent(Keyless):
             return None
         variable = missing_key(lm)
         if variable is None:
+            load_backend(lm)
             self._key_checked = lm
             return None
         return lm.model, variable

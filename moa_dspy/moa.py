@@ -10,12 +10,14 @@ import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
 from moa_dspy.agent import Agent, adopt_lms, check_keys
+from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.certainty import Calibration, weigh_evidence
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
 from moa_dspy.limits import Limits, require_positive
+from moa_dspy.models import prices_of
 from moa_dspy.one_predictor import as_one_predictor
-from moa_dspy.panel import KEPT, Panel, Round, failure_of
+from moa_dspy.panel import KEPT, Panel, Round, failure_of, tell_late
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
 from moa_dspy.saving import Savable
@@ -180,6 +182,7 @@ class MoA(Savable):
         has_aggregator = self._has_aggregator()
         check_keys(agents if has_aggregator else agents[:-1])
         account = _Account(self)
+        allowance = account.allowance
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: Sequence[Proposal] = ()
         asked: Mapping[str, str] = {}
@@ -187,8 +190,8 @@ class MoA(Savable):
         for number, panel in enumerate(self.panels):
             stops = early_stop if panel is self.panels[-1] else None
             shares = len(self.panels) - number + has_aggregator
-            timeout = min(account.remaining, self.limits.proposer_timeout or account.remaining / shares)
-            round = yield from panel.ask(inputs, seen, stops, () if number else kept, timeout)
+            share = Allowance(self.limits.proposer_timeout or allowance.remaining / shares, parent=allowance)
+            round = yield from panel.ask(inputs, seen, stops, () if number else kept, share)
             account.add(round)
             raises = self.limits.on_degraded == "raise"
             needed = len(round.asked) if raises else self.limits.min_proposals
@@ -229,15 +232,15 @@ class MoA(Savable):
         meter, settings = self.aggregator.bind()
         if stream is not None:
             settings |= stream.settings()
-        timeout = min(account.remaining, self.limits.aggregator_timeout or account.remaining)
+        share = Allowance(self.limits.aggregator_timeout or account.allowance.remaining, parent=account.allowance)
+        call = Call(self.aggregator, {"case": case}, {**settings, ALLOWANCE: share})
         # A strategy that asks nobody runs right here: there is nothing to abandon.
-        batch = Batch([Call(self.aggregator, {"case": case}, settings)], timeout if case.has_aggregator else None)
-        [outcome] = yield batch
+        [outcome] = yield Batch([call], share.remaining if case.has_aggregator else None)
+        share.end()
         account.calls += meter.calls()
         error = outcome.error or _reject(outcome.value, case.task)
         if not outcome.finished:
-            limit = "aggregator_timeout" if timeout == self.limits.aggregator_timeout else "timeout"
-            error = AggregatorTimeout(f"No answer within {timeout:.3g} s (Limits.{limit}).")
+            error = AggregatorTimeout(tell_late(share, self.limits, "aggregator_timeout", meter))
         if error is None:
             account.failures += [failure_of(self.aggregator, one, outcome.seconds) for one in outcome.value.errors]
             return outcome.value
@@ -258,16 +261,19 @@ class _Account:
     def __init__(self, moa: MoA) -> None:
         self.started = time.perf_counter()
         self.moa = moa
+        limits = moa.limits
+        self.allowance = Allowance(
+            limits.timeout,
+            max_calls=limits.max_calls,
+            max_tokens=limits.max_tokens,
+            max_cost_usd=limits.max_cost_usd,
+            price=prices_of,
+        )
         self.rounds: list[Round] = []
         self.calls: list[LMCall] = []
         self.failures: list[Failure] = []
         self.fallback_used = False
         self.decided_on: int | None = None
-
-    @property
-    def remaining(self) -> float:
-        """Seconds that the call still has."""
-        return max(0.0, self.started + self.moa.limits.timeout - time.perf_counter())
 
     def add(self, round: Round) -> None:
         """Enter what came of a panel."""

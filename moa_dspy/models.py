@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import dspy
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.secrets import reference_name, remember
 
-__all__ = ["Prices", "as_lm", "context_window", "missing_key", "prices_of"]
+__all__ = ["Prices", "as_lm", "context_window", "load_backend", "missing_key", "prices_of"]
 
 
 class Prices(BaseModel):
@@ -100,6 +102,16 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
     return variable if variable and not os.environ.get(variable) else None
 
 
+def load_backend(lm: dspy.BaseLM) -> None:
+    """Import what will ask this LM's provider: LiteLLM takes seconds, which no call's time should be spent on."""
+    engine: Any = getattr(lm, "engine", None)
+    by_dspy = lm.model_type != "text" and _NATIVE.issuperset(_CLIENT_OPTIONS.intersection(lm.kwargs))
+    if engine == "litellm" or (engine == "auto" and not (by_dspy and _resolution(lm.model))):
+        for name in ("litellm", "openai.resources.chat"):  # the second is what LiteLLM imports at its first call
+            with suppress(ImportError):
+                import_module(name)
+
+
 @lru_cache(maxsize=256)
 def context_window(model: str) -> int | None:
     """How many tokens the model reads at most; None if DSPy's model metadata does not say."""
@@ -126,6 +138,10 @@ _OWN_ACCESS = (
     *("api_key", "api_base", "base_url", "headers", "extra_headers"),
     *("azure_ad_token", "azure_ad_token_provider", "custom_llm_provider"),
 )
+
+
+_NATIVE = frozenset(("api_key", "api_base", "base_url", "timeout"))
+_CLIENT_OPTIONS = _NATIVE | {*_OWN_ACCESS, "api_version", "organization", "project", "extra_query"}
 
 
 def _resolution(model: str) -> Resolution | None:

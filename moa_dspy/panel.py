@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -14,6 +13,7 @@ import dspy
 from dspy.utils.exceptions import ContextWindowExceededError
 
 from moa_dspy.agent import Agent, adopt_lms
+from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
@@ -24,7 +24,7 @@ from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signatu
 from moa_dspy.usage import LMCall, Meter, cut_by
 from moa_dspy.values import check_showable, outputs_of, typed_outputs
 
-__all__ = ["KEPT", "Panel", "Round", "failure_of", "proposal_ids"]
+__all__ = ["KEPT", "Panel", "Round", "failure_of", "proposal_ids", "tell_late"]
 
 KEPT: ContextVar[tuple[object, Sequence[Proposal]] | None] = ContextVar("kept", default=None)
 """A mixture, and what its first layer need not be asked for: an earlier stage of a cascade has asked."""
@@ -137,7 +137,7 @@ class Panel(Keyless):
         seen: Sequence[Proposal] = (),
         is_decided: IsDecided | None = None,
         kept: Sequence[Proposal] = (),
-        timeout: float | None = None,
+        allowance: Allowance | None = None,
     ) -> Steps[Round]:
         """Ask every agent for its samples, after `adopt_lms`.
 
@@ -147,11 +147,9 @@ class Panel(Keyless):
             is_decided: Looks at the proposals so far, at who has finished and at who is still under way,
                 and says whether the rest is no longer needed.
             kept: Proposals that are not asked for, as they are there.
-            timeout: Seconds that there are; by default those of the limits.
+            allowance: What it may take; by default the seconds of the limits.
         """
-        if timeout is None:
-            timeout = self.limits.proposer_timeout or self.limits.timeout
-        until = time.monotonic() + timeout
+        allowance = allowance or Allowance(self.limits.proposer_timeout or self.limits.timeout)
         agents, known = self.agents, {proposal.id: proposal for proposal in kept}
         asked = _samples_of(agents, self.samples)
         samples = [sample for sample in asked if sample.id not in known]
@@ -165,7 +163,7 @@ class Panel(Keyless):
                 done = [
                     (sample, outcome) for sample, outcome in zip(samples, outcomes, strict=True) if outcome.finished
                 ]
-                here = [made for pair in done if isinstance(made := self._read(*pair, timeout), Proposal)]
+                here = [made for pair in done if isinstance(made := self._read(*pair, allowance), Proposal)]
                 pending = {s.id: s.agent.name for s, o in zip(samples, outcomes, strict=True) if not o.finished}
                 finished = {s.id: s.agent.name for s in asked if s.id not in pending}
                 decided = is_decided(_arrange([*known.values(), *here], asked), finished, pending)
@@ -174,32 +172,39 @@ class Panel(Keyless):
         outcomes: list[Outcome] = []
         if samples:
             outcomes = yield Batch(
-                [_call(sample, inputs if reader is None else reader.inputs_for(sample.agent)) for sample in samples],
-                timeout,
+                [
+                    _call(sample, inputs if reader is None else reader.inputs_for(sample.agent), allowance)
+                    for sample in samples
+                ],
+                allowance.remaining,
                 enough if is_decided else None,
             )
         while reader is not None and (too_long := reader.shorten(samples, outcomes)):
             again = yield Batch(
-                [_call(samples[index], reader.inputs_for(samples[index].agent)) for index in too_long],
-                max(0.0, until - time.monotonic()),
+                [_call(samples[index], reader.inputs_for(samples[index].agent), allowance) for index in too_long],
+                allowance.remaining,
             )
             outcomes = [again[too_long.index(i)] if i in too_long else one for i, one in enumerate(outcomes)]
         cut = [
             index
             for index, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True))
-            if not decided and _is_cut(sample, outcome) and outcome.seconds < until - time.monotonic()
+            if not decided and _is_cut(sample, outcome) and outcome.seconds < allowance.remaining
         ]
         if cut:
             others = [_sample_again(samples[index]) for index in cut]
             again = yield Batch(
-                [_call(other, inputs if reader is None else reader.inputs_for(other.agent)) for other in others],
-                max(0.0, until - time.monotonic()),
+                [
+                    _call(other, inputs if reader is None else reader.inputs_for(other.agent), allowance)
+                    for other in others
+                ],
+                allowance.remaining,
             )
             for index, other, outcome in zip(cut, others, again, strict=True):
                 if outcome.finished and outcome.error is None:
                     samples[index], outcomes[index] = other, outcome
+        allowance.end()
         waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
-        results = [self._read(*pair, timeout) for pair in waited]
+        results = [self._read(*pair, allowance) for pair in waited]
         came = [result for result in results if isinstance(result, Proposal)]
         waited_for = {sample.id for sample, _ in waited} | known.keys()
         return Round(
@@ -213,15 +218,13 @@ class Panel(Keyless):
         )
 
     def _read(
-        self, sample: _Sample, outcome: Outcome, waited: float
+        self, sample: _Sample, outcome: Outcome, allowance: Allowance
     ) -> Proposal | tuple[Failure, BaseException | None]:
         agent, task = sample.agent, self.task
         if not outcome.finished:
-            limit = "proposer_timeout" if waited == self.limits.proposer_timeout else "timeout"
-            message = f"No answer within {waited:.3g} s (Limits.{limit})."
-            late = Failure(
-                agent=agent.name, error="ProposerTimeout", message=message, model=agent.model, seconds=waited
-            )
+            waited = allowance.timeout or 0.0
+            said = tell_late(allowance, self.limits, "proposer_timeout", sample.meter)
+            late = failure_of(agent, ProposerTimeout(said), waited)
             return self._placed(late, sample), None
         error = outcome.error
         if error is None:
@@ -252,6 +255,17 @@ class Panel(Keyless):
 def proposal_ids(panel: Any) -> list[str]:
     """The ids of the proposals that a panel, or one that is replayed, asks for, in declared order."""
     return [n if place == 1 else f"{n}#{place}" for n in panel.names for place in range(1, panel.samples + 1)]
+
+
+class ProposerTimeout(Exception):
+    """A proposer did not answer in time."""
+
+
+def tell_late(allowance: Allowance, limits: Limits, own: str, meter: Meter) -> str:
+    """That an agent did not answer in time, and what went wrong last, if anything did."""
+    limit = own if allowance.timeout == getattr(limits, own) else "timeout"
+    trouble = "" if meter.trouble is None else f" Its last error was {type(meter.trouble).__name__}: {meter.trouble}"
+    return f"No answer within {allowance.timeout:.3g} s (Limits.{limit}).{trouble}"
 
 
 def failure_of(agent: Agent, error: BaseException, seconds: float) -> Failure:
@@ -310,8 +324,8 @@ def _arrange(proposals: Sequence[Proposal], asked: Sequence[_Sample]) -> list[Pr
     return sorted(proposals, key=lambda proposal: place[proposal.id])
 
 
-def _call(sample: _Sample, inputs: Mapping[str, Any]) -> Call:
-    return Call(sample.agent, inputs, sample.settings)
+def _call(sample: _Sample, inputs: Mapping[str, Any], allowance: Allowance) -> Call:
+    return Call(sample.agent, inputs, {**sample.settings, ALLOWANCE: allowance})
 
 
 def _is_cut(sample: _Sample, outcome: Outcome) -> bool:

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
+from dspy.utils.exceptions import LMError, is_retryable_lm_error
 from dspy.utils.usage_tracker import UsageTracker
 from pydantic import BaseModel
 
+from moa_dspy.allowance import ALLOWANCE, Allowance, wait_for
 from moa_dspy.rollouts import Rollout, resample
 
 __all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "cut_by", "metered", "watch_lm"]
@@ -22,6 +24,7 @@ __all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "cut_by", "metered", 
 # Among DSPy's settings: the meter in force, and the call of a watched LM.
 METER: Final = "moa_dspy_meter"
 _CALL: Final = "moa_dspy_call"
+_NEVER = float("inf")
 
 
 class LMCall(BaseModel):
@@ -142,6 +145,9 @@ class Meter(BaseCallback, UsageTracker):
             self.usage_data = self._parent.usage_data
         self._open: dict[str, tuple[float, int, Any]] = {}  # since when, entries overheard by then, the LM's prices
         self._billed: set[str] = set()
+        self._late: dict[str, LMCall] = {}  # told of while they were under way
+        self.trouble: BaseException | None = None
+        """What went wrong last, also if it is being tried again."""
         self._rows: dict[str, dict[str, Any]] = {}  # what goes into an `LMCall`, once somebody asks for it
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Meter:
@@ -163,7 +169,7 @@ class Meter(BaseCallback, UsageTracker):
         """The LM as it answers this rollout, seen by this meter."""
         lm = resample(lm, rollout)
         # What else somebody configured as an LM, a name perhaps, DSPy refuses in its own words.
-        return lm if self.everywhere or not isinstance(lm, dspy.BaseLM) else watch_lm(lm, self)
+        return watch_lm(lm, None if self.everywhere else self) if isinstance(lm, dspy.BaseLM) else lm
 
     def calls(self) -> list[LMCall]:
         """The calls so far, in the order in which they were started."""
@@ -179,8 +185,8 @@ class Meter(BaseCallback, UsageTracker):
         self._open[call_id] = time.perf_counter(), heard, vars(lm).get("prices")
         self._rows[call_id] = {"agent": self.agent, "model": lm.model}
 
-    def end(self, call_id: str, error: BaseException | None) -> None:
-        """Enter how a call ended."""
+    def end(self, call_id: str, error: BaseException | None) -> dict[str, Any]:
+        """Enter how a call ended; gives its row."""
         row, (started, _, prices) = self._rows[call_id], self._open[call_id]
         row["seconds"] = time.perf_counter() - started
         if error is not None:
@@ -190,6 +196,11 @@ class Meter(BaseCallback, UsageTracker):
         elif prices is not None:  # stated by the user, see `models.as_lm`
             row["cost_usd"] = prices.cost(row["prompt_tokens"], row["completion_tokens"])
         del self._open[call_id]
+        if (late := self._late.pop(call_id, None)) is not None:
+            # The account was taken while it was under way: what it took in the end belongs there too.
+            for name in row.keys() - {"error", "agent", "model"}:
+                setattr(late, name, row[name])
+        return row
 
     def bill(self, call_id: str, usage: Mapping[str, Any]) -> None:
         """Enter the tokens of a call; the first that are told count."""
@@ -223,7 +234,8 @@ class Meter(BaseCallback, UsageTracker):
         under_way = self._open.get(call_id)
         if under_way is None:
             return LMCall(**row)
-        return LMCall(**{**row, "error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
+        so_far = LMCall(**{**row, "error": "Unfinished", "seconds": time.perf_counter() - under_way[0]})
+        return self._late.setdefault(call_id, so_far)
 
     def _overheard(self, model: str) -> Sequence[Mapping[str, Any]]:
         """What a tracker of the program's own was told in our place, if history is off: it is all there is then.
@@ -238,16 +250,36 @@ class Meter(BaseCallback, UsageTracker):
         return () if tracker is None or tracker is self else tracker.usage_data.get(model, ())
 
 
-def watch_lm(lm: dspy.BaseLM, meter: Meter) -> Any:
-    """The LM as one that tells a meter of each of its calls, at a fifth of what a callback costs.
+def watch_lm(lm: dspy.BaseLM, meter: Meter | None = None) -> Any:
+    """The LM as one that keeps to the allowance and tells a meter of its calls, at a fifth of a callback's cost.
 
     It shares all that the LM has, history and connections included. It counts its calls in `asked`, and knows of the
     last one what was said (`said`) and what cut it short (`cut`).
+
+    Args:
+        lm: The LM.
+        meter: Who is told; None where a meter sees all calls anyway, which would count a watched one twice.
     """
     kind: Any = type(lm)
-    watched: Any = object.__new__(_watching(kind))
-    vars(watched).update(vars(lm), meter=meter, asked=0, said=None, cut=None)
+    watched: Any = object.__new__(kind if issubclass(kind, _Watching) else _watching(kind))
+    its = vars(watched)
+    its.update(vars(lm), meter=meter or Meter("", everywhere=False), kwargs=dict(lm.kwargs))
+    its.update(asked=0, said=None, cut=None)
+    if "tries" not in its:
+        retried_here = _is_retried(kind) and dspy.settings.send_stream is None
+        its.update(
+            tries=lm.num_retries if retried_here else 0,
+            takes_timeouts=isinstance(getattr(lm, "engine", None), str),
+            own_timeout=lm.kwargs.get("timeout"),
+        )
+        if retried_here:
+            its["num_retries"] = 0  # DSPy would wait for as long as a provider says
     return watched
+
+
+def _is_retried(kind: type[Any]) -> bool:
+    """Whether DSPy would ask an LM of this class again after a transient error."""
+    return issubclass(kind, dspy.LM) and kind.forward is dspy.LM.forward and kind.aforward is dspy.LM.aforward
 
 
 @lru_cache(maxsize=64)
@@ -261,15 +293,30 @@ class _Watching(dspy.BaseLM):
     asked: int
     said: Any
     cut: str | None
+    tries: int
+    takes_timeouts: bool
+    own_timeout: Any
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        with self._watched():
-            self.said = super().__call__(prompt, messages=messages, **kwargs)
+        with self._watched(prompt, messages) as allowance:
+            for attempt in range(self.tries + 1):
+                self._hand_down(allowance)
+                try:
+                    self.said = super().__call__(prompt, messages=messages, **kwargs)
+                    break
+                except LMError as error:
+                    time.sleep(self._pause(error, attempt, allowance))
         return self.said
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        with self._watched():
-            self.said = await super().acall(prompt, messages=messages, **kwargs)
+        with self._watched(prompt, messages) as allowance:
+            for attempt in range(self.tries + 1):
+                self._hand_down(allowance)
+                try:
+                    self.said = await super().acall(prompt, messages=messages, **kwargs)
+                    break
+                except LMError as error:
+                    await asyncio.sleep(self._pause(error, attempt, allowance))
         return self.said
 
     def update_history(self, entry: dict[str, Any]) -> None:
@@ -280,19 +327,51 @@ class _Watching(dspy.BaseLM):
             super().update_history(entry)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self, prompt: Any, messages: Any) -> Iterator[Allowance | None]:
+        settings = dspy.settings
+        allowance: Allowance | None = settings.get(ALLOWANCE)
+        taken = None
+        if allowance is not None:
+            allowance.check()
+            taken = allowance.reserve(self, prompt, messages)
         self.asked += 1
         self.cut = None
         call = _Watch(self.meter)
         self.meter.start(call.id, self)
+        failed: BaseException | None = None
         try:
             # DSPy says what a call cost and why it ended in the entry for its history, and nowhere else.
             with dspy.context(**{"usage_tracker": call, "disable_history": False, _CALL: call}):
-                yield
+                yield allowance
         except BaseException as error:
-            self.meter.end(call.id, error)
+            failed = error
             raise
-        self.meter.end(call.id, None)
+        finally:
+            row = self.meter.end(call.id, failed)
+            if taken:
+                Allowance.settle(taken, row)
+
+    def _hand_down(self, allowance: Allowance | None) -> None:
+        """Give the backend the time that is left."""
+        if self.takes_timeouts and allowance is not None and allowance.deadline != _NEVER:
+            remaining, own = allowance.remaining, self.own_timeout
+            if own is None or (isinstance(own, (int, float)) and own > remaining):
+                self.kwargs["timeout"] = wait_for(remaining)
+
+    def _pause(self, error: LMError, attempt: int, allowance: Allowance | None) -> float:
+        """Seconds until the next try, as DSPy waits; raises the error if there is none, or none that could end."""
+        meter = dspy.settings.get(METER)
+        if meter is not None:
+            meter.trouble = error
+        if attempt >= self.tries or not is_retryable_lm_error(error):
+            raise error
+        told = getattr(error, "retry_after", None)
+        pause = float(told) if isinstance(told, (int, float)) and told >= 0 else min(2.0**attempt, 60.0)
+        if allowance is not None:
+            allowance.check()
+            if pause >= allowance.remaining:
+                raise error
+        return pause
 
 
 class _Watch(UsageTracker):

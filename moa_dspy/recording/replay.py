@@ -8,6 +8,7 @@ from typing import Any
 
 import dspy
 
+from moa_dspy.allowance import Allowance
 from moa_dspy.concurrency import Steps
 from moa_dspy.moa import MoA
 from moa_dspy.panel import IsDecided, Panel, Round, proposal_ids
@@ -95,7 +96,7 @@ class ReplayedPanel:
         seen: Sequence[Proposal] = (),
         is_decided: IsDecided | None = None,
         kept: Sequence[Proposal] = (),
-        timeout: float | None = None,
+        allowance: Allowance | None = None,
     ) -> Steps[Round]:
         """Give the recorded proposals; nothing is stopped early, as nothing is under way."""
         yield from ()

@@ -24,7 +24,7 @@ from moa_dspy.results import Proposal
 from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies.equality import is_refusal
-from moa_dspy.usage import METER, Meter, watch_lm
+from moa_dspy.usage import METER, watch_lm
 from moa_dspy.values import IncompleteProposal, as_text, check_showable, refuse_nulls, typed_outputs
 
 __all__ = ["FAILED", "AggregatorTimeout", "Reply", "Unusable", "ask_aggregator", "fields_of"]
@@ -104,7 +104,6 @@ def fields_of(predictor: dspy.Module) -> dict[str, Any]:
     return {name: field for one in predictors for name, field in values.fields_of(one.signature).items()}
 
 
-_UNREAD = "aggregator"
 _UNREADABLE = (LMProviderError, LMUnexpectedError)
 
 
@@ -135,8 +134,10 @@ class _Repair:
         if isinstance(error, AdapterParseError):
             # An adapter that could have asked again and did not has shown a part of the reply already.
             return not self._falls_back
-        # A body that could not be read is a provider's hiccup as well, whatever a backend calls it.
-        return isinstance(error, Unusable) or is_retryable_lm_error(error) or type(error) in _UNREADABLE
+        # Retries that were used up are enough: a dead model would be asked as often again. A body that could not be
+        # read is a provider's hiccup as well, whatever a backend calls it.
+        is_passing = is_retryable_lm_error(error) and not any(lm.tries for lm in self._askings)
+        return isinstance(error, Unusable) or is_passing or type(error) in _UNREADABLE
 
     def ask_again(self) -> None:
         """Make the next call the repair."""
@@ -152,8 +153,7 @@ class _Repair:
         lm, rollout = dspy.settings.lm, 2 * lap + self._asked_again
         if lm is not None:
             meter = dspy.settings.get(METER)
-            # A meter that sees all calls anyway would count a watched one twice: what this one counts nobody reads.
-            meter = Meter(_UNREAD, everywhere=False) if meter is None or meter.everywhere else meter
+            meter = None if meter is None or meter.everywhere else meter
             self._askings.append(watch_lm(ask_again(lm, rollout) if rollout else lm, meter))
             settings["lm"] = self._askings[-1]
         if self.is_made and self._falls_back:

@@ -1,0 +1,115 @@
+"""Every call ends, frees what it held, and says why it failed; on real sockets."""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dspy
+import pytest
+from support.mixtures import Ask, every_way
+from support.openai_server import ChatRequest, OpenAIServer, Reply
+
+from moa_dspy import MoA
+
+GOOD = "[[ ## reasoning ## ]]\nr\n\n[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
+
+
+def answer(request: ChatRequest) -> Reply:
+    number = sum(one.model == request.model for one in served.requests)
+    return {
+        "good": Reply(GOOD),
+        "hangs": Reply(hang=True),
+        "moody": Reply(GOOD, hang=number % 3 == 0),
+        "down": Reply("down", status=500),
+        "busy": Reply("slow down", status=429, headers={"Retry-After": "60"}),
+    }[request.model.partition("-")[0]]
+
+
+served: OpenAIServer
+
+
+@pytest.fixture
+def server() -> Iterator[OpenAIServer]:
+    global served
+    with OpenAIServer(answer) as served:
+        yield served
+
+
+def lm(server: OpenAIServer, name: str, **options: Any) -> dspy.LM:
+    return dspy.LM(f"openai/{name}", api_base=server.url, api_key="k", cache=False, **options)
+
+
+def mixture(server: OpenAIServer, *names: str, judge: str = "good", engine: str = "auto", **limits: Any) -> MoA:
+    lms = [lm(server, name, engine=engine) for name in names]
+    return MoA("question -> answer", lms, lm(server, judge, engine=engine), limits=limits)
+
+
+@pytest.mark.parametrize("engine", ["auto", "litellm"])
+@every_way
+def test_a_model_that_hangs_is_given_up_and_its_connection_closed(ask: Ask, engine: str, server: OpenAIServer) -> None:
+    pred = ask(
+        mixture(server, "good", "hangs", engine=engine, proposer_timeout=1 if engine == "auto" else 5), question="?"
+    )
+    assert [f.error for f in pred.metadata.failures] in (["ProposerTimeout"], ["LMTransportError"], ["LMTimeoutError"])
+    until = time.monotonic() + 10
+    while server.in_flight and time.monotonic() < until:
+        time.sleep(0.05)
+    assert server.in_flight == 0
+
+
+@every_way
+def test_a_provider_that_says_to_come_back_later_than_there_is_time_is_told_at_once(
+    ask: Ask, server: OpenAIServer
+) -> None:
+    pred = ask(mixture(server, "good", "busy", timeout=60), question="?")
+    assert [f.error for f in pred.metadata.failures] == ["LMRateLimitError"]
+    assert pred.metadata.seconds < 20 and sum(one.model == "busy" for one in server.requests) == 1
+
+
+@every_way
+def test_a_late_proposer_says_what_went_wrong_last(ask: Ask, server: OpenAIServer) -> None:
+    pred = ask(mixture(server, "good", "down", proposer_timeout=1.5), question="?")
+    [failure] = pred.metadata.failures
+    assert "down" in failure.message and failure.error in ("ProposerTimeout", "LMServerError")
+
+
+@every_way
+def test_a_dead_judge_is_not_asked_again_after_its_retries(ask: Ask, server: OpenAIServer) -> None:
+    moa = MoA("question -> answer", [lm(server, "good")], lm(server, "down", num_retries=1))
+    assert ask(moa, question="?").metadata.fallback_used
+    assert sum(one.model == "down" for one in server.requests) == 2
+
+
+def test_what_is_abandoned_starts_nothing_new(server: OpenAIServer) -> None:
+    class Stubborn(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict("question -> answer")
+
+        def forward(self, question: str) -> dspy.Prediction:
+            while True:
+                try:
+                    self.ask(question=question)
+                    time.sleep(0.05)
+                except dspy.LMError:
+                    ended.set()
+                    raise
+
+    from moa_dspy import Agent
+
+    ended = threading.Event()
+    agents = [lm(server, "good"), Agent(lm(server, "good-2"), Stubborn())]
+    MoA("question -> answer", agents, strategy="voting", limits={"proposer_timeout": 0.5})(question="?")
+    assert ended.wait(5)
+
+
+@pytest.mark.slow
+def test_a_model_that_hangs_one_time_in_three_is_no_outage_after_300_calls(server: OpenAIServer) -> None:
+    moa = mixture(server, "moody", proposer_timeout=1)
+    moa = MoA("question -> answer", moa.proposers.agents, strategy="voting", limits={"proposer_timeout": 0.2})
+    with dspy.context(disable_history=True):
+        results = dspy.Parallel(num_threads=16, disable_progress_bar=True, max_errors=999)(
+            [(moa, {"question": str(number)}) for number in range(360)]
+        )
+    assert results.count(None) < 160 and results[-60:].count(None) < 40
