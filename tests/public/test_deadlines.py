@@ -107,7 +107,7 @@ def test_what_is_abandoned_starts_nothing_new(server: OpenAIServer) -> None:
 @pytest.mark.slow
 def test_a_model_that_hangs_one_time_in_three_is_no_outage_after_300_calls(server: OpenAIServer) -> None:
     moa = mixture(server, "moody", proposer_timeout=1)
-    moa = MoA("question -> answer", moa.proposers.agents, strategy="voting", limits={"proposer_timeout": 0.2})
+    moa = MoA("question -> answer", moa.panels[0].agents, strategy="voting", limits={"proposer_timeout": 0.2})
     with dspy.context(disable_history=True):
         results = dspy.Parallel(num_threads=16, disable_progress_bar=True, max_errors=999)(
             [(moa, {"question": str(number)}) for number in range(360)]
