@@ -124,6 +124,7 @@ class Asker:
         row.proposals, row.failures, row.calls = account.all_proposals, account.failures, [*row.calls, *account.calls]
         row.agreement, row.degraded, row.seconds = account.agreement, account.degraded, row.seconds + account.seconds
         row.stopped_early = account.stopped_early
+        row.confidence, row.abstained = account.confidence, account.abstained
         return outputs
 
     def _decide(self, row: Row, question: Row, failed: Collection[str]) -> None:

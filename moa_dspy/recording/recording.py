@@ -162,6 +162,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "mixture": row.mixture,
         "error": None if row.error is None else f"{row.error.type}: {row.error.message}",
         "agreement": row.agreement,
+        "confidence": row.confidence,
         "degraded": row.degraded,
         "failures": len(row.failures),
         **row.usage.model_dump(include={"calls", "prompt_tokens", "completion_tokens", "cost_usd", "unpriced_calls"}),

@@ -78,6 +78,8 @@ class Row(BaseModel):
         outputs: What the mixture answered; None if there is no answer, or if the proposals alone were asked for.
         error: Why there is none.
         agreement: The leading answer's share of all votes.
+        confidence: The probability that the answer is right, of a calibrated mixture.
+        abstained: The confidence is below what was promised.
         degraded: Something was missing: a proposer, the aggregator's own answer, a part of what it read.
         stopped_early: The vote was decided before all proposals were in; the others were abandoned.
         proposals: Who said what, of all layers; of a failed question, those that were paid for.
@@ -100,6 +102,8 @@ class Row(BaseModel):
     outputs: dict[str, Any] | None = None
     error: RowError | None = None
     agreement: float | None = None
+    confidence: float | None = None
+    abstained: bool = False
     degraded: bool = False
     stopped_early: bool = False
     proposals: list[Proposal] = Field(default_factory=list)

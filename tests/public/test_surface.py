@@ -12,7 +12,8 @@ import moa_dspy
 import moa_dspy.optimizers
 
 TRACKING = {"autolog", "load_model", "log_model", "register_prompts", "track"}
-OPTIMIZERS = {"Finetune", "FitVoteWeights", "SelectCommittee", "Specialize", "diagnose", "tune_weights"}
+OPTIMIZERS = {"Calibrate", "FitCascade", "FitRoute", "prove"}
+OPTIMIZERS |= {"Finetune", "FitVoteWeights", "SelectCommittee", "Specialize", "diagnose", "tune_weights"}
 MODULES = {
     "moa_dspy",
     "moa_dspy.cli",

@@ -57,6 +57,8 @@ def test_a_row_holds_the_answer_and_how_it_came_about(out: Path) -> None:
         "outputs": {"answer": "why"},
         "error": None,
         "agreement": 0.5,
+        "confidence": None,
+        "abstained": False,
         "degraded": True,
         "stopped_early": False,
         "verdicts": {},
