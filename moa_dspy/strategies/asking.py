@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.utils.exceptions import (
@@ -20,12 +20,14 @@ from dspy.utils.exceptions import (
 from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
-from moa_dspy.results import Proposal
 from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies.equality import is_refusal
 from moa_dspy.usage import METER, watch_lm
 from moa_dspy.values import IncompleteProposal, as_text, check_showable, refuse_nulls, typed_outputs
+
+if TYPE_CHECKING:
+    from moa_dspy.strategies.base import Case, Strategy
 
 __all__ = ["FAILED", "AggregatorTimeout", "Reply", "Unusable", "ask_aggregator", "fields_of"]
 
@@ -55,23 +57,37 @@ class Reply:
 
 
 def ask_aggregator(
+    _strategy: Strategy,
     predictor: dspy.Module,
-    task: type[dspy.Signature],
-    inputs: Mapping[str, Any],
-    proposals: Sequence[Proposal],
+    case: Case,
     *,
     extra: Mapping[str, Any] | None = None,
     narrow: Narrow | None = None,
     complaint: Complaint | None = None,
     rotation: int = 0,
 ) -> Steps[Reply]:
-    """Show the proposals to the aggregator and ask it; see `Strategy.ask`."""
-    given = {**escape_inputs(_inputs_for(predictor, task, inputs)), **(extra or {})}
-    limit = limit_for(dspy.settings.lm, given, proposals)
-    names = (*values.fields_of(task), *fields_of(predictor))
+    """Show the proposals to the aggregator and ask it.
+
+    An unusable reply is asked for once more, past the cache. A prompt that the model refuses as too
+    long is halved; a refusal is not billed.
+
+    Args:
+        predictor: What asks.
+        case: The inputs and the proposals.
+        extra: Further inputs of the predictor.
+        narrow: Gives the predictor's signature for the labels shown.
+        complaint: Says what is wrong with a reply; None if nothing is.
+        rotation: By how many places the order shown is turned; once it is round, as another rollout.
+
+    Raises:
+        Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
+    """
+    given = {**escape_inputs(_inputs_for(predictor, case)), **(extra or {})}
+    limit = limit_for(dspy.settings.lm, given, case.proposals)
+    names = (*values.fields_of(case.task), *fields_of(predictor))
     repair = _Repair()
     while True:
-        shown = render(proposals, seed=seed_of(inputs), rotation=rotation, limit=limit, field_names=names)
+        shown = render(case.proposals, seed=seed_of(case.inputs), rotation=rotation, limit=limit, field_names=names)
         call: dict[str, Any] = {**given, PROPOSALS: shown.text}
         narrowed = narrow(shown) if narrow else None
         if narrowed is not None and not _adapter_knows_signatures():
@@ -82,8 +98,7 @@ def ask_aggregator(
         [outcome] = yield Batch([Call(predictor, call, settings)])
         error: Any = outcome.error
         if error is None:
-            wrong = _find_flaw(outcome.value, settings.get("lm"), task, proposals)
-            wrong = wrong or _mismatch(outcome.value, narrowed)
+            wrong = _find_flaw(outcome.value, settings.get("lm"), case, narrowed)
             wrong = wrong or (complaint(outcome.value, shown) if complaint else None)
             if wrong is None:
                 return Reply(outcome.value, shown, repair.is_made)
@@ -92,7 +107,7 @@ def ask_aggregator(
         if isinstance(error, ContextWindowExceededError) and shorter >= SHORTEST:
             limit = shorter
         elif repair.helps(error):
-            repair.ask_again()
+            repair.asked_again = True
         else:
             raise error
 
@@ -119,13 +134,13 @@ class _Repair:
         self._falls_back = not isinstance(self._adapter, dspy.JSONAdapter) and bool(
             getattr(self._adapter, "use_json_adapter_fallback", False)
         )
-        self._asked_again = False
+        self.asked_again = False  # set, it makes the next call the repair
         self._askings: list[Any] = []
 
     @property
     def is_made(self) -> bool:
         """Whether the question was asked again."""
-        return self._asked_again or (self._falls_back and any(lm.asked > 1 for lm in self._askings))
+        return self.asked_again or (self._falls_back and any(lm.asked > 1 for lm in self._askings))
 
     def helps(self, error: Exception) -> bool:
         """Whether to ask again after this error."""
@@ -139,10 +154,6 @@ class _Repair:
         is_passing = is_retryable_lm_error(error) and not any(lm.tries for lm in self._askings)
         return isinstance(error, Unusable) or is_passing or type(error) in _UNREADABLE
 
-    def ask_again(self) -> None:
-        """Make the next call the repair."""
-        self._asked_again = True
-
     def settings(self, lap: int) -> dict[str, Any]:
         """The DSPy settings of the next call.
 
@@ -150,7 +161,7 @@ class _Repair:
             lap: How often the very same prompt has been sent before on purpose.
         """
         settings: dict[str, Any] = {}
-        lm, rollout = dspy.settings.lm, 2 * lap + self._asked_again
+        lm, rollout = dspy.settings.lm, 2 * lap + self.asked_again
         if lm is not None:
             meter = dspy.settings.get(METER)
             meter = None if meter is None or meter.everywhere else meter
@@ -167,36 +178,27 @@ def _adapter_knows_signatures() -> bool:
     return "<locals>" in type(dspy.settings.adapter).__qualname__
 
 
-def _find_flaw(reply: dspy.Prediction, lm: Any, task: type[dspy.Signature], seen: Sequence[Proposal]) -> str | None:
-    """What makes a reply that could be read no answer; None if nothing does."""
+def _find_flaw(reply: dspy.Prediction, lm: Any, case: Case, narrowed: type[dspy.Signature] | None) -> str | None:
+    """What makes a reply that could be read no answer, or none to the narrowed signature; None if nothing does."""
     if lm is not None and lm.cut is not None:
         return f"The reply is not whole: it was ended by {lm.cut}."
-    outputs = {name: reply[name] for name in values.outputs_of(task) if name in reply}
+    outputs = {name: reply[name] for name in values.outputs_of(case.task) if name in reply}
     for name, value in outputs.items():
-        if is_refusal(value) and not any(is_refusal(proposal.outputs.get(name)) for proposal in seen):
+        if is_refusal(value) and not any(is_refusal(proposal.outputs.get(name)) for proposal in case.proposals):
             return f"The aggregator refuses what no proposer refused: {value:.200}"
     try:
-        refuse_nulls(outputs, task, None if lm is None else lm.said)
+        refuse_nulls(outputs, case.task, None if lm is None else lm.said)
         check_showable(outputs)
+        if narrowed is not None:
+            typed_outputs(reply, narrowed)
     except IncompleteProposal as error:
         return str(error)
     return None
 
 
-def _mismatch(reply: dspy.Prediction, signature: type[dspy.Signature] | None) -> str | None:
-    """What makes a reply to a wider signature no reply to this one; None if nothing does."""
-    if signature is None:
-        return None
-    try:
-        typed_outputs(reply, signature)
-    except IncompleteProposal as error:
-        return str(error)
-    return None
-
-
-def _inputs_for(predictor: dspy.Module, task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _inputs_for(predictor: dspy.Module, case: Case) -> dict[str, Any]:
     """The task's inputs as the predictor takes them: a conversation as text, if it wants text."""
-    given = {name: inputs[name] for name in values.inputs_of(task) if name in inputs}
+    given = {name: case.inputs[name] for name in values.inputs_of(case.task) if name in case.inputs}
     if not any(isinstance(value, dspy.History) for value in given.values()):
         return given
     texts = {name for name, field in fields_of(predictor).items() if field.annotation is str}

@@ -10,7 +10,7 @@ import dspy
 
 from moa_dspy.concurrency import Steps, adrive, drive
 from moa_dspy.results import Element, Proposal
-from moa_dspy.strategies.asking import Complaint, Narrow, Reply, ask_aggregator
+from moa_dspy.strategies.asking import ask_aggregator
 
 if TYPE_CHECKING:
     from moa_dspy.strategies.counting import Tally
@@ -136,39 +136,4 @@ class Strategy(dspy.Module):
         decision = self.decide(case)
         return await adrive(decision) if isinstance(decision, Generator) else decision
 
-    def ask(
-        self,
-        predictor: dspy.Module,
-        case: Case,
-        *,
-        extra: Mapping[str, Any] | None = None,
-        narrow: Narrow | None = None,
-        complaint: Complaint | None = None,
-        rotation: int = 0,
-    ) -> Steps[Reply]:
-        """Show the proposals to the aggregator and ask it.
-
-        An unusable reply is asked for once more, past the cache. A prompt that the model refuses as too
-        long is halved; a refusal is not billed.
-
-        Args:
-            predictor: What asks.
-            case: The inputs and the proposals.
-            extra: Further inputs of the predictor.
-            narrow: Gives the predictor's signature for the labels shown.
-            complaint: Says what is wrong with a reply; None if nothing is.
-            rotation: By how many places the order shown is turned; once it is round, as another rollout.
-
-        Raises:
-            Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
-        """
-        return ask_aggregator(
-            predictor,
-            case.task,
-            case.inputs,
-            case.proposals,
-            extra=extra,
-            narrow=narrow,
-            complaint=complaint,
-            rotation=rotation,
-        )
+    ask = ask_aggregator
