@@ -21,7 +21,6 @@ machine, at /mcp. pip install 'moa-dspy\\[mcp]'
 [bold]Examples[/bold]
 moa-dspy mcp moa.yaml
 moa-dspy mcp tuned.json --port 8000
-claude mcp add moa -- moa-dspy mcp $PWD/moa.yaml
 
 Exit status: 0 closed, 2 bad input.
 """
