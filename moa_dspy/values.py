@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from enum import Enum
-from functools import lru_cache
-from typing import Any, cast
+from functools import lru_cache, wraps
+from typing import Any, TypeVar, cast
 
 import dspy
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
@@ -34,6 +34,22 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+def cached(function: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Remember what a function says of a type; types that cannot be hashed are asked about again."""
+    remembered = lru_cache(maxsize=512)(function)
+
+    @wraps(function)
+    def ask(annotation: Any) -> T:
+        try:
+            hash(annotation)
+        except TypeError:  # Annotated with metadata that cannot be hashed
+            return function(annotation)
+        return remembered(annotation)
+
+    return ask
 
 
 class IncompleteProposal(Exception):
@@ -203,14 +219,6 @@ def validated(value: Any, annotation: Any) -> Any:
     return value if adapter is None else adapter.validate_python(value)
 
 
-def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
-    """Pydantic's reader of this type; None if pydantic does not know it."""
-    try:
-        return _adapter(annotation)
-    except TypeError:  # Annotated with metadata that cannot be hashed
-        return _adapter.__wrapped__(annotation)
-
-
 def _typed(name: str, value: Any, annotation: Any) -> Any:
     if value is None or type(value) is annotation:
         return value
@@ -258,8 +266,9 @@ def _read_fields(signature: Any) -> _Fields:
 _fields_of: Callable[[type[dspy.Signature]], _Fields] = cast(Any, _read_fields)
 
 
-@lru_cache(maxsize=256)
-def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+@cached
+def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
+    """Pydantic's reader of this type; None if pydantic does not know it."""
     # A program of one's own may answer 5 where text is declared. Models take no configuration from outside.
     loose = ConfigDict(coerce_numbers_to_str=True, arbitrary_types_allowed=True)
     for config in (loose, None):

@@ -5,26 +5,26 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from functools import lru_cache, wraps
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import dspy
 from dspy.experimental import Citations
 from pydantic import BaseModel
 from typing_extensions import is_typeddict
 
+from moa_dspy.values import cached
+
 __all__ = [
     "Answer",
     "answer_of",
     "approximate",
     "bare",
-    "cached",
     "free_text",
     "leaves_of",
     "left_out",
@@ -33,8 +33,6 @@ __all__ = [
     "parts_of",
     "types_of_parts",
 ]
-
-T = TypeVar("T")
 
 # DSPy's decorator for what is experimental hides from checkers that Citations is a class.
 _EXPLAINING_TYPES: Any = (dspy.Reasoning, Citations)
@@ -104,21 +102,6 @@ def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -
 def output_types(task: type[dspy.Signature]) -> dict[str, Any]:
     """A task's outputs and their types, constraints included."""
     return {name: field.rebuild_annotation() for name, field in task.output_fields.items()}
-
-
-def cached(function: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Remember what a function says of a type; types that cannot be hashed are asked about again."""
-    remembered = lru_cache(maxsize=512)(function)
-
-    @wraps(function)
-    def ask(annotation: Any) -> T:
-        try:
-            hash(annotation)
-        except TypeError:  # Annotated with metadata that cannot be hashed
-            return function(annotation)
-        return remembered(annotation)
-
-    return ask
 
 
 @cached

@@ -20,6 +20,7 @@ from dspy.utils.exceptions import (
 from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
+from moa_dspy.results import Proposal
 from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies.equality import is_refusal
@@ -54,6 +55,15 @@ class Reply:
     prediction: dspy.Prediction
     shown: Rendering
     repaired: bool
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a `Verdict` tells of how it was asked for."""
+        return {"order_shown": self.shown.order, "shortened": self.shown.shortened, "repaired": self.repaired}
+
+    def chosen(self, name: str) -> list[Proposal]:
+        """The proposals behind the label in a field of the reply."""
+        return self.shown.labels[self.prediction[name]]
 
 
 def ask_aggregator(

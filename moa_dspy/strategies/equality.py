@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, NamedTuple, TypeGuard, get_args, get_ori
 import dspy
 
 from moa_dspy.escaping import unicode_form
-from moa_dspy.strategies.answers import cached, leaves_of, left_out_of, parts_of, types_of_parts
-from moa_dspy.values import validated
+from moa_dspy.strategies.answers import leaves_of, left_out_of, parts_of, types_of_parts
+from moa_dspy.values import cached, validated
 
 __all__ = ["ABSTAIN", "TOLERANCE", "as_float", "fold", "is_number", "is_refusal", "normalise", "same"]
 

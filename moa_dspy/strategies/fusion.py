@@ -74,9 +74,7 @@ class Fusion(Strategy):
         return Verdict(
             {name: part.completed_by(reply.prediction.get(name)) for name, part in merged.items()},
             elements=elements + _reported(reply),
-            order_shown=reply.shown.order,
-            shortened=reply.shown.shortened,
-            repaired=reply.repaired,
+            **reply.told,
         )
 
     def _settled(self, case: Case, merged: Mapping[str, Merged]) -> str:

@@ -14,10 +14,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from moa_dspy.results import Element
 from moa_dspy.strategies.aligning import align
-from moa_dspy.strategies.answers import bare, cached, left_out, left_out_of, parts_of, types_of_parts
+from moa_dspy.strategies.answers import bare, left_out, left_out_of, parts_of, types_of_parts
 from moa_dspy.strategies.counting import Ballot, Candidate, count
 from moa_dspy.strategies.equality import normalise, same
-from moa_dspy.values import as_text, to_json, validated
+from moa_dspy.values import as_text, cached, to_json, validated
 
 __all__ = ["Merged", "merge", "merge_outputs"]
 

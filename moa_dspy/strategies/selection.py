@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.concurrency import Steps, together
-from moa_dspy.rendering import group_identical
+from moa_dspy.rendering import Rendering, group_identical
 from moa_dspy.signatures import CHOICE, among, selection_signature
 from moa_dspy.strategies.asking import FAILED, Reply
 from moa_dspy.strategies.base import Case, Strategy, Verdict
@@ -116,7 +116,7 @@ class Selection(Strategy):
         replies = [attempt for attempt in attempts if isinstance(attempt, Reply)]
         if not replies:
             raise errors[0]
-        chosen = [reply.shown.labels[reply.prediction[CHOICE]] for reply in replies]
+        chosen = [reply.chosen(CHOICE) for reply in replies]
         verdicts = Counter(group[0].id for group in chosen)
         support = {group[0].id: len(group) for group in chosen}
         declared = [proposal.id for proposal in case.proposals]
@@ -124,24 +124,20 @@ class Selection(Strategy):
         return Verdict(
             case.proposal(winner).outputs,
             selected=winner,
-            order_shown=replies[0].shown.order,
-            shortened=replies[0].shown.shortened,
             flip_rate=1 - verdicts[winner] / len(replies),
-            repaired=any(reply.repaired for reply in replies),
             errors=errors,
+            **{**replies[0].told, "repaired": any(reply.repaired for reply in replies)},
             reasoning=replies[[group[0].id for group in chosen].index(winner)].prediction.get("reasoning"),
         )
 
     def _verdict(self, case: Case, rotation: int) -> Steps[Reply | Exception]:
         """One rotation; one that fails leaves the verdict to the others."""
         signature: Any = self.select.signature
+
+        def narrow(shown: Rendering) -> type[dspy.Signature]:
+            return among(signature, CHOICE, tuple(shown.labels))
+
         try:
-            reply = yield from self.ask(
-                self.select,
-                case,
-                narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels)),
-                rotation=rotation,
-            )
+            return (yield from self.ask(self.select, case, narrow=narrow, rotation=rotation))
         except FAILED as error:
             return error
-        return reply

@@ -32,8 +32,6 @@ class Synthesis(Strategy):
         reply = yield from self.ask(self.synthesize, case)
         return Verdict(
             {name: reply.prediction[name] for name in outputs_of(case.task)},
-            order_shown=reply.shown.order,
-            shortened=reply.shown.shortened,
-            repaired=reply.repaired,
             reasoning=reply.prediction.get("reasoning"),
+            **reply.told,
         )

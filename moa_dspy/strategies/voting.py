@@ -135,14 +135,7 @@ class Voting(Strategy):
             Unusable: If nobody votes; but if all say None, and the task allows it, that is the answer.
         """
         id = tally.winner.representative if tally.winner else self._id_of_none(case)
-        return Verdict(
-            case.proposal(id).outputs,
-            selected=id,
-            tally=tally,
-            order_shown=reply.shown.order if reply else (),
-            shortened=reply.shown.shortened if reply else {},
-            repaired=reply.repaired if reply else False,
-        )
+        return Verdict(case.proposal(id).outputs, selected=id, tally=tally, **(reply.told if reply else {}))
 
     def _id_of_none(self, case: Case) -> str:
         types = self._ballot_types(case.task)
@@ -168,7 +161,7 @@ class Voting(Strategy):
         groups = [[proposal.id for label in named for proposal in labels[label]] for named in reply.prediction[GROUPS]]
         grouped = self.count(case, groups)
         # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
-        best = labels[reply.prediction[BEST]][0].id
+        best = reply.chosen(BEST)[0].id
         is_tied = any(best in candidate.voters for candidate in grouped.tied)
         return (_led_by(grouped, best) if is_tied else grouped), reply
 
@@ -178,7 +171,7 @@ class Voting(Strategy):
         reply = yield from self.ask(
             break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels))
         )
-        return _led_by(tally, reply.shown.labels[reply.prediction[CHOICE]][0].id), reply
+        return _led_by(tally, reply.chosen(CHOICE)[0].id), reply
 
 
 def count_votes(case: Case) -> Tally:
