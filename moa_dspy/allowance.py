@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import dspy
@@ -54,6 +54,7 @@ class Allowance:
         self.deadline: float = outer if timeout is None else min(outer, time.monotonic() + timeout)
         self.timeout = timeout
         self.is_over = False
+        self.meters: Sequence[Any] = ()  # of the calls that are under way on it
         self.limits = {
             name: limit
             for name, limit in (("calls", max_calls), ("tokens", max_tokens), ("cost_usd", max_cost_usd))

@@ -43,7 +43,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # Seconds that a task has to heed its cancellation; one that does not is left to itself.
-_CANCELLATION = 0.5
+_CANCELLATION = 0.1
 # Seconds between two looks at whether the work was told to stop.
 _LOOK = 0.1
 
@@ -75,12 +75,13 @@ class Batch:
     Args:
         calls: What to call.
         timeout: Seconds after which the unfinished calls are abandoned; None waits for all.
-        enough: Looks at the outcomes so far and says whether the unfinished calls are no longer needed.
+        patience: Looks at the outcomes so far and says how many seconds the unfinished calls still have; None leaves
+            them what they have.
     """
 
     calls: Sequence[Call]
     timeout: float | None = None
-    enough: Callable[[Sequence[Outcome]], bool] | None = None
+    patience: Callable[[Sequence[Outcome]], float | None] | None = None
 
 
 Steps = Generator[Batch, list[Outcome], T]
@@ -98,7 +99,12 @@ async def adrive(steps: Steps[T]) -> T:
     """Run a step program with tasks on the running event loop; cancels what it no longer needs."""
     batch, result = _advance(steps, None)
     while batch is not None:
-        batch, result = _advance(steps, _settle(await _agather(batch)))
+        try:
+            outcomes = _settle(await _agather(batch))
+        except BaseException as interrupt:
+            steps.throw(interrupt)  # which tells what was paid for, and goes on
+            raise
+        batch, result = _advance(steps, outcomes)
     return result
 
 
@@ -184,7 +190,12 @@ def run_side_by_side(
 def _drive(steps: Steps[T]) -> T:
     batch, result = _advance(steps, None)
     while batch is not None:
-        batch, result = _advance(steps, _settle(_gather(batch)))
+        try:
+            outcomes = _settle(_gather(batch))
+        except BaseException as interrupt:
+            steps.throw(interrupt)
+            raise
+        batch, result = _advance(steps, outcomes)
     return result
 
 
@@ -221,7 +232,7 @@ def _gather(batch: Batch) -> list[Outcome]:
     finished: queue.SimpleQueue[int] = queue.SimpleQueue()
     # What nobody may have to abandon runs right here: one thread less to wake.
     last = len(outcomes) - 1
-    here = last if batch.timeout is None and batch.enough is None else None
+    here = last if batch.timeout is None and batch.patience is None else None
 
     def work(index: int) -> None:
         _run(batch.calls[index], outcomes[index])
@@ -247,8 +258,10 @@ def _gather(batch: Batch) -> list[Outcome]:
             done.add(finished.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic())))
         except queue.Empty:
             break
-        if batch.enough is not None and batch.enough(_seen(outcomes, done)):
-            break
+        if batch.patience is not None and (rest := batch.patience(_seen(outcomes, done))) is not None:
+            deadline = time.monotonic() + rest if deadline is None else min(deadline, time.monotonic() + rest)
+            if not rest:
+                break
     return _seen(outcomes, done)
 
 
@@ -258,7 +271,7 @@ async def _agather(batch: Batch) -> list[Outcome]:
     tasks = [asyncio.create_task(_arun(call, outcome)) for call, outcome in zip(batch.calls, outcomes, strict=True)]
     loop = asyncio.get_running_loop()
     deadline = None if batch.timeout is None else loop.time() + batch.timeout
-    when = asyncio.ALL_COMPLETED if batch.enough is None else asyncio.FIRST_COMPLETED
+    when = asyncio.ALL_COMPLETED if batch.patience is None else asyncio.FIRST_COMPLETED
     pending: set[asyncio.Task[None]] = set(tasks)
     done: set[int] = set()
     try:
@@ -268,8 +281,10 @@ async def _agather(batch: Batch) -> list[Outcome]:
             done = {index for index, task in enumerate(tasks) if task.done()}
             if deadline is not None and loop.time() >= deadline:
                 break
-            if batch.enough is not None and batch.enough(_seen(outcomes, done)):
-                break
+            if batch.patience is not None and (rest := batch.patience(_seen(outcomes, done))) is not None:
+                deadline = loop.time() + rest if deadline is None else min(deadline, loop.time() + rest)
+                if not rest:
+                    break
         return _seen(outcomes, done)
     finally:
         for task in pending:

@@ -181,7 +181,20 @@ class MoA(Savable):
         adopt_lms(agents)
         has_aggregator = self._has_aggregator()
         check_keys(agents if has_aggregator else agents[:-1])
+        self._check_prices(agents if has_aggregator else agents[:-1])
         account = _Account(self)
+        try:
+            return (yield from self._ask(inputs, account, stream, has_aggregator))
+        except BaseException as interrupt:
+            if not isinstance(interrupt, Exception):  # it has no account of its own
+                interrupt.metadata = account.metadata()  # type: ignore[attr-defined]
+            raise
+        finally:
+            account.allowance.end()
+
+    def _ask(
+        self, inputs: Mapping[str, Any], account: _Account, stream: AnswerStream | None, has_aggregator: bool
+    ) -> Steps[MoAPrediction]:
         allowance = account.allowance
         early_stop = _EarlyStop(self, inputs) if self.strategy.early_stop else None
         seen: Sequence[Proposal] = ()
@@ -191,8 +204,10 @@ class MoA(Savable):
             stops = early_stop if panel is self.panels[-1] else None
             shares = len(self.panels) - number + has_aggregator
             share = Allowance(self.limits.proposer_timeout or allowance.remaining / shares, parent=allowance)
+            account.share = share
             round = yield from panel.ask(inputs, seen, stops, () if number else kept, share)
             account.add(round)
+            account.share = None
             raises = self.limits.on_degraded == "raise"
             needed = len(round.asked) if raises else self.limits.min_proposals
             if len(round.proposals) < needed:
@@ -212,6 +227,22 @@ class MoA(Savable):
         if self.limits.on_degraded == "raise" and prediction.metadata.degraded:
             raise account.failed(Unusable("The answer is degraded (Limits.on_degraded)."))
         return prediction
+
+    def _check_prices(self, agents: Sequence[Agent]) -> None:
+        """Find out before anything is paid for whether a limit in USD can be kept.
+
+        Raises:
+            ValueError: Naming the models whose prices are not known.
+        """
+        if self.limits.max_cost_usd is None:
+            return
+        lms = [lm for agent in agents for lm in agent.lms or [dspy.settings.lm] if isinstance(lm, dspy.BaseLM)]
+        if unpriced := sorted({lm.model for lm in lms if prices_of(lm) is None}):
+            raise ValueError(
+                f"max_cost_usd={self.limits.max_cost_usd:g} cannot be kept: no price is known of "
+                f"{', '.join(unpriced)}. State it as prices={{'input': ..., 'output': ...}}, USD per million "
+                "tokens, or limit max_calls."
+            )
 
     def _has_aggregator(self) -> bool:
         """Whether there is an LM that the strategy may ask.
@@ -234,10 +265,12 @@ class MoA(Savable):
             settings |= stream.settings()
         share = Allowance(self.limits.aggregator_timeout or account.allowance.remaining, parent=account.allowance)
         call = Call(self.aggregator, {"case": case}, {**settings, ALLOWANCE: share})
+        account.share, share.meters = share, [meter]
         # A strategy that asks nobody runs right here: there is nothing to abandon.
         [outcome] = yield Batch([call], share.remaining if case.has_aggregator else None)
         share.end()
         account.calls += meter.calls()
+        account.share = None
         error = outcome.error or _reject(outcome.value, case.task)
         if not outcome.finished:
             error = AggregatorTimeout(tell_late(share, self.limits, "aggregator_timeout", meter))
@@ -271,6 +304,7 @@ class _Account:
         )
         self.rounds: list[Round] = []
         self.calls: list[LMCall] = []
+        self.share: Allowance | None = None  # of what is under way
         self.failures: list[Failure] = []
         self.fallback_used = False
         self.decided_on: int | None = None
@@ -323,7 +357,10 @@ class _Account:
             layer=self.decided_on,
             all_proposals=[proposal for round in self.rounds for proposal in round.proposals],
             failures=self.failures,
-            calls=self.calls,
+            calls=[
+                *self.calls,
+                *(call for meter in (self.share.meters if self.share else ()) for call in meter.calls()),
+            ],
             seconds=time.perf_counter() - self.started,
             selected=decided.selected,
             order_shown=list(decided.order_shown),

@@ -155,19 +155,24 @@ class Panel(Keyless):
         samples = [sample for sample in asked if sample.id not in known]
         known = {sample.id: known[sample.id] for sample in asked if sample.id in known}
         reader = _Reader(self.task, inputs, seen) if seen else None
-        decided = False
+        decided = has_quorum = False
+        quorum = self.limits.quorum
+        allowance.meters = [sample.meter for sample in samples]
 
-        def enough(outcomes: Sequence[Outcome]) -> bool:
-            nonlocal decided
+        def patience(outcomes: Sequence[Outcome]) -> float | None:
+            nonlocal decided, has_quorum
+            done = [(sample, outcome) for sample, outcome in zip(samples, outcomes, strict=True) if outcome.finished]
+            here = [made for pair in done if isinstance(made := self._read(*pair, allowance), Proposal)]
             if is_decided is not None:
-                done = [
-                    (sample, outcome) for sample, outcome in zip(samples, outcomes, strict=True) if outcome.finished
-                ]
-                here = [made for pair in done if isinstance(made := self._read(*pair, allowance), Proposal)]
                 pending = {s.id: s.agent.name for s, o in zip(samples, outcomes, strict=True) if not o.finished}
                 finished = {s.id: s.agent.name for s in asked if s.id not in pending}
                 decided = is_decided(_arrange([*known.values(), *here], asked), finished, pending)
-            return decided
+            if decided:
+                return 0.0
+            if has_quorum or quorum is None or len(here) + len(known) < quorum:
+                return None
+            has_quorum = True
+            return self.limits.grace
 
         outcomes: list[Outcome] = []
         if samples:
@@ -177,7 +182,7 @@ class Panel(Keyless):
                     for sample in samples
                 ],
                 allowance.remaining,
-                enough if is_decided else None,
+                None if is_decided is None and quorum is None else patience,
             )
         while reader is not None and (too_long := reader.shorten(samples, outcomes)):
             again = yield Batch(
@@ -204,6 +209,8 @@ class Panel(Keyless):
                     samples[index], outcomes[index] = other, outcome
         allowance.end()
         waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
+        if has_quorum:
+            allowance.timeout = self.limits.grace
         results = [self._read(*pair, allowance) for pair in waited]
         came = [result for result in results if isinstance(result, Proposal)]
         waited_for = {sample.id for sample, _ in waited} | known.keys()
@@ -223,7 +230,8 @@ class Panel(Keyless):
         agent, task = sample.agent, self.task
         if not outcome.finished:
             waited = allowance.timeout or 0.0
-            said = tell_late(allowance, self.limits, "proposer_timeout", sample.meter)
+            graced = self.limits.quorum is not None and waited == self.limits.grace
+            said = tell_late(allowance, self.limits, "grace" if graced else "proposer_timeout", sample.meter)
             late = failure_of(agent, ProposerTimeout(said), waited)
             return self._placed(late, sample), None
         error = outcome.error

@@ -199,6 +199,62 @@ def test_a_call_ends_in_its_time_and_leaves_the_aggregator_its_share(ask: Ask) -
     assert pred.metadata.answered_by == "synthesis"
 
 
+@every_way
+def test_with_a_quorum_in_the_others_have_their_grace(ask: Ask) -> None:
+    lms = {**cast("a", "b"), **cast("late", delay=5), **cast("judge")}
+    pred = ask(mixture(lms, limits={"quorum": 2, "grace": 0.2}), question="?")
+    assert [p.agent for p in pred.proposals] == ["a", "b"]
+    assert [f.message for f in pred.metadata.failures] == ["No answer within 0.2 s (Limits.grace)."]
+    assert pred.metadata.seconds < 3
+
+
+@every_way
+@pytest.mark.parametrize("limits", [{"max_calls": 2}, {"max_tokens": 1400}, {"max_cost_usd": 0.0014}])
+def test_the_call_that_would_go_beyond_is_not_started_and_what_came_is_kept(ask: Ask, limits: dict[str, Any]) -> None:
+    lms = [Agent(lm, prices={"input": 1, "output": 1}) for lm in cast("a", "b", usage=(600, 50)).values()]
+    judge = Agent(cast("judge")["judge"], prices={"input": 1, "output": 1})
+    pred = ask(MoA(QA, lms, judge, limits=limits), question="?" * 500)
+    assert (pred.metadata.answered_by, pred.metadata.usage.calls) == ("voting", 2)
+    assert [(f.agent, f.error) for f in pred.metadata.failures] == [("aggregator", "LimitReached")]
+
+
+def test_a_limit_in_usd_needs_prices() -> None:
+    with pytest.raises(ValueError, match="max_cost_usd=1 cannot be kept: no price is known of a, b, judge"):
+        mixture(cast("a", "b", "judge"), limits={"max_cost_usd": 1})(question="?")
+
+
+def test_a_nested_mixture_takes_from_what_is_around_it() -> None:
+    inner = mixture(cast("a", "b", "judge"))
+    outer = MoA(
+        QA, [Agent(program=inner, name="inner"), *cast("c").values()], strategy="voting", limits={"max_calls": 3}
+    )
+    pred = outer(question="?")
+    assert pred.metadata.usage.calls == 3
+
+
+def test_a_cancelled_call_tells_what_was_paid_for() -> None:
+    async def cancel() -> BaseException:
+        lms = {**cast("a"), **cast("late", delay=5), **cast("judge")}
+        task = asyncio.create_task(mixture(lms).acall(question="?"))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        try:
+            await task
+        except BaseException as error:
+            return error
+        raise AssertionError
+
+    metadata = getattr(asyncio.run(cancel()), "metadata")  # noqa: B009
+    assert [(call.agent, call.error) for call in metadata.calls] == [("a", None), ("late", "Unfinished")]
+
+
+def test_an_interrupted_call_tells_what_was_paid_for() -> None:
+    lms = {**cast("a"), "stop": FakeLM("stop", [KeyboardInterrupt()]), **cast("judge")}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        mixture(lms)(question="?")
+    assert "a" in [call.agent for call in getattr(caught.value, "metadata").calls]  # noqa: B009
+
+
 @pytest.mark.parametrize(
     ("limits", "said"),
     [
