@@ -70,7 +70,8 @@ class _Field:
         self.name = listener.signature_field_name
         self.predict = _writer(moa, self.name)
         self.sent = ""
-        self._reply = ""
+        self._reply: list[str] = []
+        self._length = self._read = 0  # of the reply, and of what was read of it
         self._heard = dspy.streaming.StreamListener(self.name, predict=self.predict)
 
     def is_written_by(self, item: Any) -> bool:
@@ -89,9 +90,14 @@ class _Field:
 
     def _read_json(self, text: str) -> str:
         # DSPy's listener would pass on quotes and escapes.
-        self._reply += text
+        self._reply.append(text)
+        self._length += len(text)
+        # All is read anew each time, so a long reply is read less often than it grows.
+        if self._length - self._read < self._length // 256:
+            return ""
+        self._reply, self._read = ["".join(self._reply)], self._length
         with suppress(ValueError):
-            reply = from_json(self._reply[max(0, self._reply.find("{")) :], allow_partial="trailing-strings")
+            reply = from_json(self._reply[0][max(0, self._reply[0].find("{")) :], allow_partial="trailing-strings")
             value = reply.get(self.name, "") if isinstance(reply, dict) else ""
             return value[len(self.sent) :] if isinstance(value, str) else ""
         return ""

@@ -3,11 +3,14 @@
 import sys
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import dspy
 import pytest
 from support.growth import ON_STRUCTURES, ON_TEXT, STRUCTURES, TEXTS
 
+from moa_dspy import MoA, streaming
 from moa_dspy.values import as_text
 
 
@@ -51,3 +54,25 @@ def test_deep_nesting_is_not_indented_to_a_hundred_times_its_length() -> None:
     for depth in range(150):
         value = [value, depth]
     assert len(as_text(value)) < 2_000 and as_text([[1], 2]) == "[\n  [\n    1\n  ],\n  2\n]"
+
+
+def test_a_streamed_reply_is_not_read_anew_with_every_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def from_json(text: str, **options: Any) -> Any:
+        read.append(len(text))
+        return {"answer": text[12:]}
+
+    monkeypatch.setattr(streaming, "from_json", from_json)
+    moa = MoA("question -> answer", ["simulated/alice"], "simulated/judge")
+    field = streaming._Field(dspy.streaming.StreamListener("answer"), moa)
+    with dspy.context(adapter=dspy.JSONAdapter()):
+        pieces = [field.read(chunk_of(text)) for text in ['{"answer": "', *["abcd"] * 20_000]]
+    assert sum(read) < 300 * 80_000 and "".join(pieces) == field.sent and len(field.sent) > 79_000
+    whole: Any = dspy.Prediction(answer="abcd" * 20_000)
+    assert field.rest(whole).chunk == ("abcd" * 20_000)[len(field.sent) :]
+
+
+def chunk_of(text: str) -> Any:
+    """A piece of a reply, as LiteLLM gives it."""
+    return SimpleNamespace(choices=[SimpleNamespace(delta=SimpleNamespace(content=text))])
