@@ -1,12 +1,12 @@
 """What can be wrong with a provider, where it can strike, and what a mixture makes of it: one cell of the matrix."""
 
-import importlib
 import json
 import pickle
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ BACKENDS = ("lm15", "litellm")
 LEAK = "zebra"  # stands in all that is no answer: it may not become one, nor be shown to anybody
 _PROPOSERS = {"a": "gpt-4o-mini", "b": "gpt-4.1-mini", "c": "gpt-4.1-nano"}
 _JUDGE = "gpt-4o"
-_SECONDS = 1.0
 _PAGE = Path(__file__).parents[2] / "docs" / "promises.md"
 _MARK = "<!-- written by tests/bench/outcomes.py -->"
 
@@ -36,14 +35,14 @@ class Fault:
     Args:
         reply: Makes the reply of the fields that a healthy model would have written.
         retries: How often DSPy may try again.
-        limits: What the mixture is limited to.
+        seconds: How long a reply may take to begin, and a layer or the aggregator may take at most.
         is_refused: Whether nobody listens: there is no reply then.
         is_passing: Whether it is gone at the second request.
     """
 
     reply: Callable[[Mapping[str, Any], ChatRequest], Reply] = lambda fields, request: Reply()
     retries: int = 0
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 60.0
     is_refused: bool = False
     is_passing: bool = False
 
@@ -99,11 +98,9 @@ FAULTS: dict[str, Fault] = {
     "503": _status(503),
     "connection refused": Fault(is_refused=True),
     "connection reset": Fault(lambda fields, request: Reply(drop=True)),
-    "hangs before the body": Fault(lambda fields, request: Reply(hang=True)),
-    "hangs in the body": Fault(lambda fields, request: Reply(_render(request, fields), hang="body")),
-    "trickles": Fault(
-        lambda fields, request: Reply(_render(request, fields), pace=0.03), limits={"proposer_timeout": 1.5 * _SECONDS}
-    ),
+    "hangs before the body": Fault(lambda fields, request: Reply(hang=True), seconds=2),
+    "hangs in the body": Fault(lambda fields, request: Reply(_render(request, fields), hang="body"), seconds=2),
+    "trickles": Fault(lambda fields, request: Reply(_render(request, fields), pace=0.1), seconds=2),
     "malformed JSON": _raw('{"choices": [' + LEAK),
     "HTML in a 200": _raw(f"<html><body>{LEAK}</body></html>", "text/html"),
     "an error in a 200": _raw(json.dumps({"error": {"message": LEAK, "type": "server_error", "code": None}})),
@@ -146,6 +143,14 @@ class Outcome:
     wrong: list[str]
 
 
+@lru_cache(maxsize=1)
+def _warm_up() -> None:
+    """Make litellm's first call, which takes seconds that a cell's timeouts do not have."""
+    import litellm
+
+    litellm.completion("gpt-4o", messages=[{"role": "user", "content": "?"}], mock_response="!")
+
+
 def happens(fault: str, place: str) -> bool:
     """Whether the fault can strike there: who refuses connections does so from the start."""
     return not (FAULTS[fault].is_refused and place in ("the aggregator, once", "a later layer"))
@@ -171,7 +176,7 @@ def write_table(table: Mapping[str, Mapping[str, str]]) -> None:
 def run_cell(fault: str, place: str, strategy: str, backend: str, ask: Callable[..., Any]) -> Outcome:
     """Ask a mixture whose provider has this fault at this place."""
     if backend == "litellm":
-        importlib.import_module("litellm")  # seconds, which no timeout of a cell has
+        _warm_up()
     return _Cell(FAULTS[fault], place, strategy, backend).run(ask)
 
 
@@ -211,7 +216,7 @@ class _Cell:
                 api_key="any",
                 cache=False,
                 num_retries=self.fault.retries,
-                timeout=_SECONDS,
+                timeout=self.fault.seconds,
                 engine=self.backend,
             )
             return Agent(lm, name=name)
@@ -222,7 +227,7 @@ class _Cell:
             agent("judge", _JUDGE),
             self.strategy,  # type: ignore[arg-type]
             layers=2 if self.place == "a later layer" else 1,
-            limits=Limits(**self.fault.limits),
+            limits=Limits(proposer_timeout=1.2 * self.fault.seconds, aggregator_timeout=3 * self.fault.seconds),
         )
 
     def strikes(self, name: str, layer: int) -> bool:
