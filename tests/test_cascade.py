@@ -182,7 +182,8 @@ def test_goals(goal: Any, tmp_path: Path) -> None:
     cascade: Any = optimizer.compile(moa, trainset=asked, recorded=recording)
     report: Any = optimizer.report
     assert report.chosen.calls <= goal.get("max_calls", 5)
-    assert "max_error" not in goal or (report.chosen.error <= 0.2 and cascade.stages[-1].calibration.threshold)
+    if "max_error" in goal:  # more votes may make an answer sure that they cannot change
+        assert report.chosen.error <= 0.2 and cascade.stages[-1].calibration.threshold and report.stops[0].calls == 5
     assert report.table().row_count == len(report.stops) + 2 and json.dumps(report.to_dict())
     assert "always all" in report.plot(tmp_path / "curve.svg").read_text(encoding="utf-8")
 

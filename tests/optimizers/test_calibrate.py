@@ -13,7 +13,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import QA, every_way
 from support.voters import examples, planted, voters
 
-from moa_dspy import Agent, Cascade, MoA, Proposal, Recording, Selection, Synthesis, Voting
+from moa_dspy import Agent, Cascade, MoA, Proposal, Recording, Selection, Synthesis, Voting, record, replay
 from moa_dspy.certainty import MEASURES, Calibration, weigh_evidence
 from moa_dspy.evaluation import MetricError
 from moa_dspy.optimizers import Calibrate, CompileInterrupted, SelectCommittee
@@ -107,6 +107,8 @@ def test_a_shift_is_told() -> None:
     worse = planted(dict.fromkeys(FIVE, 0.35), questions=300, alternatives=1)
     told = report.check(worse[2])
     assert not told.holds and "of the answers were to be right" in told.reason and told.observed < told.expected
+    lobby = planted(dict.fromkeys(FIVE, 0.05), questions=100, alternatives=1)[2]
+    assert re.search(r"(\d+) of \1 answers given are wrong, and 10% were promised", report.check(lobby).reason)
     unlabelled = Recording([row.model_copy(update={"gold": {}}) for row in worse[2]])
     told = report.check(unlabelled)
     assert not told.holds and "the mean confidence was" in told.reason and told.observed is None
@@ -136,6 +138,10 @@ def test_flips_of_a_selection_are_recorded_and_count() -> None:
     optimizer = Calibrate("exact")
     compiled: Any = optimizer.compile(moa, trainset=examples(GOLD))
     assert compiled.calibration.measures["flips"] != 0
+    recording = record(moa, examples(GOLD)[:1], strategies=["selection"])
+    assert (
+        replay(moa, recording)(question="q0").metadata.flip_rate == recording[0].verdicts["selection"].flip_rate == 0.5
+    )
 
 
 def test_it_is_saved_and_copied_with_the_mixture(tmp_path: Path) -> None:
