@@ -64,7 +64,8 @@ def ui(
         note(f"MLflow on {mask_address(uri)}: {address}  Ctrl-C ends it.")
         if browser:
             typer.launch(address)
-        process.wait()
+        while process.poll() is None:  # a plain wait() is not interrupted by a signal that another thread gets
+            time.sleep(0.2)
 
 
 @contextmanager
