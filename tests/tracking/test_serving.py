@@ -20,6 +20,7 @@ from support.rendering import asked
 
 import moa_dspy
 from moa_dspy import Agent, MoA
+from moa_dspy.tracking import flush
 
 QUESTIONS = ["What is the capital of Australia?", "What is 17 * 23?"]
 
@@ -102,3 +103,15 @@ def test_a_chat_about_something_else_is_refused(store: Path) -> None:
     moa = MoA("question -> answer: int", ["simulated/alice"], "simulated/judge")
     with pytest.raises(ValueError, match="A chat gives one text and wants one back"):
         moa_dspy.log_model(moa, "number", serve_as="chat")
+
+
+def test_a_served_mixture_traces_if_asked_and_its_traces_are_the_models(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = moa_dspy.log_model(mixture(), "capitals")
+    monkeypatch.setenv("MOA_DSPY_AUTOLOG", "true")
+    mlflow.pyfunc.load_model(info.model_uri).predict([{"question": QUESTIONS[0]}])
+    flush()
+    [trace] = mlflow.search_traces(return_type="list")
+    named = trace.data.spans[0].name, trace.info.trace_metadata["mlflow.modelId"]
+    assert named == ("MoA (synthesis)", info.model_id)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -23,6 +24,7 @@ from support.mlflow_server import broken_server, free_port, hanging_server, mlfl
 import moa_dspy
 from moa_dspy import track
 from moa_dspy.tracking import flush, store
+from moa_dspy.tracking.run import Writer
 
 
 @contextmanager
@@ -185,3 +187,19 @@ def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: P
         assert process.stdout is not None and len(process.stdout.readline().strip()) == 32
     _, said = process.communicate("\n", timeout=60)  # MLflow by itself asks for 247 s
     assert process.returncode == 0 and "is incomplete. It lacks: its end" in said
+
+
+def test_what_waits_for_a_slow_store_goes_out_together() -> None:
+    answered, sent = threading.Event(), list[Any]()
+
+    def send(items: list[Any]) -> None:
+        answered.wait(10)
+        sent.append(items)
+
+    writer = Writer(send)
+    for item in ("first", "second", "third"):
+        writer.write(item, item)
+    assert writer.finish(0) == [f"{item} (no answer in time)" for item in ("first", "second", "third")]
+    answered.set()
+    assert (writer.finish(10), [item for items in sent for item in items]) == ([], ["first", "second", "third"])
+    assert len(sent) <= 2
