@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.oneshot import arun_moa, run_moa
     from moa_dspy.panel import Panel
+    from moa_dspy.permits import configure
     from moa_dspy.recording.recorder import record
     from moa_dspy.recording.recording import Recording
     from moa_dspy.recording.replay import replay
@@ -57,6 +58,7 @@ __all__ = [
     "Vote",
     "Voting",
     "arun_moa",
+    "configure",
     "evaluate",
     "record",
     "replay",
@@ -75,6 +77,7 @@ _MODULES = {
     "moa": ("MoA",),
     "oneshot": ("arun_moa", "run_moa"),
     "panel": ("Panel",),
+    "permits": ("configure",),
     "route": ("Route",),
     "recording": ("Recording", "record", "replay"),
     "strategies": ("Case", "Fusion", "Revision", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),

@@ -17,6 +17,7 @@ from dspy.utils.usage_tracker import UsageTracker
 from pydantic import BaseModel
 
 from moa_dspy.allowance import ALLOWANCE, Allowance, wait_for
+from moa_dspy.permits import apermitted, permitted
 from moa_dspy.rollouts import Rollout, resample
 
 __all__ = ["METER", "LMCall", "Meter", "Usage", "call_of", "cut_by", "metered", "watch_lm"]
@@ -302,7 +303,8 @@ class _Watching(dspy.BaseLM):
             for attempt in range(self.tries + 1):
                 self._hand_down(allowance)
                 try:
-                    self.said = super().__call__(prompt, messages=messages, **kwargs)
+                    with permitted(allowance):
+                        self.said = super().__call__(prompt, messages=messages, **kwargs)
                     break
                 except LMError as error:
                     time.sleep(self._pause(error, attempt, allowance))
@@ -313,7 +315,8 @@ class _Watching(dspy.BaseLM):
             for attempt in range(self.tries + 1):
                 self._hand_down(allowance)
                 try:
-                    self.said = await super().acall(prompt, messages=messages, **kwargs)
+                    async with apermitted(allowance):
+                        self.said = await super().acall(prompt, messages=messages, **kwargs)
                     break
                 except LMError as error:
                     await asyncio.sleep(self._pause(error, attempt, allowance))

@@ -55,6 +55,9 @@ def ask(
     aggregator: options.Aggregator = None,
     strategy: options.Strategy = None,
     signature: options.Signature = None,
+    timeout: options.Timeout = None,
+    max_cost_usd: options.MaxCost = None,
+    max_calls: options.MaxCalls = None,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
     verbose: options.Verbose = None,
@@ -67,6 +70,7 @@ def ask(
     if not question.strip():
         raise ValueError("The question is empty, so there is nothing to ask. - reads it from stdin.")
     moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    options.limit(moa, timeout=timeout, max_cost_usd=max_cost_usd, max_calls=max_calls)
     inputs = _read_inputs(moa, question)
     check_keys(moa.agents)
     outputs, problem = None, None

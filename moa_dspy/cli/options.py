@@ -43,8 +43,10 @@ __all__ = [
     "Signature",
     "Strategies",
     "Strategy",
+    "Timeout",
     "Verbose",
     "draw",
+    "limit",
     "mixture",
     "read_examples",
     "tell_estimate",
@@ -85,9 +87,12 @@ Concurrency = Annotated[int, typer.Option(min=1, help="Questions under way at on
 Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .html, .svg, .png, .pdf.")]
 MaxCost = Annotated[
-    float | None, typer.Option("--max-cost-usd", min=0.0, metavar="USD", help="Stop before this run costs more.")
+    float | None, typer.Option("--max-cost-usd", min=0.0, metavar="USD", help="Stop before it costs more.")
 ]
-MaxCalls = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop before this run makes more LM calls.")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0.001, metavar="SECONDS", help="What one answer may take; by default the config's.")
+]
+MaxCalls = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop before it makes more LM calls.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 Mlflow = Annotated[
@@ -165,6 +170,22 @@ def mixture(
     if is_simulated:
         note(_SIMULATED_NOTE)
     return moa
+
+
+def limit(moa: MoA, **limits: float | None) -> None:
+    """Give the mixture these limits of one answer, where they are not None.
+
+    Raises:
+        ValueError: If they make no sense beside the config's.
+    """
+    from moa_dspy.limits import Limits
+
+    given = {name: value for name, value in limits.items() if value is not None}
+    if not given:
+        return
+    moa.limits = Limits.of({**moa.limits.model_dump(), **given})
+    for panel in moa.panels:
+        panel.limits = moa.limits
 
 
 def read_examples(path: Path, moa: MoA, metric: str, limit: int | None, seed: int) -> list[dspy.Example]:

@@ -137,3 +137,9 @@ def test_bad_input_is_one_message_and_status_2(arguments: list[str], problem: st
 def test_an_empty_question_is_refused_before_anybody_is_asked(question: str, stdin: str) -> None:
     result = moa_dspy("ask", question, "--config", "none.yaml", stdin=stdin)
     assert result.exit_code == 2 and "The question is empty" in result.stderr
+
+
+def test_limits_of_the_answer_are_options() -> None:
+    result = moa_dspy("ask", CAPITAL, "--max-calls", "4", "--json")
+    metadata = json.loads(result.stdout)["metadata"]
+    assert (metadata["answered_by"], metadata["usage"]["calls"]) == ("voting", 4)

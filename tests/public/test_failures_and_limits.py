@@ -11,7 +11,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import QA, Ask, Gives, both_ways, calls, cast, every_way, mixture, says
 from support.shown import ADAPTERS, JUDGED, always, panel_of
 
-from moa_dspy import Agent, AggregationFailed, Limits, MoA, MoAError, Selection, TooFewProposals, Voting
+from moa_dspy import Agent, AggregationFailed, Limits, MoA, MoAError, Selection, TooFewProposals, Voting, configure
 
 NONSENSE = "I would rather not say."
 GOOD = {"reasoning": "so", "answer": "fine"}
@@ -230,6 +230,35 @@ def test_a_nested_mixture_takes_from_what_is_around_it() -> None:
     )
     pred = outer(question="?")
     assert pred.metadata.usage.calls == 3
+
+
+@every_way
+def test_no_more_calls_are_under_way_than_the_process_may_have(ask: Ask) -> None:
+    gauge = Gauge()
+    inner = mixture({name: FakeLM(name, gauge, delay=0.02) for name in ("a", "b", "judge")})
+    moa = MoA(
+        QA, [Agent(program=inner, name="inner"), *(FakeLM(n, gauge, delay=0.02) for n in "cde")], strategy="voting"
+    )
+    configure(max_concurrency=1)
+    try:
+        assert len(ask(moa, question="?").proposals) == 4
+    finally:
+        configure(max_concurrency=None)
+    assert gauge.peak == 1
+
+
+class Gauge:
+    """Answers, and knows the most answers that were made at once."""
+
+    def __init__(self) -> None:
+        self.now = self.peak = 0
+
+    def __call__(self, prompt: str) -> dict[str, str]:
+        self.now += 1
+        self.peak = max(self.peak, self.now)
+        time.sleep(0.02)
+        self.now -= 1
+        return {"reasoning": "r", "answer": "x"}
 
 
 def test_a_cancelled_call_tells_what_was_paid_for() -> None:

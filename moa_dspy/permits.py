@@ -1,0 +1,117 @@
+"""How many LM calls the process has under way at once, in threads and on event loops alike.
+
+LM calls are counted, not modules: whoever waits for others holds no permit, so nested mixtures cannot lock each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
+
+from moa_dspy.allowance import Allowance, LimitReached
+from moa_dspy.limits import require_positive
+
+__all__ = ["apermitted", "configure", "permitted"]
+
+
+def configure(*, max_concurrency: int | None) -> None:
+    """Limit the LM calls that mixtures of this process have under way at once.
+
+    Args:
+        max_concurrency: How many; None for no limit. Calls under way are not counted in.
+
+    Raises:
+        ValueError: If it is no whole number from 1.
+
+    Example:
+        >>> import moa_dspy
+        >>> moa_dspy.configure(max_concurrency=32)
+        >>> moa_dspy.configure(max_concurrency=None)
+    """
+    global _permits
+    if max_concurrency is not None:
+        require_positive(max_concurrency=max_concurrency)
+    _permits = None if max_concurrency is None else _Permits(max_concurrency)
+
+
+class _Permits:
+    """A semaphore that threads and tasks of any event loop wait for, first come, first served."""
+
+    def __init__(self, number: int) -> None:
+        self._free = number
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
+
+    def request(self) -> Future[None]:
+        permit: Future[None] = Future()
+        with self._lock:
+            if self._free:
+                self._free -= 1
+                permit.set_result(None)
+            else:
+                self._waiting.append(permit)
+        return permit
+
+    def release(self) -> None:
+        with self._lock:
+            while self._waiting:
+                permit = self._waiting.popleft()
+                if permit.set_running_or_notify_cancel():
+                    permit.set_result(None)
+                    return
+            self._free += 1
+
+    def give_up(self, permit: Future[None]) -> None:
+        if not permit.cancel():  # it was given at the last moment
+            self.release()
+
+
+_permits: _Permits | None = None
+_LATE = "Not asked: no permit in time (moa_dspy.configure(max_concurrency=...))."
+
+
+@contextmanager
+def permitted(allowance: Allowance | None) -> Iterator[None]:
+    """Hold a permit; waits for one as long as there is time."""
+    permits = _permits
+    if permits is None:
+        yield
+        return
+    permit = permits.request()
+    try:
+        permit.result(_seconds(allowance))
+    except BaseException as error:
+        permits.give_up(permit)
+        raise LimitReached(_LATE) if isinstance(error, Exception) else error from None
+    try:
+        yield
+    finally:
+        permits.release()
+
+
+@asynccontextmanager
+async def apermitted(allowance: Allowance | None) -> AsyncIterator[None]:
+    """Hold a permit; waits for one as long as there is time."""
+    permits = _permits
+    if permits is None:
+        yield
+        return
+    permit = permits.request()
+    try:
+        await asyncio.wait_for(asyncio.wrap_future(permit), _seconds(allowance))
+    except BaseException as error:
+        permits.give_up(permit)
+        raise LimitReached(_LATE) if isinstance(error, Exception) else error from None
+    try:
+        yield
+    finally:
+        permits.release()
+
+
+def _seconds(allowance: Allowance | None) -> float | None:
+    # A thread cannot wait for ever in numbers.
+    return None if allowance is None or allowance.deadline == float("inf") else allowance.remaining
