@@ -13,6 +13,7 @@ from typing import Any
 import dspy
 
 from moa_dspy.agent import check_keys
+from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
@@ -111,7 +112,9 @@ def record(
             for key, row in earlier.items():
                 if key not in kept.rows and asker.is_complete(row):
                     kept.append(row)
-            work.ask_all(pending, concurrency, max_failures, on_row or (lambda row, summary: None))
+            # Within a question too: the repair that would be one call too many is not asked for.
+            with dspy.context(**({} if max_calls is None else {ALLOWANCE: Allowance(max_calls=max_calls)})):
+                work.ask_all(pending, concurrency, max_failures, on_row or (lambda row, summary: None))
         finally:
             summary.others = kept.finish([question.key for question in questions])
             summary.seconds = time.perf_counter() - started

@@ -48,6 +48,13 @@ def test_what_it_costs_is_learned_from_what_it_did() -> None:
     assert lms[0].calls == 43
 
 
+def test_a_repair_that_would_be_one_call_too_many_is_not_asked_for() -> None:
+    lm = FakeLM("a", lambda prompt: "no field")
+    with pytest.raises(RecordingStopped, match="budget is used up"):
+        record(MoA(QA, [lm], strategy="voting"), ROWS, max_calls=5, concurrency=4)
+    assert lm.calls <= 5
+
+
 def test_unknown_prices_and_senseless_limits_are_refused_at_once() -> None:
     lms = cast("a", "judge")
     with pytest.raises(ValueError, match=r"no price is known of a, judge\. State it as prices="):
