@@ -27,7 +27,8 @@ moa-dspy doctor -p openai/gpt-5.4-mini -p ollama_chat/llama3.2 -s voting
 
 Exit status: 0 nothing to do, 1 something must be done, 2 bad input.
 """
-_COLUMNS = ("key", "name", "answers", "json", "stream", "price", "window")
+_COLUMNS = ("agents", "key", "answers", "json", "stream", "name", "price", "window")
+_WIDE = 90
 _MARKS = {"ok": ("ok", "green"), "note": ("?", "yellow"), "fix": ("FIX", "red")}
 
 
@@ -56,10 +57,11 @@ def doctor(
         print_json({"ok": is_well, "models": models})
     else:
         here, rows = console(), []
+        shown = _COLUMNS if here.width >= _WIDE else _COLUMNS[1:5]  # what must be done stands below
         for model, agents, checks in found:
             marks = {check.name: harmless(*_MARKS[check.state]) for check in checks}
-            rows.append([model, ", ".join(agents), *(marks.get(name, "-") for name in _COLUMNS)])
-        here.print(table(["model", "agents", *_COLUMNS], rows))
+            rows.append([model, *({"agents": ", ".join(agents), **marks}.get(name, "-") for name in shown)])
+        here.print(table(["model", *shown], rows))
         for state, heading in (("fix", "To do"), ("note", "Worth knowing")):
             told: dict[tuple[str, str], list[str]] = {}
             for model, _, checks in found:

@@ -95,7 +95,7 @@ class _Examination(dspy.Module):
     def _look_up(self) -> None:
         model, prices, variable = self.asked.model, getattr(self.asked, "prices", None), self.variable
         if variable is not None:
-            self._add("key", "fix", f"{variable} is not set: export {variable}=..., or name another with api_key:.")
+            self._add("key", "fix", f"{variable} is not set: export it, or name another with api_key:.")
         else:
             self._add("key", "ok", "found, or none is needed")
         if model.startswith(("simulated/", "router/")):
