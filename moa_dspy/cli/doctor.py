@@ -60,7 +60,8 @@ def doctor(
         shown = _COLUMNS if here.width >= _WIDE else _COLUMNS[1:5]  # what must be done stands below
         for model, agents, checks in found:
             marks = {check.name: harmless(*_MARKS[check.state]) for check in checks}
-            rows.append([model, *({"agents": ", ".join(agents), **marks}.get(name, "-") for name in shown)])
+            marks["agents"] = harmless(", ".join(agents))
+            rows.append([model, *(marks.get(name, "-") for name in shown)])
         here.print(table(["model", *shown], rows))
         for state, heading in (("fix", "To do"), ("note", "Worth knowing")):
             told: dict[tuple[str, str], list[str]] = {}
