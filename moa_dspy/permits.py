@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager, contextmanager
 from moa_dspy.allowance import Allowance, LimitReached
 from moa_dspy.limits import require_positive
 
-__all__ = ["apermitted", "configure", "permitted"]
+__all__ = ["apermitted", "configure", "limit", "permitted"]
 
 
 def configure(*, max_concurrency: int | None) -> None:
@@ -38,11 +38,16 @@ def configure(*, max_concurrency: int | None) -> None:
     _permits = None if max_concurrency is None else _Permits(max_concurrency)
 
 
+def limit() -> int | None:
+    """How many LM calls this process may have under way at once; None for no limit."""
+    return None if _permits is None else _permits.number
+
+
 class _Permits:
     """A semaphore that threads and tasks of any event loop wait for, first come, first served."""
 
     def __init__(self, number: int) -> None:
-        self._free = number
+        self.number = self._free = number
         self._waiting: deque[Future[None]] = deque()
         self._lock = threading.Lock()
 

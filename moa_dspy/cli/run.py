@@ -102,6 +102,9 @@ def run(
     retry_degraded: Annotated[
         bool, typer.Option("--retry-degraded", help="Ask again what was answered while a model was missing.")
     ] = False,
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="Who asks: local, or ray, the workers of a Ray cluster.")
+    ] = "local",
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
@@ -120,7 +123,9 @@ def run(
         )
         return
     settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}
-    settings |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
+    if mlflow and engine != "local":
+        raise ValueError("--mlflow traces what this process asks, and another asks it here. Leave out one of them.")
+    settings |= {"engine": engine, "max_cost_usd": max_cost_usd, "max_calls": max_calls}
     with tracking(mlflow, moa, "run"):
         if to_stdout:
             summary = _print_answers(moa, questions, **settings)

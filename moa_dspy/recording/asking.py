@@ -22,7 +22,7 @@ from moa_dspy.results import Failure
 from moa_dspy.rollouts import resample
 from moa_dspy.secrets import redact
 from moa_dspy.strategies import Case, Strategy, Verdict, as_strategy
-from moa_dspy.usage import metered
+from moa_dspy.usage import LMCall, metered
 from moa_dspy.values import typed_outputs
 
 __all__ = ["Asker", "aggregator_for", "decide", "name_strategies", "unused_name"]
@@ -100,6 +100,31 @@ class Asker:
             self._decide(row, question, failed)
         return row
 
+    def answer(
+        self, question: Row, earlier: Row | None = None, replaced: Row | None = None
+    ) -> tuple[Row, list[LMCall]]:
+        """Ask a question, and keep what was paid for the row that is replaced; with the calls that were made now."""
+        row = self.ask(question, earlier)
+        before = [] if replaced is None else replaced.paid
+        calls = _without(row.paid, before)
+        row.earlier_calls = [*row.earlier_calls, *_without(before, row.paid)]
+        return row, calls
+
+    def fail(
+        self, question: Row, earlier: Row | None, replaced: Row | None, error: Exception, calls: Sequence[LMCall]
+    ) -> Row:
+        """The row of a question that was lost under way: what was known of it, and the calls it may have taken."""
+        row = self._start(question, None) if earlier is None else earlier.model_copy()
+        row.earlier_calls = [*(row.earlier_calls if replaced is earlier or replaced is None else replaced.paid), *calls]
+        if earlier is None or earlier.error is not None:
+            row.error = RowError(type=type(error).__name__, message=str(error))
+        return row
+
+    def unfinished(self) -> list[LMCall]:
+        """The calls of a question of which nobody knows how far it came."""
+        samples = [agent for panel in self.moa.panels for agent in panel.agents * (panel.samples - 1)]
+        return [LMCall(agent=one.name, model=one.model or "", error="Unfinished") for one in self.agents + samples]
+
     def _start(self, question: Row, recorded: Row | None) -> Row:
         asked = {name: getattr(question, name) for name in ("id", "inputs", "gold", "extra")}
         if recorded is None:
@@ -174,6 +199,12 @@ class Asker:
             for name, verdict in verdicts.items()
             if name not in self.by or (verdict.failure is None and verdict.by == self.by[name])
         }
+
+
+def _without(calls: Iterable[LMCall], others: Iterable[LMCall]) -> list[LMCall]:
+    """The calls that are none of the others: not their like, but they themselves."""
+    known = {id(call) for call in others}
+    return [call for call in calls if id(call) not in known]
 
 
 def _is_degraded(row: Row) -> bool:

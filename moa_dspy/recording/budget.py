@@ -82,12 +82,20 @@ class Budget:
             self._under_way += 1
             return None
 
+    def share(self, alone: bool) -> int | None:
+        """LM calls that a question may take where nobody sees what the others take; None for no limit."""
+        limit = self._limits["calls"]
+        with self._changed:
+            return None if limit is None else int(limit - self._spent["calls"] if alone else self._each["calls"])
+
     def end(self, calls: Iterable[LMCall]) -> None:
         """End a question that took these calls."""
         billed = [call for call in calls if not call.cache_hit]
         took = {"calls": float(len(billed)), "USD": sum(call.cost_usd or 0.0 for call in billed)}
         with self._changed:
             self._under_way -= 1
+            if billed and all(call.error == "Unfinished" for call in billed):
+                took["USD"] = self._each["USD"]  # nobody knows: it was lost under way
             if took["USD"] and not self._spent["USD"]:
                 self._each["USD"] = 0.0  # it was a guess
             for unit, amount in took.items():

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dspy
 
@@ -19,6 +19,7 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording.asking import Asker
 from moa_dspy.recording.budget import Budget, Estimate
+from moa_dspy.recording.engines import Answer, WorkerDied, opened
 from moa_dspy.recording.files import RecordingFile, read_rows
 from moa_dspy.recording.identity import PANEL, describe_changes
 from moa_dspy.recording.questions import as_questions
@@ -30,6 +31,8 @@ from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import hash_of
 
 __all__ = ["estimate", "record"]
+
+_TRIES = 3  # of a question whose worker died: it may be the question that kills them
 
 
 def record(
@@ -46,6 +49,7 @@ def record(
     retry_degraded: bool = False,
     max_cost_usd: float | None = None,
     max_calls: int | None = None,
+    engine: Literal["local", "ray"] = "local",
     on_row: Callable[[Row | None, Summary], None] | None = None,
 ) -> Recording:
     """Ask many questions, and keep what was proposed, decided and paid.
@@ -72,6 +76,8 @@ def record(
         max_cost_usd: USD that this run may cost: no question is begun that may go beyond, at the price of the dearest
             one so far.
         max_calls: LM calls that it may make, in the same way.
+        engine: Who asks: `local` is this process, `ray` the workers of a Ray cluster, which give rows back to this
+            process. They take keys from their own environment; a question whose worker died is asked again.
         on_row: Called in the calling thread with each new row and the summary so far: once at the start and at
             Ctrl-C with None. What it raises stops the work; what came is kept.
 
@@ -81,6 +87,7 @@ def record(
     Raises:
         ValueError: If something is wrong before anything was asked: a row, a missing key, a file that is
             something else or another mixture's.
+        ImportError: If the engine is not installed.
         RecordingInterrupted: After Ctrl-C.
         RecordingStopped: After too many failures, at the end of the budget, or when the file could not be written or
             was changed meanwhile.
@@ -98,7 +105,7 @@ def record(
     if path is not None and isinstance(examples, (str, Path)) and _is_one_file(path, examples):
         raise ValueError(f"{path} holds the questions: the answers would be written over them. Name another file.")
     asker = Asker(moa, strategies, others, force, retry_degraded)
-    with RecordingFile(path) as kept:
+    with opened(engine, asker, concurrency) as answer, RecordingFile(path) as kept:
         _refuse_other_mixtures(path, kept.rows, asker)
         earlier = _rows_of(questions, {row.key: row for row in known} | kept.rows)
         pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
@@ -107,7 +114,7 @@ def record(
         summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
         summary.earlier_usage = Usage.of(call for row in kept.rows.values() for call in row.paid)
         budget = Budget(asker.estimate(pending[:1] if max_cost_usd or max_calls else []), max_cost_usd, max_calls)
-        work = _Work(asker, kept, earlier, summary, budget)
+        work = _Work(asker, answer, kept, earlier, summary, budget)
         try:
             for key, row in earlier.items():
                 if key not in kept.rows and asker.is_complete(row):
@@ -150,9 +157,16 @@ class _Work:
     """Asks what is to be asked, side by side, until all is asked or something stops it."""
 
     def __init__(
-        self, asker: Asker, kept: RecordingFile, earlier: Mapping[str, Row], summary: Summary, budget: Budget
+        self,
+        asker: Asker,
+        answer: Answer,
+        kept: RecordingFile,
+        earlier: Mapping[str, Row],
+        summary: Summary,
+        budget: Budget,
     ) -> None:
-        self.asker, self.kept, self.earlier, self.summary, self.budget = asker, kept, earlier, summary, budget
+        self.asker, self.answer, self.kept, self.earlier = asker, answer, kept, earlier
+        self.summary, self.budget, self.alone = summary, budget, True
         self.error: Exception | None = None  # of ours or of the caller's: the questions under way finish first
         self.interrupts: list[int] = []
 
@@ -171,6 +185,7 @@ class _Work:
         on_row(None, self.summary)
         with _counting_interrupts(self.interrupts):
             for questions in (pending[:1], pending[1:]):
+                self.alone = min(len(questions), concurrency) < 2
                 for row, calls in run_side_by_side(self.ask, questions, concurrency, self.count_stops):
                     if row is not None:
                         self.summary.add(row, calls)
@@ -183,8 +198,9 @@ class _Work:
         if self.error is not None:
             raise self.error
 
-    def ask(self, question: Row) -> tuple[Row | None, list[LMCall]]:
+    def ask(self, question: Row, tries: int = _TRIES) -> tuple[Row | None, list[LMCall]]:
         """The question's row, and the calls that were made for it; none if it is not ours to ask."""
+        again = False
         try:
             if not self.kept.claim(question.key):
                 return None, []
@@ -200,14 +216,20 @@ class _Work:
                 if self.count_stops():  # while it waited for its share of the budget
                     return None, []
                 earlier = there or self.earlier.get(question.key)
-                row = self.asker.ask(question, earlier)
                 replaced = self.kept.rows.get(question.key) or earlier
-                before = [] if replaced is None else replaced.paid
-                calls = _without(row.paid, before)
-                row.earlier_calls = [*row.earlier_calls, *_without(before, row.paid)]
+                try:
+                    row, calls = self.answer(question, earlier, replaced, self.budget.share(self.alone))
+                except WorkerDied as death:
+                    if self.count_stops() > 1:
+                        return None, []
+                    again, calls = tries > 1, death.calls
+                    row = self.asker.fail(question, earlier, replaced, death, calls)
                 self.kept.append(row)
             finally:
                 self.budget.end(calls)
+            if again and not self.count_stops():
+                latest, more = self.ask(question, tries - 1)
+                return latest or row, calls + more
             return row, calls
         except Exception as error:
             self.error = self.error or error
@@ -219,12 +241,6 @@ class _Work:
                 on_row(row, self.summary)
         except Exception as error:
             self.error = error
-
-
-def _without(calls: Iterable[LMCall], others: Iterable[LMCall]) -> list[LMCall]:
-    """The calls that are none of the others: not their like, but they themselves."""
-    known = {id(call) for call in others}
-    return [call for call in calls if id(call) not in known]
 
 
 @contextmanager
