@@ -7,7 +7,6 @@ from typing import Any
 
 import dspy
 import numpy as np
-from dspy.teleprompt import Teleprompter
 
 from moa_dspy.cascade import Cascade, asks_aggregator
 from moa_dspy.certainty import (
@@ -22,24 +21,22 @@ from moa_dspy.certainty import (
 )
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.evaluation import Metric, MetricError
-from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, replay
 from moa_dspy.recording.replay import separate_verdict
 from moa_dspy.recording.rows import typed
 from moa_dspy.strategies import Case, Unusable, fall_back
 
-from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows, inputs_of
-from .recipes import Budget, count_rotations
+from .examples import CompileInterrupted, find_rows, inputs_of
+from .from_answers import Asked, FromAnswers
 from .reliability import Reliability
-from .scoring import Scored
 
 __all__ = ["Calibrate", "refuse_promise", "require_promise"]
 
 FEWEST = 30  # rows: with fewer, not even the share of right answers is known
 
 
-class Calibrate(Teleprompter):
+class Calibrate(FromAnswers[MoA | Cascade]):
     """Learns how sure a mixture may be of an answer, whatever its strategy, and what it can promise.
 
     Each example is asked once. What a call shows anyway (how much of the vote supports the answer, the strongest
@@ -74,6 +71,8 @@ class Calibrate(Teleprompter):
         ('Canberra', 0.7, False)
     """
 
+    takes_layers = True
+
     def __init__(
         self,
         metric: str | Metric = "exact",
@@ -82,7 +81,7 @@ class Calibrate(Teleprompter):
         on_unsure: str | dspy.Module = "abstain",
         concurrency: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(metric, concurrency)
         require_promise(max_error)
         if isinstance(on_unsure, str) and on_unsure not in ("abstain", "flag"):
             raise ValueError(
@@ -91,55 +90,15 @@ class Calibrate(Teleprompter):
             )
         if max_error is None and on_unsure != "abstain":
             raise ValueError("Without max_error nothing is promised, and no answer is unsure. Give max_error=0.05.")
-        require_positive(concurrency=concurrency)
-        self.metric = metric
         self.max_error = max_error
         self.on_unsure = on_unsure
-        self.concurrency = concurrency
         self.report: Reliability | None = None
 
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most."""
-        proposals = sum(len(panel.names) * panel.samples for panel in student.panels)
-        calls = proposals + (count_rotations(student.strategy) if asks_aggregator(student) else 0)
-        return Budget((trainset + valset) * calls, 0, f"{trainset + valset} examples x {calls} calls")
-
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None = None,
-        recorded: Recording | None = None,
-    ) -> MoA | Cascade:
-        """Calibrate.
-
-        Args:
-            student: The mixture; it stays as it is.
-            trainset: Examples with gold outputs; 200 bear most promises.
-            valset: Examples to find the threshold and to report on; without, each row of the trainset is judged by
-                what was learned from others.
-            recorded: An earlier recording, whole or in part, that is not asked for again.
-
-        Returns:
-            The calibrated copy; a `Cascade` of it and `on_unsure`, where that is somebody to ask.
-
-        Raises:
-            ValueError: If the examples do not fit.
-            TypeError: If the student is no mixture.
-            CompileInterrupted: If there are too few rows, if they are all right or all wrong or all agree, or if they
-                do not bear the promise: it says how many would. What was recorded is on it, as `recording`, for
-                `recorded=`; with the promise refused, `program` is the mixture calibrated without it.
-        """
-        moa = check_mixture(student, "Calibrate").deepcopy()
-        moa.calibration = None  # or answers that it does not give would be learned from
-        train, val = checked_sets(moa, trainset, valset, self.metric)
-        scored = Scored(self.metric, moa.signature)
-        scored.try_on_gold(train[0])
-        strategies = [moa.strategy.name] if asks_aggregator(moa) else []
-        settings: Any = {"recorded": recorded, "concurrency": self.concurrency, "strategies": strategies}
-        recording = ask_examples(moa, [*train, *val], **settings)
-        judge = Judge(moa, scored, self.concurrency)
+    def learn(self, asked: Asked) -> MoA | Cascade:
+        """Calibrate a copy."""
+        moa, train, val = asked.moa, asked.train, asked.val
+        recording = asked.ask(verdicts=True)
+        judge = Judge(asked)
         rows, right = judge.read(recording, train)
         _check_rows(rows, right, recording)
         fitted = fit(rows, right)
@@ -163,9 +122,10 @@ class Calibrate(Teleprompter):
 class Judge:
     """Reads from a recording what spoke for a mixture's answers, and whether they were right."""
 
-    def __init__(self, moa: MoA, scored: Scored, threads: int) -> None:
-        self.moa, self.scored, self.threads = moa, scored, threads
-        self.agents = moa.panels[-1].names
+    def __init__(self, asked: Asked) -> None:
+        self.moa, self.threads = asked.moa, asked.threads
+        self.scored: Any = asked.scored
+        self.agents = self.moa.panels[-1].names
 
     def read(
         self, recording: Recording, examples: Sequence[dspy.Example], *, score: bool = True, keep_all: bool = False

@@ -10,7 +10,6 @@ from typing import Any
 import dspy
 import numpy as np
 import numpy.typing as npt
-from dspy.teleprompt import Teleprompter
 
 from moa_dspy.evaluation import Interval, Metric, MetricError, difference_interval
 from moa_dspy.limits import require_positive
@@ -22,10 +21,10 @@ from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
 
-from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets, find_rows
+from .examples import CompileInterrupted, ask_examples, find_rows
+from .from_answers import Asked, FromAnswers
 from .mixtures import restricted
 from .recipes import Budget, count_rotations
-from .scoring import Scored
 from .votes import Floats, Votes, Weights, unweighted_voting
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick", "price_proposals"]
@@ -106,7 +105,7 @@ class CommitteeReport:
         return data
 
 
-class SelectCommittee(Teleprompter):
+class SelectCommittee(FromAnswers[MoA]):
     """Chooses which of a mixture's proposers to ask, how often, and what makes one answer of it, under a budget.
 
     Each proposer is asked once per example and sample; committees that vote are then compared in code. Of each size,
@@ -151,20 +150,18 @@ class SelectCommittee(Teleprompter):
         max_usd: float | None = None,
         concurrency: int = 8,
     ) -> None:
-        super().__init__()
-        require_positive(concurrency=concurrency, max_calls=1 if max_calls is None else max_calls)
+        super().__init__(metric, concurrency)
+        require_positive(max_calls=1 if max_calls is None else max_calls)
         if max_usd is not None and not max_usd > 0:
             raise ValueError(f"max_usd={max_usd} pays for no call. Give USD per question, for example 0.002.")
         if isinstance(strategies, str) or not strategies:
             raise ValueError(f"strategies={strategies!r} names none. Give a list, for example ['voting', 'synthesis'].")
-        self.metric = metric
         self.strategies = {bound.name: bound for bound in map(as_strategy, strategies)}
         self.aggregators = {lm.model: lm for lm in map(as_lm, aggregators)}
         if self.aggregators and not self._asking:
             raise ValueError("aggregators= judge nothing: voting asks none. Name a strategy, strategies=['synthesis'].")
         self.max_calls = float("inf") if max_calls is None else max_calls
         self.max_usd = max_usd
-        self.concurrency = concurrency
         self.report: CommitteeReport | None = None
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
@@ -177,39 +174,23 @@ class SelectCommittee(Teleprompter):
         formula += f" + {judged} examples x {verdicts} verdicts" if verdicts else ""
         return Budget(examples * proposals + judged * verdicts, 0, formula)
 
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None = None,
-        recorded: Recording | None = None,
-    ) -> MoA:
-        """Choose.
+    def check(self, moa: MoA) -> None:
+        """Refuse a mixture that cannot be chosen from."""
+        least = moa.limits.min_proposals
+        if self.max_calls < least:
+            raise ValueError(
+                f"max_calls={self.max_calls} is too little: the mixture's Limits(min_proposals={least}) want {least} "
+                "proposals at least. Raise the one or lower the other."
+            )
+        for strategy in self._asking:
+            is_there = self.aggregators or moa.aggregator.lm is not None or dspy.settings.lm is not None
+            if strategy.needs_aggregator and not is_there:
+                raise ValueError(f"The strategy {strategy.name!r} needs an aggregator, and this mixture has none.")
 
-        Args:
-            student: The mixture to choose from; it stays as it is.
-            trainset: Examples with gold outputs.
-            valset: Examples to score committees on that were chosen on the trainset.
-            recorded: An earlier recording, whole or in part, whose proposals are not asked for again.
-
-        Returns:
-            The chosen mixture, prompts and demos as in the student. One model alone is a mixture of one proposer
-            that votes: one call.
-
-        Raises:
-            ValueError: If the examples, the scores or the strategies do not fit.
-            TypeError: If the student is no mixture.
-            CompileInterrupted: If no model can be asked for that money, prices are not known, or
-                (`ProposersUnreachable`) a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C and on
-                `MetricError`, what was recorded is on it, as `recording`.
-        """
-        moa = check_mixture(student, "SelectCommittee", layers=False)
-        train, val = checked_sets(moa, trainset, valset, self.metric)
-        scored = Scored(self.metric, moa.signature)
-        self._check(moa)
-        scored.try_on_gold(train[0])
-        recording = ask_examples(moa, [*train, *val], recorded=recorded, concurrency=self.concurrency)
+    def learn(self, asked: Asked) -> MoA:
+        """Choose, prompts and demos as in the student; one model alone is a mixture of one proposer that votes."""
+        moa, train, val, scored = asked.moa, asked.train, asked.val, asked.scored
+        recording = asked.ask()
         votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
         prices = price_proposals(votes.agents, recording)
         votes = votes.of_agents(self._affordable(prices, recording), votes.samples)
@@ -244,18 +225,6 @@ class SelectCommittee(Teleprompter):
     def _asking(self) -> list[Strategy]:
         return [strategy for name, strategy in self.strategies.items() if name != "voting"]
 
-    def _check(self, moa: MoA) -> None:
-        least = moa.limits.min_proposals
-        if self.max_calls < least:
-            raise ValueError(
-                f"max_calls={self.max_calls} is too little: the mixture's Limits(min_proposals={least}) want {least} "
-                "proposals at least. Raise the one or lower the other."
-            )
-        for strategy in self._asking:
-            is_there = self.aggregators or moa.aggregator.lm is not None or dspy.settings.lm is not None
-            if strategy.needs_aggregator and not is_there:
-                raise ValueError(f"The strategy {strategy.name!r} needs an aggregator, and this mixture has none.")
-
     def _fits(self, one: Candidate, moa: MoA) -> bool:
         is_affordable = self.max_usd is None or (one.cost_usd is not None and one.cost_usd <= self.max_usd)
         return is_affordable and moa.limits.min_proposals <= one.calls <= self.max_calls
@@ -276,7 +245,7 @@ class SelectCommittee(Teleprompter):
         committee: Candidate,
         recording: Recording,
         examples: Sequence[dspy.Example],
-        scored: Scored,
+        scored: Any,
     ) -> tuple[Candidate, Usage]:
         """The strategy on a committee's recorded proposals: its aggregator is really asked."""
         judged = replace(committee, strategy=strategy.name, weights={})

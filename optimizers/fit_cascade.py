@@ -7,25 +7,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import dspy
 import numpy as np
-from dspy.teleprompt import Teleprompter
 
 from moa_dspy.cascade import Cascade, asks_aggregator
 from moa_dspy.certainty import Calibration, fit, predict
 from moa_dspy.evaluation import Metric, save_figure
-from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
-from moa_dspy.values import to_jsonable
 
 from .calibrate import Judge, require_promise
 from .committee import price_proposals
-from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets
+from .examples import CompileInterrupted
+from .from_answers import Asked, FromAnswers, Report
 from .mixtures import restricted
-from .recipes import Budget, count_rotations
-from .scoring import Scored
 from .stopping import Committees, Looks, Stop, list_stops, stop_within
 from .votes import Floats, Votes, Weights, unweighted_voting
 
@@ -36,7 +31,7 @@ __all__ = ["CascadeReport", "FitCascade"]
 
 
 @dataclass(frozen=True)
-class CascadeReport:
+class CascadeReport(Report):
     """What came of fitting a cascade.
 
     Attributes:
@@ -74,11 +69,6 @@ class CascadeReport:
         """Plot the share of right answers against calls per question; `path` as for a comparison's plot."""
         return save_figure(path, self._draw, "Right answers against calls", self.reason.partition(":")[0], self.table)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON."""
-        data: dict[str, Any] = to_jsonable(vars(self))
-        return data
-
     def _draw(self, axes: Any) -> None:
         calls, scores = [one.calls for one in self.stops], [one.score for one in self.stops]
         axes.plot(calls, scores, color="#0b5cad", label="a cascade, by its threshold")
@@ -88,7 +78,7 @@ class CascadeReport:
         axes.set(xlabel="calls per question", ylabel="right answers")
 
 
-class FitCascade(Teleprompter):
+class FitCascade(FromAnswers[MoA | Cascade]):
     """Makes a `Cascade` of a mixture: votes of few of its agents first, of more where these are not sure, then all.
 
     Each example is asked once; the rest is arithmetic. Stages are votes of the 2, 3, ... most accurate agents, the
@@ -136,76 +126,39 @@ class FitCascade(Teleprompter):
         sizes: Sequence[int] | None = None,
         concurrency: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(metric, concurrency)
         require_promise(max_error)
-        require_positive(concurrency=concurrency)
         if not 0 < max_loss < 1:
             raise ValueError(f"max_loss={max_loss} is no share of questions that may be lost. Give one, such as 0.02.")
         if sum(goal is not None for goal in (max_error, max_calls, max_cost_usd)) > 1:
             raise ValueError("Give one goal: max_error, max_calls or max_cost_usd. One threshold cannot serve two.")
         if any(limit is not None and not limit > 0 for limit in (max_calls, max_cost_usd)):
             raise ValueError("max_calls and max_cost_usd are per question, and more than 0.")
-        self.metric = metric
         self.max_error, self.max_loss = max_error, max_loss
         self.max_calls, self.max_cost_usd = max_calls, max_cost_usd
         self.sizes = sizes
-        self.concurrency = concurrency
         self.report: CascadeReport | None = None
 
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most."""
-        panel, examples = student.panels[0], trainset + valset
-        calls = len(panel.names) * panel.samples
-        calls += count_rotations(student.strategy) if asks_aggregator(student) else 0
-        return Budget(examples * calls, 0, f"{examples} examples x {calls} calls")
-
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None = None,
-        recorded: Recording | None = None,
-    ) -> MoA | Cascade:
-        """Fit the cascade.
-
-        Args:
-            student: The mixture that is the last stage; it stays as it is.
-            trainset: Examples with gold outputs; 200 or more.
-            valset: Examples to choose the threshold on.
-            recorded: An earlier recording, whole or in part, that is not asked for again.
-
-        Returns:
-            The cascade; a copy of the student, where no stage before it would stop anything.
-
-        Raises:
-            ValueError: If the examples do not fit.
-            TypeError: If the student is no mixture.
-            CompileInterrupted: If no threshold meets the goal; what was recorded is on it, as `recording`.
-        """
-        moa = check_mixture(student, "FitCascade", layers=False).deepcopy()
-        moa.calibration = None
-        train, val = checked_sets(moa, trainset, valset, self.metric)
-        if self.max_error is not None and not val:  # several stages have chances to be wrong: what is learned from
-            train, val = train[::2], train[1::2]  # several says too little of what is promised
-        scored = Scored(self.metric, moa.signature)
-        scored.try_on_gold(train[0])
+    def learn(self, asked: Asked) -> MoA | Cascade:
+        """Fit the cascade."""
+        if self.max_error is not None and not asked.val:
+            # Several stages have chances to be wrong: what they are learned from says too little of what is promised.
+            asked = replace(asked, train=asked.train[::2], val=asked.train[1::2])
+        moa, train, val = asked.moa, asked.train, asked.val
         judged = asks_aggregator(moa)
-        settings: Any = {"recorded": recorded, "strategies": [moa.strategy.name] if judged else []}
-        recording = ask_examples(moa, [*train, *val], concurrency=self.concurrency, **settings)
-        votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
-        here, there = votes.rows(slice(None, len(train))), votes.rows(slice(len(train), None))
+        recording = asked.ask(verdicts=True)
+        here, there = asked.count(recording)
         if len(here.scores) < 20 or len(here.columns) < 2:
             problem = (
                 f"{len(here.scores)} examples and {len(here.columns)} proposals of each are too few for a cascade."
             )
             raise CompileInterrupted(problem, "Give 100 examples, and two agents or samples.", recording=recording)
         committees = Committees(here, self._weigh(moa, here, judged), self.sizes)
-        prices = price_proposals(votes.agents, recording)
+        prices = price_proposals(here.agents, recording)
         looks = committees.look(there if val else here, list(prices.values()), held_out=not val)
         fits = list(committees.fits)
         if judged:
-            judge = Judge(moa, scored, self.concurrency)
+            judge = Judge(asked)
             rows, right = judge.read(recording, train, keep_all=True)
             fits.append(fit(rows, right))
             confidences = fits[-1].held_out

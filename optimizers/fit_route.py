@@ -8,22 +8,17 @@ from typing import Any
 
 import dspy
 import numpy as np
-from dspy.teleprompt import Teleprompter
 
 from moa_dspy.cascade import asks_aggregator
 from moa_dspy.evaluation import Interval, Metric, difference_interval
-from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording
 from moa_dspy.route import Embed, Route, RouteTable, embed, estimate, text_of
 from moa_dspy.usage import Usage
-from moa_dspy.values import to_jsonable
 
 from .calibrate import Judge
-from .examples import CompileInterrupted, ask_examples, check_mixture, checked_sets, inputs_of
+from .examples import CompileInterrupted, inputs_of
+from .from_answers import Asked, FromAnswers, Report
 from .mixtures import restricted
-from .recipes import Budget, count_rotations
-from .scoring import Scored
 from .votes import Floats, Votes, unweighted_voting
 
 __all__ = ["FitRoute", "RouteReport", "is_win", "route_held_out"]
@@ -33,7 +28,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class RouteReport:
+class RouteReport(Report):
     """What came of fitting a route.
 
     Attributes:
@@ -56,13 +51,8 @@ class RouteReport:
     reason: str
     usage: Usage
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON."""
-        data: dict[str, Any] = to_jsonable(vars(self))
-        return data
 
-
-class FitRoute(Teleprompter):
+class FitRoute(FromAnswers[MoA | Route]):
     """Learns which questions one model answers best, and which the mixture; a `Route` asks accordingly.
 
     Each example is asked once; the rest is arithmetic. What an option will score on a question is the mean over
@@ -97,56 +87,22 @@ class FitRoute(Teleprompter):
         embedder: Embed | None = None,
         concurrency: int = 8,
     ) -> None:
-        super().__init__()
+        super().__init__(metric, concurrency)
         if (column is None) == (embedder is None):
             raise ValueError("Questions are alike by a column or by their embeddings: give column= or embedder=.")
-        require_positive(concurrency=concurrency)
-        self.metric, self.column, self.embedder = metric, column, embedder
-        self.concurrency = concurrency
+        self.column, self.embedder = column, embedder
         self.report: RouteReport | None = None
 
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most."""
-        calls = len(student.panels[0].names) * student.panels[0].samples
-        calls += count_rotations(student.strategy) if asks_aggregator(student) else 0
-        return Budget((trainset + valset) * calls, 0, f"{trainset + valset} examples x {calls} calls")
-
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        recorded: Recording | None = None,
-    ) -> MoA | Route:
-        """Fit the routes.
-
-        Args:
-            student: The mixture; it stays as it is.
-            trainset: Examples with gold outputs; 200 or more.
-            recorded: An earlier recording, whole or in part, that is not asked for again.
-
-        Returns:
-            The route; a copy of the student, where routes win nothing.
-
-        Raises:
-            ValueError: If the examples do not fit, or have no such column.
-            TypeError: If the student is no mixture.
-            CompileInterrupted: If there are too few rows; what was recorded is on it, as `recording`.
-        """
-        moa = check_mixture(student, "FitRoute", layers=False).deepcopy()
-        moa.calibration = None
-        examples, _ = checked_sets(moa, trainset, None, self.metric)
+    def learn(self, asked: Asked) -> MoA | Route:
+        """Fit the routes; of a valset too, as all is held out in turns."""
+        moa, examples = asked.moa, [*asked.train, *asked.val]
         keys = self._read_keys(moa, examples)
-        scored = Scored(self.metric, moa.signature)
-        scored.try_on_gold(examples[0])
-        settings: Any = {"recorded": recorded, "concurrency": self.concurrency}
-        settings["strategies"] = [moa.strategy.name] if asks_aggregator(moa) else []
-        recording = ask_examples(moa, examples, **settings)
+        recording = asked.ask(verdicts=True)
         if len(examples) < 2 * FOLDS:
             problem = f"{len(examples)} examples are too few to learn routes from and to hold some out."
             raise CompileInterrupted(problem, "Give 100.", recording=recording)
-        votes = Votes.of(moa, recording, examples, scored, self.concurrency)
-        _, whole = Judge(moa, scored, self.concurrency).read(recording, examples, keep_all=True)
+        votes = Votes.of(moa, recording, examples, asked.scored, asked.threads)
+        _, whole = Judge(asked).read(recording, examples, keep_all=True)
         names = [WHOLE, *votes.agents]
         table = np.column_stack([whole, votes.alone])
         costs = [votes.samples * len(votes.agents) + asks_aggregator(moa), *(1 for _ in votes.agents)]
@@ -154,7 +110,7 @@ class FitRoute(Teleprompter):
         names, table = [names[n] for n in order], table[:, order]
         self.report = self._judge(names, table, keys, recording.usage)
         if not self.report.kept:
-            return check_mixture(student, "FitRoute").deepcopy()
+            return asked.student.deepcopy()
         options = {name: moa if name == WHOLE else self._alone(moa, name) for name in names}
         return Route(options, RouteTable(names, keys, table), column=self.column, embedder=self.embedder)
 

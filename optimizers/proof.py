@@ -12,10 +12,10 @@ from moa_dspy.certainty import find_threshold, fit, predict
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.moa import MoA
 from moa_dspy.route import estimate
-from moa_dspy.values import to_jsonable
 
 from .committee import list_committees, pick
 from .fit_route import is_win, route_held_out
+from .from_answers import Report
 from .stopping import Committees, list_stops, stop_within
 from .votes import Floats, Votes, Weights
 
@@ -56,7 +56,7 @@ class ProofRow:
 
 
 @dataclass(frozen=True)
-class Proof:
+class Proof(Report):
     """What each system gives on questions that it was not learned from.
 
     Attributes:
@@ -88,11 +88,6 @@ class Proof:
                 cells += [_percent(row.promise), _percent(error), *kept, _percent(row.refused)]
             table.add_row(*cells)
         return table
-
-    def to_dict(self) -> dict[str, Any]:
-        """The proof as data for JSON."""
-        data: dict[str, Any] = to_jsonable(vars(self))
-        return data
 
 
 def prove(

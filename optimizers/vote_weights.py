@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
-import dspy
-from dspy.teleprompt import Teleprompter
-
 from moa_dspy.evaluation import Interval, Metric, difference_interval
-from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording
 from moa_dspy.strategies import Voting
 from moa_dspy.usage import Usage
-from moa_dspy.values import to_jsonable
 
-from .examples import ask_examples, check_mixture, checked_sets
+from .from_answers import Asked, FromAnswers, Report
 from .recipes import Budget
-from .scoring import Scored
 from .votes import OPEN, Votes, Weights, count_agreement, log_odds, shrink
 
 __all__ = ["AgentWeight", "FitVoteWeights", "WeightsReport"]
@@ -45,7 +38,7 @@ class AgentWeight:
 
 
 @dataclass(frozen=True)
-class WeightsReport:
+class WeightsReport(Report):
     """What came of fitting.
 
     Attributes:
@@ -68,13 +61,8 @@ class WeightsReport:
     reason: str
     usage: Usage
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON."""
-        data: dict[str, Any] = to_jsonable(vars(self))
-        return data
 
-
-class FitVoteWeights(Teleprompter):
+class FitVoteWeights(FromAnswers[MoA]):
     """Learns what each agent's vote counts, for a mixture that votes.
 
     With a metric, weights are `ln(k p / (1 - p))` (see `log_odds`), p being how often an agent's votes are right.
@@ -111,13 +99,10 @@ class FitVoteWeights(Teleprompter):
     def __init__(
         self, metric: str | Metric | None = "exact", *, alternatives: float | None = None, concurrency: int = 8
     ) -> None:
-        super().__init__()
+        super().__init__(metric, concurrency)
         if alternatives is not None and not 1 <= alternatives < float("inf"):
             raise ValueError(f"alternatives={alternatives}: there is at least one wrong answer. Give a number from 1.")
-        require_positive(concurrency=concurrency)
-        self.metric = metric
         self.alternatives = alternatives
-        self.concurrency = concurrency
         self.report: WeightsReport | None = None
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
@@ -126,45 +111,19 @@ class FitVoteWeights(Teleprompter):
         proposals = len(panel.names) * panel.samples
         return Budget(examples * proposals, 0, f"{examples} examples x {proposals} proposals")
 
-    def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: dspy.Module,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None = None,
-        recorded: Recording | None = None,
-    ) -> MoA:
-        """Fit the weights.
+    def check(self, moa: MoA) -> None:
+        """Refuse a mixture that counts no votes."""
+        _voting_of(moa)
 
-        Args:
-            student: A mixture whose strategy is `Voting`; it stays as it is.
-            trainset: Examples, with gold outputs if there is a metric.
-            valset: Examples on which the weights are compared with those the student has.
-            recorded: An earlier recording, whole or in part, whose proposals are not asked for again.
-
-        Returns:
-            The compiled copy.
-
-        Raises:
-            ValueError: If the student does not vote, or the examples or scores do not fit.
-            TypeError: If the student is no mixture.
-            ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C and on
-                `MetricError`, what was recorded is on it, as `recording`.
-        """
-        moa = check_mixture(student, "FitVoteWeights", layers=False)
-        voting = _voting_of(moa)
-        train, val = checked_sets(moa, trainset, valset, self.metric)
-        scored = None if self.metric is None else Scored(self.metric, moa.signature)
-        if scored is not None:
-            scored.try_on_gold(train[0])
-        recording = ask_examples(moa, [*train, *val], recorded=recorded, concurrency=self.concurrency)
-        votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
-        fitted = votes.rows(slice(None, len(train)))
+    def learn(self, asked: Asked) -> MoA:
+        """Fit the weights, of a copy."""
+        moa, recording = asked.student, asked.ask()
+        fitted, val = asked.count(recording)
         if self.metric is None:
             self.report = self._agree(moa, fitted, recording.usage)
         else:
-            before = [voting.weights.get(name, 1.0) for name in votes.agents]
-            self.report = self._fit(fitted, votes.rows(slice(len(train), None)), before, recording.usage)
+            before = [_voting_of(moa).weights.get(name, 1.0) for name in fitted.agents]
+            self.report = self._fit(fitted, val, before, recording.usage)
         compiled = moa.deepcopy()
         if self.report.kept:
             _voting_of(compiled).weights = {row.agent: row.weight for row in self.report.agents}
