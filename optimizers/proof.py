@@ -133,20 +133,10 @@ def prove_votes(
     share: float = 0.2,
     on_split: Callable[[int], None] = lambda split: None,
 ) -> Proof:
-    """Compare, on recorded votes, the best single model, plurality, committee, route, cascade and calibrated votes.
+    """The same of recorded votes; `keys` are the questions' categories or embeddings, to route by.
 
     In each split everything is learned from one part of the questions, by the functions that the optimizers use, and
-    judged on the rest. Nobody is asked.
-
-    Args:
-        votes: Recorded votes with scores that are 0 or 1.
-        keys: Of each question, its category or its embedding, to route by; None: no route.
-        splits: How often.
-        share: Of the questions, to learn from.
-        on_split: Called with the number of splits that are done.
-
-    Raises:
-        ValueError: If there are too few questions, or scores are neither 0 nor 1.
+    judged on the rest.
     """
     questions = len(votes.scores)
     if questions * share < 20 or not 0 < share < 1:
@@ -156,68 +146,54 @@ def prove_votes(
         )
     if not np.isin(votes.scores, (0, 1)).all():
         raise ValueError("A proof needs scores that say right (1) or wrong (0).")
-    tallies: dict[str, _Tally] = {}
+    found: dict[str, list[_Result]] = {}
     for split in range(splits):
         order = np.random.default_rng(split).permutation(questions)
         learned, judged = np.split(order, [round(share * questions)])
         routed = None if keys is None else ([keys[n] for n in learned], [keys[n] for n in judged])
         for name, result in _try(votes.rows(learned), votes.rows(judged), routed):
-            tallies.setdefault(name, _Tally(questions)).add(judged, result)
+            found.setdefault(name, []).append(result._replace(judged=judged))
         on_split(split + 1)
-    better = max((tallies[name] for name in (SINGLE, PLURALITY)), key=lambda tally: tally.means.mean())
-    return Proof([tally.row(name, better) for name, tally in tallies.items()], questions, splits, share)
+    better = max((_average(found[name], questions) for name in (SINGLE, PLURALITY)), key=np.mean)
+    return Proof([_sum_up(*one, questions, better) for one in found.items()], questions, splits, share)
 
 
 class _Result(NamedTuple):
-    """What a system gives in one split: scores of all questions judged, which are answered, calls per question."""
+    """What a system gives in one split: scores of the questions judged, which are answered, calls per question."""
 
     scores: Floats
     given: Any
     calls: float
     promise: float | None = None
+    judged: Any = None
 
 
-class _Tally:
-    """What one system gave, question by question."""
+def _average(results: Sequence[_Result], questions: int) -> Floats:
+    """The mean score of each question that was ever judged."""
+    sums, times = np.zeros(questions), np.zeros(questions)
+    for one in results:
+        sums[one.judged] += one.scores
+        times[one.judged] += 1
+    means: Floats = (sums / np.maximum(times, 1))[times > 0]
+    return means
 
-    def __init__(self, questions: int) -> None:
-        self.sums, self.times = np.zeros(questions), np.zeros(questions)
-        self.calls: list[float] = []
-        self.answered: list[float] = []
-        self.errors: list[float | None] = []
-        self.right = self.given = 0.0
-        self.promise: float | None = None
 
-    def add(self, judged: Any, result: _Result) -> None:
-        """Enter a split."""
-        scores, given = result.scores, result.given
-        self.sums[judged] += scores
-        self.times[judged] += 1
-        self.calls.append(result.calls)
-        self.answered.append(float(given.mean()))
-        self.right, self.given = self.right + float(scores[given].sum()), self.given + float(given.sum())
-        self.errors.append(float(1 - scores[given].mean()) if given.any() else None)
-        self.promise = result.promise
-
-    @property
-    def means(self) -> Floats:
-        """The mean score of each question that was ever judged."""
-        means: Floats = (self.sums / np.maximum(self.times, 1))[self.times > 0]
-        return means
-
-    def row(self, name: str, better: _Tally) -> ProofRow:
-        """The row of the table."""
-        right = None if not self.given else self.right / self.given
-        answered, calls = float(np.mean(self.answered)), float(np.mean(self.calls))
-        if self.promise is None:
-            gain = float(self.means.mean() - better.means.mean())
-            return ProofRow(name, right, answered, calls, (gain, difference_interval(self.means, better.means)))
-        kept = sum(error is None or error <= self.promise for error in self.errors)
-        number = len(self.errors)
-        refused = sum(error is None for error in self.errors) / number
-        return ProofRow(
-            name, right, answered, calls, None, self.promise, (kept / number, wilson(kept, number)), refused
-        )
+def _sum_up(name: str, results: Sequence[_Result], questions: int, better: Floats) -> ProofRow:
+    """The row of the table, against the means of the better baseline."""
+    splits, promise, means = len(results), results[0].promise, _average(results, questions)
+    given = sum(float(one.given.sum()) for one in results)
+    right = sum(float(one.scores[one.given].sum()) for one in results) / given if given else None
+    answered = float(np.mean([one.given.mean() for one in results]))
+    calls = float(np.mean([one.calls for one in results]))
+    if promise is None:
+        gain = (float(means.mean() - better.mean()), difference_interval(means, better))
+        return ProofRow(name, right, answered, calls, gain)
+    errors = [float(1 - one.scores[one.given].mean()) for one in results if one.given.any()]
+    refused = splits - len(errors)
+    kept = refused + sum(error <= promise for error in errors)
+    return ProofRow(
+        name, right, answered, calls, None, promise, (kept / splits, wilson(kept, splits)), refused / splits
+    )
 
 
 def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None) -> Iterator[tuple[str, _Result]]:
