@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
@@ -82,6 +83,43 @@ def test_an_engine_that_is_not_there_says_what_to_do(tmp_path: Path, monkeypatch
     with pytest.raises(ValueError, match=r"engine='rya': there is no such engine. Did you mean 'ray'\? Allowed: local"):
         record(moa, ROWS, out, engine="rya")  # type: ignore[arg-type]
     assert not out.exists()
+
+
+class RayHere:
+    """Ray's actors in this process; the worker that asks one of these questions dies, so often."""
+
+    exceptions = SimpleNamespace(RayActorError=LookupError)
+
+    def __init__(self, **deaths: int) -> None:
+        self.deaths, self.started = deaths, 0
+        self.is_initialized, self.cluster_resources = lambda: True, lambda: {"CPU": 2}
+        self.put, self.get, self.kill = lambda sent: sent, lambda call: call(), lambda actor: None
+
+    def remote(self, **options: Any) -> Any:
+        return lambda kind: SimpleNamespace(remote=lambda *sent: self.start(kind(*sent)))
+
+    def start(self, worker: Any) -> Any:
+        self.started += 1
+        return SimpleNamespace(answer=SimpleNamespace(remote=lambda asked: lambda: self.call(worker, asked)))
+
+    def call(self, worker: Any, asked: Any) -> Any:
+        name = asked[0].inputs["question"]
+        self.deaths[name] = self.deaths.get(name, 0) - 1
+        if self.deaths[name] >= 0:
+            raise LookupError
+        return worker.answer(asked)
+
+
+def test_what_a_lost_worker_may_have_paid_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray, lm = RayHere(q2=1, q5=3), FakeLM("only", echo)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with pytest.raises(RecordingStopped, match="14 of 14 calls are spent") as stop:
+        record(MoA(QA, [lm], strategy="voting"), ROWS, engine="ray", concurrency=2, max_calls=14)
+    rows = {row.id: row for row in stop.value.recording}
+    assert {id: len(row.earlier_calls) for id, row in rows.items() if row.earlier_calls} == {2: 1, 5: 3}
+    assert {id: row.error.type for id, row in rows.items() if row.error} == {5: "WorkerDied"}
+    assert {call.error for id in (2, 5) for call in rows[id].earlier_calls} == {"Unfinished"}
+    assert (ray.started, lm.calls, stop.value.summary.usage.calls) == (2 + 4, 10, 14)
 
 
 class TestOnRay:
