@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import signal
 import threading
 import time
 from collections import Counter
@@ -11,11 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 
+from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.moa import MoA
@@ -68,7 +71,7 @@ class Stage:
     meter: StageMeter = field(default_factory=lambda: StageMeter())
 
     def run(self) -> tuple[StageReport, Predictors]:
-        """Tune the program; `Stop` if an LM or the metric is of no use.
+        """Tune the program; `Stop` if an LM or the metric is of no use, `KeyboardInterrupt` after Ctrl-C.
 
         Returns:
             The report, and the predictors to be taken over by their names in the mixture; none if nothing was
@@ -80,7 +83,7 @@ class Stage:
         found: Predictors = {}
         notes = []
         try:
-            with dspy.context(**self.meter.settings()):
+            with _heeding_interrupts(self.meter), dspy.context(**self.meter.settings()):
                 before = after = self._evaluate(program) if self.compares else None
                 if self.compares and not self.meter.calls():
                     notes.append("never asked: nothing to tune")
@@ -151,6 +154,7 @@ class StageMeter(Meter):
         self._started = time.perf_counter()
         self._failed_in_a_row: Counter[tuple[bool, str]] = Counter()
         self._stopped: BaseException | None = None
+        self._allowance = Allowance()
         self._lock = threading.Lock()
 
     @contextmanager
@@ -160,12 +164,13 @@ class StageMeter(Meter):
             raise Stop from self._stopped
         with self._lock:
             self.runs += 1
-        with dspy.context(**{_ASKING: True}):
+        with dspy.context(**{_ASKING: True, ALLOWANCE: self._allowance}):
             yield
 
     def stop(self, reason: BaseException) -> None:
-        """Let no program of this stage run any more."""
+        """Let no program of this stage run any more, nor begin an LM call."""
         self._stopped = self._stopped or reason
+        self._allowance.end()
 
     def report(self, stage: str, **details: Any) -> StageReport:
         """What came of the stage until now, with these details."""
@@ -193,6 +198,34 @@ class StageMeter(Meter):
                 self._failed_in_a_row[who] += 1
                 if self._failed_in_a_row[who] >= _PATIENCE:
                     self.stop(exception)
+
+
+@contextmanager
+def _heeding_interrupts(meter: StageMeter) -> Iterator[None]:
+    """Let Ctrl-C stop the stage at its next call; a second one is raised where it falls.
+
+    Raised inside tqdm or an executor it would leave their locks held, and whoever tunes next would wait for ever.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # Other threads than the main one never see Ctrl-C.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    interrupts: list[int] = []
+
+    def heed(number: int, frame: FrameType | None) -> None:
+        interrupts.append(number)
+        meter.stop(KeyboardInterrupt())
+        if len(interrupts) > 1:
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, heed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if interrupts:
+            raise KeyboardInterrupt
 
 
 class _Watched(dspy.Module):

@@ -1,4 +1,5 @@
 import itertools
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,24 @@ def test_the_others_stay_within_what_they_say(name: str) -> None:
     assert agents <= budget.agents and report.optimizer_calls <= budget.optimizer
     assert report.stages[0].runs * 3 == agents
     assert tuned(question="q3").answer == "a3" and [part.demos for part in moa.predictors()] == [[], []]
+
+
+@pytest.mark.parametrize("name", ["gepa", "bootstrap"])
+def test_an_interrupt_cuts_nothing_short_and_begins_no_further_call(name: str) -> None:
+    lms, done = cast(), list[int]()
+
+    def interrupted(gold: Any, pred: Any, trace: Any = None, *_: Any) -> bool:
+        if len(done) == 2:
+            signal.raise_signal(signal.SIGINT)  # as it may come while a lock of tqdm's is held
+        done.append(sum(calls(lms).values()))
+        return right(gold, pred)
+
+    sets: Any = {"trainset": TRAIN, "valset": TRAIN[:4]}
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        tiny(lms, name, interrupted, num_threads=1).compile(student(lms), **sets)
+    assert len(done) == 3 and sum(calls(lms).values()) == done[-1] and signal.getsignal(signal.SIGINT) is before
+    assert tiny(lms, name).compile(student(lms), **sets)(question="q3").answer == "a3"
 
 
 def test_gepa_goes_on_where_it_was_cut_short(tmp_path: Path) -> None:
