@@ -86,7 +86,8 @@ class Route(Keyless):
             raise ValueError("Questions are alike by a column or by their embeddings: give column= or embedder=.")
         if sorted(options) != sorted(table.options):
             raise ValueError(f"The table knows {', '.join(table.options)}, and there are {', '.join(options)}.")
-        self.table, self.column, self.embedder = table, column, embedder
+        self.table, self.column = table, column
+        self.embedder: Any = embedder
         self.names = {name: f"option_{number}" for number, name in enumerate(options, start=1)}
         for name, attribute in self.names.items():
             setattr(self, attribute, options[name])
@@ -112,7 +113,7 @@ class Route(Keyless):
     def choose(self, **inputs: Any) -> str:
         """The option that is asked for these inputs."""
         if self.column is None:
-            return self.table.choose(embed(self.embedder, [text_of(inputs)])[0])
+            return self.table.choose(self.embedder([text_of(inputs)])[0])
         if self.column not in inputs:
             raise ValueError(f"Questions are routed by {self.column!r}, and it is not given: write {self.column}=...")
         return self.table.choose(str(inputs[self.column]))
@@ -144,12 +145,6 @@ def estimate(keys: Any, scores: Floats, asked: Any) -> Floats:
         near = (likeness >= nearest[:, None]).astype(float)
     estimates: Floats = (near @ scores + PRIOR * whole) / (near.sum(axis=1, keepdims=True) + PRIOR)
     return estimates.round(9)
-
-
-def embed(embedder: Any, texts: list[str]) -> Floats:
-    """The embeddings of texts."""
-    found: Floats = np.asarray(embedder(texts), dtype=float)
-    return found
 
 
 def text_of(inputs: Mapping[str, Any]) -> str:

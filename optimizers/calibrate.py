@@ -102,7 +102,7 @@ class Calibrate(FromAnswers[MoA | Cascade]):
         rows, right = judge.read(recording, train)
         _check_rows(rows, right, recording)
         fitted = fit(rows, right)
-        moa.calibration = Calibration.of(fitted.coefficients.tolist(), judge.agents, len(right), float(right.mean()))
+        moa.calibration = Calibration.of(fitted.coefficients, judge.agents, len(right), float(right.mean()))
         held_out = fitted.held_out
         if val:
             rows, right = judge.read(recording, val)

@@ -20,9 +20,8 @@ from .calibrate import Judge, require_promise
 from .committee import price_proposals
 from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers, Report
-from .mixtures import restricted
 from .stopping import Committees, Looks, Stop, list_stops, stop_within
-from .votes import Floats, Votes, Weights, unweighted_voting
+from .votes import Floats, Votes, Weights, take_vote
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -216,14 +215,10 @@ class FitCascade(FromAnswers[MoA | Cascade]):
     ) -> MoA | Cascade:
         stages, agents, samples = [], moa.panels[0].names, moa.panels[0].samples
         for number, (share, weights) in enumerate(zip(chosen.shares, committees.weights, strict=False)):
-            names = [name for name, weight in zip(agents, weights, strict=True) if weight > 0]
             is_last = not judged and number == len(chosen.shares) - 1
             if share > 0 and not is_last:
-                voting = unweighted_voting(moa)
-                voting.weights = {name: float(w) for name, w in zip(agents, weights, strict=True) if name in names}
-                stage = restricted(moa, names, samples, strategy=voting)
-                stage.limits = stage.limits.model_copy(update={"min_proposals": 1})
-                stage.panels[0].limits = stage.limits
+                counted = {name: float(weight) for name, weight in zip(agents, weights, strict=True) if weight > 0}
+                stage = take_vote(moa, list(counted), samples, counted)
                 stage.calibration = self._calibrate(fits[number], agents, rows, chosen)
                 stages.append(stage)
         if self.max_error is not None:
@@ -231,9 +226,8 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         return Cascade([*stages, moa]) if stages else moa
 
     def _calibrate(self, fitted: Any, agents: Sequence[str], rows: int, chosen: Stop) -> Calibration:
-        made = Calibration.of(fitted.coefficients.tolist(), agents, rows, chosen.score)
-        promise = {"threshold": chosen.threshold, "max_error": self.max_error, "on_unsure": "flag"}
-        return made.model_copy(update=promise)
+        promise: Any = {"threshold": chosen.threshold, "max_error": self.max_error, "on_unsure": "flag"}
+        return Calibration.of(fitted.coefficients, agents, rows, chosen.score).model_copy(update=promise)
 
 
 def _price_verdicts(moa: MoA, recording: Recording, looks: Looks) -> tuple[float, float | None]:

@@ -12,14 +12,13 @@ import numpy as np
 from moa_dspy.cascade import asks_aggregator
 from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.moa import MoA
-from moa_dspy.route import Embed, Route, RouteTable, embed, estimate, text_of
+from moa_dspy.route import Embed, Route, RouteTable, estimate, text_of
 from moa_dspy.usage import Usage
 
 from .calibrate import Judge
 from .examples import CompileInterrupted, inputs_of
 from .from_answers import Asked, FromAnswers, Report
-from .mixtures import restricted
-from .votes import Floats, Votes, unweighted_voting
+from .votes import Floats, Votes, take_vote
 
 __all__ = ["FitRoute", "RouteReport", "is_win", "route_held_out"]
 
@@ -90,7 +89,8 @@ class FitRoute(FromAnswers[MoA | Route]):
         super().__init__(metric, concurrency)
         if (column is None) == (embedder is None):
             raise ValueError("Questions are alike by a column or by their embeddings: give column= or embedder=.")
-        self.column, self.embedder = column, embedder
+        self.column = column
+        self.embedder: Any = embedder
         self.report: RouteReport | None = None
 
     def learn(self, asked: Asked) -> MoA | Route:
@@ -111,13 +111,13 @@ class FitRoute(FromAnswers[MoA | Route]):
         self.report = self._judge(names, table, keys, recording.usage)
         if not self.report.kept:
             return asked.student.deepcopy()
-        options = {name: moa if name == WHOLE else self._alone(moa, name) for name in names}
+        options = {name: moa if name == WHOLE else take_vote(moa, [name], 1, {}) for name in names}
         return Route(options, RouteTable(names, keys, table), column=self.column, embedder=self.embedder)
 
     def _read_keys(self, moa: MoA, examples: Sequence[dspy.Example]) -> list[Any]:
         if self.column is None:
             texts = [text_of(inputs_of(moa.signature, example)) for example in examples]
-            return list(embed(self.embedder, texts))
+            return list(np.asarray(self.embedder(texts), dtype=float))
         values = [example.get(self.column) for example in examples]
         if missing := sum(value is None for value in values):
             raise ValueError(
@@ -142,11 +142,6 @@ class FitRoute(FromAnswers[MoA | Route]):
         means = dict(zip(names, map(float, table.mean(axis=0)), strict=True))
         found = (names[0], float(best.mean()))
         return RouteReport(means, shares, float(routed.mean()), found, interval, bool(kept), reason, usage)
-
-    def _alone(self, moa: MoA, name: str) -> MoA:
-        alone = restricted(moa, [name], 1, strategy=unweighted_voting(moa))
-        alone.limits = alone.panels[0].limits = alone.limits.model_copy(update={"min_proposals": 1})
-        return alone
 
 
 def is_win(scores: Floats, others: Floats) -> bool:

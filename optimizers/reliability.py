@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.certainty import Calibration, bound_error
+from moa_dspy.certainty import Calibration, bound_error, list_cuts
 from moa_dspy.evaluation import Interval, save_figure, wilson
 from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from .calibrate import Judge
 
-__all__ = ["CalibrationCheck", "Reliability", "ReliabilityBin", "rank_quality"]
+__all__ = ["CalibrationCheck", "Reliability", "ReliabilityBin"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -94,13 +94,9 @@ class Reliability:
     def bins(self) -> list[ReliabilityBin]:
         """Tenths of the answers, the least sure first."""
         return [
-            ReliabilityBin(
-                len(part),
-                float(self.confidences[part].mean()),
-                float(self.right[part].mean()),
-                wilson(int(self.right[part].sum()), len(part)),
-            )
+            ReliabilityBin(len(part), float(said.mean()), float(right.mean()), wilson(int(right.sum()), len(part)))
             for part in _cut_bins(self.confidences)
+            for said, right in [(self.confidences[part], self.right[part])]
         ]
 
     @property
@@ -121,8 +117,12 @@ class Reliability:
 
     @property
     def auroc(self) -> float:
-        """How often a right answer has more confidence than a wrong one; ties count half."""
-        return rank_quality(self.confidences, self.right)
+        """How often a right answer has more confidence than a wrong one; ties count half; 0.5 if none of a kind."""
+        below, above = np.sort(self.confidences[self.right < 1]), self.confidences[self.right >= 1]
+        if not len(below) or not len(above):
+            return 0.5
+        wins = np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")
+        return float(wins.mean() / 2 / len(below))
 
     @property
     def brier(self) -> float:
@@ -132,11 +132,8 @@ class Reliability:
     @cached_property
     def risk_coverage(self) -> list[tuple[float, float]]:
         """(share answered, share wrong among these), as ever less sure answers are given."""
-        order = np.argsort(-self.confidences, kind="stable")
-        falling, counts = self.confidences[order], np.arange(1, len(order) + 1)
-        errors = 1 - np.cumsum(self.right[order]) / counts
-        ends = np.flatnonzero(np.append(np.diff(falling) < -1e-9, True))
-        return [(float(counts[end] / len(order)), float(errors[end])) for end in ends]
+        cuts = list_cuts(self.confidences, self.right)
+        return [(answered / len(self.right), wrong / answered) for _, wrong, answered in cuts]
 
     @property
     def area(self) -> float:
@@ -233,22 +230,11 @@ class Reliability:
     def _draw(self, axes: Any) -> None:
         axes.plot([0, 1], [0, 1], color="#8a8a8a", linestyle="--", linewidth=1, label="as it should be")
         said, right = [one.confidence for one in self.bins], [one.accuracy for one in self.bins]
-        lows = [max(0.0, one.accuracy - one.interval.low) for one in self.bins]
-        highs = [max(0.0, one.interval.high - one.accuracy) for one in self.bins]
-        axes.errorbar(said, right, [lows, highs], fmt="o", color="#0b5cad", capsize=3, label="a tenth of the answers")
+        spread = np.abs(np.array([one.interval for one in self.bins]) - np.array(right)[:, None]).T
+        axes.errorbar(said, right, spread, fmt="o", color="#0b5cad", capsize=3, label="a tenth of the answers")
         shares, errors = np.array(self.risk_coverage).T
         axes.plot(shares, errors, color="#b35900", label="wrong (y) among the surest share (x)")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence; share answered", ylabel="right; wrong")
-
-
-def rank_quality(confidences: Floats, right: Floats) -> float:
-    """The area under the ROC curve; 0.5 where all are right or all wrong."""
-    below = np.sort(confidences[right < 1])
-    above = confidences[right >= 1]
-    if not len(below) or not len(above):
-        return 0.5
-    wins = np.searchsorted(below, above, "left") + np.searchsorted(below, above, "right")
-    return float(wins.mean() / 2 / len(below))
 
 
 def _calibration_error(confidences: Floats, right: Floats) -> float:

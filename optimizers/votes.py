@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,9 +17,20 @@ from moa_dspy.recording import Recording, replay
 from moa_dspy.strategies import Case, Voting, as_strategy
 
 from .examples import find_rows, inputs_of
+from .mixtures import restricted
 from .scoring import Scored
 
-__all__ = ["OPEN", "Floats", "Votes", "Weights", "count_agreement", "log_odds", "shrink", "unweighted_voting"]
+__all__ = [
+    "OPEN",
+    "Floats",
+    "Votes",
+    "Weights",
+    "count_agreement",
+    "log_odds",
+    "shrink",
+    "take_vote",
+    "unweighted_voting",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -263,6 +274,15 @@ def unweighted_voting(moa: MoA) -> Voting:
     voting: Any = as_strategy(moa.strategy) if isinstance(moa.strategy, Voting) else Voting()
     voting.weights = {}
     return voting
+
+
+def take_vote(moa: MoA, agents: Sequence[str], samples: int, weights: Mapping[str, float]) -> MoA:
+    """The vote of some of a mixture's agents, for which one answer is enough."""
+    voting = unweighted_voting(moa)
+    voting.weights = dict(weights)
+    mixture = restricted(moa, agents, samples, strategy=voting)
+    mixture.limits = mixture.panels[0].limits = mixture.limits.model_copy(update={"min_proposals": 1})
+    return mixture
 
 
 def _draw_folds(number: int) -> list[npt.NDArray[np.int64]]:

@@ -3,7 +3,7 @@
 from moa_dspy.certainty.calibration import Calibration, OnUnsure
 from moa_dspy.certainty.evidence import MEASURES, Evidence, weigh_evidence
 from moa_dspy.certainty.logit import Fitted, fit, predict
-from moa_dspy.certainty.promise import bound_error, count_rows_needed, fewest, find_threshold, is_kept
+from moa_dspy.certainty.promise import bound_error, count_rows_needed, fewest, find_threshold, is_kept, list_cuts
 
 __all__ = [
     "MEASURES",
@@ -17,6 +17,7 @@ __all__ = [
     "find_threshold",
     "fit",
     "is_kept",
+    "list_cuts",
     "predict",
     "weigh_evidence",
 ]

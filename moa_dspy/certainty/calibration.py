@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -43,7 +43,7 @@ class Calibration(BaseModel):
     on_unsure: OnUnsure = "abstain"
 
     @classmethod
-    def of(cls, coefficients: Sequence[float], agents: Sequence[str], questions: int, accuracy: float) -> Calibration:
+    def of(cls, coefficients: Iterable[float], agents: Sequence[str], questions: int, accuracy: float) -> Calibration:
         """The calibration with these coefficients, in the order of `Evidence.row`."""
         numbers = [round(float(number), 6) for number in coefficients]
         measures: dict[str, float] = dict(zip(MEASURES, numbers, strict=False))

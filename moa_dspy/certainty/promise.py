@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bound_error", "count_rows_needed", "fewest", "find_threshold", "is_kept"]
+__all__ = ["bound_error", "count_rows_needed", "fewest", "find_threshold", "is_kept", "list_cuts"]
 
 _ENOUGH = 10  # answers, to take their error for that of more of them
 LEVEL = 0.9
@@ -37,7 +37,7 @@ def find_threshold(confidences: npt.ArrayLike, right: npt.ArrayLike, max_error: 
         0.9
     """
     threshold = None
-    for confidence, wrong, answered in _cut(confidences, right):
+    for confidence, wrong, answered in list_cuts(confidences, right):
         if answered < fewest(max_error):
             continue
         if not is_kept(wrong, answered, max_error):
@@ -75,7 +75,7 @@ def count_rows_needed(confidences: npt.ArrayLike, right: npt.ArrayLike, max_erro
     """
     needed: list[float] = []
     variance = max_error * (1 - max_error) * NormalDist().inv_cdf(LEVEL) ** 2
-    for _, wrong, answered in _cut(confidences, right):
+    for _, wrong, answered in list_cuts(confidences, right):
         margin = max_error - wrong / answered
         if answered >= _ENOUGH and margin > 0:
             number = max(float(fewest(max_error)), variance / margin**2)
@@ -83,7 +83,7 @@ def count_rows_needed(confidences: npt.ArrayLike, right: npt.ArrayLike, max_erro
     return math.ceil(min(needed)) if needed else None
 
 
-def _cut(confidences: npt.ArrayLike, right: npt.ArrayLike) -> list[tuple[float, int, int]]:
+def list_cuts(confidences: npt.ArrayLike, right: npt.ArrayLike) -> list[tuple[float, int, int]]:
     """(confidence, wrong answers, answers) of all thresholds, the strictest first."""
     sure, truth = np.asarray(confidences, dtype=float), np.asarray(right, dtype=float)
     order = np.argsort(-sure, kind="stable")
