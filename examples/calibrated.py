@@ -1,7 +1,5 @@
 """Calibrated answers with abstention, and a cascade that asks on only where it is not sure.
 
-$
-
     $ python examples/calibrated.py
     answered 56 of 60, 12 wrong
     cascade: 12 wrong, 2.42 of 3 calls a question

@@ -1,7 +1,5 @@
 """Models on this machine beside a provider's: Ollama, vLLM, and two OpenAI-compatible providers with two keys.
 
-$
-
     $ python examples/local_models.py
     llama3_2 ollama_chat/llama3.2
     my_model hosted_vllm/my-model
