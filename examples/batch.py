@@ -1,7 +1,7 @@
 """Many questions into a file that survives a kill, and other strategies on what was recorded, without a call.
 
 $ python examples/batch.py
-24 rows, 96 calls, 19 columns
+24 rows, 96 calls, 20 columns
 a vote says: 20
              acc. %  95%      gain  95%            calls  tokens  USD  time
 ───────────────────────────────────────────────────────────────────────────

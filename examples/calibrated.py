@@ -1,8 +1,8 @@
 """Calibrated answers with abstention, and a cascade that asks on only where it is not sure.
 
-    $ python examples/calibrated.py
-    answered 56 of 60, 12 wrong
-    cascade: 12 wrong, 2.42 of 3 calls a question
+$ python examples/calibrated.py
+answered 56 of 60, 12 wrong
+cascade: 12 wrong, 2.42 of 3 calls a question
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
 """Models on this machine beside a provider's: Ollama, vLLM, and two OpenAI-compatible providers with two keys.
 
-    $ python examples/local_models.py
-    llama3_2 ollama_chat/llama3.2
-    my_model hosted_vllm/my-model
-    groq openai/llama-3.3-70b
-    aggregator openai/gpt-5.4-mini
-    moa-dspy doctor --config moa.yaml asks each of them, and says what must be done
+$ python examples/local_models.py
+llama3_2 ollama_chat/llama3.2
+my_model hosted_vllm/my-model
+groq openai/llama-3.3-70b
+aggregator openai/gpt-5.4-mini
+moa-dspy doctor --config moa.yaml asks each of them, and says what must be done
 """
 
 from moa_dspy import MoA, MoAConfig

@@ -1,6 +1,6 @@
 """A prompt for each model: what GEPA wrote for whom.
 
-    $ python examples/prompts_per_model.py
+$ python examples/prompts_per_model.py
 """
 
 import logging

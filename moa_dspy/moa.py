@@ -181,7 +181,7 @@ class MoA(Savable):
         adopt_lms(agents)
         has_aggregator = self._has_aggregator()
         check_keys(agents if has_aggregator else agents[:-1])
-        self._check_prices(agents if has_aggregator else agents[:-1])
+        _check_prices(self.limits, agents if has_aggregator else agents[:-1])
         account = _Account(self)
         try:
             return (yield from self._ask(inputs, account, stream, has_aggregator))
@@ -228,22 +228,6 @@ class MoA(Savable):
             raise account.failed(Unusable("The answer is degraded (Limits.on_degraded)."))
         return prediction
 
-    def _check_prices(self, agents: Sequence[Agent]) -> None:
-        """Find out before anything is paid for whether a limit in USD can be kept.
-
-        Raises:
-            ValueError: Naming the models whose prices are not known.
-        """
-        if self.limits.max_cost_usd is None:
-            return
-        lms = [lm for agent in agents for lm in agent.lms or [dspy.settings.lm] if isinstance(lm, dspy.BaseLM)]
-        if unpriced := sorted({lm.model for lm in lms if prices_of(lm) is None}):
-            raise ValueError(
-                f"max_cost_usd={self.limits.max_cost_usd:g} cannot be kept: no price is known of "
-                f"{', '.join(unpriced)}. State it as prices={{'input': ..., 'output': ...}}, USD per million "
-                "tokens, or limit max_calls."
-            )
-
     def _has_aggregator(self) -> bool:
         """Whether there is an LM that the strategy may ask.
 
@@ -286,6 +270,23 @@ class MoA(Savable):
             raise failed from nothing
         account.fallback_used = True
         return verdict
+
+
+def _check_prices(limits: Limits, agents: Sequence[Agent]) -> None:
+    """Find out before anything is paid for whether a limit in USD can be kept.
+
+    Raises:
+        ValueError: Naming the models whose prices are not known.
+    """
+    if limits.max_cost_usd is None:
+        return
+    lms = [lm for agent in agents for lm in agent.lms or [dspy.settings.lm] if isinstance(lm, dspy.BaseLM)]
+    if unpriced := sorted({lm.model for lm in lms if prices_of(lm) is None}):
+        raise ValueError(
+            f"max_cost_usd={limits.max_cost_usd:g} cannot be kept: no price is known of "
+            f"{', '.join(unpriced)}. State it as prices={{'input': ..., 'output': ...}}, USD per million "
+            "tokens, or limit max_calls."
+        )
 
 
 class _Account:

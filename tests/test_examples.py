@@ -39,7 +39,7 @@ def test_it_prints_what_it_says(
     names = runpy.run_path(str(path), run_name="__main__")
     out = capsys.readouterr().out
     assert path.stem == "models" or out.strip()
-    shown = re.split(r"^    \$ .*\n", names["__doc__"], maxsplit=1, flags=re.MULTILINE)[1:]
+    shown = re.split(r"^ *\$ .*\n", names["__doc__"], maxsplit=1, flags=re.MULTILINE)[1:]
     if shown and shown[0].strip():  # else what it prints is not the same twice
         assert _without_times(out) == _without_times(textwrap.dedent(shown[0]))
 

@@ -22,7 +22,7 @@ MODULES = {
     "moa_dspy.simulated.questions",
 }
 SUPPORT = {
-    *("fake_engine", "fake_lm", "faults", "gate", "misuse", "mixtures", "mlflow_server", "mlflow_store"),
+    *("attacks", "fake_engine", "fake_lm", "faults", "gate", "misuse", "mixtures", "mlflow_server", "mlflow_store"),
     *("openai_server", "openai_wire", "recording", "rendering", "roles", "shown"),
 }
 HERE = Path(__file__).parent
