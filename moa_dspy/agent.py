@@ -60,7 +60,7 @@ class Agent(Keyless):
         ValueError: If there is neither an LM nor a program, or options without an LM, or
             instructions for a program that has its own.
 
-    Example:
+    Examples:
         >>> from moa_dspy import Agent
         >>> Agent("simulated/alice", name="alice", temperature=0.7).name
         'alice'

@@ -36,7 +36,7 @@ class Cascade(Keyless):
     Raises:
         ValueError: If the stages make no cascade.
 
-    Example:
+    Examples:
         ```python
         sure = Calibrate(max_error=0.05).compile(cheap, trainset=examples)
         cascade = Cascade([sure, MoA(task, [*models, "openai/gpt-5"], "anthropic/claude-opus-5")])

@@ -109,7 +109,7 @@ class MoAConfig(ConfigPart):
     Raises:
         ValueError: Naming what is wrong, the nearest known key for an unknown one, and never a secret.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> config = MoAConfig(proposer_models=["simulated/alice", "simulated/bob"], aggregator_model="simulated/judge")
         >>> moa = MoA.from_config("question -> answer", config)

@@ -29,7 +29,7 @@ class MoAError(DSPyError):
     Attributes:
         metadata: The account of the call so far: proposals, failures, tokens, cost in USD, seconds.
 
-    Example:
+    Examples:
         ```python
         try:
             pred = moa(question="Why is the sky blue?")

@@ -28,7 +28,7 @@ class Limits(BaseModel):
         on_degraded: `"flag"` says in the metadata what was missing; `"raise"` raises `AggregationFailed` or
             `TooFewProposals` where the answer would lack a proposer, the aggregator, or a part of what it reads.
 
-    Example:
+    Examples:
         >>> Limits(timeout=60, min_proposals=2, max_cost_usd=0.05).proposer_timeout is None
         True
     """

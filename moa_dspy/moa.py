@@ -59,7 +59,7 @@ class MoA(Savable):
         ValueError: If signature, proposers and settings do not make a mixture.
         TypeError: If an argument is of another type.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob", "simulated/carol"], "simulated/judge")
         >>> pred = moa(question="What is the capital of Australia?")

@@ -104,7 +104,7 @@ class ModelConfig(ConfigPart):
         prices: What its tokens cost, in USD per million: `{input: 0.15, output: 0.60}`.
         lm_state: DSPy's own state of an LM that is not made by its name and options; from saved mixtures.
 
-    Example:
+    Examples:
         >>> ModelConfig(model="openai/gpt-4o", temperature=0.5, top_p=0.9).lm().kwargs["top_p"]
         0.9
     """

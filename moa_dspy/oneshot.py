@@ -35,7 +35,7 @@ def run_moa(
         ValueError: If the config does not make a mixture that takes one input, or a key is missing.
         MoAError: If no answer came of it; see `moa_dspy.errors`.
 
-    Example:
+    Examples:
         >>> config = MoAConfig(proposer_models=["simulated/alice", "simulated/bob"], aggregator_model="simulated/judge")
         >>> solution, metadata = run_moa("What is the capital of Turkey?", "Name the city only.", config)
         >>> solution.answer, metadata.num_proposers, len(metadata.all_proposals)

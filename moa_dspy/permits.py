@@ -27,7 +27,7 @@ def configure(*, max_concurrency: int | None) -> None:
     Raises:
         ValueError: If it is no whole number from 1.
 
-    Example:
+    Examples:
         >>> import moa_dspy
         >>> moa_dspy.configure(max_concurrency=32)
         >>> moa_dspy.configure(max_concurrency=None)

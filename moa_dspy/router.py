@@ -57,7 +57,7 @@ def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
         ValueError: If the router has no such group, or holds a key.
         TypeError: If `router` is no router.
 
-    Example:
+    Examples:
         >>> deployment = {"model_name": "fast", "litellm_params": {"model": "openai/gpt-5-mini"}}
         >>> router_lm("fast", {"model_list": [deployment]}).model
         'router/fast'

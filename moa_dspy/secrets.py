@@ -64,7 +64,7 @@ _SEEN: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 def is_secret(name: object) -> bool:
     """Whether what is called so is a secret: a key, a token, headers, a password, a cloud's credentials.
 
-    Example:
+    Examples:
         >>> [is_secret(name) for name in ("apiKey", "X-Api-Key", "hf_token", "max_tokens", "prompt_cache_key")]
         [True, True, True, False, False]
     """
@@ -75,7 +75,7 @@ def is_secret(name: object) -> bool:
 def find_secrets(data: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
     """Where data holds secrets, and what to write instead; never what they are.
 
-    Example:
+    Examples:
         >>> find_secrets({"models": [{"model": "groq/x", "api_key": "abc"}]})
         [(('models', 0, 'api_key'), 'Set an environment variable and name it: api_key: os.environ/GROQ_API_KEY.')]
     """
@@ -92,7 +92,7 @@ def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) 
     Returns:
         What is left, and the names of what is not, dotted where it was nested.
 
-    Example:
+    Examples:
         >>> without_secrets({"max_tokens": 9, "api_key": "k", "extra_body": {"user": "me", "token": "t"}})
         ({'max_tokens': 9, 'extra_body': {'user': 'me'}}, ['api_key', 'extra_body.token'])
     """
@@ -132,7 +132,7 @@ def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
 def mask(text: str, values: Iterable[str]) -> str:
     """The text with these, and whatever looks like a secret, masked.
 
-    Example:
+    Examples:
         >>> mask("https://me:pw@host/?token=abc says hunter2-hunter2", ["hunter2-hunter2"])
         'https://***@host/?token=*** says ***'
     """

@@ -39,7 +39,7 @@ class UnknownTypes(ValueError):
 def describe_signature(signature: type[dspy.Signature]) -> dict[str, Any]:
     """The signature as JSON-able data, which `read_signature` reads.
 
-    Example:
+    Examples:
         >>> describe_signature(dspy.Signature("question -> score: float"))["outputs"]
         {'score': 'float'}
     """
@@ -94,7 +94,7 @@ def read_signature(
 def type_text(annotation: Any) -> str:
     """The type as Python writes it.
 
-    Example:
+    Examples:
         >>> type_text(list[Annotated[int, pydantic.Field(ge=1)]] | None)
         'list[Annotated[int, Field(ge=1)]] | None'
     """

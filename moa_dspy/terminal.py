@@ -16,7 +16,7 @@ _UNPRINTABLE = re.compile(
 def printable(text: object) -> str:
     r"""The text, doing nothing to a terminal and hiding nothing: no control, bidi or invisible characters.
 
-    Example:
+    Examples:
         >>> printable("red: \x1b[31m")
         'red: �[31m'
     """

@@ -64,7 +64,7 @@ class LMCall(BaseModel):
 def cut_by(finish_reason: str | None) -> str | None:
     """What ended a reply before its model did; None if nothing did.
 
-    Example:
+    Examples:
         >>> cut_by("length"), cut_by("stop")
         ('length', None)
     """
@@ -77,7 +77,7 @@ class Usage(BaseModel):
     `cost_usd` is the sum of the known costs, None when none is known; `unpriced_calls` counts the
     calls whose cost is not in it.
 
-    Example:
+    Examples:
         >>> one = Usage.of([LMCall(agent="a", model="m", prompt_tokens=9, cost_usd=0.5)])
         >>> both = one + Usage.of([LMCall(agent="b", model="n")])
         >>> both.calls, both.prompt_tokens, both.cost_usd, both.unpriced_calls
@@ -397,7 +397,7 @@ class _Watch(UsageTracker):
 def metered(agent: str) -> Iterator[Meter]:
     """Meter the LM calls made inside, under this agent's name.
 
-    Example:
+    Examples:
         ```python
         with metered("mine") as meter:
             dspy.Predict("question -> answer")(question="Why?")

@@ -65,7 +65,7 @@ def to_jsonable(value: Any, name_opaque: Callable[[Any], str] | None = None) -> 
         value: Anything.
         name_opaque: Names what has no such form; by default its repr, without the address in memory.
 
-    Example:
+    Examples:
         >>> to_jsonable({"tags": {"b", "a"}, "ratio": float("nan")})
         {'tags': ['a', 'b'], 'ratio': None}
     """

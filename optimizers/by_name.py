@@ -40,7 +40,7 @@ def build(
     Raises:
         ValueError: If there is none, or it lacks a package.
 
-    Example:
+    Examples:
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
         >>> build("gepa", "exact", recipe="quick").budget(moa, trainset=20, valset=20).formula
         '197 runs x 3 calls'
@@ -63,7 +63,7 @@ def split(
     Raises:
         ValueError: If there are too few.
 
-    Example:
+    Examples:
         >>> [len(part) for part in split([dspy.Example(question=str(n)) for n in range(10)], heldout=0.2)]
         [4, 4, 2]
     """

@@ -60,7 +60,7 @@ class Calibrate(FromAnswers[MoA | Cascade]):
     Attributes:
         report: Of the last compile: tables, plots, and `check` for new rows; see `Reliability`.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", [f"simulated/{n}" for n in ("alice", "bob", "carol")], strategy="voting")

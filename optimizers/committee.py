@@ -129,7 +129,7 @@ class SelectCommittee(FromAnswers[MoA]):
     Attributes:
         report: Of the last compile; see `CommitteeReport`.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> names = ["alice", "bob", "carol", "dave"]
@@ -328,7 +328,7 @@ def pick(scores: Sequence[npt.ArrayLike], costs: Sequence[float]) -> int:
     better than that one by more than one standard error, as in the one-standard-error rule (Breiman et al.,
     "Classification and Regression Trees", 1984, section 3.4.3).
 
-    Example:
+    Examples:
         >>> pick([[1, 1, 0, 0], [1, 1, 1, 0]], [1, 3]), pick([[1, 1, 0, 0], [1, 0, 1, 0]], [1, 3])
         (1, 0)
     """

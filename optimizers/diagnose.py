@@ -70,7 +70,7 @@ def diagnose(
         ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C, on
             `RecordingStopped` at the end of the budget and on `MetricError`, what was recorded is its `recording`.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob", "simulated/carol"], strategy="voting")

@@ -213,7 +213,7 @@ def recommend(
         calls: LM calls per question of each.
         percent: Whether scores are accuracies, and told in percent.
 
-    Example:
+    Examples:
         >>> single, vote = np.tile([1.0, 0, 1, 0], 20), np.tile([1.0, 1, 1, 0], 20)
         >>> recommend({"a": single}, {"vote": vote}, {"a": 1, "vote": 3}).verdict
         'mix'

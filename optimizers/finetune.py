@@ -67,7 +67,7 @@ class Finetune(Teleprompter):
     Attributes:
         trainings: Of the last compile, in the order of the mixture.
 
-    Example:
+    Examples:
         ```python
         moa = MoA("question -> answer", ["openai/gpt-4.1-nano", "openai/gpt-4.1-mini"], "openai/gpt-4.1")
         tuned = Finetune("exact", agents=["gpt_4_1_nano"]).compile(moa, trainset=train)

@@ -103,7 +103,7 @@ class FitCascade(FromAnswers[MoA | Cascade]):
     Attributes:
         report: Of the last compile: the curve of quality against cost; see `CascadeReport`.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> names = ["alice", "bob", "carol", "dave"]

@@ -70,7 +70,7 @@ class FitRoute(FromAnswers[MoA | Route]):
     Attributes:
         report: Of the last compile; see `RouteReport`.
 
-    Example:
+    Examples:
         ```python
         optimizer = FitRoute("exact", embedder=dspy.Embedder("openai/text-embedding-3-small"))
         routed = optimizer.compile(moa, trainset=examples)

@@ -112,7 +112,7 @@ def prove(
     Raises:
         ValueError: If there are too few questions, or scores are neither 0 nor 1.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA, evaluate
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", [f"simulated/{n}" for n in ("alice", "bob", "carol")], strategy="voting")

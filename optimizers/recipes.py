@@ -31,7 +31,7 @@ class Recipe:
         trials: Combinations that MIPROv2 evaluates.
         demos: At most per prompt.
 
-    Example:
+    Examples:
         >>> quick = Recipe.named("quick")
         >>> quick.metric_calls(valset=20), quick.most_runs(valset=20), quick.most_reflections(valset=20)
         (96, 121, 13)

@@ -40,7 +40,7 @@ class Bagging(Specialize):
     Raises:
         ValueError: If a setting makes no sense.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice"], strategy="voting")
@@ -111,7 +111,7 @@ class Boosting(Bagging):
         proposers: How many at most; one that does no better than chance ends it, and counts nothing.
         **settings: As `Specialize` takes them.
 
-    Example:
+    Examples:
         ```python
         moa = MoA("question -> answer", ["openai/gpt-5.4-mini"], strategy="voting")
         boosted = Boosting("exact", proposers=4, recipe="quick").compile(moa, trainset=train, valset=val)

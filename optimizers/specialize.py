@@ -53,7 +53,7 @@ class Specialize(Teleprompter):
     Attributes:
         report: Of the last compile: calls, tokens, cost and seconds of each stage.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")

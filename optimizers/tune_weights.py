@@ -32,7 +32,7 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
         ValueError: If it could not be right: agents on several LMs share a prompt, a predictor has no LM, or the
             optimizer trains one model per predictor (`multitask=False`).
 
-    Example:
+    Examples:
         ```python
         moa = MoA("question -> answer", ["openai/gpt-4.1-nano", "openai/gpt-4.1-mini"], "openai/gpt-4.1",
                   use_specialized_prompts=True)

@@ -85,7 +85,7 @@ class FitVoteWeights(FromAnswers[MoA]):
     Attributes:
         report: Of the last compile; see `WeightsReport`.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> names = ["alice", "bob", "carol"]

@@ -229,7 +229,7 @@ def log_odds(accuracy: npt.ArrayLike, alternatives: float) -> Floats:
     than half of the time would count for nothing, though to open questions it is still right far more often than
     chance. What remains below 0 is clipped: the winner is an actual proposal.
 
-    Example:
+    Examples:
         >>> log_odds([0.9, 0.5, 0.1], 9.0).round(2).tolist()
         [4.39, 2.2, 0.0]
     """

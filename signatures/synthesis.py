@@ -22,7 +22,7 @@ The task:
 def synthesis_signature(task: type[dspy.Signature]) -> type[dspy.Signature]:
     """The task's inputs and `proposals`, to the task's outputs.
 
-    Example:
+    Examples:
         >>> from moa_dspy.signatures import synthesis_signature, task_signature
         >>> list(synthesis_signature(task_signature("question -> answer")).fields)
         ['question', 'proposals', 'reasoning', 'answer']

@@ -37,7 +37,7 @@ def task_signature(signature: str | type[dspy.Signature]) -> type[dspy.Signature
         TypeError: If it is neither.
         ValueError: If it has no output fields, or a field whose name a mixture needs for itself.
 
-    Example:
+    Examples:
         >>> list(task_signature("question -> answer: int").output_fields)
         ['answer']
     """

@@ -32,7 +32,7 @@ def find_threshold(confidences: npt.ArrayLike, right: npt.ArrayLike, max_error: 
     Returns:
         The threshold; None if these rows bear no such promise.
 
-    Example:
+    Examples:
         >>> find_threshold([0.9] * 60 + [0.6] * 40, [1] * 60 + [1, 0] * 20, max_error=0.05)
         0.9
     """
@@ -54,7 +54,7 @@ def is_kept(wrong: int, answered: int, max_error: float) -> bool:
 def bound_error(wrong: int, answered: int) -> float:
     """The one-sided 90% Clopper-Pearson bound of an error; 1 if nothing was answered.
 
-    Example:
+    Examples:
         >>> round(bound_error(0, 45), 4), round(bound_error(1, 45), 4)
         (0.0499, 0.0837)
     """

@@ -96,7 +96,7 @@ class Progress:
     Args:
         what: What is done.
 
-    Example:
+    Examples:
         ```python
         with Progress("asking") as update:
             update(3, 10)

@@ -107,7 +107,7 @@ def evaluate(
         RecordingStopped: At the end of the budget, or when the file could not be written; `comparison` on the error
             is of what was finished.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
         >>> example = dspy.Example(question="What is 17*23?", answer="391").with_inputs("question")

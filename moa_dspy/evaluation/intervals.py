@@ -31,7 +31,7 @@ def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
     Raises:
         ValueError: If these are no counts of right answers.
 
-    Example:
+    Examples:
         >>> [round(bound, 3) for bound in wilson(8, 10)]
         [0.49, 0.943]
     """
@@ -56,7 +56,7 @@ def difference_interval(
     Raises:
         ValueError: If the two do not score the same questions; as `bootstrap`.
 
-    Example:
+    Examples:
         >>> difference_interval([1, 1, 0, 1], [0, 1, 0, 0])
         Interval(low=0.0, high=1.0)
     """

@@ -53,7 +53,7 @@ def as_metric(metric: str | Metric, task: type[dspy.Signature]) -> Metric:
         ValueError: If there is no such metric.
         TypeError: If it cannot be called.
 
-    Example:
+    Examples:
         >>> from moa_dspy.signatures import task_signature
         >>> metric = as_metric("contains", task_signature("question -> answer"))
         >>> metric(dspy.Example(answer="北京"), dspy.Prediction(answer="答案是北京。"))

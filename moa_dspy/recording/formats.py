@@ -23,7 +23,7 @@ def read_alpaca_eval(*paths: str | Path) -> Recording:
     Raises:
         ValueError: If a file holds something else, or lacks an instruction that another has.
 
-    Example:
+    Examples:
         ```python
         recording = read_alpaca_eval("gpt4/model_outputs.json", "claude/model_outputs.json")
         ```

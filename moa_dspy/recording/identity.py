@@ -37,7 +37,7 @@ def identity(moa: MoA) -> str:
     They cover what decides the answers: signature, prompts, demos, models and their settings, strategy. Keys,
     addresses, limits and prices are left out: another key makes no other mixture.
 
-    Example:
+    Examples:
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
         >>> identity(moa).partition(" [")[0]
         'synthesis of alice+bob by judge'
@@ -71,7 +71,7 @@ def aggregator_fingerprint(aggregator: Agent) -> str:
 def fingerprints(identity: str) -> dict[str, str]:
     """The fingerprints of a mixture's parts; none if nobody was asked.
 
-    Example:
+    Examples:
         >>> fingerprints("vote of a [task 12, models 34, aggregator 56]")["models"]
         '34'
     """

@@ -93,7 +93,7 @@ def record(
             was changed meanwhile.
         OSError: If a file cannot be read.
 
-    Example:
+    Examples:
         ```python
         recording = record(moa, "questions.jsonl", "answers.jsonl", concurrency=16)
         print(len(recording), recording.usage.cost_usd)

@@ -34,7 +34,7 @@ class Recording(Sequence[Row]):
     Args:
         rows: The rows, in the order of the questions.
 
-    Example:
+    Examples:
         ```python
         recording = moa_dspy.record(moa, examples, "answers.jsonl")  # asks; resumes where it was cut short
         recording = moa_dspy.Recording.load("answers.jsonl")
@@ -76,7 +76,7 @@ class Recording(Sequence[Row]):
         Raises:
             ValueError: If the numbers of answers and examples differ, or an answer fits no output.
 
-        Example:
+        Examples:
             >>> asked = [dspy.Example(question="2 + 2?", answer="4").with_inputs("question")]
             >>> recording = Recording.from_answers({"a": ["4"], "b": [None]}, asked)
             >>> recording[0].proposals[0].outputs, recording[0].failures[0].error

@@ -35,7 +35,7 @@ def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) 
     Returns:
         A mixture whose panels answer from the recording.
 
-    Example:
+    Examples:
         ```python
         recording = record(moa, examples)
         voted = replay(MoA(task, proposers, strategy="voting"), recording)

@@ -39,7 +39,7 @@ class LMData:
 def describe_lm(lm: dspy.BaseLM) -> LMData:
     """The LM as data; a key that an environment variable holds is named by that variable.
 
-    Example:
+    Examples:
         >>> describe_lm(dspy.LM("openai/gpt-4o", api_key="k", user="me"))
         LMData(entry={'model': 'openai/gpt-4o', 'user': 'me'}, left_out=['api_key'], lost=None)
     """

@@ -80,7 +80,7 @@ class Savable(Keyless):
             ValueError: Naming the file, if it holds no mixture, one of another format, or one with programs of
                 your own: build that in code and use `load`.
 
-        Example:
+        Examples:
             ```python
             moa.save("moa.json")
             moa = MoA.from_file("moa.json")  # in another process

@@ -48,7 +48,7 @@ class MixtureLLM(CustomLLM):
         ValueError: If a file holds no mixture that can answer a conversation, a key is missing, or LiteLLM knows a
             name already: it would ask that model instead.
 
-    Example:
+    Examples:
         ```python
         handler = MixtureLLM({"team": "moa.yaml"})
         litellm.custom_provider_map = [{"provider": "moa", "custom_handler": handler}]

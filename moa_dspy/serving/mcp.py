@@ -49,7 +49,7 @@ def as_server(moa: MoA, name: str = "moa-dspy") -> MCPServer[Any]:
     Raises:
         ValueError: If the mixture takes more than a question, or a key is missing.
 
-    Example:
+    Examples:
         ```python
         as_server(moa).run("stdio")
         ```

@@ -34,7 +34,7 @@ def simulated_lm(name: str, **options: Any) -> SimulatedLM:
     Raises:
         ValueError: If no simulated model has this name.
 
-    Example:
+    Examples:
         >>> lm = simulated_lm("alice")
         >>> lm.model, lm("What is 17*23?")
         ('simulated/alice', ['391'])
@@ -57,7 +57,7 @@ class SimulatedLM(dspy.LM):
     Raises:
         ValueError: If no profile is given and no simulated model has this name, or the latency is negative.
 
-    Example:
+    Examples:
         >>> ace = SimulatedModel("ace", skills={"geography": 1.0})
         >>> with dspy.context(lm=SimulatedLM("ace", profile=ace)):
         ...     dspy.Predict("question -> answer")(question="What is the capital of Turkey?").answer

@@ -40,7 +40,7 @@ def reply(model: SimulatedModel, request: Request, sample: str = "") -> str:
         request: The prompt, by one of DSPy's adapters or by none.
         sample: Which of its answers is asked for; `""` is the one it gives at temperature 0.
 
-    Example:
+    Examples:
         >>> from dspy.lm15 import Message
         >>> request = Request(model="simulated/ace", messages=(Message.user("What is 17*23?"),))
         >>> reply(SimulatedModel("ace"), request)

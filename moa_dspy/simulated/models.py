@@ -43,7 +43,7 @@ class SimulatedModel:
     Raises:
         ValueError: If a number is out of its range or a kind is not one of the questions' kinds.
 
-    Example:
+    Examples:
         >>> tutor = SimulatedModel("tutor", {"dates": 0.9}, hints={"dates": {"count month by month": 0.05}})
         >>> tutor.skill("dates"), tutor.skill("dates", "Please count, month by month."), tutor.skill("units")
         (0.9, 0.95, 0.6)

@@ -100,7 +100,7 @@ def read_proposals(text: str) -> list[ShownProposal]:
 def fit(value: object, schema: Schema) -> Any:
     """Return the value in the type of the schema, or the simplest value of that type.
 
-    Example:
+    Examples:
         >>> fit("300", {"type": "integer"}), fit("Ankara", {"type": "integer"}), fit("Ankara", {"type": "array"})
         (300, 0, ['Ankara'])
     """

@@ -46,7 +46,7 @@ def bundled_questions() -> list[dspy.Example]:
     Returns:
         Examples with `question` (the input), `answer` (a short string) and `kind`.
 
-    Example:
+    Examples:
         >>> example = bundled_questions()[5]
         >>> example.question, example.answer, example.kind
         ('What is the capital of New Zealand?', 'Wellington', 'geography')
@@ -65,7 +65,7 @@ def held_back_questions() -> list[dspy.Example]:
 def recognize(text: str) -> Question | None:
     """Return what is known of a question: one of the file, plain arithmetic, or a country's capital.
 
-    Example:
+    Examples:
         >>> recognize("what is 17 x 23").answer, recognize("capital of France?").answer
         ('391', 'Paris')
     """
@@ -83,7 +83,7 @@ def find_questions(text: str) -> list[Question]:
 def same_answer(one: str, other: str) -> bool:
     """Whether two answers differ at most in case, spacing, closing punctuation or the writing of a number.
 
-    Example:
+    Examples:
         >>> same_answer("1,200.0", "1200"), same_answer("Bern.", "bern"), same_answer("5", "-5")
         (True, True, False)
     """

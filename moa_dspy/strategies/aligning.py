@@ -41,7 +41,7 @@ def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]
         lists: Proposal id -> its list, in declared order.
         kind: The declared type of the items.
 
-    Example:
+    Examples:
         >>> align({"a": ["x", "z"], "b": ["X", "y", "z"]}, str)
         [{'a': 'x', 'b': 'X'}, {'b': 'y'}, {'a': 'z', 'b': 'z'}]
     """

@@ -82,7 +82,7 @@ def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -
     Raises:
         ValueError: If a field is not among the task's outputs.
 
-    Example:
+    Examples:
         >>> answer_of(dspy.Signature("question -> reasoning, answer: str, confidence: float"))
         Answer(fields=('answer',), left_out=('reasoning', 'confidence'))
     """
@@ -108,7 +108,7 @@ def output_types(task: type[dspy.Signature]) -> dict[str, Any]:
 def free_text(annotation: Any) -> bool:
     """Whether text that nothing constrains may occur in answers of this type; in Any, it may.
 
-    Example:
+    Examples:
         >>> free_text(list[str]), free_text(Literal["yes", "no"] | None)
         (True, False)
     """
@@ -170,7 +170,7 @@ def left_out_of(value: Any, parts: Mapping[Any, Any]) -> frozenset[Any]:
 def left_out(parts: Mapping[Any, Any]) -> frozenset[Any]:
     """Which parts of a structure, given by names and types, explain or grade the others.
 
-    Example:
+    Examples:
         >>> left_out({"label": str, "confidence": float}), left_out({"confidence": float})
         (frozenset({'confidence'}), frozenset())
     """

@@ -81,7 +81,7 @@ class Strategy(dspy.Module):
             be asked shall not be built: an optimizer would tune it.
         asks_one_lm: Whether all LM calls are made with `ask`, of DSPy's own predictors; metering them is cheaper.
 
-    Example:
+    Examples:
         ```python
         class Longest(Strategy):
             name = "longest"

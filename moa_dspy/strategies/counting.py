@@ -106,7 +106,7 @@ def count(
         exact_text: Compare text letter by letter; see `normalise`.
         convention: What makes a value comparable first; see `normalise`.
 
-    Example:
+    Examples:
         >>> tally = count([Ballot("a", {"n": -5}), Ballot("b", {"n": 5}), Ballot("c", {"n": "5"})], {"n": int})
         >>> tally.winner.values, tally.winner.voters, round(tally.agreement, 2)
         ({'n': 5}, ('b', 'c'), 0.67)
@@ -135,7 +135,7 @@ def decided(tally: Tally, outstanding_weight: float) -> bool:
     The leader must stay strictly ahead. Where candidates may yet be united (`Tally.may_merge`) all others together
     must not reach it. It may still gain voters, and with them another representative that says the same.
 
-    Example:
+    Examples:
         >>> tally = count([Ballot("a", {"ok": True}), Ballot("b", {"ok": True})], {"ok": bool})
         >>> decided(tally, 1.0), decided(tally, 2.0)
         (True, False)

@@ -61,7 +61,7 @@ def normalise(
     Returns:
         A hashable form, or `ABSTAIN`. Forms are compared with `same`, or with `==` to be exact.
 
-    Example:
+    Examples:
         >>> normalise("  The  STRASSE ", str) == normalise("the straße", str)
         True
         >>> normalise("-5", str) == normalise("5", str), normalise("7", int) == normalise(7, int)
@@ -86,7 +86,7 @@ def same(a: Hashable, b: Hashable, *, tolerance: float = TOLERANCE) -> bool:
     by `tolerance` times the larger of them, and by `tolerance` itself from an exact zero, so tiny numbers stay apart
     (6.6e-34 is not 1.1e-34). The relation is symmetric but, for numbers, not transitive.
 
-    Example:
+    Examples:
         >>> same(normalise([0.1 + 0.2, "x"]), normalise([0.3, "X"]))
         True
     """
@@ -115,7 +115,7 @@ def as_float(number: Any) -> float:
 def fold(text: str) -> str:
     r"""Text as it is compared: without what nobody sees, NFC, case folded, runs of white space one space. Idempotent.
 
-    Example:
+    Examples:
         >>> fold(" The\u200b  END ")
         'the end'
     """

@@ -82,7 +82,7 @@ def merge(values: Mapping[str, Any], annotation: Any, path: str, min_support: in
         path: How the part is named in elements and conflicts.
         min_support: How many proposals must hold an item of a list or a set, or a key of a dict, for it to stay.
 
-    Example:
+    Examples:
         >>> merge({"a": ["x", "z"], "b": ["x", "y", "z"]}, list[str], "route").value
         ['x', 'y', 'z']
     """

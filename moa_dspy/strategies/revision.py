@@ -38,7 +38,7 @@ class Revision(Strategy):
         ValueError: If there is no principle.
         TypeError: If the draft's strategy is none.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA, Revision, Voting
         >>> strategy = Revision(["Name the city only."], draft=Voting())
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge", strategy)

@@ -42,7 +42,7 @@ class Selection(Strategy):
         ValueError: If `rotations` is less than 1, or the weights do not fit the verifiers.
         TypeError: If a verifier cannot be called.
 
-    Example:
+    Examples:
         >>> from moa_dspy import MoA, Selection
         >>> def is_short(example, prediction):
         ...     return len(prediction.answer) < 10

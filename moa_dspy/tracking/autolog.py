@@ -51,7 +51,7 @@ def autolog(
         ValueError: If `detail` is something else.
         RuntimeError: In a thread or task that may not call `dspy.configure`.
 
-    Example:
+    Examples:
         ```python
         mlflow.set_tracking_uri("sqlite:///mlflow.db")
         moa_dspy.autolog()

@@ -74,7 +74,7 @@ def log_model(
             holds, or agents that ask `dspy.settings.lm`; or if the example lacks inputs or has them of other types.
         ConnectionError: If the tracking server does not answer.
 
-    Example:
+    Examples:
         ```python
         info = moa_dspy.log_model(moa, "capitals", input_example={"question": "What is the capital of Peru?"})
         moa = moa_dspy.load_model(info.model_uri)

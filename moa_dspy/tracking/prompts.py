@@ -63,7 +63,7 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
     Raises:
         TypeError: If `moa` is no mixture.
 
-    Example:
+    Examples:
         ```python
         moa_dspy.register_prompts(moa, "qa")  # {'qa.proposers.shared.predict': 1, 'qa.aggregator...': 1}
         tuned = dspy.GEPA(...).compile(moa, trainset=train)

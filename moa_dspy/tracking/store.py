@@ -63,7 +63,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
         TimeoutError: If it takes longer; it goes on in the background then.
         Exception: What the work raises.
 
-    Example:
+    Examples:
         >>> within(5, lambda: 1 + 1)
         2
     """
@@ -98,7 +98,7 @@ def describe(error: BaseException) -> str:
 def mask_address(address: str) -> str:
     """The address without the logins and keys in it.
 
-    Example:
+    Examples:
         >>> mask_address("https://me:secret@host:5000/?token=abc")
         'https://***@host:5000/?token=***'
     """

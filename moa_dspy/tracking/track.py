@@ -75,7 +75,7 @@ def track(
         TypeError: If `program` is no module, or the data set is something else.
         ValueError: If the data set is empty.
 
-    Example:
+    Examples:
         ```python
         with moa_dspy.track(moa, name="qa", dataset=val) as tracked:
             dspy.Evaluate(devset=val, metric=metric)(moa)
