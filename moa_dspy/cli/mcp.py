@@ -15,7 +15,7 @@ __all__ = ["HELP", "mcp"]
 
 HELP = """Give other agents the tool `consult`: one question to the whole mixture.
 
-Without --port it speaks on stdin and stdout, as editors and assistants start their tools; with it, over HTTP on this
+Without --port it speaks on stdin and stdout, as editors and assistants start their tools; with it, over HTTP on this \
 machine, at /mcp. pip install 'moa-dspy\\[mcp]'
 
 [bold]Examples[/bold]

@@ -23,7 +23,7 @@ __all__ = ["HELP", "serve"]
 
 HELP = """Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
 
-It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; give fast=moa.yaml
+It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; give fast=moa.yaml \
 to call it moa/fast. A config without a signature answers conversations. pip install 'moa-dspy\\[serve]'
 
 [bold]Examples[/bold]
@@ -52,7 +52,7 @@ def serve(
 ) -> None:
     """Serve mixtures as models."""
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # or it waits for newer prices from the network
-    if importlib.util.find_spec("litellm.proxy") is None or importlib.util.find_spec("uvicorn") is None:
+    if importlib.util.find_spec("apscheduler") is None:  # of what the proxy needs, what nothing else brings
         raise ImportError("LiteLLM's proxy is not installed: pip install 'moa-dspy[serve]'")
     files = _by_name(mixtures)
     from moa_dspy.serving.litellm import PROVIDER, MixtureLLM

@@ -24,12 +24,10 @@ PRESETS_HELP = """List the ready-made mixtures, for --preset NAME: what they are
 
 INIT_HELP = """Write a commented moa.yaml, the mixture for --config.
 
-Without a model or a preset it takes one small model of each provider that you name, or
+Without a model or a preset it takes one small model of each provider that you name, or \
 choose on a terminal, or whose key is in the environment; without any, simulated models.
 
 [bold]Examples[/bold]
-
-\b
 moa-dspy init
 moa-dspy init --provider openai --provider ollama
 moa-dspy init --preset balanced --out balanced.yaml
@@ -46,8 +44,6 @@ DATA_HELP = """Print data to try the other commands with.
 sample: 120 questions of six kinds with gold answers and their kind, as JSONL.
 
 [bold]Examples[/bold]
-
-\b
 moa-dspy data sample > questions.jsonl
 moa-dspy eval questions.jsonl --by kind
 """

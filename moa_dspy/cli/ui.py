@@ -28,8 +28,6 @@ mlflow.db in this folder. A store gets a server of its own, for this machine
 only, until Ctrl-C; of a server that runs already, the address is opened.
 
 [bold]Examples[/bold]
-
-\b
 moa-dspy demo --mlflow && moa-dspy ui
 moa-dspy ui sqlite:////data/mlflow.db --port 5050 --no-browser
 
