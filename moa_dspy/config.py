@@ -270,7 +270,7 @@ def naming(path: str | Path) -> Iterator[None]:
 
 def make_strategy(given: str | Mapping[str, Any]) -> Strategy:
     """The strategy of this name, or of this mapping of its `name` and options."""
-    options = {"name": given} if isinstance(given, str) else dict(given)
+    options: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
     if "draft" in options:
         options["draft"] = make_strategy(options["draft"])
     return BY_NAME[options.pop("name")](**options)

@@ -22,7 +22,7 @@ atexit.register(shutil.rmtree, os.environ["DSPY_CACHEDIR"], ignore_errors=True)
 
 
 def pytest_report_header() -> str:
-    return "moa-dspy: the whole suite takes about four minutes on two cores (-n 0 for one process, -m slow for sweeps)"
+    return "moa-dspy: the whole suite takes about six minutes on two cores (-n 0 for one process, -m slow for sweeps)"
 
 
 @pytest.fixture(autouse=True)
