@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from moa_dspy.tracking.prompts import load_prompts as load_prompts
     from moa_dspy.tracking.prompts import register_prompts as register_prompts
     from moa_dspy.tracking.track import track as track
+    from moa_dspy.usage import LMCall, Usage
 
 __all__ = [
     "Agent",

@@ -24,7 +24,7 @@ SLOW = {"mlflow_tour"}
 
 
 def _without_times(text: str) -> list[str]:
-    return [" ".join(re.sub(r"\d+(\.\d)? m?s$", "", line).split()) for line in text.strip().splitlines()]
+    return [" ".join(re.sub(r"─+|\d+(\.\d)? m?s$", "", line).split()) for line in text.strip().splitlines()]
 
 
 @pytest.mark.parametrize(
