@@ -70,9 +70,15 @@ class _Permits:
                     return
             self._free += 1
 
-    def give_up(self, permit: Future[None]) -> None:
-        if not permit.cancel():  # it was given at the last moment
-            self.release()
+    @contextmanager
+    def given_up_late(self, permit: Future[None]) -> Iterator[None]:
+        """Wait inside for a permit; one that does not come in time is given up."""
+        try:
+            yield
+        except BaseException as error:
+            if not permit.cancel():  # it was given at the last moment
+                self.release()
+            raise LimitReached(_LATE) if isinstance(error, Exception) else error from None
 
 
 _permits: _Permits | None = None
@@ -87,11 +93,8 @@ def permitted(allowance: Allowance | None) -> Iterator[None]:
         yield
         return
     permit = permits.request()
-    try:
+    with permits.given_up_late(permit):
         permit.result(_seconds(allowance))
-    except BaseException as error:
-        permits.give_up(permit)
-        raise LimitReached(_LATE) if isinstance(error, Exception) else error from None
     try:
         yield
     finally:
@@ -106,11 +109,8 @@ async def apermitted(allowance: Allowance | None) -> AsyncIterator[None]:
         yield
         return
     permit = permits.request()
-    try:
+    with permits.given_up_late(permit):
         await asyncio.wait_for(asyncio.wrap_future(permit), _seconds(allowance))
-    except BaseException as error:
-        permits.give_up(permit)
-        raise LimitReached(_LATE) if isinstance(error, Exception) else error from None
     try:
         yield
     finally:
