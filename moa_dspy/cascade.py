@@ -104,7 +104,7 @@ class Cascade(Keyless):
         if not left or any(asks_aggregator(one) or len(one.panels) > 1 for one in left):
             return False
         last, account = left[-1], answered.metadata
-        if last.calibration is not None and last.calibration.threshold is not None:
+        if _has_threshold(last):
             return False
         owners = {id: id.partition("#")[0] for id in proposal_ids(last.panels[0])}
         asked = {id: owners[id] for id in proposal_ids(stage.panels[0]) if id in owners}
@@ -120,6 +120,10 @@ class Cascade(Keyless):
 def asks_aggregator(moa: MoA) -> bool:
     """Whether an answer of the mixture may take a call of its aggregator, so that code alone does not give it."""
     return not isinstance(moa.strategy, Voting) or moa.aggregator.lm is not None
+
+
+def _has_threshold(moa: MoA) -> bool:
+    return moa.certainty is not None and moa.certainty.threshold is not None
 
 
 def _add(before: MoAMetadata | None, account: MoAMetadata, number: int) -> None:
@@ -147,7 +151,7 @@ def _fall_back(stage: MoA, error: BaseException, answered: MoAPrediction | None)
 
 
 def _check_pair(number: int, stage: MoA, later: MoA) -> None:
-    if stage.calibration is None or stage.calibration.threshold is None:
+    if not _has_threshold(stage):
         raise ValueError(
             f"Stage {number} has no threshold, so it would never be sure, or always. Calibrate it with a promise: "
             "Calibrate(max_error=0.1).compile(mixture, trainset=...)."

@@ -27,6 +27,8 @@ class Limits(BaseModel):
         max_tokens: Tokens, read and written together; the LM call that would go beyond is not started.
         on_degraded: `"flag"` says in the metadata what was missing; `"raise"` raises `AggregationFailed` or
             `TooFewProposals` where the answer would lack a proposer, the aggregator, or a part of what it reads.
+        max_error: Of a calibrated mixture: the share of wrong answers among those given, above 0 and below 1; answers
+            that are not sure enough for it are none. See `Calibrate`, whose own promise it replaces.
 
     Examples:
         >>> Limits(timeout=60, min_proposals=2, max_cost_usd=0.05).proposer_timeout is None
@@ -45,6 +47,7 @@ class Limits(BaseModel):
     max_calls: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
     on_degraded: Literal["flag", "raise"] = "flag"
+    max_error: float | None = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -130,6 +130,22 @@ class MoA(Savable):
         return [*(agent for panel in self.panels for agent in panel.agents), self.aggregator]
 
     @property
+    def certainty(self) -> Calibration | None:
+        """The calibration, with the promise of the limits (`max_error`) if they have one.
+
+        Raises:
+            ValueError: If the limits promise what nothing is known for, or more than the calibration bears.
+        """
+        if (promised := self.limits.max_error) is None:
+            return self.calibration
+        if self.calibration is None:
+            raise ValueError(
+                f"Limits(max_error={promised:g}) promises how often answers are wrong, and of this mixture it is not "
+                "known. Calibrate it: Calibrate(metric).compile(mixture, trainset=...)."
+            )
+        return self.calibration.promising(promised)
+
+    @property
     def strategy(self) -> Strategy:
         """What makes one answer of the proposals."""
         program = self.aggregator.program
@@ -182,6 +198,7 @@ class MoA(Savable):
         has_aggregator = self._has_aggregator()
         check_keys(agents if has_aggregator else agents[:-1])
         _check_prices(self.limits, agents if has_aggregator else agents[:-1])
+        _ = self.certainty  # a promise that cannot be kept is refused before anything is paid for
         account = _Account(self)
         try:
             return (yield from self._ask(inputs, account, stream, has_aggregator))
@@ -388,7 +405,7 @@ class _Account:
 
         metadata.count_with(count)
         outputs = verdict.outputs
-        if (calibration := self.moa.calibration) is not None:
+        if (calibration := self.moa.certainty) is not None:
             evidence = weigh_evidence(
                 case,
                 outputs,

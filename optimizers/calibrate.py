@@ -16,6 +16,7 @@ from moa_dspy.certainty import (
     count_rows_needed,
     find_threshold,
     fit,
+    list_cuts,
     predict,
     weigh_evidence,
 )
@@ -49,7 +50,8 @@ class Calibrate(FromAnswers[MoA | Cascade]):
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) or 1 (right).
-        max_error: The promise, above 0 and below 1; None for a probability without a promise.
+        max_error: The promise, above 0 and below 1; None for that of the mixture's limits, if they have one. Another
+            may be made later without a call: `Limits(max_error=...)`.
         on_unsure: Below the threshold, `"abstain"` answers None, and `"flag"` answers; `metadata.abstained` says so.
             An `Agent`, a module or another mixture is asked instead (see `Cascade`): proposals are kept.
         concurrency: Examples under way at once; each asks its proposers side by side.
@@ -88,8 +90,8 @@ class Calibrate(FromAnswers[MoA | Cascade]):
                 f"on_unsure={on_unsure!r} is nothing to be done with an unsure answer. Give 'abstain', 'flag', or whom "
                 "to ask instead: an Agent, a module or a mixture."
             )
-        if max_error is None and on_unsure != "abstain":
-            raise ValueError("Without max_error nothing is promised, and no answer is unsure. Give max_error=0.05.")
+        if max_error is None and not isinstance(on_unsure, str):
+            raise ValueError("Without max_error no answer is unsure, and nobody else is asked. Give max_error=0.05.")
         self.max_error = max_error
         self.on_unsure = on_unsure
         self.report: Reliability | None = None
@@ -102,19 +104,19 @@ class Calibrate(FromAnswers[MoA | Cascade]):
         rows, right = judge.read(recording, train)
         _check_rows(rows, right, recording)
         fitted = fit(rows, right)
-        moa.calibration = Calibration.of(fitted.coefficients, judge.agents, len(right), float(right.mean()))
+        learned = Calibration.of(fitted.coefficients, judge.agents, len(right), float(right.mean()))
         held_out = fitted.held_out
         if val:
             rows, right = judge.read(recording, val)
             held_out = predict(fitted.coefficients, rows)
-        if self.max_error is not None:
-            threshold = find_threshold(held_out, right, self.max_error)
-            if threshold is None:
-                reason = refuse_promise(held_out, right, self.max_error)
+        wanted = self.on_unsure if self.on_unsure in ("abstain", "flag") else "flag"
+        moa.calibration = learned.model_copy(update={"cuts": list_cuts(held_out, right), "on_unsure": wanted})
+        moa.limits = asked.student.limits
+        if (promised := self.max_error or moa.limits.max_error) is not None:
+            if find_threshold(held_out, right, promised) is None:
+                reason = refuse_promise(held_out, right, promised)
                 raise CompileInterrupted(reason, program=moa, recording=recording)
-            wanted = self.on_unsure if self.on_unsure in ("abstain", "flag") else "flag"
-            promise = {"max_error": self.max_error, "threshold": threshold, "on_unsure": wanted}
-            moa.calibration = moa.calibration.model_copy(update=promise)
+            moa.calibration = moa.calibration.promising(promised)
         self.report = Reliability(moa.calibration, held_out, right, recording.usage, judge)
         return moa if isinstance(self.on_unsure, str) else Cascade([moa, self.on_unsure])
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.certainty import fewest, fit, is_kept, predict
+from moa_dspy.certainty import count_fewest, fit, is_kept, predict
 
 from .votes import Floats, Votes, Weights
 
@@ -144,7 +144,7 @@ def stop_within(
     for stop in stops[1:]:
         if max_error is not None:
             answered = round(stop.answered * questions)
-            if answered < fewest(max_error):
+            if answered < count_fewest(max_error):
                 continue
             if not is_kept(round(stop.error * answered), answered, max_error):
                 break

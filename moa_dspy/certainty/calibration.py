@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from moa_dspy.certainty.evidence import MEASURES, Evidence
+from moa_dspy.certainty.promise import Cuts, find_threshold_among
 
 __all__ = ["Calibration", "OnUnsure"]
 
@@ -26,6 +27,8 @@ class Calibration(BaseModel):
         agents: What an agent's saying the same adds, beyond what a vote adds anyway.
         questions: On how many rows with gold answers it rests.
         accuracy: The share of right answers among them.
+        cuts: What another promise is decided by: the thresholds that rows held out give, the strictest first, each with
+            the wrong answers and with all answers above it.
         max_error: The promise: the share of wrong answers among those given; None if there is none.
         threshold: The least confidence with which an answer is given under the promise.
         on_unsure: `abstain` gives None in place of an answer below it, `flag` gives the answer; `metadata.abstained`
@@ -38,6 +41,7 @@ class Calibration(BaseModel):
     agents: dict[str, float]
     questions: int
     accuracy: float
+    cuts: Cuts = ()
     max_error: float | None = None
     threshold: float | None = None
     on_unsure: OnUnsure = "abstain"
@@ -58,6 +62,24 @@ class Calibration(BaseModel):
         """The same of a row of `Evidence.row`."""
         pairs = zip([*self.measures.values(), *self.agents.values()], row, strict=True)
         return 1 / (1 + math.exp(-sum(coefficient * number for coefficient, number in pairs)))
+
+    def promising(self, max_error: float) -> Calibration:
+        """The same with this promise.
+
+        Raises:
+            ValueError: If the rows that it was learned from do not bear it.
+        """
+        if max_error == self.max_error:
+            return self
+        threshold = find_threshold_among(self.cuts, max_error)
+        if threshold is None:
+            percents = (percent for percent in range(1, 100) if find_threshold_among(self.cuts, percent / 100))
+            least = next((f"the least that they bear is {percent}%" for percent in percents), "they bear no other")
+            raise ValueError(
+                f"The {self.questions} rows that this mixture was calibrated on do not bear the promise that at most "
+                f"{max_error:.1%} of the answers are wrong; {least}. Promise less, or calibrate on more rows."
+            )
+        return self.model_copy(update={"max_error": max_error, "threshold": threshold})
 
     def is_unsure(self, confidence: float) -> bool:
         """Whether the promise does not hold for an answer of this confidence."""

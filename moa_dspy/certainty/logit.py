@@ -15,7 +15,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 _RIDGES = (3.0, 30.0)  # of what agents add: some, or next to nothing
-_FOLDS = 5
+_FOLDS = 20
 _NEWTON = 30
 
 
@@ -63,10 +63,10 @@ def predict(coefficients: Floats, rows: Floats) -> Floats:
 
 def _hold_out(rows: Floats, right: Floats, fold: npt.NDArray[np.int64], penalty: Floats) -> tuple[float, Ints]:
     """The log-likelihood of rows held out, and how many of all rows are at least as sure as each of them."""
-    likelihood, places = 0.0, np.zeros(len(right), dtype=np.int64)
+    likelihood, places, whole = 0.0, np.zeros(len(right), dtype=np.int64), _solve(rows, right, penalty)
     for number in range(_FOLDS):
         out = fold == number
-        guessed = predict(_solve(rows[~out], right[~out], penalty), rows)
+        guessed = predict(_solve(rows[~out], right[~out], penalty, whole), rows)
         likelihood += float(np.log(np.where(right == 1, guessed, 1 - guessed)[out]).sum())
         places[out] = len(right) - np.searchsorted(np.sort(guessed), guessed[out] - 1e-12)
     return likelihood, places
@@ -79,22 +79,23 @@ def _penalise(columns: int, ridge: float) -> Floats:
     return penalty
 
 
-def _solve(rows: Floats, right: Floats, penalty: Floats) -> Floats:
+def _solve(rows: Floats, right: Floats, penalty: Floats, start: Floats | None = None) -> Floats:
     """The coefficients of most penalised likelihood, by Newton's method with halved steps."""
 
     def lose(at: Floats) -> float:
         odds = rows @ at
         return float(np.logaddexp(0, odds).sum() - right @ odds + penalty @ (at * at) / 2)
 
-    found, lost = np.zeros(rows.shape[1]), np.inf
+    found = np.zeros(rows.shape[1]) if start is None else start
+    lost = lose(found)
     for _ in range(_NEWTON):
         guessed = predict(found, rows)
         slope = rows.T @ (guessed - right) + penalty * found
         curve = (rows * (guessed * (1 - guessed))[:, None]).T @ rows + np.diag(penalty)
-        step, before = np.linalg.solve(curve, slope), lose(found)
-        while lose(found - step) > before + 1e-12 and np.abs(step).max() > 1e-9:
+        step, before = np.linalg.solve(curve, slope), lost
+        while (lost := lose(found - step)) > before + 1e-12 and np.abs(step).max() > 1e-9:
             step = step / 2
         found = found - step
-        if lost - (lost := lose(found)) < 1e-8:
+        if before - lost < 1e-8:
             break
     return found

@@ -5,11 +5,24 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["bound_error", "count_rows_needed", "fewest", "find_threshold", "is_kept", "list_cuts"]
+__all__ = [
+    "Cuts",
+    "bound_error",
+    "count_fewest",
+    "count_rows_needed",
+    "find_threshold",
+    "find_threshold_among",
+    "is_kept",
+    "list_cuts",
+]
+
+Cuts: TypeAlias = tuple[tuple[float, int, int], ...]
+"""(confidence, wrong answers, answers) of all thresholds, the strictest first."""
 
 _ENOUGH = 10  # answers, to take their error for that of more of them
 LEVEL = 0.9
@@ -36,9 +49,15 @@ def find_threshold(confidences: npt.ArrayLike, right: npt.ArrayLike, max_error: 
         >>> find_threshold([0.9] * 60 + [0.6] * 40, [1] * 60 + [1, 0] * 20, max_error=0.05)
         0.9
     """
-    threshold = None
-    for confidence, wrong, answered in list_cuts(confidences, right):
-        if answered < fewest(max_error):
+    return find_threshold_among(list_cuts(confidences, right), max_error)
+
+
+@lru_cache(maxsize=64)
+def find_threshold_among(cuts: Cuts, max_error: float) -> float | None:
+    """The same of cuts."""
+    threshold, least = None, count_fewest(max_error)
+    for confidence, wrong, answered in cuts:
+        if answered < least:
             continue
         if not is_kept(wrong, answered, max_error):
             break
@@ -78,21 +97,21 @@ def count_rows_needed(confidences: npt.ArrayLike, right: npt.ArrayLike, max_erro
     for _, wrong, answered in list_cuts(confidences, right):
         margin = max_error - wrong / answered
         if answered >= _ENOUGH and margin > 0:
-            number = max(float(fewest(max_error)), variance / margin**2)
+            number = max(float(count_fewest(max_error)), variance / margin**2)
             needed.append(number * np.size(confidences) / answered)
     return math.ceil(min(needed)) if needed else None
 
 
-def list_cuts(confidences: npt.ArrayLike, right: npt.ArrayLike) -> list[tuple[float, int, int]]:
-    """(confidence, wrong answers, answers) of all thresholds, the strictest first."""
+def list_cuts(confidences: npt.ArrayLike, right: npt.ArrayLike) -> Cuts:
+    """The cuts that these answers give."""
     sure, truth = np.asarray(confidences, dtype=float), np.asarray(right, dtype=float)
     order = np.argsort(-sure, kind="stable")
     falling, wrong = sure[order], np.cumsum(truth[order] < 1)
     ends = np.flatnonzero(np.append(np.diff(falling) < -1e-9, True))
-    return [(float(falling[end]), int(wrong[end]), int(end) + 1) for end in ends]
+    return tuple((float(falling[end]), int(wrong[end]), int(end) + 1) for end in ends)
 
 
-def fewest(max_error: float) -> int:
+def count_fewest(max_error: float) -> int:
     """The fewest answers that bear the promise, if all are right."""
     return math.ceil(math.log(1 - LEVEL) / math.log(1 - max_error) - 1e-9)
 
