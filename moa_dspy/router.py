@@ -8,35 +8,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import dspy
+from dspy.clients.costs import estimate_cost
+from dspy.clients.engines.litellm_errors import litellm_errors
 from dspy.lm15 import (
     AsyncOpenAIChatLM,
     ConfigurationError,
     OpenAIChatLM,
     Request,
     Response,
-    StreamDeltaEvent,
-    StreamEndEvent,
-    StreamErrorEvent,
-    StreamStartEvent,
-    TransportError,
+    response_from_openai_chat,
 )
 
 from moa_dspy.files import read_data
-from moa_dspy.secrets import find_secrets, is_secret, mask, reference_name, without_secrets
+from moa_dspy.models import Prices
+from moa_dspy.secrets import find_secrets, is_secret, reference_name, without_secrets
 from moa_dspy.values import hash_of
 
 __all__ = ["PREFIX", "AsyncRouterEngine", "RouterEngine", "as_engine", "router_lm"]
-
-Event: TypeAlias = StreamStartEvent | StreamDeltaEvent | StreamEndEvent | StreamErrorEvent
 
 PREFIX: Final = "router/"
 _MARK = "router_deployments"  # an LM's fingerprint of its deployments: for DSPy's cache, not for the provider
@@ -64,10 +59,12 @@ def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
     """
     engine = as_engine(router)
     group = group.removeprefix(PREFIX)
-    if not any(fnmatchcase(group, known) for known in engine.groups):
-        raise ValueError(f"The router has no group {group!r}. Its groups: {', '.join(engine.groups)}.")
+    groups = list(dict.fromkeys(row["model_name"] for row in engine.deployments))
+    if not any(fnmatchcase(group, known) for known in groups):
+        raise ValueError(f"The router has no group {group!r}. Its groups: {', '.join(groups)}.")
     # DSPy's cache knows a model by its name: other deployments under that name must not get these answers.
-    options["metadata"] = {**options.get("metadata", {}), _MARK: engine.fingerprint(group)}
+    rows = [without_secrets(row["litellm_params"])[0] for row in engine.deployments if row["model_name"] == group]
+    options["metadata"] = {**options.get("metadata", {}), _MARK: hash_of(rows, digits=12)}
     options.setdefault("num_retries", 0)
     return dspy.LM(PREFIX + group, engine=engine, async_engine=AsyncRouterEngine(engine), **options)
 
@@ -86,7 +83,7 @@ class RouterEngine:
 
     def __init__(self, router: Any) -> None:
         router = read_data(router) if isinstance(router, (str, Path)) else router
-        if not isinstance(router, Mapping) and not hasattr(router, "get_available_deployment"):
+        if not isinstance(router, Mapping) and not hasattr(router, "get_model_list"):
             raise TypeError(
                 f"A router is a litellm.Router, or a mapping with a `model_list`, not {type(router).__name__}."
             )
@@ -95,9 +92,9 @@ class RouterEngine:
         self._lock = threading.Lock()
 
     @property
-    def groups(self) -> list[str]:
-        """The names of the router's groups."""
-        return list(dict.fromkeys(row["model_name"] for row in self._deployments()))
+    def deployments(self) -> list[Any]:
+        """The rows of its `model_list`."""
+        return (self.config["model_list"] if self.config else self._router.get_model_list()) or []
 
     @property
     def router(self) -> Any:
@@ -119,26 +116,18 @@ class RouterEngine:
 
     def missing_key(self) -> str | None:
         """The environment variables that deployments name and that are not set."""
-        if self._router is not None:
-            return None
-        names = [reference_name(value) for _, value in self._params()]
-        return " and ".join(dict.fromkeys(name for name in names if name and not os.environ.get(name))) or None
+        names = [] if self._router is not None else self._variables()
+        return " and ".join(name for name in names if not os.environ.get(name)) or None
 
     def secrets(self) -> list[str]:
         """The keys of its deployments, also those whose environment variables have harmless names."""
         given = [value for name, value in self._params() if is_secret(name) and isinstance(value, str)]
-        named = [reference_name(value) for _, value in self._params()]
-        return [*given, *(os.environ[name] for name in named if name and name in os.environ)]
-
-    def fingerprint(self, group: str) -> str:
-        """A short hash of what the group's deployments are, their secrets left out."""
-        rows = [row["litellm_params"] for row in self._deployments() if row["model_name"] == group]
-        return hash_of([without_secrets(row)[0] for row in rows], digits=12)
+        return [*given, *(os.environ[name] for name in self._variables() if name in os.environ)]
 
     def complete(self, request: Request) -> Response:
         return _open_chat(OpenAIChatLM, _Call(self, request)).complete(request)
 
-    def stream(self, request: Request) -> Iterator[Event]:
+    def stream(self, request: Request) -> Iterator[Any]:
         yield from _open_chat(OpenAIChatLM, _Call(self, request)).stream(request)
 
     def close(self) -> None:
@@ -168,11 +157,11 @@ class RouterEngine:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).load_state, (self.dump_state(),)
 
-    def _deployments(self) -> list[Any]:
-        return (self.config["model_list"] if self.config else self._router.get_model_list()) or []
-
     def _params(self) -> list[tuple[str, Any]]:
-        return [setting for row in self._deployments() for setting in row["litellm_params"].items()]
+        return [setting for row in self.deployments for setting in row["litellm_params"].items()]
+
+    def _variables(self) -> list[str]:
+        return list(dict.fromkeys(name for _, value in self._params() if (name := reference_name(value))))
 
 
 class AsyncRouterEngine:
@@ -184,7 +173,7 @@ class AsyncRouterEngine:
     async def complete(self, request: Request) -> Response:
         return await _open_chat(AsyncOpenAIChatLM, _AsyncCall(self.engine, request)).complete(request)
 
-    async def stream(self, request: Request) -> AsyncIterator[Event]:
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
         async for event in _open_chat(AsyncOpenAIChatLM, _AsyncCall(self.engine, request)).stream(request):
             yield event
 
@@ -243,14 +232,12 @@ def _open_chat(dialect: Any, call: _Call) -> Any:
 class _Call:
     """Stands where DSPy sends its HTTP requests: hands one to the router, and is the reply."""
 
-    http_version, reason, headers = "HTTP/1.1", "", (("content-type", "application/json"),)
+    status, http_version, reason, headers = 200, "HTTP/1.1", "", (("content-type", "application/json"),)
 
     def __init__(self, engine: RouterEngine, request: Request) -> None:
         self.engine, self.request = engine, request
-        self.status = 200
         self.given: dict[str, Any] = {}
         self.answer: Any = None
-        self.chunks: list[Any] = []
 
     def stream(self, http: Any) -> _Call:
         """Take the request, as DSPy writes it for OpenAI, as what the router shall be asked."""
@@ -262,11 +249,8 @@ class _Call:
         return self
 
     def __enter__(self) -> _Call:
-        router = self.engine.router
-        try:
-            self.answer = router.completion(**self.given)
-        except Exception as error:
-            self._fail(error)
+        with litellm_errors(model=self.request.model):
+            self.answer = self.engine.router.completion(**self.given)
         return self
 
     def __exit__(self, *problem: Any) -> None:
@@ -275,36 +259,17 @@ class _Call:
 
     def read(self) -> Any:
         """The whole reply."""
-        return self._json(self.answer, self.answer)
+        return self._json(self.answer)
 
     def __iter__(self) -> Iterator[bytes]:
-        with _broken_streams():
+        with litellm_errors(model=self.request.model):
             for chunk in self.answer:
-                yield self._frame(chunk)
+                yield b"data: " + self._json(chunk) + b"\n\n"
 
-    def _fail(self, error: Exception) -> None:
-        """Say what went wrong as OpenAI would, so that DSPy knows what kind of error it is."""
-        kind, status, body = type(error).__name__, getattr(error, "status_code", None), getattr(error, "body", None)
-        detail = body.get("error", body) if isinstance(body, dict) else None
-        code = _CODES.get(kind) or (detail.get("code") if isinstance(detail, dict) else None)
-        self.status = 429 if kind == "RouterRateLimitError" else status if isinstance(status, int) else 500
-        self.answer = {"error": {"message": str(getattr(error, "message", None) or error), "code": code, "type": kind}}
-
-    def _frame(self, chunk: Any) -> bytes:
-        """A piece of a stream; the one that says the usage says the cost too."""
-        self.chunks.append(chunk)
-        whole = None
-        if getattr(chunk, "usage", None):
-            from litellm import stream_chunk_builder
-
-            whole = stream_chunk_builder(self.chunks)
-        return b"data: " + self._json(chunk, whole) + b"\n\n"
-
-    def _json(self, part: Any, priced: Any) -> bytes:
-        if isinstance(part, dict):
-            return json.dumps(part).encode()
-        account = {} if priced is None else _account(self.engine.router, priced, part)
-        return json.dumps({**part.model_dump(mode="json"), **account}).encode()
+    def _json(self, part: Any) -> bytes:
+        """A reply or a piece of a stream; what says the usage says the cost too."""
+        data = part.model_dump(mode="json")
+        return json.dumps({**data, **_account(self.engine, data)} if data.get("usage") else data).encode()
 
 
 class _AsyncCall(_Call):
@@ -313,10 +278,8 @@ class _AsyncCall(_Call):
     async def __aenter__(self) -> _AsyncCall:
         # The first call imports LiteLLM, which would hold up the event loop for seconds.
         router = await asyncio.to_thread(lambda: self.engine.router)
-        try:
+        with litellm_errors(model=self.request.model):
             self.answer = await router.acompletion(**self.given)
-        except Exception as error:
-            self._fail(error)
         return self
 
     async def __aexit__(self, *problem: Any) -> None:
@@ -325,34 +288,37 @@ class _AsyncCall(_Call):
             await close()
 
     async def read(self) -> bytes:
-        return self._json(self.answer, self.answer)
+        return self._json(self.answer)
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _broken_streams():
+        with litellm_errors(model=self.request.model):
             async for chunk in self.answer:
-                yield self._frame(chunk)
+                yield b"data: " + self._json(chunk) + b"\n\n"
 
 
-_CODES = {"ContextWindowExceededError": "context_length_exceeded", "NotFoundError": "model_not_found"}
+def _account(engine: RouterEngine, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What an answer costs in USD, and which deployment gave it, as far as the model says that it names.
+
+    The cost is None where those that may have answered have several prices.
+    """
+    params, name = [row["litellm_params"] for row in engine.deployments], answer["model"]
+    named = [one for one in params if f"/{one['model']}".endswith(f"/{name}")]
+    dated = [one for one in params if name.startswith(one["model"].rpartition("/")[2])]  # gpt-5-2026-01-01 of gpt-5
+    costs = {_cost(one, answer) for one in named or dated or params}
+    models = {one["model"] for one in named}
+    return {
+        "response_cost": costs.pop() if len(costs) == 1 else None,
+        "deployment": models.pop() if len(models) == 1 else name,
+    }
 
 
-@contextmanager
-def _broken_streams() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        raise TransportError(f"The router's stream broke off: {error}") from error
-
-
-def _account(router: Any, priced: Any, marked: Any) -> dict[str, Any]:
-    """What LiteLLM says that an answer cost in USD (None if it has no price for who answered), and who did."""
-    hidden, marks = [getattr(one, "_hidden_params", None) or {} for one in (priced, marked)]  # as its docs say
-    deployment = router.get_deployment(model_id=marks.get("model_id") or "")
-    params, name = getattr(deployment, "litellm_params", None), marks.get("model_id")
-    cost = hidden.get("response_cost")
-    # The router enters a deployment without a price as one that is free: only the user can say that it is.
-    if not cost and getattr(params, "input_cost_per_token", None) != 0:
-        cost = None
-    if params is not None and re.fullmatch("[0-9a-f]{64}", str(name)):  # LiteLLM's, and not of the user's own
-        name = params.model + (f" at {mask(params.api_base, ())}" if params.api_base else "")
-    return {"response_cost": cost, "deployment": name}
+def _cost(params: Mapping[str, Any], answer: Mapping[str, Any]) -> float | None:
+    usage, kinds = answer["usage"], ("input", "output")
+    stated = {kind: 1e6 * float(params[key]) for kind in kinds if (key := f"{kind}_cost_per_token") in params}
+    if len(stated) == len(kinds):
+        return Prices(**stated).cost(usage["prompt_tokens"], usage["completion_tokens"])
+    said = {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
+    told = response_from_openai_chat({"model": answer["model"], "usage": usage, "choices": [said]})
+    provider = params["model"].partition("/")[0] if "/" in params["model"] else "openai"
+    cost: float | None = estimate_cost(told, provider=provider, requested_model=answer["model"])[0]
+    return cost

@@ -44,7 +44,7 @@ class LMCall(BaseModel):
         error: Type of the error that ended it; `"Unfinished"` for a call that was abandoned under way.
         finish_reason: Why the model stopped (`"stop"`, `"length"`, ...), where the provider says so; in a program of
             several LMs only where DSPy keeps a history.
-        deployment: Which deployment answered, of a router's group.
+        deployment: The model that answered, of a router's group.
     """
 
     agent: str
