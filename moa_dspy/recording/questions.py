@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,12 @@ def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Ro
         ValueError: If there are none, or rows are malformed: the message names every place (up to five).
         OSError: If the file cannot be read.
     """
-    questions = _check(read_file(path), signature)
+    questions = _check(read_file(path, signature.input_fields), signature)
     if not questions:
-        raise ValueError(f"{path} holds no questions. Write one JSON object a line, with {_inputs_of(signature)}.")
+        raise ValueError(
+            f"{path} holds no questions. Write one JSON object a line, with {_inputs_of(signature)}; or a table, with "
+            "these as its header."
+        )
     return questions
 
 
@@ -55,14 +59,20 @@ def as_questions(
     return _check(((f"Row {number}", row) for number, row in enumerate(given, start=1)), signature)
 
 
-def read_file(path: str | Path) -> Iterator[tuple[str, Any]]:
+def read_file(path: str | Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, Any]]:
     """Where each row of a file stands, and what it holds: an object, or the error for which it cannot be read.
+
+    Args:
+        path: The file; `-` is standard input.
+        wanted: Columns of which a table's header should name some.
 
     Raises:
         ValueError: If nothing can be read.
         OSError: If the file cannot be read.
     """
     kind = Path(path).suffix.lower()
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder. Name the file in it that holds the rows.")
     if kind == ".parquet":
         try:
             import pandas
@@ -74,10 +84,12 @@ def read_file(path: str | Path) -> Iterator[tuple[str, Any]]:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{path} is UTF-16. Save the file as UTF-8.") from None
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"Line {line} of {path} is not UTF-8. Save the file as UTF-8.") from None
     if kind in (".csv", ".tsv"):
-        return _read_cells(text, "," if kind == ".csv" else "\t")
+        return _read_cells(text, "," if kind == ".csv" else "\t", path, wanted)
     return _read_json(text)
 
 
@@ -85,15 +97,31 @@ class Cells(dict[str, Any]):
     """A row of a table of texts: what is no text by the signature is read as JSON."""
 
 
-def _read_cells(text: str, delimiter: str) -> Iterator[tuple[str, Any]]:
+def _read_cells(text: str, delimiter: str, path: str | Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
+        if wanted and (header := rows.fieldnames) and not set(wanted) & set(header):
+            raise ValueError(_explain_header(list(header), path, wanted))
         for row in rows:
             cells = Cells({name: cell for name, cell in row.items() if cell is not None})
             is_longer = rows.restkey in cells
             yield f"Line {rows.line_num}", ValueError("it has more cells than the header.") if is_longer else cells
     except csv.Error as error:
         raise ValueError(f"The table cannot be read: {error}.") from None
+
+
+def _explain_header(header: Sequence[str], path: str | Path, wanted: Iterable[str]) -> str:
+    names, line = ", ".join(wanted), f"{', '.join(header):.80}"
+    for mark, told in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
+        if len(header) == 1 and set(wanted) & {name.strip(' "') for name in header[0].split(mark)}:
+            return (
+                f"The cells of {path} are separated by {told}, and by its name they should not be. Save it with "
+                "commas as .csv, or with tabs as .tsv."
+            )
+    return (
+        f"The first line of {path} is no header that names {names}: it is {line!r}. Put a line with the names of the "
+        "columns above the rows."
+    )
 
 
 def _read_json(text: str) -> Iterator[tuple[str, Any]]:

@@ -103,13 +103,19 @@ def test_malformed_rows_are_named(tmp_path: Path, line: str, problem: str) -> No
         ("q.csv", b"question,answer\na,b,c\n", "Line 2: it has more cells than the header"),
         ("q.csv", b"question\n" + b"x" * 200_000, "field larger than field limit"),
         ("q.csv", b"", "holds no questions"),
+        ("q.csv", b"What is 2 + 2?,4\nWhy?,so\n", "is no header that names question: it is 'What is 2 + 2?, 4'."),
+        ("q.csv", b"question;answer\na;b\n", "q.csv are separated by semicolons, and by its name they should not be"),
+        ("q.tsv", b'"question","answer"\na,b\n', "q.tsv are separated by commas"),
+        ("q.csv", "question\na\n".encode("utf-16"), "q.csv is UTF-16. Save the file as UTF-8."),
+        (".", b"", "is a folder. Name the file in it"),
         ("q.json", b"[", "this is no JSON"),
         ("q.json", b"[1]", "Row 1: a row is a JSON object"),
         ("q.jsonl", b"\n \n", 'holds no questions. Write one JSON object a line, with "question"'),
     ],
 )
 def test_malformed_files_are_refused(tmp_path: Path, name: str, content: bytes, problem: str) -> None:
-    (tmp_path / name).write_bytes(content)
+    if name != ".":
+        (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError) as caught:
         read_questions(tmp_path / name, TASK)
     assert problem in str(caught.value)
