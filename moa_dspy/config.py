@@ -93,6 +93,7 @@ class MoAConfig(ConfigPart):
     `MoA` calls them.
 
     Attributes:
+        name: What it is called where it is served, in letters, digits, '.', '-' and '_'; by default as its file.
         signature: The task's signature: `"question -> answer: int"`, or a mapping of `inputs`, `outputs` (name -> type)
             and `instructions`. With it the config is enough to ask.
         proposer_models: Models that propose, each a name or a `ModelConfig`; one twice gives two answers.
@@ -117,6 +118,7 @@ class MoAConfig(ConfigPart):
         'Ankara'
     """
 
+    name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
     signature: Annotated[str | dict[str, Any], BeforeValidator(_checked_signature)] | None = None
     proposer_models: list[Model] = Field(min_length=1, validation_alias=AliasChoices("proposer_models", "proposers"))
     aggregator_model: Model | None = Field(

@@ -22,6 +22,7 @@ from moa_dspy.config import PRESETS, PresetName
 ALICE, BOB, JUDGE = "simulated/alice", "simulated/bob", "simulated/judge"
 DEPLOYMENT = {"model_name": "fast", "litellm_params": {"model": "openai/any", "api_key": "os.environ/FAST_KEY"}}
 FULL = MoAConfig(
+    name="my-mixture",
     signature="question -> answer: int",
     proposer_models=[
         ALICE,
@@ -162,6 +163,7 @@ def test_an_unset_key_is_named_at_the_call() -> None:
             "proposer_models.0.prices.output",
             "Field required",
         ),
+        ({"name": "my mixture"}, "name", "should match pattern"),
         ({"layers": 10**12}, "layers", "less than or equal to 100"),
         ({"limits": 3}, "limits", "valid dictionary"),
         ({"aggregation_strategy": 3}, "aggregation_strategy", "a strategy is a name, or a mapping"),

@@ -23,8 +23,8 @@ __all__ = ["HELP", "serve"]
 
 HELP = """Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
 
-It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; give fast=moa.yaml \
-to call it moa/fast. A config without a signature answers conversations. pip install 'moa-dspy\\[serve]'
+It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; `name: fast` in it, or \
+fast=moa.yaml, calls it moa/fast. A config without a signature answers conversations. pip install 'moa-dspy\\[serve]'
 
 [bold]Examples[/bold]
 moa-dspy serve moa.yaml
@@ -79,10 +79,12 @@ def serve(
 
 
 def _by_name(mixtures: list[str]) -> dict[str, Path]:
+    from moa_dspy.config import MoAConfig
+
     files = dict[str, Path]()
     for given in mixtures:
         name, _, file = given.rpartition("=")
-        name = name or Path(file).stem
+        name = name or MoAConfig.load(file).name or Path(file).stem
         if name in files:
             raise ValueError(f"Two mixtures would be called {name!r}. Name one: NAME=FILE.")
         files[name] = Path(file).resolve()
