@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import collections.abc
-import dataclasses
 import datetime
 import decimal
 import enum
@@ -92,7 +91,7 @@ def read_signature(
 
 
 def type_text(annotation: Any) -> str:
-    """The type as Python writes it.
+    """The type as Python writes it; classes of the user's own, and what is more than a constraint, by their names.
 
     Examples:
         >>> type_text(list[Annotated[int, pydantic.Field(ge=1)]] | None)
@@ -119,10 +118,10 @@ def type_text(annotation: Any) -> str:
 
 
 def read_type(text: str, names: Mapping[str, Any] | None = None) -> Any:
-    """The type that a text names.
+    """The type that a text names, as `type_text` writes it.
 
     Args:
-        text: As `type_text` writes it.
+        text: The text.
         names: The types there are, by name; the builtin ones by default.
 
     Raises:
@@ -174,60 +173,44 @@ def _split(text: str) -> dict[str, Any]:
     return {"name": "StringSignature", "inputs": fields(inputs), "outputs": fields(outputs)}
 
 
-def _read(node: ast.expr, names: Mapping[str, Any]) -> Any:
+def _read(node: ast.expr, names: Mapping[str, Any], holds_values: bool = False) -> Any:
+    """What a node stands for; values only where a type holds them, as a text elsewhere would be evaluated later."""
     match node:
-        case ast.Constant(value=None):
-            return None
-        case ast.Name(id=name) | ast.Attribute(value=ast.Name(id="typing" | "datetime"), attr=name) if name in names:
+        case ast.Constant(value=value) if holds_values or value in (None, ...):
+            return value
+        case ast.UnaryOp() if holds_values:
+            return ast.literal_eval(node)
+        case ast.Name() | ast.Attribute() if not holds_values and (name := re.sub(_MODULE, "", ast.unparse(node))) in names:
             return names[name]
-        case ast.Attribute(value=ast.Name(id="dspy"), attr=name) if f"dspy.{name}" in names:
-            return names[f"dspy.{name}"]
+        case ast.Attribute(value=ast.Name() as holder, attr=member) if holds_values:  # of an enum
+            return _read(holder, names)[member]
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return Union[_read(left, names), _read(right, names)]  # noqa: UP007
         case ast.Subscript(value=value, slice=inner):
-            generic, args = _read(value, names), inner.elts if isinstance(inner, ast.Tuple) else [inner]
-            if generic is Annotated:
-                return Annotated[tuple([_read(args[0], names), *map(_read_mark, args[1:])])]
-            read = _read_value if generic in (Literal, dspy.Code) else _read_argument
-            found = [read(arg, names) for arg in args]
-            return generic[tuple(found)] if len(found) > 1 else generic[found[0]]
+            generic = _read(value, names)
+            return generic[_read(inner, names, generic in (Literal, dspy.Code))]
+        case ast.Tuple(elts=parts):
+            return tuple(_read(part, names, holds_values) for part in parts)
+        case ast.Call(func=ast.Name(id=mark), args=[], keywords=keywords) if mark in _MARKS:
+            given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
+            if given.keys() <= _CONSTRAINTS:
+                return _MARKS[mark](**given)
     raise UnknownTypes(ast.unparse(node))
-
-
-def _read_argument(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    return ... if isinstance(node, ast.Constant) and node.value is ... else _read(node, names)
-
-
-def _read_value(node: ast.expr, names: Mapping[str, Any]) -> Any:
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):  # a member of an enum
-        return _read(node.value, names)[node.attr]
-    return ast.literal_eval(node)
 
 
 def _mark_text(mark: Any) -> str:
     """A constraint beside a type in `Annotated`, as the call that makes it; what is more than that, by its name."""
     given: dict[str, Any] = {}
     for part in mark.metadata if isinstance(mark, FieldInfo) else [mark]:
-        if dataclasses.is_dataclass(part):
-            given |= {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-        else:
-            given |= getattr(part, "__dict__", {"": part})
-    name = type(mark).__name__
-    if not given.keys() <= _CONSTRAINTS:
+        given |= vars(part) if hasattr(part, "__dict__") else {name: getattr(part, name) for name in part.__slots__}
+    name, told = type(mark).__name__, {key: value for key, value in given.items() if value is not None}
+    if not told.keys() <= _CONSTRAINTS:
         return name
-    told = [f"{key}={getattr(value, 'pattern', value)!r}" for key, value in given.items() if value is not None]
-    return f"{name if name in _MARKS else 'Field'}({', '.join(told)})"
+    listed = ", ".join(f"{key}={getattr(value, 'pattern', value)!r}" for key, value in told.items())
+    return f"{name if name in _MARKS else 'Field'}({listed})"
 
 
-def _read_mark(node: ast.expr) -> Any:
-    match node:
-        case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords) if name in _MARKS:
-            given = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in keywords}
-            if given.keys() <= _CONSTRAINTS:
-                return _MARKS[name](**given)
-    raise UnknownTypes(ast.unparse(node))
-
-
+_MODULE = r"^(typing|datetime)\."
 _CONSTRAINTS = {
     *("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places"),
     *("allow_inf_nan", "strict", "strip_whitespace", "to_upper", "to_lower", "ascii_only"),
