@@ -17,8 +17,7 @@ __all__ = ["FORMATS", "drafting", "dump_data", "format_of", "parse_json", "read_
 FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 
 _MOST_BYTES = {"YAML": 2**20, "JSON": 2**28}  # compiled mixtures are JSON, and hold demos
-_MOST_ENTRIES, _DEEPEST = 10_000, 100  # of YAML with its aliases written out; far more than any config has
-_TOO_MUCH = f"this is more than a config can be, over {_MOST_ENTRIES} entries"
+_MOST_ENTRIES = 10_000  # of YAML with its aliases written out; far more than any config has
 
 
 def read_data(path: str | Path) -> dict[str, Any]:
@@ -143,7 +142,7 @@ def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
                 raise _refuse(node.value[index][0], _twice(keys[index][1]))
         sizes[id(node)] = 1 + sum(_check_node(child, sizes) for child in children)
         if sizes[id(node)] > _MOST_ENTRIES:
-            raise _refuse(node, _TOO_MUCH)
+            raise _refuse(node, f"this is more than a config can be, over {_MOST_ENTRIES} entries")
     return sizes[id(node)]
 
 
@@ -156,20 +155,7 @@ def _refuse(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-6 as a number, as YAML 1.2 and people do; stops at what no config is."""
-
-    entries = depth = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        self.entries, self.depth = self.entries + 1, self.depth + 1
-        if self.depth > _DEEPEST:
-            raise RecursionError
-        if self.entries > _MOST_ENTRIES:
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(problem=_TOO_MUCH, problem_mark=event.start_mark)
-        node = super().compose_node(parent, index)
-        self.depth -= 1
-        return node
+    """Reads 1e-6 as a number, as YAML 1.2 and people do."""
 
 
 class _Dumper(yaml.SafeDumper):

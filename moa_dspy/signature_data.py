@@ -180,8 +180,8 @@ def _read(node: ast.expr, names: Mapping[str, Any], holds_values: bool = False) 
             return value
         case ast.UnaryOp() if holds_values:
             return ast.literal_eval(node)
-        case ast.Name() | ast.Attribute() if not holds_values and (name := re.sub(_MODULE, "", ast.unparse(node))) in names:
-            return names[name]
+        case ast.Name() | ast.Attribute() if not holds_values and (found := names.get(_bare(node))) is not None:
+            return found
         case ast.Attribute(value=ast.Name() as holder, attr=member) if holds_values:  # of an enum
             return _read(holder, names)[member]
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
@@ -198,6 +198,10 @@ def _read(node: ast.expr, names: Mapping[str, Any], holds_values: bool = False) 
     raise UnknownTypes(ast.unparse(node))
 
 
+def _bare(node: ast.expr) -> str:
+    return re.sub(r"^(typing|datetime)\.", "", ast.unparse(node))
+
+
 def _mark_text(mark: Any) -> str:
     """A constraint beside a type in `Annotated`, as the call that makes it; what is more than that, by its name."""
     given: dict[str, Any] = {}
@@ -210,7 +214,6 @@ def _mark_text(mark: Any) -> str:
     return f"{name if name in _MARKS else 'Field'}({listed})"
 
 
-_MODULE = r"^(typing|datetime)\."
 _CONSTRAINTS = {
     *("gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern", "max_digits", "decimal_places"),
     *("allow_inf_nan", "strict", "strip_whitespace", "to_upper", "to_lower", "ascii_only"),

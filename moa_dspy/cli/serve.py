@@ -24,7 +24,8 @@ __all__ = ["HELP", "serve"]
 HELP = """Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
 
 It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; `name: fast` \
-in it, or fast=moa.yaml, calls it moa/fast. A config without a signature answers conversations. pip install 'moa-dspy\\[serve]'
+in it, or fast=moa.yaml, calls it moa/fast. A config without a signature answers conversations. \
+pip install 'moa-dspy\\[serve]'
 
 [bold]Examples[/bold]
 moa-dspy serve moa.yaml
