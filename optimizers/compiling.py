@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, Row, replay
 from moa_dspy.rendering import render, seed_of
-from moa_dspy.results import Proposal
 from moa_dspy.secrets import redact
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.usage import Usage
@@ -23,7 +21,7 @@ from .mixtures import alone, up_to
 from .recipes import calls_per_answer, calls_per_verdict
 from .reports import SpecializationReport, StageReport
 from .scoring import Scored, Stop
-from .stages import INSIDE, Stage
+from .stages import Stage
 
 if TYPE_CHECKING:
     from .specialize import Specialize
@@ -39,8 +37,8 @@ class Compiling:
     def __init__(self, optimizer: Specialize, moa: MoA, train: Examples, val: Examples) -> None:
         self.optimizer = optimizer
         self.moa = moa
-        self.train = train
-        self.val = val
+        self.train, self.val = train, val or train
+        self.judged_on = "valset" if val else "trainset"
         self.checkpoint = Checkpoint(optimizer.checkpoint, moa, [train, val], optimizer.settings())
         self.stages: list[StageReport] = []
         self.failed: list[tuple[str, BaseException]] = []
@@ -55,12 +53,8 @@ class Compiling:
         moa, rows = self.moa, Recording()
         for panel_name, panel in zip(moa.panel_names, moa.panels, strict=True):
             layer = "" if panel.layer == 1 else f", layer {panel.layer}"
-            first = None
-            if self.optimizer.credit == "marginal":
-                first = self._record(f"first proposals{layer}", panel_name, rows)
             for name in panel.names:
-                view = None if first is None else _Marginal(moa, panel_name, name, first)
-                self.tune(f"{name}{layer}", alone(moa, panel_name, name, rows), view)
+                self.tune(f"{name}{layer}", alone(moa, panel_name, name, rows))
             self.refuse_failures()
             rows = self._record(f"proposals{layer}", panel_name, rows)
             self.train, self.val = (self._with_proposals(part, rows, panel.layer) for part in (self.train, self.val))
@@ -69,23 +63,16 @@ class Compiling:
         if calls_per_verdict(moa):
             self.tune("aggregator", replay(moa, rows, ask_aggregator=True))
 
-    def tune(self, name: str, program: MoA, view: Any = None, **settings: Any) -> None:
+    def tune(self, name: str, program: MoA, **settings: Any) -> None:
         """Tune one stage; what it finds is taken over. A failure is kept for later: the other agents are tuned."""
-        if (kept := self.checkpoint.load(name, self.moa)) is not None:
+        if (kept := self.checkpoint.finished.get(name)) is not None:
             self.stages.append(kept)
             return
         if not program.named_predictors():
             return
+        scored = Scored(self.optimizer.metric, self.moa.signature)
         stage = Stage(
-            name,
-            program,
-            Scored(self.optimizer.metric, self.moa.signature, view, INSIDE),
-            self.train,
-            self.val,
-            self.optimizer.build_optimizer,
-            self.optimizer.num_threads,
-            self.checkpoint.room(name),
-            **settings,
+            name, program, scored, self.train, self.val, self.optimizer, self.checkpoint.room(name), **settings
         )
         try:
             report, found = stage.run()
@@ -96,8 +83,13 @@ class Compiling:
         mine: dict[str, Any] = dict(self.moa.named_predictors())
         for predictor, tuned in found.items():
             mine[predictor].signature, mine[predictor].demos = tuned.signature, tuned.demos
-        self.checkpoint.save(report, self.moa, list(found))
+        self.checkpoint.save(report, self.moa)
         self.finish(report)
+
+    def finish(self, report: StageReport) -> None:
+        """Enter a stage that is done."""
+        self.stages.append(report)
+        self.optimizer.on_stage(report)
 
     def refuse_failures(self) -> None:
         """Raise `CompileInterrupted` if a stage failed."""
@@ -106,7 +98,8 @@ class Compiling:
 
     def report(self) -> SpecializationReport:
         """The stages so far."""
-        return SpecializationReport(list(self.stages), calls_per_answer(self.moa), time.perf_counter() - self.started)
+        seconds = time.perf_counter() - self.started
+        return SpecializationReport(list(self.stages), calls_per_answer(self.moa), seconds, self.judged_on)
 
     def _record(self, name: str, panel_name: str, rows: Recording) -> Recording:
         started, asked = time.perf_counter(), list[Row]()
@@ -125,11 +118,6 @@ class Compiling:
         seconds = time.perf_counter() - started
         self.finish(StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not asked))
         return recording
-
-    def finish(self, report: StageReport) -> None:
-        """Enter a stage that is done."""
-        self.stages.append(report)
-        self.optimizer.on_stage(report)
 
     def _with_proposals(self, examples: Examples, rows: Recording, layer: int) -> list[dspy.Example]:
         """The examples that got proposals, with them as a further input: what a labelled demo needs."""
@@ -159,38 +147,10 @@ class Compiling:
         return error
 
 
-class _Marginal:
-    """Shows the metric the panel's vote with this proposer's answer, instead of that answer.
-
-    The others' proposals are recorded, so what changes from prompt to prompt is what the panel gains from this
-    proposer; the vote is counted in code, so no call is made for it.
-    """
-
-    def __init__(self, moa: MoA, panel_name: str, agent: str, first: Recording) -> None:
-        self.moa = alone(moa, panel_name, agent, first)  # for the vote without an aggregator
-        setattr(self.moa, panel_name, getattr(moa, panel_name))
-        self.agent = agent
-        self.layer = getattr(moa, panel_name).layer
-        self.row_of = find_rows(moa.signature, first)
-
-    def __call__(self, example: dspy.Example, prediction: dspy.Prediction) -> dspy.Prediction:
-        task = self.moa.signature
-        row: Any = self.row_of(example)
-        outputs = {name: prediction[name] for name in task.output_fields}
-        mine = {id for id in row.asked if id.partition("#")[0] == self.agent} if self.layer == 1 else {self.agent}
-        answered = [Proposal(id=id, agent=self.agent, layer=self.layer, outputs=outputs) for id in sorted(mine)]
-        others = [proposal for proposal in row.proposals if proposal.id not in mine or proposal.layer != self.layer]
-        failures = [failure for failure in row.failures if failure.id not in mine or failure.layer != self.layer]
-        changed = row.model_copy(update={"proposals": [*others, *answered], "failures": failures})
-        try:
-            return replay(self.moa, [changed])(**inputs_of(task, example))
-        except MoAError:  # all abstain
-            return dspy.Prediction(dict.fromkeys(task.output_fields))
-
-
 def _explain(error: BaseException) -> str:
     """Why a stage failed, on one line: its own words, and those of what ended it from inside."""
     causes = [error]
     while isinstance(causes[-1], Stop) and causes[-1].__cause__ is not None:
         causes.append(causes[-1].__cause__)
-    return ": ".join(" ".join(str(cause).split()) for cause in causes if str(cause)) or type(causes[-1]).__name__
+    said = ": ".join(" ".join(str(cause).split()) for cause in causes if str(cause)) or type(causes[-1]).__name__
+    return said.rstrip(".")

@@ -54,11 +54,14 @@ class SpecializationReport:
         stages: One per agent and recording.
         calls_per_answer: What one run of the whole mixture takes.
         seconds: Wall time.
+        judged_on: What `before` and `after` are scores of: `valset`, or without one `trainset`, on which they look
+            better than they are.
     """
 
     stages: list[StageReport] = field(default_factory=list)
     calls_per_answer: int = 0
     seconds: float = 0.0
+    judged_on: str = "valset"
 
     @property
     def usage(self) -> Usage:
@@ -82,42 +85,38 @@ class SpecializationReport:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-able data."""
-        totals = {name: getattr(self, name) for name in ("calls", "optimizer_calls", "joint_calls", "seconds")}
+        names = ("calls", "optimizer_calls", "joint_calls", "seconds", "judged_on")
         stages = [stage.model_dump(mode="json") for stage in self.stages]
-        return {**totals, "cost_usd": self.usage.cost_usd, "stages": stages}
+        return {**{name: getattr(self, name) for name in names}, "cost_usd": self.usage.cost_usd, "stages": stages}
 
     def table(self) -> Table:
         """The report as a rich table: `calls` of the agents, `jointly` what the whole mixture would have taken."""
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
         table.add_column("stage", overflow="fold", max_width=17)
-        for heading in ("valset", "calls", "jointly", "tuning", "tokens", "USD", "time"):
+        for heading in (self.judged_on, "calls", "jointly", "tuning", "tokens", "USD", "time"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for stage in self.stages:
-            valset = "-" if stage.before is None else f"{stage.before:.3f} > {stage.after:.3f}"
-            jointly = stage.runs * self.calls_per_answer
+        agents, optimizer = (
+            sum((getattr(stage, name) for stage in self.stages), Usage.of([])) for name in ("usage", "optimizer_usage")
+        )
+        runs = sum(stage.runs for stage in self.stages)
+        every = StageReport(name="all", runs=runs, usage=agents, optimizer_usage=optimizer, seconds=self.seconds)
+        for stage in [*self.stages, every] if len(self.stages) > 1 else self.stages:
+            if stage is every:
+                table.add_section()
+            whole, jointly = stage.usage + stage.optimizer_usage, stage.runs * self.calls_per_answer
+            tokens = whole.prompt_tokens + whole.completion_tokens
             table.add_row(
-                Text(printable(stage.name)), valset, *_cells(stage.usage, jointly, stage.optimizer_usage, stage.seconds)
+                Text(printable(stage.name)),
+                "" if stage.before is None else f"{stage.before:.3f} > {stage.after:.3f}",
+                f"{stage.usage.calls:,}",
+                f"{jointly:,}" if jointly else "-",
+                f"{stage.optimizer_usage.calls:,}",
+                f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k",
+                "unknown" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
+                f"{stage.seconds:.0f} s",
             )
-        if len(self.stages) > 1:
-            agents, optimizer = (
-                sum((getattr(stage, name) for stage in self.stages), Usage.of([]))
-                for name in ("usage", "optimizer_usage")
-            )
-            table.add_section()
-            table.add_row("all", "", *_cells(agents, self.joint_calls, optimizer, self.seconds))
-        notes = "\n".join(f"{stage.name}: {stage.note}." for stage in self.stages if stage.note)
-        table.caption = Text(printable(notes), "dim") if notes else None
+        notes = [f"{stage.name}: {stage.note}." for stage in self.stages if stage.note]
+        if self.judged_on == "trainset":
+            notes.append("Scores are of the examples that were learned from: a valset would tell more.")
+        table.caption = Text(printable("\n".join(notes)), "dim") if notes else None
         return table
-
-
-def _cells(agents: Usage, jointly: int, optimizer: Usage, seconds: float) -> list[str]:
-    whole = agents + optimizer
-    tokens = whole.prompt_tokens + whole.completion_tokens
-    return [
-        f"{agents.calls:,}",
-        f"{jointly:,}" if jointly else "-",
-        f"{optimizer.calls:,}",
-        f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k",
-        "unknown" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
-        f"{seconds:.0f} s",
-    ]

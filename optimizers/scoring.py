@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dspy
@@ -13,9 +13,12 @@ from moa_dspy.evaluation import Metric, MetricError, as_metric, prediction_of, s
 from moa_dspy.results import MoAMetadata, MoAPrediction, Proposal
 from moa_dspy.values import IncompleteProposal, typed_outputs
 
-__all__ = ["Scored", "Stop", "metric_name"]
+from .quiet import heard
 
-View = Callable[[dspy.Example, dspy.Prediction], dspy.Prediction]
+__all__ = ["INSIDE", "Scored", "Stop", "metric_name"]
+
+INSIDE = "moa."
+"""What the names of a mixture's predictors begin with, where a stage runs it."""
 
 
 class Stop(BaseException):
@@ -32,21 +35,15 @@ class Scored:
     Args:
         metric: A metric's name, `metric(example, prediction, trace=None)`, or GEPA's five arguments.
         task: The task's signature.
-        view: What the metric is shown instead of the prediction.
-        inside: What the names of predictors begin with, where the mixture is part of another program.
 
     Raises:
         TypeError: If the metric takes neither.
     """
 
-    def __init__(
-        self, metric: str | Metric, task: type[dspy.Signature], view: View | None = None, inside: str = ""
-    ) -> None:
+    def __init__(self, metric: str | Metric, task: type[dspy.Signature]) -> None:
         self.given = metric
         self.metric = as_metric(metric, task)
         self.task = task
-        self.view = view
-        self.inside = inside
         self.__name__ = metric_name(metric)
         self._takes = _count_arguments(self.metric)
 
@@ -61,10 +58,10 @@ class Scored:
         pred_name: str | None = None,
         pred_trace: Any = None,
     ) -> Any:
-        shown = pred if self.view is None else self.view(gold, pred)
-        name = pred_name and pred_name.removeprefix(self.inside)
+        name = pred_name and pred_name.removeprefix(INSIDE)
         try:
-            number, value = self._measure(gold, shown, trace, name, pred_trace)
+            with heard():
+                number, value = self._measure(gold, pred, trace, name, pred_trace)
         except MetricError as error:
             raise Stop from error
         if pred_name is None:

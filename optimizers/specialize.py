@@ -38,13 +38,12 @@ class Specialize(Teleprompter):
             default GEPA, with the recipe's budget for each stage.
         recipe: `"quick"`, `"balanced"` or `"thorough"`; see `Recipe`.
         reflection_lm: What proposes prompts, for the default optimizer; by default the aggregator's.
-        credit: What a proposer's answer counts for: `"alone"`, itself; `"marginal"`, what the panel's vote becomes
-            with it, the others' answers recorded beforehand.
         num_threads: Examples under way at once.
         seed: Of the default optimizer.
         checkpoint: A folder where finished stages and recordings are kept, and GEPA's state of the one under way, so
             that the same compile goes on from there.
         on_stage: Called with the report of each finished stage.
+        verbose: Whether what DSPy's optimizers print, log and draw is shown.
 
     Raises:
         ValueError: If a setting makes no sense, or the optimizer lacks a package.
@@ -73,16 +72,14 @@ class Specialize(Teleprompter):
         optimizer: Any = None,
         recipe: Literal["quick", "balanced", "thorough"] | Recipe = "balanced",
         reflection_lm: dspy.BaseLM | None = None,
-        credit: Literal["alone", "marginal"] = "alone",
         num_threads: int = 8,
         seed: int = 0,
         checkpoint: str | Path | None = None,
         on_stage: Callable[[StageReport], None] = lambda stage: None,
+        verbose: bool = False,
     ) -> None:
         super().__init__()
         require_positive(num_threads=num_threads)
-        if credit not in ("alone", "marginal"):
-            raise ValueError(f"There is no credit {credit!r}. Choose alone or marginal.")
         if isinstance(optimizer, type) or not (optimizer is None or hasattr(optimizer, "compile")):
             raise TypeError(f"An optimizer has a `compile`, as dspy.GEPA(...) has: {optimizer!r} has none.")
         if type(optimizer).__name__ in ("MIPROv2", "BootstrapFewShotWithOptuna"):
@@ -91,23 +88,23 @@ class Specialize(Teleprompter):
         self.optimizer = optimizer
         self.recipe = Recipe.named(recipe)
         self.reflection_lm = reflection_lm
-        self.credit = credit
         self.num_threads = num_threads
         self.seed = seed
         self.checkpoint = checkpoint
         self.on_stage = on_stage
+        self.verbose = verbose
         self.report = SpecializationReport()
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
         """What a compile on so many examples will take at most, with the default optimizer.
 
         A stage evaluates what it starts from and what it ends with, and runs one GEPA. Between the stages the
-        proposals are recorded; once more at the beginning for `credit="marginal"`.
+        proposals are recorded.
         """
         examples, valset = trainset + valset, valset or trainset
         stage = 2 * valset + self.recipe.most_runs(valset)
         proposers = sum(len(panel.names) for panel in student.panels)
-        recorded = (2 if self.credit == "marginal" else 1) * student.panels[0].samples * examples
+        recorded = student.panels[0].samples * examples
         verdict = calls_per_verdict(student)
         return Budget(
             agents=proposers * (stage + recorded) + verdict * stage,
@@ -120,7 +117,6 @@ class Specialize(Teleprompter):
         student: MoA,
         *,
         trainset: Sequence[dspy.Example],
-        teacher: dspy.Module | None = None,
         valset: Sequence[dspy.Example] | None = None,
     ) -> MoA:
         """Compile a mixture.
@@ -128,8 +124,7 @@ class Specialize(Teleprompter):
         Args:
             student: The mixture; it stays as it is.
             trainset: Examples for the optimizers.
-            teacher: None: there is no whole program to learn from, where each agent is tuned alone.
-            valset: Examples by which results are compared; by default the trainset.
+            valset: Examples by which results are compared; without, it is the trainset, and the report says so.
 
         Returns:
             The compiled copy.
@@ -141,12 +136,9 @@ class Specialize(Teleprompter):
             CompileInterrupted: If a stage failed; it carries what was tuned until then.
         """
         check_mixture(student, type(self).__name__)
-        if teacher is not None:
-            raise ValueError("Specialize takes no teacher: its stages are single agents, not the program it would be.")
         train, val = checked_sets(student, trainset, valset, self.metric)
-        val = val or train
         Scored(self.metric, student.signature).try_on_gold(train[0])
-        self._check_budget(student, len(val))
+        self._check_budget(student, len(val or train))
         compiling = Compiling(self, self.copy(student), train, val)
         try:
             self.tune(compiling)
@@ -173,7 +165,7 @@ class Specialize(Teleprompter):
             len(stage.valset),
             prompts=len(stage.program.named_predictors()),
             log_dir=stage.room,
-            num_threads=stage.threads,
+            num_threads=self.num_threads,
             seed=self.seed,
         )
 
@@ -186,7 +178,6 @@ class Specialize(Teleprompter):
             **{name: value for name, value in inner.items() if isinstance(value, simple)},
             "metric": metric_name(self.metric),
             "recipe": vars(self.recipe),
-            "credit": self.credit,
             "seed": self.seed,
         }
 

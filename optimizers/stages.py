@@ -8,12 +8,12 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
@@ -24,15 +24,15 @@ from moa_dspy.errors import TooFewProposals
 from moa_dspy.moa import MoA
 from moa_dspy.usage import LMCall, Meter, Usage
 
+from .quiet import heard, quiet
 from .reports import StageReport
-from .scoring import Scored, Stop
+from .scoring import INSIDE, Scored, Stop
 
-__all__ = ["INSIDE", "Predictors", "Stage", "own_copy"]
+if TYPE_CHECKING:
+    from .specialize import Specialize
 
-INSIDE = "moa."
-"""What the names of a mixture's predictors begin with, where a stage runs it."""
+__all__ = ["Stage", "own_copy"]
 
-Predictors = dict[str, Any]
 _GEPA: Any = dspy.GEPA  # a class that a decorator hides from type checkers
 
 # Failed calls in a row after which a model is taken for dead.
@@ -51,8 +51,7 @@ class Stage:
         scored: What tells whether it was right.
         trainset: Examples for the optimizer.
         valset: Examples by which the result is kept or not.
-        build: Gives the optimizer.
-        threads: Examples under way at once.
+        owner: Gives the optimizer.
         room: Where GEPA keeps its state, and goes on from; None keeps nothing.
         compares: Whether to measure on the valset before and after; else the optimizer's word is taken.
         arguments: Further ones of the optimizer's `compile`.
@@ -63,14 +62,13 @@ class Stage:
     scored: Scored
     trainset: Sequence[dspy.Example]
     valset: Sequence[dspy.Example]
-    build: Callable[[Stage], Any]
-    threads: int
+    owner: Specialize
     room: Path | None = None
     compares: bool = True
     arguments: Mapping[str, Any] = field(default_factory=dict)
     meter: StageMeter = field(default_factory=lambda: StageMeter())
 
-    def run(self) -> tuple[StageReport, Predictors]:
+    def run(self) -> tuple[StageReport, dict[str, Any]]:
         """Tune the program; `Stop` if an LM or the metric is of no use, `KeyboardInterrupt` after Ctrl-C.
 
         Returns:
@@ -80,10 +78,11 @@ class Stage:
         resumed = self.room is not None and (self.room / "gepa_state.bin").exists()
         program = _Watched(self.program, self.meter)
         before = after = None
-        found: Predictors = {}
+        found: dict[str, Any] = {}
         notes = []
+        said = nullcontext() if self.owner.verbose else quiet()
         try:
-            with _heeding_interrupts(self.meter), dspy.context(**self.meter.settings()):
+            with _heeding_interrupts(self.meter), dspy.context(**self.meter.settings()), said:
                 before = after = self._evaluate(program) if self.compares else None
                 if self.compares and not self.meter.calls():
                     notes.append("never asked: nothing to tune")
@@ -106,15 +105,15 @@ class Stage:
         return self.meter.report(self.name, **details), found
 
     def _compiled(self, program: _Watched) -> dspy.Module:
-        optimizer = self.build(self)
+        optimizer = self.owner.build_optimizer(self)
+        offered = {
+            "trainset": list(self.trainset),
+            "valset": list(self.valset),
+            "eval_kwargs": {"num_threads": self.owner.num_threads, "display_progress": False},  # COPRO
+        }
         takes = inspect.signature(optimizer.compile).parameters
-        given: dict[str, Any] = {"trainset": list(self.trainset)}
-        if "valset" in takes:
-            given["valset"] = list(self.valset)
-        if "eval_kwargs" in takes:  # COPRO
-            given["eval_kwargs"] = {"num_threads": self.threads, "display_progress": False}
-        given |= self.arguments
-        tuned = optimizer.compile(program.deepcopy(), **given)
+        given = {name: value for name, value in offered.items() if name == "trainset" or name in takes}
+        tuned = optimizer.compile(program.deepcopy(), **given, **self.arguments)
         # A compiled program is frozen: it would show none of its predictors to the mixture.
         tuned._compiled = False
         if [name for name, _ in tuned.named_predictors()] != [name for name, _ in program.named_predictors()]:
@@ -137,7 +136,7 @@ class Stage:
                 return 0.0
             return float(self.scored(example, prediction))
 
-        scores = list(run_side_by_side(ask, self.valset, self.threads))
+        scores = list(run_side_by_side(ask, self.valset, self.owner.num_threads))
         if len(errors) == len(scores):
             raise Stop(f"None of {len(scores)} examples of the valset got an answer") from errors[0]
         # Summed in one order, whatever order they came in.
@@ -164,7 +163,7 @@ class StageMeter(Meter):
             raise Stop from self._stopped
         with self._lock:
             self.runs += 1
-        with dspy.context(**{_ASKING: True, ALLOWANCE: self._allowance}):
+        with dspy.context(**{_ASKING: True, ALLOWANCE: self._allowance}), heard():
             yield
 
     def stop(self, reason: BaseException) -> None:
@@ -177,10 +176,8 @@ class StageMeter(Meter):
         optimizer, agents = (
             Usage.of(call for id in self._ids[is_agents] if (call := self.call(id))) for is_agents in (False, True)
         )
-        seconds = time.perf_counter() - self._started
-        return StageReport(
-            name=stage, runs=self.runs, usage=agents, optimizer_usage=optimizer, seconds=seconds, **details
-        )
+        details |= {"optimizer_usage": optimizer, "seconds": time.perf_counter() - self._started}
+        return StageReport(name=stage, runs=self.runs, usage=agents, **details)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         super().on_lm_start(call_id, instance, inputs)
@@ -251,11 +248,10 @@ def own_copy(optimizer: Any, stage: Stage) -> Any:
     """A copy of the user's optimizer for one stage, which scores by the stage's metric."""
     own = copy.copy(optimizer)
     for name, value in vars(own).items():
-        if isinstance(value, (list, dict, set)):
-            setattr(own, name, copy.copy(value))
-    for name in ("metric", "metric_fn"):
-        if hasattr(own, name):
+        if name in ("metric", "metric_fn"):
             setattr(own, name, stage.scored)
+        elif isinstance(value, (list, dict, set)):
+            setattr(own, name, copy.copy(value))
     if getattr(own, "log_dir", None):
         # A folder of its own: GEPA would take another stage's state for its own, and resume.
         [folder] = {".".join(name.split(".")[:2]) for name, _ in stage.program.named_predictors()}

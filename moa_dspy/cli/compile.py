@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli import options
-from moa_dspy.cli.output import INTERRUPTED, Progress, Stopped, console, cost_of, harmless, note, print_json, quietly
+from moa_dspy.cli.output import (
+    INTERRUPTED,
+    Progress,
+    Stopped,
+    console,
+    cost_of,
+    harmless,
+    is_verbose,
+    note,
+    print_json,
+    quietly,
+)
 from moa_dspy.cli.show import prompts_of
 from moa_dspy.cli.tracking import tracking
 
@@ -115,6 +126,7 @@ def compile_(
         seed=seed,
         checkpoint=checkpoint,
         on_stage=_tell_stage,
+        verbose=is_verbose(),
     )
     budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * calls_per_answer(moa)
     counts = f"{len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back"

@@ -34,6 +34,7 @@ __all__ = [
     "console",
     "cost_of",
     "harmless",
+    "is_verbose",
     "note",
     "print_json",
     "quietly",
@@ -233,16 +234,21 @@ def set_verbosity(ctx: typer.Context, verbose: bool | None) -> None:
         _verbosity["level"] = {None: 0, True: 1, False: -1}[verbose]
 
 
+def is_verbose() -> bool:
+    """Whether `-v` was given."""
+    return _verbosity["level"] > 0
+
+
 @contextmanager
 def quietly() -> Iterator[None]:
     """Keep stdout for the results, and what DSPy and GEPA log for `-v`: what matters of it is told by us."""
     loggers = [logging.getLogger(name) for name in ("dspy", "gepa")]
     levels = [logger.level for logger in loggers]
-    is_verbose, is_stopped = _verbosity["level"] > 0, False
-    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if is_verbose else nowhere):
+    is_stopped = False
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if is_verbose() else nowhere):
         try:
             for logger in loggers:
-                logger.setLevel(logging.INFO if is_verbose else logging.CRITICAL)
+                logger.setLevel(logging.INFO if is_verbose() else logging.CRITICAL)
             yield
         except KeyboardInterrupt:
             is_stopped = True  # and quiet: threads that nobody waits for any more would log how they end

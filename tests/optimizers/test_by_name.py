@@ -82,14 +82,6 @@ def test_the_formula_of_specialize_is_reached_but_for_the_last_round() -> None:
     assert budget.formula == "2 proposers x (21 runs + 6 recorded) + aggregator 1 x 21"
 
 
-def test_marginal_credit_is_budgeted_for_its_own_recording() -> None:
-    lms = cast()
-    optimizer = Specialize(right, recipe=TINY, reflection_lm=lms["coach"], credit="marginal", num_threads=2)
-    optimizer.compile(student(lms), trainset=TRAIN, valset=TRAIN[:4])
-    assert optimizer.report.stages[0].name == "first proposals"
-    assert optimizer.report.calls <= optimizer.budget(student(lms), 6, 4).agents
-
-
 @pytest.mark.parametrize("name", JOINT)
 def test_the_others_stay_within_what_they_say(name: str) -> None:
     if name == "mipro":
