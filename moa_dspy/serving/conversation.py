@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, get_args
 
 import dspy
 
@@ -13,7 +13,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAPrediction
 from moa_dspy.values import is_needed, validated
 
-__all__ = ["Chat", "answer_field", "inputs_for", "message_field", "stream"]
+__all__ = ["Chat", "answer_field", "holds_images", "inputs_for", "message_field", "stream"]
 
 Message = Mapping[str, Any]
 
@@ -31,20 +31,22 @@ def inputs_for(task: type[dspy.Signature], messages: Sequence[Message]) -> dict[
     """A conversation, as OpenAI writes it, as the inputs of a task.
 
     The user's last message goes to the one input that must be given, the system prompt to `system_prompt`, earlier
-    turns to the input that is a `dspy.History`. What has no place of its own stands before the message, as text.
+    turns to the input that is a `dspy.History`, images, of all turns, to the one that is a `dspy.Image` or a list of
+    them. What has no place of its own stands before the message, as text.
 
     Raises:
-        ValueError: If the task takes more than a message, or the conversation has none, or more than text.
+        ValueError: If the task takes more than a message, or the conversation has none, or more than text and images.
     """
-    name, past = message_field(task), _history_field(task)
-    told = [(message.get("role"), _text(message)) for message in messages]
+    name, past = message_field(task), _field_of(task, dspy.History)
+    images: list[dspy.Image] = []
+    told = [(message.get("role"), _text(message, images)) for message in messages]
     system = "\n\n".join(text for role, text in told if role in _SYSTEM)
     sides = groupby((one for one in told if one[0] not in _SYSTEM), key=lambda one: one[0] == "assistant")
     turns = [(is_answer, "\n\n".join(text for _, text in side)) for is_answer, side in sides]
     if not turns or turns[-1][0]:
         raise ValueError("The conversation does not end with a message of the user, so there is nothing to answer.")
     *earlier, (_, message) = turns
-    inputs, before = dict[str, Any](), list[str]()
+    inputs, before = _images_for(task, images), list[str]()
     if "system_prompt" in task.input_fields and system:
         inputs["system_prompt"] = system
     elif system:
@@ -67,7 +69,7 @@ def message_field(task: type[dspy.Signature]) -> str:
     Raises:
         ValueError: If it is not one.
     """
-    others = {"system_prompt", _history_field(task)}
+    others = {"system_prompt", *(_field_of(task, kind) for kind in (dspy.History, dspy.Image))}
     names = [name for name, field in task.input_fields.items() if name not in others and is_needed(field)]
     if len(names) != 1:
         raise ValueError(
@@ -117,18 +119,52 @@ async def stream(moa: MoA, inputs: Mapping[str, Any]) -> AsyncGenerator[str | Mo
 _SYSTEM = ("system", "developer")
 
 
-def _history_field(task: type[dspy.Signature]) -> str | None:
-    return next((name for name, field in task.input_fields.items() if field.annotation is dspy.History), None)
+def holds_images(messages: Sequence[Message]) -> bool:
+    """Whether a conversation, as OpenAI writes it, shows images."""
+    parts = (part for one in messages if isinstance(one.get("content"), list) for part in one["content"])
+    return any(part.get("type") == "image_url" for part in parts)
 
 
-def _text(message: Message) -> str:
+def _images_for(task: type[dspy.Signature], images: list[dspy.Image]) -> dict[str, Any]:
+    name = _field_of(task, dspy.Image)
+    if not images:
+        return {}
+    if name is None:
+        raise ValueError("The mixture's signature has no input for images, a dspy.Image or a list of them.")
+    if task.input_fields[name].annotation == list[dspy.Image]:
+        return {name: images}
+    if len(images) > 1:
+        raise ValueError(f"The mixture takes one image, {name}, and the conversation holds {len(images)}.")
+    return {name: images[0]}
+
+
+def _field_of(task: type[dspy.Signature], kind: type) -> str | None:
+    """The input of this type, or of a list of it, or of it or None."""
+    fields = task.input_fields.items()
+    return next((name for name, field in fields if kind in (field.annotation, *get_args(field.annotation))), None)
+
+
+def _text(message: Message, images: list[dspy.Image]) -> str:
+    """A message as text; its images are added to the others, and the text says where they stood."""
     content = message.get("content") or ""
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if others := {str(part.get("type")) for part in parts} - {"text"}:
-        raise ValueError(f"The mixture reads text, and a message holds {', '.join(sorted(others))}.")
-    texts = [part["text"] for part in parts]
+    texts = []
+    for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
+        if part.get("type") == "text":
+            texts.append(part["text"])
+        elif part.get("type") == "image_url":
+            images.append(_image(part["image_url"]))
+            texts.append(f"[Image {len(images)}]")
+        else:
+            raise ValueError(f"The mixture reads text and images, and a message holds {part.get('type')}.")
     if message.get("role") == "tool":
         return f"[The tool gave, for call {message.get('tool_call_id')}]\n" + "\n\n".join(texts)
     calls = [(call["id"], call["function"]) for call in message.get("tool_calls") or ()]
     texts += [f"[Call {id} of the tool {function['name']}: {function['arguments']}]" for id, function in calls]
     return "\n\n".join(texts)
+
+
+def _image(source: Any) -> dspy.Image:
+    url = source if isinstance(source, str) else source["url"]
+    if not url.startswith(("data:image/", "https://", "http://")):
+        raise ValueError(f"An image is a data:image/ or an https:// address, and this one begins with {url[:12]!r}.")
+    return dspy.Image(url)

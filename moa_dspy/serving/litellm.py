@@ -7,6 +7,7 @@ import re
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from moa_dspy.errors import MoAError
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
 from moa_dspy.results import MoAMetadata, MoAPrediction
-from moa_dspy.serving.conversation import Chat, inputs_for, message_field, stream
+from moa_dspy.serving.conversation import Chat, holds_images, inputs_for, message_field, stream
 from moa_dspy.values import to_json
 
 __all__ = ["PROVIDER", "MixtureLLM", "check_name"]
@@ -109,13 +110,17 @@ class _Served:
         message_field(moa.signature)
         check_keys(moa.agents)
 
-    def _vary(self, schema: str | None = None, has_tools: bool = False, options: str = "{}") -> MoA:
+    def _vary(
+        self, schema: str | None = None, calls: _Calls | None = None, has_images: bool = False, options: str = "{}"
+    ) -> MoA:
         task: Any = Chat if self.is_chat else None
         if schema is not None:
             task = task.with_updated_fields("answer", type_=_answer_type(json.loads(schema)))
-        if has_tools:
+        if has_images and self.is_chat:
+            task = task.append("images", dspy.InputField(), type_=list[dspy.Image])
+        if calls is not None:
             task = task.append("tools", dspy.InputField(default=[]), type_=list[dspy.Tool])
-            task = task.append("tool_calls", dspy.OutputField(desc=_CALLS), type_=dspy.ToolCalls | None)
+            task = task.append("tool_calls", dspy.OutputField(desc=calls.desc), type_=calls.type())
         moa = MoA.from_config(task, self.path)
         if chosen := json.loads(options):
             writers = [moa.aggregator] if moa.aggregator.lm is not None else moa.panels[-1].agents
@@ -133,30 +138,33 @@ class _Asked:
             del given["n"]
         self.model = model
         self.left: int | None = min(filter(None, map(given.pop, _MOST, (None, None))), default=None)
-        tools = given.pop("tools", [])
-        if (choice := given.pop("tool_choice", "auto")) == "none":
-            tools = []
+        stops = given.pop("stop", [])
+        self.stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
+        tools, calls = _tools_of(given)
         schema = _schema_of(given.pop("response_format", {"type": "text"}))
         options = {name: given.pop(name) for name in _WRITERS if name in given}
-        given |= {"tool_choice": choice} if choice not in ("auto", "none") else {}
         if not served.is_chat:
             given |= {name: value for name, value in (("tools", tools), ("response_format", schema)) if value}
         if given:
             raise ValueError(
                 f"{model} does not know what to do with {', '.join(given)}. It takes "
-                f"{', '.join((*_MOST, *_WRITERS))}; and tools, with tool_choice auto or none, and response_format, "
-                "unless its config has a signature, which says both."
+                f"{', '.join((*_MOST, 'stop', *_WRITERS))}; and tools, tool_choice and response_format, unless its "
+                "config has a signature, which says them."
             )
-        self.moa = served.vary(schema, bool(tools), json.dumps(options, sort_keys=True))
+        self.moa = served.vary(schema, calls, holds_images(messages), json.dumps(options, sort_keys=True))
         self.inputs = inputs_for(self.moa.signature, messages)
         if tools:
             self.inputs["tools"] = [_tool(tool["function"]) for tool in tools]
-        self.heard = ""
+        self.heard, self.sent = "", 0
         self.is_cut = False
 
-    def take(self, piece: str) -> str:
-        """As much of a piece of the answer as the client wants."""
+    def take(self, piece: str, is_last: bool = False) -> str:
+        """As much of the answer, of which this is the next piece, as the client wants by now."""
         self.heard += piece
+        found = [at for stop in self.stops if (at := self.heard.find(stop, self.sent)) >= 0]
+        begun = 0 if is_last else max((_begun(self.heard, stop) for stop in self.stops), default=0)
+        until = min(found, default=len(self.heard) - begun)
+        piece, self.sent = self.heard[self.sent : until], until
         if self.left is None:
             return piece
         tokens: list[int] = litellm.encode(model="", text=piece)
@@ -168,7 +176,7 @@ class _Asked:
         """The whole answer."""
         calls, metadata = _calls(prediction), prediction.metadata
         message = Message(
-            content=self.take(self._text(prediction)) or None,
+            content=self.take(self._text(prediction), is_last=True) or None,
             tool_calls=calls or None,
             provider_specific_fields={"moa": _account(metadata)},
         )
@@ -187,12 +195,12 @@ class _Asked:
             exceptions.APIError: If what was sent is not what the answer is: the stream broke, and the vote decided.
         """
         text = self._text(prediction)
-        if not self.heard:
-            yield _chunk(self.take(text))
-        elif self.heard.split() != text.split():
+        if self.heard and self.heard.split() != text.split():
             raise exceptions.APIError(
                 502, f"The stream broke; what the mixture answers is: {text}", PROVIDER, self.model
             )
+        if rest := self.take("" if self.heard else text, is_last=True):
+            yield _chunk(rest)
         calls = _calls(prediction)
         for call in calls:
             yield {**_chunk(""), "tool_use": call}
@@ -260,8 +268,55 @@ _ERRORS: dict[int, Any] = {
 _MOST = ("max_tokens", "max_completion_tokens")
 # For who writes the answer: the aggregator, or without one the proposers.
 _WRITERS = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "reasoning_effort")
-_IGNORED = frozenset({"max_retries", "metadata", "parallel_tool_calls", "stream", "stream_options", "user"})
-_CALLS = "Calls of `tools` that are needed before the message can be answered; null if none is."
+_IGNORED = frozenset({"max_retries", "metadata", "stream", "stream_options", "user"})
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """Which calls of tools an answer may hold, so that others are no proposals, and are asked for again."""
+
+    names: tuple[str, ...]
+    is_needed: bool
+    is_single: bool
+
+    @property
+    def desc(self) -> str:
+        if self.is_needed:
+            return f"{'One call' if self.is_single else 'Calls, at least one,'} of `tools`."
+        return "Calls of `tools` that are needed before the message can be answered; null if none is."
+
+    def type(self) -> Any:
+        asked = self
+
+        class Calls(dspy.ToolCalls):
+            @model_validator(mode="after")
+            def _check(self) -> Any:
+                if unknown := sorted({call.name for call in self.tool_calls} - {*asked.names}):
+                    raise ValueError(f"There is no tool {', '.join(unknown)}. There is: {', '.join(asked.names)}.")
+                if (asked.is_needed and not self.tool_calls) or (asked.is_single and len(self.tool_calls) > 1):
+                    raise ValueError(f"Give {asked.desc}")
+                return self
+
+        return Calls if self.is_needed else Calls | None
+
+
+def _tools_of(given: dict[str, Any]) -> tuple[list[Any], _Calls | None]:
+    """The tools that a request offers, taken from it, and which calls its answer may hold."""
+    tools, choice = given.pop("tools", []), given.pop("tool_choice", "auto")
+    is_single = not given.pop("parallel_tool_calls", True)
+    if isinstance(choice, dict) and "function" in choice:
+        wanted, choice = choice["function"]["name"], "required"
+        tools = [tool for tool in tools if tool["function"]["name"] == wanted]
+    if choice not in ("auto", "none", "required") or (choice == "required" and not tools):
+        raise ValueError("tool_choice is auto, none, required, or the name of one of tools.")
+    if choice == "none" or not tools:
+        return [], None
+    return tools, _Calls(tuple(tool["function"]["name"] for tool in tools), choice == "required", is_single)
+
+
+def _begun(text: str, stop: str) -> int:
+    """How many characters at the end of a text may be the beginning of what stops it."""
+    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
 
 
 def _chunk(text: str, reason: str = "") -> GenericStreamingChunk:
@@ -293,9 +348,8 @@ def _account(metadata: MoAMetadata) -> dict[str, Any]:
 
 def _tool(function: Mapping[str, Any]) -> dspy.Tool:
     parameters = function.get("parameters") or {}
-    return dspy.Tool(
-        dict, name=function["name"], desc=function.get("description"), args=parameters.get("properties") or {}
-    )
+    described = {"name": function["name"], "desc": function.get("description") or ""}
+    return dspy.Tool(lambda **_: None, **described, args=parameters.get("properties") or {})
 
 
 def _calls(prediction: MoAPrediction) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import litellm
 import pytest
 from litellm import exceptions
-from support.openai_server import OpenAIServer, Reply
+from support.openai_server import ChatRequest, OpenAIServer, Reply
 from support.rendering import render
 from support.served import answers, write_served
 
@@ -117,16 +117,55 @@ def test_what_the_client_asks_of_the_text_is_asked_of_who_writes_it(server: Open
     assert "seed" not in asked["a"] and asked["a"].get("temperature") != 0.3
 
 
+def tell(response: Any) -> tuple[str, str]:
+    """The answer's text and why it ends, streamed or not."""
+    choices = response.choices if isinstance(response, litellm.ModelResponse) else [c.choices[0] for c in response]
+    texts = [(one.message if hasattr(one, "message") else one.delta).content or "" for one in choices]
+    return "".join(texts), choices[-1].finish_reason
+
+
 @pytest.mark.parametrize("streamed", [False, True])
-def test_max_tokens_cuts_the_answer(server: OpenAIServer, streamed: bool) -> None:
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"max_tokens": 2}, ("judge says", "length")),
+        ({"stop": "ite a"}, ("judge says qu", "stop")),
+        ({"stop": ["lot of", "never"]}, ("judge says quite a lot", "stop")),
+        ({"stop": ["a lot", "say"], "max_tokens": 9}, ("judge ", "stop")),
+    ],
+)
+def test_the_answer_ends_where_the_client_says(
+    server: OpenAIServer, streamed: bool, options: Any, told: tuple[str, str]
+) -> None:
     serve(server, "a", "judge")
-    response = ask(max_tokens=2, stream=streamed)
-    if streamed:
-        chunks = list(response)
-        told = "".join(chunk.choices[0].delta.content or "" for chunk in chunks), chunks[-1].choices[0].finish_reason
-    else:
-        told = response.choices[0].message.content, response.choices[0].finish_reason
-    assert told == ("judge says", "length")
+    assert tell(ask(stream=streamed, **options)) == told
+    assert all("stop" not in request.body for request in server.requests)  # it would cut DSPy's format
+
+
+def test_images_reach_who_proposes_and_who_judges(server: OpenAIServer) -> None:
+    serve(server, "a", "judge")
+    urls = ["data:image/png;base64,iVBORw0KGgo=", "https://example.org/cat.png"]
+    shown: Any = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    first = {"role": "user", "content": [{"type": "text", "text": "This is a dog."}, shown[0]]}
+    turns = [first, {"role": "assistant", "content": "I see."}, {"role": "user", "content": [shown[1]]}]
+    assert tell(ask(turns)) == ("judge says quite a lot", "stop")
+    for request in server.requests:
+        parts = [
+            part for message in request.messages if isinstance(message["content"], list) for part in message["content"]
+        ]
+        assert [part for part in parts if part["type"] == "image_url"] == shown
+        assert "This is a dog.\\n\\n[Image 1]" in json.dumps(request.messages) and "[Image 2]" in request.text
+    ask()
+    assert "mage" not in server.requests[-1].text
+
+
+def test_a_signature_takes_the_image_that_it_wants(server: OpenAIServer) -> None:
+    serve(server, "a", "judge", signature="picture: dspy.Image, question -> answer")
+    part = {"type": "image_url", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+    ask([{"role": "user", "content": [part, {"type": "text", "text": "What is it?"}]}])
+    assert all("iVBORw0KGgo=" in json.dumps(request.messages) for request in server.requests)
+    with pytest.raises(exceptions.BadRequestError, match="takes one image, picture, and the conversation holds 2"):
+        ask([{"role": "user", "content": [part, part]}])
 
 
 def test_an_answer_has_the_schema_that_the_client_asks_for(server: OpenAIServer) -> None:
@@ -166,16 +205,61 @@ def test_tools_are_proposed_and_the_aggregator_says_which_is_called(server: Open
     assert "Sunny." in server.requests[-1].prompt and '"city": "Bern"' in server.requests[-1].text
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_an_answer_that_must_be_a_call_is_asked_for_until_it_is_one(
+    server: OpenAIServer, streamed: bool, choice: Any
+) -> None:
+    serve(server, "a", "b", "judge")
+    calls = {name: {"tool_calls": [{"name": name, "args": {"city": "Bern"}}]} for name in ("weather", "clock")}
+    said = {"a": [calls["weather"]], "b": [calls["clock"]] * 2, "judge": [None, calls["weather"]]}
+
+    def answer(request: ChatRequest) -> str:
+        is_first, call = len(said[request.model]) == 2 or request.model == "a", said[request.model].pop(0)
+        return render("chat" if is_first else "json", {"reasoning": "so", "answer": "", "tool_calls": json.dumps(call)})
+
+    server.answer = answer
+    response = ask(tools=[WEATHER], tool_choice=choice, stream=streamed, parallel_tool_calls=False)
+    chunks = list(response) if streamed else [response]
+    messages = [chunk.choices[0].delta if streamed else chunk.choices[0].message for chunk in chunks]
+    assert [call.function.name for message in messages for call in message.tool_calls or ()] == ["weather"]
+    [account] = [
+        found for message in messages for found in [(message.provider_specific_fields or {}).get("moa")] if found
+    ]
+    # What was streamed cannot be taken back, so an aggregator is not asked again then: the vote decides.
+    judged = [("aggregator", "AdapterParseError")] if streamed else []
+    panel = [(one["agent"], one["status"]) for one in account["panel"]]
+    assert panel == [("a", "proposed"), ("b", "AdapterParseError"), *judged] and len(said["judge"]) == streamed
+
+
+@pytest.mark.parametrize("described", [{}, {"description": "Knows the weather."}])
+def test_a_tool_is_shown_as_the_client_describes_it(server: OpenAIServer, described: Any) -> None:
+    serve(server, "a", "judge")
+    ask(tools=[{"type": "function", "function": {"name": "weather", **described}}])
+    shown = "<desc>Knows the weather.</desc>" if described else "weather. It takes arguments"
+    assert shown in server.requests[0].text
+
+
+def test_an_answer_that_should_be_a_call_and_is_none_is_an_error(server: OpenAIServer) -> None:
+    serve(server, "a", "judge")
+    server.answer = lambda request: render("chat", {"reasoning": "so", "answer": "no", "tool_calls": "null"})
+    with pytest.raises(exceptions.APIError, match=r"(?s)a: AdapterParseError.*Spent"):
+        ask(tools=[WEATHER], tool_choice="required")
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"stop": ["x"]}, "does not know what to do with stop. It takes "),
-        ({"n": 2}, "does not know what to do with n. "),
-        ({"tools": [WEATHER], "tool_choice": "required"}, "does not know what to do with tool_choice. "),
+        ({"n": 2}, "does not know what to do with n. It takes "),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "the name of one of"),
         ({"messages": [{"role": "assistant", "content": "?"}]}, "does not end with a message of the user"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
-            "reads text, and a message holds image_url",
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "/etc/passwd"}}]}]},
+            "and this one begins with '/etc/passwd'",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}]},
+            "reads text and images, and a message holds input_audio",
         ),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "no"}}}}, "no JSON schema"),
     ],

@@ -17,8 +17,10 @@ import openai
 import pytest
 from support.command import Process, moa_dspy, words
 from support.openai_server import OpenAIServer
+from support.rendering import render
 from support.served import answers, write_served
 
+pytestmark = pytest.mark.xdist_group("proxy")
 KEY = "sk-of-these-tests-0123456789abcdef"
 HI: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
 
@@ -105,6 +107,29 @@ def test_anthropics_client_does_both(proxy: str) -> None:
         assert "".join(stream.text_stream) == "judge says quite a lot"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_stop_an_image_and_a_call_that_must_be_made(
+    client: openai.OpenAI, models: OpenAIServer, streamed: bool
+) -> None:
+    picture: Any = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
+    messages: Any = [{"role": "user", "content": [{"type": "text", "text": "What is it?"}, picture]}]
+    options: Any = {"model": "moa/team", "stream": streamed}
+    made: Any = client.chat.completions.create(messages=messages, stop=[" quite"], **options)
+    said = [one.choices[0].delta.content or "" for one in made] if streamed else [made.choices[0].message.content]
+    assert "".join(said) == "judge says"
+    assert all(picture in request.messages[-1]["content"] for request in models.requests[-3:])
+    tool: Any = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+    call = {"tool_calls": [{"name": "clock", "args": {}}]}
+    models.answer = lambda request: render("chat", {"reasoning": "so", "answer": "", "tool_calls": json.dumps(call)})
+    try:
+        made = client.chat.completions.create(messages=HI, tools=[tool], tool_choice="required", **options)
+        choices = [one.choices[0] for one in made] if streamed else made.choices
+    finally:
+        models.answer = answers
+    calls = [call for one in choices for call in (one.delta if streamed else one.message).tool_calls or ()]
+    assert [call.function.name for call in calls] == ["clock"] and choices[-1].finish_reason == "tool_calls"
+
+
 def test_ten_at_once_and_a_signatures_form(client: openai.OpenAI, models: OpenAIServer) -> None:
     models.latency, models.peak = 0.3, 0
     try:
@@ -120,8 +145,8 @@ def test_errors_keep_their_status(client: openai.OpenAI) -> None:
         client.chat.completions.create(model="moa/broke", messages=HI)
     with pytest.raises(openai.AuthenticationError, match="LMAuthError"):
         list(client.chat.completions.create(model="moa/broke", messages=HI, stream=True))
-    with pytest.raises(openai.BadRequestError, match="does not know what to do with stop"):
-        client.chat.completions.create(model="moa/team", messages=HI, stop=["x"])
+    with pytest.raises(openai.BadRequestError, match="does not know what to do with n"):
+        client.chat.completions.create(model="moa/team", messages=HI, n=2)
     with pytest.raises(openai.BadRequestError, match="moa/none"):
         client.chat.completions.create(model="moa/none", messages=HI)
 
