@@ -11,7 +11,7 @@ from dspy.utils.exceptions import ContextWindowExceededError
 
 from moa_dspy.agent import Agent, adopt_lms, check_keys
 from moa_dspy.allowance import ALLOWANCE, Allowance
-from moa_dspy.certainty import Calibration, weigh_evidence
+from moa_dspy.certainty import Calibration, weigh_evidence, with_promise
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
 from moa_dspy.limits import Limits, require_positive
@@ -131,19 +131,12 @@ class MoA(Savable):
 
     @property
     def certainty(self) -> Calibration | None:
-        """The calibration, with the promise of the limits (`max_error`) if they have one.
+        """The calibration, with the promise of the limits if they make one; ValueError if it cannot be kept."""
+        return with_promise(self.calibration, self.limits.max_error)
 
-        Raises:
-            ValueError: If the limits promise what nothing is known for, or more than the calibration bears.
-        """
-        if (promised := self.limits.max_error) is None:
-            return self.calibration
-        if self.calibration is None:
-            raise ValueError(
-                f"Limits(max_error={promised:g}) promises how often answers are wrong, and of this mixture it is not "
-                "known. Calibrate it: Calibrate(metric).compile(mixture, trainset=...)."
-            )
-        return self.calibration.promising(promised)
+    def drop_calibration(self) -> None:
+        """Forget the calibration, and the promise of the limits, which rests on it."""
+        self.calibration, self.limits = None, self.limits.model_copy(update={"max_error": None})
 
     @property
     def strategy(self) -> Strategy:

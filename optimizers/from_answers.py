@@ -17,7 +17,6 @@ from moa_dspy.recording import Recording
 from moa_dspy.values import to_jsonable
 
 from .examples import ask_examples, check_mixture, checked_sets
-from .mixtures import uncalibrate
 from .recipes import Budget, count_rotations
 from .scoring import Scored
 from .votes import Votes
@@ -101,7 +100,7 @@ class FromAnswers(Teleprompter, Generic[Made]):
         train, val = checked_sets(mixture, trainset, valset, self.metric)
         scored = None if self.metric is None else Scored(self.metric, mixture.signature)
         moa = mixture.deepcopy()
-        uncalibrate(moa)
+        moa.drop_calibration()
         return self.learn(Asked(mixture, moa, train, val, scored, recorded, self.concurrency))
 
     def check(self, moa: MoA) -> None:

@@ -16,7 +16,7 @@ from moa_dspy.recording import Row, replay
 from moa_dspy.signatures import for_role, tell_apart
 from moa_dspy.strategies import Strategy, as_strategy
 
-__all__ = ["alone", "restricted", "specialized", "uncalibrate", "up_to"]
+__all__ = ["alone", "restricted", "specialized", "up_to"]
 
 
 def specialized(moa: MoA) -> MoA:
@@ -51,7 +51,7 @@ def restricted(
 ) -> MoA:
     """A copy of a mixture of one layer with these proposers only, their prompts and demos as they are."""
     mixture = moa.deepcopy()
-    uncalibrate(mixture)
+    mixture.drop_calibration()
     [panel] = mixture.panels
     for name in panel.names:
         if name not in agents:
@@ -87,7 +87,7 @@ def alone(moa: MoA, panel_name: str, agent: str, rows: Iterable[Row]) -> MoA:
 def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
     """The mixture's layers up to this one, those before it as recorded."""
     mixture: Any = copy.copy(moa)
-    uncalibrate(mixture)
+    mixture.drop_calibration()
     replayed = replay(moa, rows)
     place = moa.panel_names.index(panel_name)
     for later in moa.panel_names[place + 1 :]:
@@ -96,11 +96,6 @@ def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
         setattr(mixture, earlier, getattr(replayed, earlier))
     mixture.panel_names = moa.panel_names[: place + 1]
     return mixture
-
-
-def uncalibrate(moa: MoA) -> None:
-    """Drop what holds of another mixture: the calibration, and the promise that rests on it."""
-    moa.calibration, moa.limits = None, moa.limits.model_copy(update={"max_error": None})
 
 
 def _aggregator(moa: MoA, strategy: Strategy, lm: dspy.BaseLM | None = None) -> Agent:

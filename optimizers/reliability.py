@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.certainty import Calibration, bound_error, list_cuts
-from moa_dspy.evaluation import Interval, save_figure, wilson
+from moa_dspy.evaluation import Interval, calibration_error, calibration_interval, cut_bins, save_figure, wilson
 from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
@@ -28,8 +28,6 @@ __all__ = ["CalibrationCheck", "Reliability", "ReliabilityBin"]
 
 Floats = npt.NDArray[np.float64]
 
-BINS = 10
-RESAMPLES = 1000
 SIGNIFICANT = 0.05
 
 
@@ -95,25 +93,19 @@ class Reliability:
         """Tenths of the answers, the least sure first."""
         return [
             ReliabilityBin(len(part), float(said.mean()), float(right.mean()), wilson(int(right.sum()), len(part)))
-            for part in _cut_bins(self.confidences)
+            for part in cut_bins(self.confidences)
             for said, right in [(self.confidences[part], self.right[part])]
         ]
 
     @property
     def ece(self) -> float:
-        """The expected calibration error: how far confidence and accuracy differ in a bin, on average.
-
-        In bins of equally many answers. Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian
-        Binning" (AAAI 2015). Chance alone makes it larger than 0: see `ece_interval`.
-        """
-        return _calibration_error(self.confidences, self.right)
+        """The expected calibration error; see `calibration_error`."""
+        return calibration_error(self.confidences, self.right)
 
     @cached_property
     def ece_interval(self) -> Interval:
         """Its 95% interval, by the bootstrap."""
-        draws = np.random.default_rng(0).integers(len(self.right), size=(RESAMPLES, len(self.right)))
-        errors = [_calibration_error(self.confidences[draw], self.right[draw]) for draw in draws]
-        return Interval(*map(float, np.quantile(errors, [0.025, 0.975])))
+        return calibration_interval(self.confidences, self.right)
 
     @property
     def auroc(self) -> float:
@@ -235,19 +227,6 @@ class Reliability:
         shares, errors = np.array(self.risk_coverage).T
         axes.plot(shares, errors, color="#b35900", label="wrong (y) among the surest share (x)")
         axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence; share answered", ylabel="right; wrong")
-
-
-def _calibration_error(confidences: Floats, right: Floats) -> float:
-    over = confidences - right
-    return float(sum(abs(over[part].sum()) for part in _cut_bins(confidences)) / len(over))
-
-
-def _cut_bins(confidences: Floats) -> list[npt.NDArray[np.intp]]:
-    """Tenths of the answers, the least sure first; equal confidences stand in one bin."""
-    order = np.argsort(confidences, kind="stable")
-    rising = confidences[order]
-    cuts = np.searchsorted(rising, rising[np.arange(1, BINS) * len(order) // BINS])
-    return [part for part in np.split(order, np.unique(cuts)) if len(part)]
 
 
 def _two_sided(difference: float, spread: float) -> float:

@@ -1,6 +1,6 @@
 """How sure a mixture may be of an answer: a probability learned from gold answers, and what it can promise."""
 
-from moa_dspy.certainty.calibration import Calibration, OnUnsure
+from moa_dspy.certainty.calibration import Calibration, OnUnsure, with_promise
 from moa_dspy.certainty.evidence import MEASURES, Evidence, weigh_evidence
 from moa_dspy.certainty.logit import Fitted, fit, predict
 from moa_dspy.certainty.promise import bound_error, count_fewest, count_rows_needed, find_threshold, is_kept, list_cuts
@@ -20,4 +20,5 @@ __all__ = [
     "list_cuts",
     "predict",
     "weigh_evidence",
+    "with_promise",
 ]

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from moa_dspy.certainty.evidence import MEASURES, Evidence
 from moa_dspy.certainty.promise import Cuts, find_threshold_among
 
-__all__ = ["Calibration", "OnUnsure"]
+__all__ = ["Calibration", "OnUnsure", "with_promise"]
 
 OnUnsure = Literal["abstain", "flag"]
 
@@ -84,3 +84,19 @@ class Calibration(BaseModel):
     def is_unsure(self, confidence: float) -> bool:
         """Whether the promise does not hold for an answer of this confidence."""
         return self.threshold is not None and confidence < self.threshold - 1e-9
+
+
+def with_promise(calibration: Calibration | None, max_error: float | None) -> Calibration | None:
+    """A calibration with the promise of a mixture's limits, if they make one.
+
+    Raises:
+        ValueError: If there is no calibration for a promise, or if it does not bear it.
+    """
+    if max_error is None:
+        return calibration
+    if calibration is None:
+        raise ValueError(
+            f"Limits(max_error={max_error:g}) promises how often answers are wrong, and nobody knows. "
+            "Calibrate it: Calibrate(metric).compile(mixture, trainset=...)."
+        )
+    return calibration.promising(max_error)

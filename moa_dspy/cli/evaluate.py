@@ -66,7 +66,7 @@ questions and judged on the rest, 200 times. It asks nobody.
 
 [bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows (name, \
 kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens, cost_usd, \
-seconds, failures, fallbacks, cached), models, troubles and spent.
+seconds, failures, fallbacks, cached), measures, models, troubles and spent.
 
 [bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
 

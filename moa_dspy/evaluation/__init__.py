@@ -3,7 +3,9 @@
 from moa_dspy.evaluation.comparison import Comparison, Row
 from moa_dspy.evaluation.evaluating import EvaluationInterrupted, estimate_evaluation, evaluate
 from moa_dspy.evaluation.intervals import Interval, difference_interval, mean_interval, wilson
+from moa_dspy.evaluation.measures import Measure, calibration_error, calibration_interval, cut_bins
 from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.evaluation.perturbing import Perturb, perturb_text
 from moa_dspy.evaluation.plot import check_plot, save_figure, save_plot
 from moa_dspy.evaluation.scores import Answer, System
 
@@ -13,16 +15,22 @@ __all__ = [
     "Comparison",
     "EvaluationInterrupted",
     "Interval",
+    "Measure",
     "Metric",
     "MetricError",
+    "Perturb",
     "Row",
     "System",
     "as_metric",
+    "calibration_error",
+    "calibration_interval",
     "check_plot",
+    "cut_bins",
     "difference_interval",
     "estimate_evaluation",
     "evaluate",
     "mean_interval",
+    "perturb_text",
     "prediction_of",
     "save_figure",
     "save_plot",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
+from moa_dspy.evaluation.measures import Measure, measure
+from moa_dspy.evaluation.perturbing import PERTURBED_FROM
 from moa_dspy.evaluation.scores import Kind, ScoredRow, System
 from moa_dspy.recording import Recording, Trouble
 from moa_dspy.recording.summary import count_troubles
@@ -81,6 +83,8 @@ class Comparison:
         planned: How many questions there were to ask; fewer scored ones mean that it was interrupted.
         metric: The metric's name.
         seed: Of the bootstrap.
+        further: Name -> the same answers by another metric.
+        perturbed: The same questions in other words; `row.extra["perturbed_from"]` is the id of the original.
     """
 
     systems: Sequence[System]
@@ -88,11 +92,13 @@ class Comparison:
     planned: int
     metric: str
     seed: int = 0
+    further: Mapping[str, Comparison] = field(default_factory=dict)
+    perturbed: Sequence[ScoredRow] = ()
 
     @cached_property
     def recording(self) -> Recording:
         """What was asked and answered: `save` it, or score it anew with another metric without a call."""
-        return Recording(question.row for question in self.questions)
+        return Recording(question.row for question in [*self.questions, *self.perturbed])
 
     def scores(self, system: str) -> npt.NDArray[np.float64]:
         """A system's scores, one per question."""
@@ -129,6 +135,30 @@ class Comparison:
     def row(self, system: str) -> Row:
         """A system's row."""
         return next(row for row in self.rows if row.name == system)
+
+    @cached_property
+    def worst(self) -> Comparison:
+        """The questions that were put in other words, each system by the worst of its scores."""
+        wordings: dict[str, list[ScoredRow]] = {}
+        for one in self.perturbed:
+            wordings.setdefault(one.row.extra[PERTURBED_FROM], []).append(one)
+        questions = [
+            replace(
+                one,
+                answers={
+                    name: min([answer, *(other.answers[name] for other in others)], key=lambda said: said.score)
+                    for name, answer in one.answers.items()
+                },
+            )
+            for one in self.questions
+            if (others := wordings.get(str(one.row.id)))
+        ]
+        return Comparison(self.systems, questions, len(questions), self.metric, self.seed)
+
+    @cached_property
+    def measures(self) -> list[Measure]:
+        """Every system by every measure: metrics, robustness, calibration, cost and latency."""
+        return list(measure(self)) if self.questions else []
 
     @property
     def usage(self) -> Usage:
@@ -172,6 +202,7 @@ class Comparison:
                 "seed": self.seed,
                 "best_single": self.best_single if self.questions else None,
                 "rows": [asdict(row) | {"tokens": row.tokens} for row in self.rows],
+                "measures": self.measures,
                 "models": {system.name: system.models for system in self.systems},
                 "troubles": self.troubles,
                 "spent": self.usage,
@@ -201,17 +232,35 @@ class Comparison:
 
         return groups_table(self, self.split(key))
 
+    def measures_table(self) -> Table:
+        """The measures as a rich table: a line per system, with 95% intervals."""
+        from moa_dspy.evaluation.table import measures_table
+
+        return measures_table(self.measures)
+
     def plot(self, path: str | Path) -> Path:
         """Plot every system's score against what it takes; see `save_plot`."""
         from moa_dspy.evaluation.plot import save_plot
 
         return save_plot(self, path)
 
-    def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
-        answers = [question.answers[system.name] for question in self.questions]
+    def taken(self, system: str) -> dict[str, list[float]]:
+        """What a system's answers take, one number per question of which it is known."""
+        answers = [question.answers[system] for question in self.questions]
         taken = [(answer, Usage.of(answer.calls)) for answer in answers if answer.calls is not None]
         fresh = [(answer, usage) for answer, usage in taken if not usage.cache_hits]
         priced = [(a.share, u.cost_usd) for a, u in fresh if u.cost_usd is not None and not u.unpriced_calls]
+        return {
+            "calls": [answer.share * usage.calls for answer, usage in taken],
+            "prompt_tokens": [answer.share * usage.prompt_tokens for answer, usage in fresh],
+            "completion_tokens": [answer.share * usage.completion_tokens for answer, usage in fresh],
+            "cost_usd": [share * cost for share, cost in priced],
+            "seconds": [answer.seconds for answer, _ in fresh],
+        }
+
+    def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
+        answers = [question.answers[system.name] for question in self.questions]
+        taken = self.taken(system.name)
         score, best = float(self.scores(system.name).mean()), float(self.scores(self.best_single).mean())
         return Row(
             name=system.name,
@@ -220,17 +269,8 @@ class Comparison:
             interval=interval,
             difference=score - best,
             difference_interval=None if system.name == self.best_single else gain,
-            calls=_mean(answer.share * usage.calls for answer, usage in taken),
-            prompt_tokens=_mean(answer.share * usage.prompt_tokens for answer, usage in fresh),
-            completion_tokens=_mean(answer.share * usage.completion_tokens for answer, usage in fresh),
-            cost_usd=_mean(share * cost for share, cost in priced),
-            seconds=_mean(answer.seconds for answer, _ in fresh),
+            **{name: float(np.mean(values)) if values else None for name, values in taken.items()},
             failures=sum(answer.outputs is None for answer in answers),
             fallbacks=sum(answer.fallback_used for answer in answers),
-            cached=len(taken) - len(fresh),
+            cached=len(taken["calls"]) - len(taken["seconds"]),
         )
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    numbers = list(values)
-    return float(np.mean(numbers)) if numbers else None

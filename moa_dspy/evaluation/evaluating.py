@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,6 +16,7 @@ from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation.comparison import Comparison
 from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.evaluation.perturbing import PERTURBED_FROM, Perturb, perturb_text
 from moa_dspy.evaluation.scores import ORACLE, VOTE, Kind, ScoredRow, System, score_row
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
@@ -34,7 +34,7 @@ from moa_dspy.recording import (
     name_strategies,
     record,
 )
-from moa_dspy.recording.asking import aggregator_for, decide, unused_name
+from moa_dspy.recording.asking import aggregator_for, decide, unused_name, with_aggregator
 from moa_dspy.recording.replay import replay, separate_verdict
 from moa_dspy.results import MoAMetadata
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
@@ -60,8 +60,10 @@ class EvaluationInterrupted(KeyboardInterrupt):
 def evaluate(
     moa: MoA,
     dataset: Sequence[dspy.Example | Mapping[str, Any]] | Recording | str | Path,
-    metric: str | Metric = "exact",
+    metric: str | Metric | None = None,
     *,
+    metrics: Mapping[str, str | Metric] | None = None,
+    perturb: bool | Perturb = False,
     strategies: Sequence[str | Strategy] | None = None,
     others: Mapping[str, dspy.Module] | None = None,
     aggregator_alone: bool = True,
@@ -83,7 +85,10 @@ def evaluate(
         dataset: Examples with the task's inputs, and the gold outputs that the metric needs; or a file of them. Or
             a recording, or its file: it is scored anew, and nobody is asked; what it does not hold is left out.
         metric: `"exact"`, `"contains"`, `"module:function"` or a function; see `as_metric`. What
-            a metric itself asks of a model is not counted.
+            a metric itself asks of a model is not counted. By default the first of `metrics`, else `"exact"`.
+        metrics: Name -> further metrics for the same answers; see `Comparison.measures`.
+        perturb: Also ask each question in other words, for the measure of robustness: True takes `perturb_text`, which
+            asks three times more; a function gives an example's perturbed ones. A recording holds them already.
         strategies: What to compare, by name or as objects; None means all that are built in.
         others: Name -> further modules, really called on every question (a tuned mixture, another panel).
         aggregator_alone: Whether the aggregator's model is asked too, where it is none of the proposers.
@@ -124,7 +129,8 @@ def evaluate(
             "score one program alone, use dspy.Evaluate."
         )
     require_positive(concurrency=concurrency)
-    scoring = _Scoring(moa, metric, concurrency, seed)
+    named = {_name_of(metric): metric} if metric is not None else {} if metrics else {"exact": "exact"}
+    scoring = _Scoring(moa, {**named, **(metrics or {})}, concurrency, seed)
     alone = aggregator_as_proposer(moa) if aggregator_alone else None
     judge = "" if alone is None else unused_name(alone.name, [*moa.panels[0].names, *(others or {})])
     if isinstance(dataset, (str, Path)) and is_recording(dataset):
@@ -138,7 +144,7 @@ def evaluate(
     chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}
     scoring.list_systems({**dict.fromkeys(name_strategies(chosen), _STRATEGY), **dict.fromkeys(modules, _OTHER)}, judge)
-    examples = scoring.read(dataset)
+    examples = scoring.read(dataset, perturb_text if perturb is True else perturb or None)
 
     def on_row(row: Row | None, summary: Summary) -> None:
         if row is not None and scoring.first is None:
@@ -175,11 +181,13 @@ _OTHER: Kind = "other"
 class _Scoring:
     """Scores recorded rows side by side, and keeps what was scored whatever ends it."""
 
-    def __init__(self, moa: MoA, metric: str | Metric, concurrency: int, seed: int) -> None:
+    def __init__(self, moa: MoA, metrics: Mapping[str, str | Metric], concurrency: int, seed: int) -> None:
         self.moa = moa
-        self.metric = as_metric(metric, moa.signature)
-        self.needs_gold = isinstance(metric, str) and metric.partition(":")[0] in METRICS
-        self.name = metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
+        self.metrics = {name: as_metric(metric, moa.signature) for name, metric in metrics.items()}
+        self.need_gold = {
+            name for name, metric in metrics.items() if isinstance(metric, str) and metric.partition(":")[0] in METRICS
+        }
+        self.name = next(iter(metrics))
         self.concurrency, self.seed = concurrency, seed
         self.systems: list[System] = []
         self.examples: dict[str, dspy.Example] = {}
@@ -198,7 +206,7 @@ class _Scoring:
                 "module otherwise."
             )
 
-    def read(self, dataset: Any) -> list[Any]:
+    def read(self, dataset: Any, perturb: Perturb | None = None) -> list[Any]:
         """Check the dataset, and try the metric on its first gold outputs."""
         is_file = isinstance(dataset, (str, Path))
         given = [] if is_file else list(dataset)
@@ -211,7 +219,19 @@ class _Scoring:
             is_own = not is_file and isinstance(row, dspy.Example)
             self.examples[question.key] = row if is_own else self._typed(question.example)
         self._try_on_gold(next(iter(self.examples.values())))
-        return rows
+        return rows if perturb is None else [*rows, *self._reword(questions, perturb)]
+
+    def _reword(self, questions: Sequence[Row], perturb: Perturb) -> list[dict[str, Any]]:
+        """The questions in other words, each with the id of the original."""
+        reworded = []
+        for question in questions:
+            example = self.examples[question.key].with_inputs(*self.moa.signature.input_fields)
+            for number, changed in enumerate(perturb(example), start=1):
+                known = {PERTURBED_FROM: str(question.id)}
+                if "id" not in self.moa.signature.fields:
+                    known["id"] = f"{question.id}~{number}"
+                reworded.append({**dict(changed.items()), **known})
+        return reworded
 
     def look_at_first(self, row: Row) -> None:
         """Stop before the rest is paid for if nobody answers the first question, or the metric cannot score it."""
@@ -220,35 +240,47 @@ class _Scoring:
             raise _too_few("No proposer answered", self.moa, row)
         if alone and alone[0].outputs is None:
             raise _too_few("The aggregator's model did not answer", self.moa, row)
-        [self.first] = self.compare(Recording([row])).questions
+        found = self._compare(Recording([row]), self.name)
+        [self.first] = [*found.questions, *found.perturbed]
 
     def compare(self, recording: Recording) -> Comparison:
-        """Score all rows."""
+        """Score all rows by each metric."""
+        first, *others = self.metrics
+        comparison = self._compare(recording, first)
+        further = {name: self._compare(recording, name) for name in others}
+        return replace(comparison, further=further)
+
+    def _compare(self, recording: Recording, metric: str) -> Comparison:
         scored: dict[int, ScoredRow] = {}
         places = range(len(recording))
         try:
-            for place, row in run_side_by_side(lambda n: (n, self._score(recording[n])), places, self.concurrency):
+            for place, row in run_side_by_side(
+                lambda n: (n, self._score(recording[n], metric)), places, self.concurrency
+            ):
                 scored[place] = row
         except KeyboardInterrupt as stop:
-            raise EvaluationInterrupted(self._comparison(scored, len(recording))) from stop
+            raise EvaluationInterrupted(self._comparison(scored, recording, metric)) from stop
         except MetricError as error:
-            error.comparison, error.recording = self._comparison(scored, len(recording)), recording
+            error.comparison, error.recording = self._comparison(scored, recording, metric), recording
             raise
-        return self._comparison(scored, len(recording))
+        return self._comparison(scored, recording, metric)
 
-    def _score(self, row: Row) -> ScoredRow:
-        if self.first is not None and self.first.row is row:
+    def _score(self, row: Row, metric: str) -> ScoredRow:
+        if self.first is not None and self.first.row is row and metric == self.name:
             return self.first
         example = self.examples.get(str(row.id)) or self._typed(row.example)
-        return score_row(self.moa, row, example, self.systems, self.metric)
+        return score_row(self.moa, row, example, self.systems, self.metrics[metric])
 
-    def _comparison(self, scored: Mapping[int, ScoredRow], recorded: int) -> Comparison:
+    def _comparison(self, scored: Mapping[int, ScoredRow], recording: Recording, metric: str) -> Comparison:
         rows = [scored[place] for place in sorted(scored)]
+        asked = [row for row in rows if PERTURBED_FROM not in row.row.extra]
+        reworded = [row for row in rows if PERTURBED_FROM in row.row.extra]
+        planned = max(sum(PERTURBED_FROM not in row.extra for row in recording), len(self.examples))
         systems = []
         for system in self.systems:
             calls = [call for row in rows for call in row.answers[system.name].calls or ()]
             systems.append(replace(system, models=tuple(dict.fromkeys(call.model for call in calls))))
-        return Comparison(systems, rows, max(recorded, len(self.examples)), self.name, self.seed)
+        return Comparison(systems, asked, planned, metric, self.seed, perturbed=reworded)
 
     def _typed(self, example: dspy.Example) -> dspy.Example:
         """A question that a file held, with inputs and gold outputs of the task's types."""
@@ -261,13 +293,18 @@ class _Scoring:
         return example
 
     def _try_on_gold(self, example: dspy.Example) -> None:
+        tried = set(self.metrics)
         try:
             gold = typed_outputs(example, self.moa.signature)
         except IncompleteProposal:
-            if not self.needs_gold:
-                return  # the metric may know how to compare golds of other types, or need none
+            tried = self.need_gold  # others may know how to compare golds of other types, or need none
             gold = {name: example[name] for name in self.moa.signature.output_fields if name in example}
-        score(self.metric, example, prediction_of(gold))
+        for name in tried:
+            score(self.metrics[name], example, prediction_of(gold))
+
+
+def _name_of(metric: str | Metric) -> str:
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 def _find_recorded(
@@ -309,8 +346,7 @@ def _find_recorded(
 def _count(moa: MoA, row: Row, name: str, strategy: str | Strategy) -> Row:
     if not row.proposals:
         return row
-    mixture: Any = copy.copy(moa)
-    mixture.aggregator = aggregator_for(moa, strategy)
+    mixture = with_aggregator(moa, aggregator_for(moa, strategy))
     with dspy.context(lm=None):  # nobody is asked
         verdict = decide(replay(mixture, [row]), row.inputs, by="counted")
     return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})

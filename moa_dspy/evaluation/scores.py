@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import dspy
 
+from moa_dspy.certainty import weigh_evidence
 from moa_dspy.evaluation.metrics import Metric, prediction_of, score
 from moa_dspy.moa import MoA
-from moa_dspy.panel import proposal_ids
+from moa_dspy.panel import Panel, proposal_ids
 from moa_dspy.recording import RecordedVerdict, Row
 from moa_dspy.recording.rows import IMPORTED, agent_of, typed
 from moa_dspy.results import Failure
@@ -53,6 +54,7 @@ class Answer:
         calls: The LM calls that it takes on its own; None where they are not known.
         share: The part of these calls that it takes: a third for one of three samples.
         seconds: Wall time, with the proposers side by side.
+        confidence: The probability that it is right, of a calibrated mixture's own strategy.
     """
 
     outputs: Mapping[str, Any] | None
@@ -62,6 +64,7 @@ class Answer:
     calls: Sequence[LMCall] | None = None
     share: float = 1.0
     seconds: float = 0.0
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,13 +131,9 @@ class _Scorer:
         return replace(answer, calls=calls, share=self.one_sample, seconds=proposal.seconds)
 
     def vote(self) -> Answer:
-        task, ids = self.moa.signature, proposal_ids(self.panel)
-        came = [self.received[id] for id in ids if id in self.received]
-        proposals = [one.model_copy(update={"outputs": typed(one.outputs, task)}) for one in came]
-        answer = Answer(None)
-        if proposals:
+        answer, case = Answer(None), self._case(self.panel)
+        if case.proposals:
             try:
-                case = Case(task, self.row.inputs, proposals, {id: agent_of(id) for id in ids})
                 answer = self._scored(fall_back(case).outputs)
             except Unusable as error:
                 answer = Answer(None, failure=Failure(agent=VOTE, error="Unusable", message=str(error)))
@@ -157,7 +156,25 @@ class _Scorer:
             calls=calls if self.is_measured else None,
             share=share,
             seconds=seconds,
+            confidence=self._confidence(system.name, verdict),
         )
+
+    def _case(self, panel: Panel) -> Case:
+        task, ids = self.moa.signature, proposal_ids(panel)
+        came = {one.id: one for one in self.row.proposals if one.layer == panel.layer}
+        proposals = [came[id].model_copy(update={"outputs": typed(came[id].outputs, task)}) for id in ids if id in came]
+        return Case(task, self.row.inputs, proposals, {id: agent_of(id) for id in ids})
+
+    def _confidence(self, name: str, verdict: RecordedVerdict) -> float | None:
+        """How sure the mixture is of its own strategy's answer; None where it gives none."""
+        calibration, case = self.moa.calibration, self._case(self.moa.panels[-1])
+        if calibration is None or name != self.moa.strategy.name or not case.proposals or verdict.outputs is None:
+            return None
+        outputs = typed(verdict.outputs, self.moa.signature)
+        if all(value is None for value in outputs.values()):  # it abstained
+            return None
+        beside: Any = {"flip_rate": verdict.flip_rate, "fallback_used": verdict.fallback_used}
+        return calibration.confidence(weigh_evidence(case, outputs, self.moa.strategy, **beside))
 
     def _scored(self, outputs: Mapping[str, Any], **beside: Any) -> Answer:
         outputs = typed(outputs, self.moa.signature)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,14 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from moa_dspy.evaluation.measures import Measure
 from moa_dspy.evaluation.scores import Kind
 from moa_dspy.terminal import printable
 
 if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison, Row
 
-__all__ = ["groups_table", "rows_table", "shown_as_text"]
+__all__ = ["groups_table", "measures_table", "rows_table", "shown_as_text"]
 
 _HEADINGS: dict[Kind, str] = {
     "proposer": "alone",
@@ -75,6 +76,22 @@ def groups_table(comparison: Comparison, groups: Mapping[Any, Comparison]) -> Ta
     return table
 
 
+def measures_table(measures: Sequence[Measure]) -> Table:
+    """A line per system, a column per measure."""
+    table = _empty(gap=1)
+    names = list(dict.fromkeys(one.name for one in measures))
+    table.add_column("", overflow="fold")
+    for name in names:
+        table.add_column(Text(printable(name)), overflow="fold", justify="right")
+    for system, of_system in groupby(measures, key=lambda one: one.system):
+        known = {one.name: one for one in of_system}
+        values = (_number(known[name].value) if name in known else "-" for name in names)
+        bounds = ("-".join(map(_number, known[name].interval)) if name in known else "" for name in names)
+        table.add_row(Text(printable(system)), *values)
+        table.add_row("", *bounds, style="dim")
+    return table
+
+
 def shown_as_text(shown: RenderableType, width: int = 80) -> str:
     """What a terminal of this many columns would show, without colours."""
     out = io.StringIO()
@@ -98,6 +115,10 @@ def _costs(row: Row) -> dict[str, str]:
         "USD": "-" if usd is None else f"{usd:.2g}" if usd < 0.01 else f"{usd:.3f}",
         "time": "-" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s",
     }
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if 0 < value < 0.01 else f"{value:.2f}"
 
 
 def _count(number: float | None) -> str:

@@ -93,8 +93,7 @@ class Asker:
                 return row
             if recorded is None:  # a strategy's verdict is one on the proposals that it was made on
                 verdicts = {name: verdict for name, verdict in verdicts.items() if not verdict.by}
-                panels: Any = copy.copy(asked)
-                panels.aggregator = Agent(program=_ProposalsOnly(), name=self.moa.aggregator.name)
+                panels = with_aggregator(asked, Agent(program=_ProposalsOnly(), name=self.moa.aggregator.name))
                 self._call(panels, row, question)
             row.verdicts = verdicts
             self._decide(row, question, failed)
@@ -153,11 +152,12 @@ class Asker:
         return outputs
 
     def _decide(self, row: Row, question: Row, failed: Collection[str]) -> None:
-        recorded: Any = replay(self.moa, [row], ask_aggregator=True)
+        recorded = replay(self.moa, [row], ask_aggregator=True)
         for name, aggregator in self.aggregators.items():
             if name not in row.verdicts and row.error is None:
-                recorded.aggregator = _uncached(aggregator) if aggregator.name in failed else aggregator
-                row.verdicts[name] = decide(recorded, question.typed_inputs, self.by[name])
+                asked = with_aggregator(recorded, aggregator)
+                asked.aggregator = _uncached(aggregator) if aggregator.name in failed else aggregator
+                row.verdicts[name] = decide(asked, question.typed_inputs, self.by[name])
         for name, module in self.others.items():
             if name not in row.verdicts:
                 asked = _uncached(module) if name in failed and isinstance(module, Agent) else module
@@ -275,6 +275,15 @@ def aggregator_for(moa: MoA, strategy: str | Strategy) -> Agent:
     bound.has_aggregator = bound.needs_aggregator or lm is not None
     bound.bind(moa.signature, moa.panels[0].names)
     return as_aggregator(lm, bound)
+
+
+def with_aggregator(moa: MoA, aggregator: Agent) -> MoA:
+    """A copy with this aggregator; how sure an answer is, is known of the mixture's own only."""
+    mixture: Any = copy.copy(moa)
+    mixture.aggregator = aggregator
+    if aggregator is not moa.aggregator:
+        mixture.drop_calibration()
+    return mixture
 
 
 def name_strategies(strategies: Iterable[str | Strategy]) -> dict[str, str | Strategy]:
