@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from enum import Enum
 from functools import lru_cache, wraps
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import dspy
 from dspy.adapters.types.base_type import CUSTOM_TYPE_START_IDENTIFIER
@@ -69,11 +69,10 @@ def to_jsonable(value: Any, name_opaque: Callable[[Any], str] | None = None) -> 
         >>> to_jsonable({"tags": {"b", "a"}, "ratio": float("nan")})
         {'tags': ['a', 'b'], 'ratio': None}
     """
-    name_opaque = name_opaque or _name
     try:
-        return _to_jsonable(value, name_opaque)
+        return _to_jsonable(value, name_opaque or _name)
     except Exception:  # a structure that holds itself, or a serializer of somebody's own
-        return name_opaque(value)
+        return (name_opaque or _name)(value)
 
 
 def to_json(value: Any, name_opaque: Callable[[Any], str] | None = None) -> str:
@@ -97,19 +96,22 @@ def hash_of(value: Any, digits: int = 16) -> str:
     return hashlib.sha256(to_json(value).encode()).hexdigest()[:digits]
 
 
-def fields_of(signature: type[dspy.Signature]) -> Mapping[str, Any]:
+@cached
+def fields_of(signature: Any) -> Mapping[str, Any]:
     """All fields of a signature: DSPy makes the dict anew each time."""
-    return _fields_of(signature)[0]
+    return dict(signature.fields)
 
 
-def inputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
+@cached
+def inputs_of(task: Any) -> Mapping[str, Any]:
     """The task's input fields."""
-    return _fields_of(task)[1]
+    return dict(task.input_fields)
 
 
-def outputs_of(task: type[dspy.Signature]) -> Mapping[str, Any]:
+@cached
+def outputs_of(task: Any) -> Mapping[str, Any]:
     """The task's output fields."""
-    return _fields_of(task)[2]
+    return dict(task.output_fields)
 
 
 def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,14 +147,9 @@ def is_needed(field: Any) -> bool:
 
 
 def typed_outputs(prediction: Any, task: type[dspy.Signature], said: Any = None) -> dict[str, Any]:
-    """The task's outputs from a prediction, typed as the task says.
+    """The task's outputs from a prediction, typed as the task says; for `said` see `refuse_nulls`.
 
     One that is missing takes its default, as in DSPy's adapters.
-
-    Args:
-        prediction: What the program gave.
-        task: The task's signature.
-        said: See `refuse_nulls`.
 
     Raises:
         IncompleteProposal: If one is missing, null where the task wants text, or of another type.
@@ -183,9 +180,6 @@ def refuse_nulls(outputs: Mapping[str, Any], task: type[dspy.Signature], said: A
         outputs: Outputs of the task.
         task: The task's signature.
         said: What the LM said, where that is known: DSPy reads a null as the text `None`.
-
-    Raises:
-        IncompleteProposal: Naming the output.
     """
     for name, field in outputs_of(task).items():
         if field.annotation is str and name in outputs:
@@ -254,18 +248,6 @@ def _parts(held: Any) -> Iterable[Any]:
     return ()
 
 
-_Fields = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
-
-
-@lru_cache(maxsize=256)
-def _read_fields(signature: Any) -> _Fields:
-    return dict(signature.fields), dict(signature.input_fields), dict(signature.output_fields)
-
-
-# A type checker takes a class with a metaclass of its own for something that cannot be hashed.
-_fields_of: Callable[[type[dspy.Signature]], _Fields] = cast(Any, _read_fields)
-
-
 @cached
 def adapter_of(annotation: Any) -> TypeAdapter[Any] | None:
     """Pydantic's reader of this type; None if pydantic does not know it."""
@@ -293,14 +275,12 @@ def _to_jsonable(value: Any, name_opaque: Callable[[Any], str]) -> Any:
     if isinstance(value, BaseModel):
         return _to_jsonable(_dump(value), name_opaque)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        held = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return _to_jsonable(held, name_opaque)
+        return _to_jsonable({one.name: getattr(value, one.name) for one in dataclasses.fields(value)}, name_opaque)
     if callable(listed := getattr(value, "tolist", None)):  # numpy's scalars and arrays
         return _to_jsonable(listed(), name_opaque)
     if isinstance(value, Set):
-        return sorted(
-            (_to_jsonable(item, name_opaque) for item in value), key=lambda item: json.dumps(item, sort_keys=True)
-        )
+        items = [_to_jsonable(item, name_opaque) for item in value]
+        return sorted(items, key=lambda item: json.dumps(item, sort_keys=True))
     if isinstance(value, (Iterator, BaseException)):
         return name_opaque(value)
     try:
