@@ -184,6 +184,7 @@ class MoAConfig(ConfigPart):
         router: Any = None,
         signature: str | type[dspy.Signature] | None = None,
         *,
+        custom_types: Mapping[str, type] | None = None,
         allow_unsafe_lm_state: bool = False,
     ) -> dict[str, Any]:
         """The keyword arguments of `MoA`, the signature only if there is one.
@@ -191,6 +192,7 @@ class MoAConfig(ConfigPart):
         Args:
             router: A `litellm.Router`, or what one is made of, instead of the config's own.
             signature: The task's signature, instead of the config's own.
+            custom_types: Classes of your own that the config's signature names.
             allow_unsafe_lm_state: Whether classes that `lm_state` names may be imported.
 
         Raises:
@@ -199,7 +201,7 @@ class MoAConfig(ConfigPart):
         router = self.router if router is None else router
         engine = None if router is None else as_engine(router)
         if signature is None and self.signature is not None:
-            signature = read_signature(self.signature)
+            signature = read_signature(self.signature, custom_types)
 
         def agent(model: str | ModelConfig) -> Agent:
             entry = ModelConfig(model=model) if isinstance(model, str) else model

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
+from moa_dspy.model_config import OF_SAVED, ModelConfig
 from moa_dspy.models import as_lm
-from moa_dspy.router import PREFIX, router_lm
+from moa_dspy.router import PREFIX, as_engine, router_lm
 from moa_dspy.secrets import is_secret, redact, reference_name, without_secrets
 
-__all__ = ["LMData", "describe_lm", "is_same", "without_addresses"]
+__all__ = ["LMData", "describe_lm", "is_same", "make_lm", "without_addresses"]
 
 # What says where requests go: as DSPy, we take it only from files that are trusted.
 _ADDRESS = re.compile(r"api_base|base_url|_url$|endpoint|proxy|model_list", re.IGNORECASE)
@@ -63,17 +65,39 @@ def describe_lm(lm: dspy.BaseLM) -> LMData:
     return LMData({**entry, "lm_state": data} if is_own else {**entry, **data}, left_out)
 
 
+def make_lm(entry: Mapping[str, Any], router: Any = None, unsafe: bool = False) -> dspy.BaseLM:
+    """The LM of a saved entry."""
+    engine = None if router is None else as_engine(router)
+    return ModelConfig.model_validate(entry, context=OF_SAVED).lm(engine, allow_unsafe_lm_state=unsafe)
+
+
 def is_same(saved: Mapping[str, Any], here: Mapping[str, Any], trusted: bool) -> bool:
     """Whether two entries describe one LM, but for secrets; and for addresses, unless the file is trusted."""
     return _comparable(saved, trusted) == _comparable(here, trusted)
 
 
-def without_addresses(entry: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The entry without what says where requests go, and the keys that would go there; with the names of these."""
-    dropped = [name for name, value in entry.items() if _ADDRESS.search(name) or _leads(value)]
-    if dropped:  # else the key of that address would go to another
-        dropped += [name for name in entry if is_secret(name) and name not in dropped]
-    return {name: value for name, value in entry.items() if name not in dropped}, sorted(dropped)
+def without_addresses(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry without what says where requests go, and the keys that would go there; with a warning of these."""
+    dropped = _addresses(entry)
+    if dropped:
+        warnings.warn(
+            f"From the file, the LM of {entry.get('name', 'the aggregator')} ({entry['model']}) is made without "
+            f"{', '.join(sorted(dropped))}: a file could send your key and your data anywhere. Pass "
+            "allow_unsafe_lm_state=True if you trust it.",
+            stacklevel=6,
+        )
+    return {name: value for name, value in entry.items() if name not in dropped}
+
+
+def _addresses(entry: Mapping[str, Any]) -> set[str]:
+    found = {name for name, value in entry.items() if _ADDRESS.search(name) or _leads(value)}
+    return found | set(filter(is_secret, entry)) if found else found  # the key of an address goes to no other
+
+
+def _leads(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_ADDRESS.search(str(name)) or _leads(item) for name, item in value.items())
+    return isinstance(value, (list, tuple)) and any(map(_leads, value))
 
 
 def _usual_state(lm: dspy.BaseLM) -> Mapping[str, Any]:
@@ -108,21 +132,9 @@ def _is_json(value: Any) -> bool:
 
 def _comparable(entry: Mapping[str, Any], trusted: bool) -> str:
     settings = {**entry, **entry.get("lm_state", {})}
+    left_out = {"instructions", "lm_state", "name", "prices", *filter(is_secret, settings)}
     if not trusted:  # a file that is not trusted could not give these anyway
         settings = {k: v["class"] if isinstance(v, dict) and "class" in v else v for k, v in settings.items()}
-        settings = without_addresses(settings)[0]
-    compared = {
-        name: value
-        for name, value in settings.items()
-        if name not in ("instructions", "lm_state", "name", "prices")
-        and value not in (None, {})
-        and not is_secret(name)
-        and not reference_name(value)
-    }
-    return json.dumps(compared, sort_keys=True, default=str)
-
-
-def _leads(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(_ADDRESS.search(str(name)) or _leads(item) for name, item in value.items())
-    return isinstance(value, (list, tuple)) and any(map(_leads, value))
+        left_out |= _addresses(settings)
+    told = {k: v for k, v in settings.items() if k not in left_out and v not in (None, {}) and not reference_name(v)}
+    return json.dumps(told, sort_keys=True, default=str)

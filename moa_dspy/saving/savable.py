@@ -16,11 +16,10 @@ from moa_dspy.config import MoAConfig, as_config, naming
 from moa_dspy.files import drafting, read_data
 from moa_dspy.model_config import OF_SAVED
 from moa_dspy.saved_mixture import SAVED, SavedMixture
+from moa_dspy.saving.lms import make_lm, without_addresses
 from moa_dspy.saving.mixture import agents_of, describe_mixture
-from moa_dspy.saving.parameter import MixtureParameter, make_lm, without_trust
-from moa_dspy.saving.predictors import dump_predictor, has_lm_of, type_demos
+from moa_dspy.saving.state import MixtureParameter, dump_predictor, has_lm_of, type_demos
 from moa_dspy.secrets import Keyless
-from moa_dspy.signature_data import read_signature
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
@@ -48,12 +47,12 @@ class Savable(Keyless):
             ValueError: If it does not make a mixture, or there is no signature.
         """
         if isinstance(config, MoAConfig):
-            return cls._build(config, signature, router=router)
+            return cls._build(config, signature=signature, router=router)
         with naming(config):
             data = read_data(config) if Path(config).suffix == ".json" else {}
             if SAVED not in data:
-                return cls._build(as_config(config), signature, router=router)
-            return cls._restore(data, signature, router=router, trusts_addresses=True)
+                return cls._build(as_config(config), signature=signature, router=router)
+            return cls._restore(data, signature=signature, router=router, trusts_addresses=True)
 
     @classmethod
     def from_file(
@@ -87,48 +86,31 @@ class Savable(Keyless):
             ```
         """
         data, unsafe = read_data(path), allow_unsafe_lm_state
+        given: dict[str, Any] = {"signature": signature, "custom_types": custom_types}
         with naming(path):
             if {"proposers", "proposer_models"} & data.keys():
-                return cls._build(MoAConfig.model_validate(data), signature, custom_types, unsafe=unsafe)
-            return cls._restore(data, signature, custom_types, trusts_addresses=unsafe, unsafe=unsafe)
+                return cls._build(MoAConfig.model_validate(data), allow_unsafe_lm_state=unsafe, **given)
+            return cls._restore(data, trusts_addresses=unsafe, unsafe=unsafe, **given)
 
     @classmethod
-    def _build(
-        cls,
-        config: MoAConfig,
-        signature: str | type[dspy.Signature] | None,
-        custom_types: Mapping[str, type] | None = None,
-        *,
-        router: Any = None,
-        unsafe: bool = False,
-    ) -> Self:
-        if signature is None:
-            if config.signature is None:
-                raise ValueError(
-                    "The config names no signature, so there is nothing to ask. Add one, `signature: question -> "
-                    "answer`, or pass it."
-                )
-            signature = read_signature(config.signature, custom_types)
-        return cls(**config.arguments(router, signature, allow_unsafe_lm_state=unsafe))
+    def _build(cls, config: MoAConfig, **given: Any) -> Self:
+        arguments = config.arguments(**given)
+        if "signature" not in arguments:
+            raise ValueError(
+                "The config names no signature, so there is nothing to ask. Add one, `signature: question -> "
+                "answer`, or pass it."
+            )
+        return cls(**arguments)
 
     @classmethod
-    def _restore(
-        cls,
-        state: Mapping[str, Any],
-        signature: str | type[dspy.Signature] | None,
-        custom_types: Mapping[str, type] | None = None,
-        *,
-        router: Any = None,
-        trusts_addresses: bool,
-        unsafe: bool = False,
-    ) -> Self:
+    def _restore(cls, state: Mapping[str, Any], *, trusts_addresses: bool, unsafe: bool = False, **given: Any) -> Self:
         saved = SavedMixture.of(state)
-        data = saved.buildable() if trusts_addresses else without_trust(saved.buildable())
+        data = saved.buildable() if trusts_addresses else _without_trust(saved.buildable())
         config = MoAConfig.model_validate(data, context=OF_SAVED)
-        moa = cls._build(config, signature, custom_types, router=router, unsafe=unsafe)
+        moa = cls._build(config, allow_unsafe_lm_state=unsafe, **given)
         if trusts_addresses:
             for path, entry in saved.lms.items():
-                agents_of(cast("MoA", moa))[path].lm = make_lm(entry, router or config.router, unsafe)
+                agents_of(cast("MoA", moa))[path].lm = make_lm(entry, given.get("router") or config.router, unsafe)
         for path, names in saved.left_out.items():
             # A missing key is told at the first call, if the environment does not have it either.
             if missing := [name for name in names if name != "api_key"]:
@@ -220,3 +202,15 @@ class Savable(Keyless):
         saved = {id(part) for part in self.parameters()}
         parts: Any = self.named_sub_modules(dspy.Predict)
         return [name.removeprefix("self.") for name, part in parts if id(part) not in saved]
+
+
+def _without_trust(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's data without addresses; it is refused if it has a router, which is nothing without them."""
+    if data.get("router"):
+        raise ValueError(
+            "The file names a router, which could send your keys and your data anywhere. Pass "
+            "allow_unsafe_lm_state=True if you trust it."
+        )
+    judge = data.get("aggregator_model")
+    cleaned = {"aggregator_model": without_addresses(judge)} if judge else {}
+    return {**data, **cleaned, "proposer_models": [without_addresses(entry) for entry in data["proposer_models"]]}

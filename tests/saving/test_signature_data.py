@@ -67,8 +67,10 @@ def test_a_type_may_be_written_otherwise(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "list[int", "3", "int or str", "list[int](3)", "[" * 999, "int[str]", "Literal[x]", "list['x']"]
-    + ["Literal[list['x']]", "Annotated[int, 'x']"],
+    [
+        *("", "list[int", "3", "int or str", "list[int](3)", "[" * 999, "int[str]", "Literal[x]"),
+        *("list['x']", "Literal[list['x']]", "Annotated[int, 'x']"),  # a text inside a type is evaluated later
+    ],
 )
 def test_what_is_no_type_is_refused(text: str) -> None:
     with pytest.raises(ValueError):

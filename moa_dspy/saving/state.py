@@ -1,25 +1,25 @@
-"""A mixture's models and settings, as DSPy's own machinery saves and loads them."""
+"""A mixture as DSPy's own machinery saves and loads it: its settings as one parameter, and its predictors' states."""
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.predict.parameter import Parameter
+from pydantic_core import to_jsonable_python
 
-from moa_dspy.model_config import OF_SAVED, ModelConfig
-from moa_dspy.router import as_engine
 from moa_dspy.saved_mixture import SAVED, SavedMixture
-from moa_dspy.saving.lms import describe_lm, is_same, without_addresses
+from moa_dspy.saving.lms import describe_lm, is_same, make_lm, without_addresses
 from moa_dspy.saving.mixture import agents_of, describe_mixture, find_differences, take_settings
 from moa_dspy.secrets import without_secrets
+from moa_dspy.values import validated
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
 
-__all__ = ["MixtureParameter", "make_lm", "without_trust"]
+__all__ = ["MixtureParameter", "dump_predictor", "has_lm_of", "type_demos"]
 
 
 class MixtureParameter(dspy.Module, Parameter):
@@ -82,38 +82,53 @@ class MixtureParameter(dspy.Module, Parameter):
                 if allow_unsafe_lm_state:
                     agent.lm = make_lm(entry, saved.config.get("router"), unsafe=True)
                 else:
-                    agent.lm = make_lm(_without_addresses(entry))
+                    agent.lm = make_lm(without_addresses(entry))
 
 
-def make_lm(entry: Mapping[str, Any], router: Any = None, unsafe: bool = False) -> dspy.BaseLM:
-    """The LM of a saved entry."""
-    engine = None if router is None else as_engine(router)
-    return ModelConfig.model_validate(entry, context=OF_SAVED).lm(engine, allow_unsafe_lm_state=unsafe)
+def dump_predictor(predictor: Any, json_mode: bool) -> dict[str, Any]:
+    """DSPy's state of a predictor, without secrets, and its demos as strict JSON."""
+    state: dict[str, Any] = predictor.dump_state(json_mode=json_mode)
+    if state.get("lm"):
+        state["lm"] = without_secrets(state["lm"], predictor.lm)[0]
+    if json_mode:
+        state |= {name: _as_json(state[name]) for name in ("traces", "train", "demos") if name in state}
+    return state
 
 
-def without_trust(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's data without addresses, with a warning of each that is left out.
-
-    Raises:
-        ValueError: If it has a router, which is nothing without them.
-    """
-    if data.get("router"):
-        raise ValueError(
-            "The file names a router, which could send your keys and your data anywhere. Pass "
-            "allow_unsafe_lm_state=True if you trust it."
-        )
-    judge = data.get("aggregator_model")
-    cleaned = {"aggregator_model": _without_addresses(judge)} if judge else {}
-    return {**data, **cleaned, "proposer_models": [_without_addresses(entry) for entry in data["proposer_models"]]}
+def has_lm_of(part: Mapping[str, Any], predictor: Any, trusted: bool) -> bool:
+    """Whether a predictor's own LM is the one that was saved: then it stays, with its key and its connections."""
+    if predictor.lm is None or not part.get("lm"):
+        return False
+    try:
+        here, _ = without_secrets(predictor.lm.dump_state(), predictor.lm)
+    except TypeError:  # it cannot be saved, so it is not the one that was
+        return False
+    return is_same(part["lm"], here, trusted)
 
 
-def _without_addresses(entry: Mapping[str, Any]) -> dict[str, Any]:
-    kept, dropped = without_addresses(entry)
-    if dropped:
-        warnings.warn(
-            f"From the file, the LM of {entry.get('name', 'the aggregator')} ({entry['model']}) is made without "
-            f"{', '.join(dropped)}: a file could send your key and your data anywhere. Pass allow_unsafe_lm_state=True "
-            "if you trust it.",
-            stacklevel=6,
-        )
-    return kept
+def type_demos(part: Mapping[str, Any], predictor: Any) -> list[Any]:
+    """The demos of a saved predictor, typed as its signature says, where that shows in no prompt."""
+    fields = predictor.signature.fields
+
+    def typed(demo: Any) -> Any:
+        values = {key: _typed(value, fields[key].annotation) for key, value in demo.items() if key in fields}
+        return demo.copy(**values) if isinstance(demo, dspy.Example) else {**demo, **values}
+
+    return [typed(demo) for demo in part["demos"]]
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+    try:
+        typed = value if annotation is str else validated(value, annotation)
+    except ValueError:
+        return value
+    return typed if _as_json(typed) == _as_json(value) else value
+
+
+def _as_json(value: Any) -> Any:
+    """The value as a file can hold it: what has no JSON form is text, as in DSPy's prompts."""
+
+    def short(digits: str) -> int | str:
+        return int(digits) if -(2**63) <= int(digits) < 2**64 else digits
+
+    return json.loads(json.dumps(to_jsonable_python(value, by_alias=False, fallback=str)), parse_int=short)
