@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import traceback
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -15,6 +16,7 @@ import dspy
 import mlflow
 from dspy.clients.model_metadata import model_info
 from mlflow.dspy.callback import MlflowCallback
+from mlflow.entities import NoOpSpan, SpanType
 from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey, TraceMetadataKey
 
 from moa_dspy.agent import Agent
@@ -23,7 +25,7 @@ from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import is_secret, mask, remembered, secret_values
 from moa_dspy.strategies import Strategy, Verdict
 from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
-from moa_dspy.usage import LMCall, call_of
+from moa_dspy.usage import METER, LMCall, call_of, watch_lm
 from moa_dspy.values import to_jsonable
 
 __all__ = ["Spans"]
@@ -33,22 +35,43 @@ _KEPT = 10_000  # traces whose sums are remembered until they are flushed
 
 
 @dataclass
-class _Trace:
-    """A trace under way: the calls whose tokens and cost are its own, and what else its mixture says of it."""
+class _Asked:
+    """An LM call as its span tells it, under way or ended; times in nanoseconds."""
 
-    root: str
+    lm: Any
+    inputs: Any
+    parent: Any
+    start: int
+    end: int = 0
+    outputs: Any = None
+    error: BaseException | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class _Open:
+    """A span under way: an agent's keeps its inputs and LM calls, a trace's root the calls that are billed to it."""
+
+    span: Any
+    manager: AbstractContextManager[Any]
+    trace_id: str
     watch: Watch | None
+    inputs: Any = None
+    asked: list[_Asked] = field(default_factory=list)
     calls: list[LMCall] = field(default_factory=list)
     linked: dict[str, Any] = field(default_factory=dict)
+    settings: AbstractContextManager[Any] | None = None
 
 
 class Spans(MlflowCallback):
     """Makes a span of each mixture, agent, program, tool and LM call, where MLflow's own callback stood.
 
-    It is one of MLflow's kind, so that `mlflow.dspy.autolog()` finds that there is one.
+    An agent that asked its model once is one span with that call, since two would say the same; LM calls of one that
+    asked more often stand below it. It is one of MLflow's kind, so that `mlflow.dspy.autolog()` finds that there is
+    one.
 
     Args:
-        is_full: Make spans of what adapters format and parse, too.
+        is_full: Make spans of every LM call and of what adapters format and parse, too.
         log_traces_from_compile: Trace what optimizers try, too.
 
     Attributes:
@@ -63,88 +86,105 @@ class Spans(MlflowCallback):
         self.answered: dict[int, tuple[Any, str]] = {}
         self.keeps_answers = False
         self._is_full = is_full
-        self._open: dict[str, tuple[AbstractContextManager[Any], Any]] = {}
-        self._traces: dict[str, _Trace] = {}
-        self._lms: dict[str, Any] = {}
+        self._open: dict[str, _Open] = {}
+        self._agents: dict[str, _Open] = {}  # by their spans' ids
+        self._roots: dict[str, _Open] = {}  # by their traces' ids
+        self._asked: dict[str, _Asked] = {}
         self._own: set[str] = set()  # spans, until they end
-        self._lm_spans: deque[str] = deque(maxlen=1000)
+        self._above_lms: deque[str] = deque(maxlen=1000)
         self._secrets = _Secrets()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MlflowCallback, ()  # MLflow pickles DSPy's settings with a model: it is loaded without us
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Spans:
+        return self  # as LMs are copied, with the callbacks that they hold
+
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        callers, given = dspy.settings.caller_modules or [], inputs.get("kwargs", {})
+        given = inputs.get("kwargs", {})
         if isinstance(instance, MoA):
             self._secrets.learn(lm for agent in instance.agents for lm in agent.lms)
             watch = next((callback for callback in instance.callbacks if isinstance(callback, Watch)), None)
             name = f"{type(instance).__name__} ({instance.strategy.name})"
-            trace = self._start(call_id, name, "CHAIN", given, watch=watch)
-            if trace is not None:
-                trace.linked = links.get(instance, {})
+            opened = self._start(call_id, name, SpanType.CHAIN, given, watch=watch)
+            if opened is not None:
+                opened.linked = links.get(instance, {})
         elif isinstance(instance, Agent):
-            place, case = _place(instance, callers), given.get("case")
-            # A strategy is shown the whole case: its proposals stand in the spans beside.
-            self._start(call_id, _name(place, instance), "AGENT", given if case is None else case.inputs, place)
-        elif not (isinstance(instance, _INSIDE) and any(isinstance(caller, Agent) for caller in callers)):
-            kind = "AGENT" if isinstance(instance, dspy.ReAct) else "CHAIN"
+            place, case = _place(instance), given.get("case")
+            opened = self._start(call_id, _name(place, instance), SpanType.AGENT, None, place)
+            if opened is not None:
+                # A strategy is shown the whole case: its proposals stand in the spans beside.
+                opened.inputs = given if case is None else case.inputs
+                if not self._is_full:
+                    self._agents[opened.span.span_id] = opened
+                    opened.settings = self._listen_to_lm(instance)
+        elif not (isinstance(instance, _INSIDE) and any(isinstance(caller, Agent) for caller in _callers())):
+            kind = SpanType.AGENT if isinstance(instance, dspy.ReAct) else SpanType.CHAIN
             self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        if call_id not in self._open:
+        opened = self._open.get(call_id)
+        if opened is None:
             return
-        span, metadata = self._open[call_id][1], metadata_of(outputs, exception)
+        if opened.settings is not None:
+            opened.settings.__exit__(None, None, None)
+        if opened.inputs is not None:
+            self._end_agent(opened, exception)
+        metadata = metadata_of(outputs, exception)
         if metadata is not None:
-            span.set_attributes(_facts(metadata))
-        trace = self._traces.get(span.trace_id)
-        if trace is not None and trace.root == call_id:
-            del self._traces[span.trace_id]
-            self.made[span.trace_id] = _describe_trace(trace, metadata)
+            opened.span.set_attributes(_facts(metadata))
+        if self._roots.get(opened.trace_id) is opened:
+            sums = _describe_trace(opened, metadata)
+            self.made[opened.trace_id] = sums
             if len(self.made) > _KEPT:
                 self.made.pop(next(iter(self.made)), None)
             if self.keeps_answers:
-                self.answered[id(outputs)] = (outputs, span.trace_id)  # held, so that no other gets its id
+                self.answered[id(outputs)] = (outputs, opened.trace_id)  # held, so that no other gets its id
         self._end(call_id, outputs, exception)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._secrets.learn([instance])
-        attributes = {
-            **{f"setting.{name}": value for name, value in instance.kwargs.items()},
-            SpanAttributeKey.MODEL: instance.model,
-            SpanAttributeKey.MODEL_PROVIDER: instance.model.partition("/")[0] if "/" in instance.model else None,
-            SpanAttributeKey.MESSAGE_FORMAT: "dspy",
-        }
-        known = {name: value for name, value in attributes.items() if value is not None}
-        given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
-        given.pop("kwargs", None)
-        self._start(call_id, instance.model, "CHAT_MODEL", given, self._secrets.mask(to_jsonable(known)))
-        if call_id in self._open:
-            self._lms[call_id] = instance
-            self._lm_spans.append(self._open[call_id][1].span_id)
+        parent = mlflow.get_current_active_span()
+        if parent is None or self._is_full:
+            opened = self._start(call_id, instance.model, SpanType.CHAT_MODEL, None)
+            parent = None if opened is None else opened.span
+        if parent is not None and self._is_traced(None):
+            given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
+            given.pop("kwargs", None)
+            told = self._secrets.mask(to_jsonable(given))
+            self._asked[call_id] = _Asked(instance, told, parent, time.time_ns())
+            self._above_lms.append(parent.span_id)
 
-    def on_lm_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        if call_id not in self._open:
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        asked = self._asked.pop(call_id, None)
+        if asked is None:
             return
-        span, call = self._open[call_id][1], _find_call(self._lms.pop(call_id), outputs)
-        if call is not None and (call.prompt_tokens or call.completion_tokens):
-            cost = {} if call.cost_usd is None else {SpanAttributeKey.LLM_COST: _cost(call)}
-            span.set_attributes({SpanAttributeKey.CHAT_USAGE: _tokens(call), **cost})
-            if span.trace_id in self._traces:
-                self._traces[span.trace_id].calls.append(call)
-        elif call is not None:
-            span.set_attribute("moa.cache_hit", True)
-        self._end(call_id, outputs, exception)
+        asked.end, asked.error = time.time_ns(), exception
+        asked.outputs = None if outputs is None else self._secrets.mask(to_jsonable(outputs))
+        asked.attributes, call = self._describe_call(asked.lm, outputs)
+        root = self._roots.get(asked.parent.trace_id)
+        if root is not None and call is not None and _is_billed(call):
+            root.calls.append(call)
+        opened, agent = self._open.get(call_id), self._agents.get(asked.parent.span_id)
+        if opened is not None:
+            opened.span.set_inputs(asked.inputs)
+            opened.span.set_attributes(asked.attributes)
+            self._end(call_id, outputs, exception)
+        elif agent is not None:
+            agent.asked.append(asked)
+        else:
+            self._make_lm_span(asked)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._start(call_id, f"Tool.{instance.name}", "TOOL", inputs.get("kwargs", {}))
+        self._start(call_id, f"Tool.{instance.name}", SpanType.TOOL, inputs.get("kwargs", {}))
 
     def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if self._is_full:
-            self._start(call_id, f"{type(instance).__name__}.format", "PARSER", inputs)
+            self._start(call_id, f"{type(instance).__name__}.format", SpanType.PARSER, inputs)
 
     def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if self._is_full:
-            self._start(call_id, f"{type(instance).__name__}.parse", "PARSER", inputs)
+            self._start(call_id, f"{type(instance).__name__}.parse", SpanType.PARSER, inputs)
 
     def process(self, span: Any) -> None:
         """Take secrets out of a span of somebody else's before it is stored, and usage that is counted already."""
@@ -155,9 +195,13 @@ class Spans(MlflowCallback):
             shown = self._secrets.mask(value, name)
             if shown != value:
                 span.set_attribute(name, shown)
-        # mlflow.litellm.autolog and the like make a span of their own inside of ours, with the same tokens.
-        if span.parent_id in self._lm_spans and span.get_attribute(SpanAttributeKey.CHAT_USAGE):
+        # mlflow.litellm.autolog and the like make a span of their own of an LM call, with the same tokens.
+        if span.parent_id in self._above_lms and span.get_attribute(SpanAttributeKey.CHAT_USAGE):
             span.set_attribute(SpanAttributeKey.CHAT_USAGE, {})
+
+    def _is_traced(self, watch: Watch | None) -> bool:
+        watch = dspy.settings.get(BLOCK) or watch
+        return watch is None or not watch.is_compiling or self.log_traces_from_compile
 
     def _start(
         self,
@@ -167,26 +211,30 @@ class Spans(MlflowCallback):
         inputs: Any,
         attributes: Mapping[str, Any] | None = None,
         watch: Watch | None = None,
-    ) -> _Trace | None:
-        """Start a span; gives the trace, should that begin here."""
-        watch = dspy.settings.get(BLOCK) or watch
-        if watch is not None and watch.is_compiling and not self.log_traces_from_compile:
+    ) -> _Open | None:
+        if not self._is_traced(watch):
             return None
         manager = mlflow.start_span(name=name, span_type=kind, attributes=dict(attributes or {}))
         span = manager.__enter__()
-        self._open[call_id] = manager, span
-        self._own.add(span.span_id)
-        span.set_inputs(self._secrets.mask(to_jsonable(inputs)))
-        if span.parent_id is not None:
+        opened = _Open(span, manager, span.trace_id, dspy.settings.get(BLOCK) or watch)
+        self._open[call_id] = opened
+        if isinstance(span, NoOpSpan):  # not sampled, or switched off
             return None
-        self._traces[span.trace_id] = _Trace(call_id, watch)
-        return self._traces[span.trace_id]
+        self._own.add(span.span_id)
+        if inputs is not None:
+            span.set_inputs(self._secrets.mask(to_jsonable(inputs)))
+        if span.parent_id is None:
+            self._roots[opened.trace_id] = opened
+        return opened
 
-    def _end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        if call_id not in self._open:
+    def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        opened = self._open.pop(call_id, None)
+        if opened is None:
             return
-        manager, span = self._open.pop(call_id)
-        if span.trace_id in self.made and span.parent_id is not None:
+        span = opened.span
+        if self._roots.get(opened.trace_id) is opened:
+            del self._roots[opened.trace_id]
+        elif opened.trace_id in self.made:
             span.set_attribute("moa.late", True)  # it was abandoned: the answer was made without it
         if exception is not None:
             span.record_exception(self._secrets.mask_error(exception))
@@ -194,18 +242,82 @@ class Spans(MlflowCallback):
             said = outputs.outputs if isinstance(outputs, Verdict) else outputs
             said = to_jsonable(said.toDict() if isinstance(said, dspy.Prediction) else said)
             span.set_outputs(self._secrets.mask(said))
-        manager.__exit__(None, None, None)
+        opened.manager.__exit__(None, None, None)
 
     on_tool_end = on_adapter_format_end = on_adapter_parse_end = _end
 
+    def _listen_to_lm(self, agent: Agent) -> AbstractContextManager[Any] | None:
+        """Stand at the LM alone inside an agent that asks no other.
 
-def _describe_trace(trace: _Trace, metadata: MoAMetadata | None) -> dict[str, str]:
+        Where a callback stands among its settings, DSPy binds the arguments of every module and adapter, 50 us each.
+        """
+        meter = dspy.settings.get(METER)
+        if meter is None or meter.owner is not agent or meter.everywhere:
+            return None
+        lm = watch_lm(dspy.settings.lm, meter)
+        lm.callbacks = [*lm.callbacks, self]
+        others = [callback for callback in dspy.settings.callbacks if callback is not self]
+        settings: AbstractContextManager[Any] = dspy.context(lm=lm, callbacks=others)
+        settings.__enter__()
+        return settings
+
+    def _end_agent(self, opened: _Open, exception: BaseException | None) -> None:
+        """Enter an agent's LM calls: one alone into its own span, more of them below."""
+        self._agents.pop(opened.span.span_id, None)
+        if len(opened.asked) == 1:
+            [asked] = opened.asked
+            opened.span.set_span_type(SpanType.CHAT_MODEL)
+            opened.span.set_inputs(asked.inputs)
+            opened.span.set_attributes(asked.attributes)
+            if exception is not None:
+                opened.span.set_outputs(asked.outputs)  # what could not be read, perhaps
+            return
+        opened.span.set_inputs(self._secrets.mask(to_jsonable(opened.inputs)))
+        for asked in opened.asked:
+            self._make_lm_span(asked)
+
+    def _make_lm_span(self, asked: _Asked) -> None:
+        """Make the span of an LM call that has ended."""
+        span = mlflow.start_span_no_context(
+            asked.lm.model,
+            SpanType.CHAT_MODEL,
+            asked.parent,
+            asked.inputs,
+            asked.attributes,
+            start_time_ns=asked.start,
+        )
+        self._own.add(span.span_id)
+        if asked.parent.trace_id in self.made:
+            span.set_attribute("moa.late", True)
+        if asked.error is not None:
+            span.record_exception(self._secrets.mask_error(asked.error))
+        span.end(outputs=asked.outputs, end_time_ns=asked.end)
+
+    def _describe_call(self, lm: Any, outputs: Any) -> tuple[dict[str, Any], LMCall | None]:
+        """The attributes of an LM call's span, and what it was billed, as far as DSPy wrote that down."""
+        call = _find_call(lm, outputs)
+        attributes = {
+            SpanAttributeKey.MODEL: lm.model,
+            SpanAttributeKey.MESSAGE_FORMAT: "dspy",
+            "moa.settings": self._secrets.mask(to_jsonable({n: v for n, v in lm.kwargs.items() if v is not None})),
+        }
+        if "/" in lm.model:
+            attributes[SpanAttributeKey.MODEL_PROVIDER] = lm.model.partition("/")[0]
+        if call is not None and _is_billed(call):
+            attributes[SpanAttributeKey.CHAT_USAGE] = _tokens(call)
+            if call.cost_usd is not None:
+                attributes[SpanAttributeKey.LLM_COST] = _cost(call)
+        elif call is not None:
+            attributes["moa.cache_hit"] = True
+        return attributes, call
+
+
+def _describe_trace(root: _Open, metadata: MoAMetadata | None) -> dict[str, str]:
     """Say of the trace under way what it took, and whose it is; gives the former.
 
     MLflow's server adds up what has arrived, which can lack the last spans: the sums go with the root.
     """
-    made = trace.calls if metadata is None else metadata.calls
-    billed = [call for call in made if call.prompt_tokens or call.completion_tokens]
+    billed = [call for call in (root.calls if metadata is None else metadata.calls) if _is_billed(call)]
     priced = [call for call in billed if call.cost_usd is not None]
     sums = {}
     if billed:
@@ -214,32 +326,27 @@ def _describe_trace(trace: _Trace, metadata: MoAMetadata | None) -> dict[str, st
         costs = [_cost(call) for call in priced]
         shared = set.intersection(*map(set, costs))
         sums[TraceMetadataKey.COST] = _add([{kind: cost[kind] for kind in cost if kind in shared} for cost in costs])
-    tags = {"moa.unpriced_calls": str(len(billed) - len(priced)), **trace.linked.get("tags", {})}
+    tags = {"moa.unpriced_calls": str(len(billed) - len(priced)), **root.linked.get("tags", {})}
     if metadata is not None:
         tags |= {"moa.strategy": metadata.strategy, "moa.degraded": str(metadata.degraded).lower()}
-    run_id = None if trace.watch is None else trace.watch.run_id
+    run_id = None if root.watch is None else root.watch.run_id
     about = sums if run_id is None else {**sums, TraceMetadataKey.SOURCE_RUN: run_id}
-    mlflow.update_current_trace(tags=tags, metadata=about, model_id=trace.linked.get("model_id"))
+    mlflow.update_current_trace(tags=tags, metadata=about, model_id=root.linked.get("model_id"))
     return sums
 
 
-def _add(parts: list[dict[str, float]]) -> str:
-    """The sums by name, as JSON."""
-    return json.dumps({name: sum(part.get(name, 0) for part in parts) for part in parts for name in part})
+def _callers() -> list[Any]:
+    return dspy.settings.caller_modules or []
 
 
-def _place(agent: Agent, callers: list[Any]) -> dict[str, Any]:
+def _place(agent: Agent) -> dict[str, Any]:
     """Where in a mixture an agent is called, as attributes of its span."""
-    place = {"moa.role": "agent", "moa.agent": agent.name, "moa.model": agent.model}
-    moa = next((caller for caller in reversed(callers) if isinstance(caller, MoA)), None)
-    if moa is not None and agent is moa.aggregator:
-        return {**place, "moa.role": "aggregator"}
-    panels = [] if moa is None else moa.panels
-    for number, panel in enumerate(panels, start=1):
-        if any(agent is member for member in panel.agents):
-            layer = {"moa.layer": number} if len(panels) > 1 else {}
-            return {**place, "moa.role": "proposer", **layer}
-    return place
+    moa = next((caller for caller in reversed(_callers()) if isinstance(caller, MoA)), None)
+    if moa is None or agent is moa.aggregator:
+        return {"moa.role": "agent" if moa is None else "aggregator", "moa.agent": agent.name}
+    numbers = [n for n, panel in enumerate(moa.panels, start=1) if any(agent is member for member in panel.agents)]
+    layer = {"moa.layer": numbers[0]} if numbers and len(moa.panels) > 1 else {}
+    return {"moa.role": "proposer" if numbers else "agent", "moa.agent": agent.name, **layer}
 
 
 def _name(place: Mapping[str, Any], agent: Agent) -> str:
@@ -251,9 +358,12 @@ def _name(place: Mapping[str, Any], agent: Agent) -> str:
 
 def _facts(metadata: MoAMetadata) -> dict[str, Any]:
     """What came of a mixture's call, as attributes of its span."""
-    facts = metadata.model_dump(include={"answered_by", "fallback_used", "selected", "agreement", "degraded"})
+    facts = {name: getattr(metadata, name) for name in _FACTS}
     facts["failures"] = [f"{failure.agent}: {failure.error}" for failure in metadata.failures]
     return {f"moa.{name}": value for name, value in facts.items() if value is not None}
+
+
+_FACTS = ("answered_by", "fallback_used", "selected", "agreement", "degraded")
 
 
 def _find_call(lm: Any, outputs: Any) -> LMCall | None:
@@ -262,7 +372,7 @@ def _find_call(lm: Any, outputs: Any) -> LMCall | None:
     DSPy hands the list that it wrote there on to the callbacks, so that the call's own entry is found by identity,
     whoever else asks meanwhile.
     """
-    entries = [] if outputs is None else list(lm.history)[-1000:]
+    entries = [] if outputs is None else lm.history[-1000:]
     entry = next((entry for entry in reversed(entries) if entry["outputs"] is outputs), None)
     if entry is None:
         return None
@@ -270,6 +380,15 @@ def _find_call(lm: Any, outputs: Any) -> LMCall | None:
     if prices is not None:  # stated by the user, see `models.as_lm`
         call.cost_usd = prices.cost(call.prompt_tokens, call.completion_tokens)
     return call
+
+
+def _is_billed(call: LMCall) -> bool:
+    return bool(call.prompt_tokens or call.completion_tokens)
+
+
+def _add(parts: list[dict[str, float]]) -> str:
+    """The sums by name, as JSON."""
+    return json.dumps({name: sum(part.get(name, 0) for part in parts) for part in parts for name in part})
 
 
 def _tokens(call: LMCall) -> dict[str, float]:

@@ -80,7 +80,8 @@ def test_a_trace_names_the_roles_with_their_tokens(store: Path, ask: Any) -> Non
     for role, model in (("a", "x/a"), ("b", "x/b"), ("aggregator", "x/judge")):
         assert any(role in name and model in name for name in names), names
     asked = [span for span in trace.data.spans if span.span_type == "CHAT_MODEL"]
-    tokens = {span.name: span.attributes["mlflow.chat.tokenUsage"]["input_tokens"] for span in asked}
+    told = [span.attributes for span in asked]
+    tokens = {each["mlflow.llm.model"]: each["mlflow.chat.tokenUsage"]["input_tokens"] for each in told}
     assert tokens == {"x/a": 1, "x/b": 2, "x/judge": 3} and trace.info.token_usage["input_tokens"] == 6
     assert trace.info.cost is None
 

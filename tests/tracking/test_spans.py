@@ -17,7 +17,7 @@ from support.openai_server import OpenAIServer, Reply, Tokens
 from support.rendering import render
 
 import moa_dspy
-from moa_dspy import Limits, MoA
+from moa_dspy import Agent, Limits, MoA
 from moa_dspy.tracking import flush
 
 COST = 1000 * 0.15e-6 + 100 * 0.6e-6
@@ -55,8 +55,53 @@ def provider() -> OpenAIServer:
 def test_spans_are_named_by_role_and_model(ask: Any) -> None:
     ask(mixture(cast("a", "b", "judge"), num_proposals_per_model=2, layers=2), question="?")
     layer = [f"layer {number}: proposer {name} ({name})" for number in (1, 2) for name in "aabb"]
-    lms = ["a"] * 4 + ["b"] * 4 + ["judge"]
-    assert names(trace()) == sorted([*layer, *lms, "MoA (synthesis)", "aggregator (judge)"])
+    assert names(trace()) == sorted([*layer, "MoA (synthesis)", "aggregator (judge)"])
+
+
+@both_ways
+def test_an_agents_one_call_is_its_span_and_more_of_them_stand_below(ask: Any) -> None:
+    class Twice(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ask = dspy.Predict(QA)
+
+        def forward(self, question: str) -> Any:
+            self.ask(question=question)
+            return self.ask(question=question)
+
+    garbled = FakeLM("judge", ["no fields", {"reasoning": "so", "answer": "x"}])
+    ask(MoA(QA, [*cast("a").values(), Agent(FakeLM("b", says("b")), Twice())], garbled), question="?")
+    spans = {span.span_id: span for span in trace().data.spans}
+    kinds = [(s.name, s.span_type, spans[s.parent_id].name) for s in spans.values() if s.parent_id is not None]
+    assert sorted(kinds) == [
+        ("Twice.forward", "CHAIN", "proposer b (b)"),
+        ("aggregator (judge)", "AGENT", "MoA (synthesis)"),
+        ("b", "CHAT_MODEL", "Twice.forward"),
+        ("b", "CHAT_MODEL", "Twice.forward"),
+        ("judge", "CHAT_MODEL", "aggregator (judge)"),
+        ("judge", "CHAT_MODEL", "aggregator (judge)"),
+        ("proposer a (a)", "CHAT_MODEL", "MoA (synthesis)"),
+        ("proposer b (b)", "AGENT", "MoA (synthesis)"),
+    ]
+    one = next(span for span in spans.values() if span.name == "proposer a (a)")
+    assert (one.inputs["messages"][1]["role"], one.outputs) == ("user", {"reasoning": "so", "answer": "a"})
+    assert (one.attributes["moa.role"], one.attributes["mlflow.llm.model"]) == ("proposer", "a")
+    assert all(span.start_time_ns - next(iter(spans.values())).start_time_ns >= 0 for span in spans.values())
+
+
+def test_a_reply_that_cannot_be_read_is_shown() -> None:
+    lms = {"bad": FakeLM("bad", lambda prompt: "no fields"), **cast("a", "judge")}
+    with dspy.context(adapter=dspy.ChatAdapter(use_json_adapter_fallback=False)):
+        mixture(lms)(question="?")
+    [span] = [span for span in trace().data.spans if span.name == "proposer bad (bad)"]
+    assert (span.status.status_code, span.outputs) == ("ERROR", ["no fields"])
+
+
+def test_what_is_not_sampled_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
+    mlflow.tracing.disable()
+    mixture(cast("a", "judge"))(question="?")
+    mlflow.tracing.enable()
+    assert (traces(), [record for record in caplog.records if record.name.startswith("moa_dspy")]) == ([], [])
 
 
 def test_the_root_says_what_came_of_it() -> None:
@@ -101,8 +146,15 @@ def test_a_sum_that_was_overwritten_is_mended() -> None:
 def test_all_details_if_asked() -> None:
     moa_dspy.autolog(detail="full")
     mixture(cast("a", "judge"))(question="?")
-    details = [span.name for span in trace().data.spans if span.span_type == "PARSER"]
-    assert sorted(details) == ["ChatAdapter.format", "ChatAdapter.format", "ChatAdapter.parse", "ChatAdapter.parse"]
+    details = [span.name for span in trace().data.spans if span.span_type in ("PARSER", "CHAT_MODEL")]
+    assert sorted(details) == [
+        "ChatAdapter.format",
+        "ChatAdapter.format",
+        "ChatAdapter.parse",
+        "ChatAdapter.parse",
+        "a",
+        "judge",
+    ]
     wrong: Any = "most"
     with pytest.raises(ValueError, match="There are 'roles' and 'full'"):
         moa_dspy.autolog(detail=wrong)
@@ -113,9 +165,10 @@ def test_a_calls_cost_has_its_parts() -> None:
         priced(served)("hello")
         with dspy.context(lm=priced(served)):
             dspy.ChainOfThought(QA)(question="?")
-    spans = [span for one in traces() for span in one.data.spans if span.name == "openai/gpt-4o-mini"]
+        MoA(QA, [priced(served)], strategy="voting")(question="?")
+    spans = [span for one in traces() for span in one.data.spans if span.span_type == "CHAT_MODEL"]
     parts = {"input_cost": 1000 * 0.15e-6, "output_cost": 100 * 0.6e-6, "total_cost": COST}
-    assert [span.attributes["mlflow.llm.cost"] for span in spans] == [pytest.approx(parts)] * 2
+    assert [span.attributes["mlflow.llm.cost"] for span in spans] == [pytest.approx(parts)] * 3
 
 
 def test_an_unknown_cost_stays_absent() -> None:
@@ -130,7 +183,7 @@ def test_a_hit_in_the_cache_is_marked_and_costs_nothing(cached: None) -> None:
     moa(question="?")
     moa(question="?")
     latest, _ = traces()
-    assert [span.attributes.get("moa.cache_hit") for span in latest.data.spans if span.name == "a"] == [True]
+    assert [span.attributes.get("moa.cache_hit") for span in latest.data.spans] == [None, True, True]
     assert not latest.info.token_usage
 
 
@@ -147,7 +200,7 @@ def test_a_late_proposer_is_marked_and_its_trace_readable() -> None:
     mixture(lms, limits=Limits(proposer_timeout=0.2))(question="?")
     time.sleep(1.5)
     late = {span.name: span.attributes.get("moa.late") for span in trace().data.spans}
-    assert late["proposer slow (slow)"] is True and late["slow"] is True and late["a"] is None
+    assert late["proposer slow (slow)"] is True and late["proposer a (a)"] is None
 
 
 def test_a_mixture_inside_a_mixture_is_one_trace_with_each_cost_once() -> None:
@@ -170,7 +223,7 @@ def test_threads_and_tasks_keep_their_traces_apart() -> None:
     assert sorted(one.data.spans[0].inputs["question"] for one in found) == sorted(
         [*(f"t{n}" for n in range(5)), *(f"p{n}" for n in range(5))]
     )
-    assert {len(one.data.spans) for one in found} == {7}
+    assert {len(one.data.spans) for one in found} == {4}
 
 
 def test_scores_of_an_evaluation_are_on_its_traces() -> None:
