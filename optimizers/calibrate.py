@@ -20,17 +20,17 @@ from moa_dspy.certainty import (
     predict,
     weigh_evidence,
 )
-from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.evaluation import Metric, MetricError
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording, replay
+from moa_dspy.recording import Recording
 from moa_dspy.recording.replay import separate_verdict
 from moa_dspy.recording.rows import typed
 from moa_dspy.strategies import Case, Unusable, fall_back
 
-from .examples import CompileInterrupted, find_rows, inputs_of
+from .examples import CompileInterrupted, keeping
 from .from_answers import Asked, FromAnswers
 from .reliability import Reliability
+from .votes import read_cases
 
 __all__ = ["Calibrate", "refuse_promise", "require_promise"]
 
@@ -139,38 +139,24 @@ class Judge:
         Raises:
             MetricError: If the metric gives another score than 0 or 1; the recording is on it.
         """
-        panel: Any = replay(self.moa, recording).panels[-1]
-        row_of = find_rows(self.moa.signature, recording)
 
-        def read_one(numbered: tuple[int, dspy.Example]) -> tuple[int, Evidence | None, float]:
-            number, example = numbered
-            row = row_of(example)
-            round = None if row is None else panel.round(row)
-            if row is None or round is None or not round.proposals:
-                return number, None, 0.0
-            inputs = inputs_of(self.moa.signature, example)
-            case = Case(self.moa.signature, inputs, round.proposals, round.asked, has_aggregator=False)
-            answer = self._answer(row, case)
+        def read_one(example: dspy.Example, row: Any, case: Case) -> tuple[Evidence | None, float]:
+            answer = self._answer(row, case) if case.proposals else None
             if answer is None:
-                return number, None, 0.0
+                return silent, 0.0
             outputs, beside = answer
             evidence = weigh_evidence(case, outputs, self.moa.strategy, **beside)
-            return number, evidence, self.scored.number(example, outputs) if score else 0.0
+            return evidence, self.scored.number(example, outputs) if score else 0.0
 
-        try:
-            found = sorted(run_side_by_side(read_one, list(enumerate(examples)), self.threads), key=lambda one: one[0])
-            silent = Evidence(0.0, 0.0, 1.0, 0.0, 0.0, {}) if keep_all else None
-            kept = [(evidence or silent, score) for _, evidence, score in found]
-            pairs = [(evidence.row(self.agents), score) for evidence, score in kept if evidence is not None]
+        silent = Evidence(0.0, 0.0, 1.0, 0.0, 0.0, {}) if keep_all else None
+        with keeping(recording):
+            found = read_cases(self.moa, recording, examples, read_one, self.threads)
+            pairs = [(evidence.row(self.agents), score) for evidence, score in found if evidence is not None]
             if odd := [score for _, score in pairs if score not in (0, 1)]:
                 raise MetricError(
                     f"The metric gave the score {odd[0]:g}, which says neither right (1) nor wrong (0). Say from which "
                     "score on an answer is right: lambda example, prediction: score(example, prediction) >= 0.8."
                 )
-        except (MetricError, KeyboardInterrupt) as error:
-            failed: Any = error
-            failed.recording = recording
-            raise
         return np.array([row for row, _ in pairs]), np.array([score for _, score in pairs])
 
     def _answer(self, row: Any, case: Case) -> tuple[Any, dict[str, Any]] | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from itertools import chain
 
 import dspy
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.evaluation import Interval, Metric, MetricError, difference_interval
+from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
@@ -19,10 +19,9 @@ from moa_dspy.recording import Recording, replay
 from moa_dspy.recording.rows import agent_of
 from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.usage import Usage
-from moa_dspy.values import to_jsonable
 
-from .examples import CompileInterrupted, ask_examples, find_rows
-from .from_answers import Asked, FromAnswers
+from .examples import CompileInterrupted, ask_examples, find_rows, keeping
+from .from_answers import Asked, FromAnswers, Report
 from .mixtures import restricted
 from .recipes import Budget, count_rotations
 from .votes import Floats, Votes, Weights, unweighted_voting
@@ -33,7 +32,7 @@ Prices = Mapping[str, float | None]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class Candidate(Report):
     """Proposers, how often each is asked, and what makes one answer of their proposals.
 
     Attributes:
@@ -42,7 +41,7 @@ class Candidate:
         weights: Agent -> what its vote counts, where votes are weighted.
         calls: LM calls per question.
         cost_usd: USD per question; None if a price is not known.
-        scores: Per question of the valset, or of the trainset: fifths of it are held out in turns.
+        scores: Per question of the valset, or of the trainset: fifths of it are held out in turns for weights.
         strategy: Its name; `voting` of one proposal is that model alone.
         aggregator: The model that judges, where several were tried.
     """
@@ -55,6 +54,7 @@ class Candidate:
     scores: Floats = field(repr=False, compare=False)
     strategy: str = "voting"
     aggregator: str | None = None
+    shown = ("agents", "samples", "weights", "calls", "cost_usd", "strategy", "aggregator", "score")
 
     @property
     def score(self) -> float:
@@ -66,10 +66,6 @@ class Candidate:
         """Whether this is one model, asked once."""
         return len(self.agents) == 1 and self.samples == 1
 
-    def to_dict(self) -> dict[str, Any]:
-        """The candidate as data for JSON, without the scores question by question."""
-        return {**vars(self), "scores": None, "score": self.score}
-
     def __str__(self) -> str:
         if self.is_single:
             return f"{self.agents[0]} alone"
@@ -79,7 +75,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class CommitteeReport:
+class CommitteeReport(Report):
     """What came of choosing.
 
     Attributes:
@@ -97,12 +93,6 @@ class CommitteeReport:
     gain_interval: Interval | None
     reason: str
     usage: Usage
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON."""
-        candidates = [one.to_dict() for one in self.candidates]
-        data: dict[str, Any] = to_jsonable({**vars(self), "candidates": candidates, "chosen": self.chosen.to_dict()})
-        return data
 
 
 class SelectCommittee(FromAnswers[MoA]):
@@ -189,36 +179,28 @@ class SelectCommittee(FromAnswers[MoA]):
 
     def learn(self, asked: Asked) -> MoA:
         """Choose, prompts and demos as in the student; one model alone is a mixture of one proposer that votes."""
-        moa, train, val, scored = asked.moa, asked.train, asked.val, asked.scored
-        recording = asked.ask()
-        votes = Votes.of(moa, recording, [*train, *val], scored, self.concurrency)
+        moa, recording = asked.moa, asked.ask()
+        votes = Votes.of(moa, recording, [*asked.train, *asked.val], asked.scored, self.concurrency)
         prices = price_proposals(votes.agents, recording)
         votes = votes.of_agents(self._affordable(prices, recording), votes.samples)
-        made = [one for one in list_committees(votes, len(train), prices) if self._fits(one, moa)]
+        made = [one for one in list_committees(votes, len(asked.train), prices) if self._fits(one, moa)]
         candidates = [one for one in made if "voting" in self.strategies or one.is_single]
         usage = recording.usage
-
-        def judge(committee: Candidate, strategy: Strategy) -> tuple[Candidate, Usage]:
-            return self._judge(moa, strategy, committee, recording, val or train, scored)
-
         for strategy in self._asking:
+            judge = partial(self._judge, asked, recording, strategy)
             most = self.max_calls - count_rotations(strategy)
             several = [one for one in made if 1 < one.calls <= most]
-            if several and not self.aggregators:
-                best = max(several, key=lambda one: one.score)
-                judged, spent = judge(best, strategy)
+            best = [judge(max(several, key=lambda one: one.score))] if several and not self.aggregators else []
+            grown = (_grow(made, prices, model, most, judge) for model in self.aggregators if several)
+            for judged, spent in chain(best, *grown):
                 candidates += [judged] if self._fits(judged, moa) else []
                 usage += spent
-            for model in self.aggregators if several else ():
-                for judged, spent in _grow(made, prices, model, most, partial(judge, strategy=strategy)):
-                    candidates += [judged] if self._fits(judged, moa) else []
-                    usage += spent
         if not candidates:
             cheapest = min((price for price in prices.values() if price is not None), default=None)
             price = "" if cheapest is None else f" The cheapest proposal costs {cheapest:.2g} USD."
             said = f"Nothing that was asked for fits into the budget.{price} Raise it."
             raise CompileInterrupted(said, recording=recording)
-        self.report = self._choose(candidates, usage, "of the valset" if val else "held out")
+        self.report = self._choose(candidates, usage, bool(asked.val))
         return self._mixture(moa, self.report.chosen)
 
     @property
@@ -239,46 +221,41 @@ class SelectCommittee(FromAnswers[MoA]):
         return [name for name, price in prices.items() if self.max_usd is None or (price or 0.0) <= self.max_usd]
 
     def _judge(
-        self,
-        moa: MoA,
-        strategy: Strategy,
-        committee: Candidate,
-        recording: Recording,
-        examples: Sequence[dspy.Example],
-        scored: Any,
+        self, asked: Asked, recording: Recording, strategy: Strategy, committee: Candidate
     ) -> tuple[Candidate, Usage]:
         """The strategy on a committee's recorded proposals: its aggregator is really asked."""
-        judged = replace(committee, strategy=strategy.name, weights={})
-        replayed = replay(self._mixture(moa, judged), recording, ask_aggregator=True)
-        asked = ask_examples(replayed, examples, concurrency=self.concurrency, strategies=None)
-        row_of = find_rows(moa.signature, asked)
+        examples, judged = asked.val or asked.train, replace(committee, strategy=strategy.name, weights={})
+        replayed = replay(self._mixture(asked.moa, judged), recording, ask_aggregator=True)
+        verdicts = ask_examples(replayed, examples, concurrency=self.concurrency, strategies=None)
+        row_of, usage = find_rows(asked.moa.signature, verdicts), verdicts.usage
         answers = [row.outputs if (row := row_of(example)) else None for example in examples]
-        try:
-            scores = np.array([scored.number(*pair) for pair in zip(examples, answers, strict=True)])
-        except MetricError as error:
-            error.recording = recording
-            raise
-        usage = asked.usage
-        is_priced = committee.cost_usd is not None and usage.cost_usd is not None and not usage.unpriced_calls
-        cost = (committee.cost_usd or 0.0) + (usage.cost_usd or 0.0) / len(asked) if is_priced else None
-        return replace(judged, scores=scores, calls=committee.calls + usage.calls / len(asked), cost_usd=cost), usage
+        with keeping(recording):
+            scores = np.array([asked.scored.number(*pair) for pair in zip(examples, answers, strict=True)])
+        calls, cost = committee.calls + usage.calls / len(verdicts), None
+        if committee.cost_usd is not None and usage.cost_usd is not None and not usage.unpriced_calls:
+            cost = committee.cost_usd + usage.cost_usd / len(verdicts)
+        return replace(judged, scores=scores, calls=calls, cost_usd=cost), usage
 
-    def _choose(self, candidates: list[Candidate], usage: Usage, where: str) -> CommitteeReport:
+    def _choose(self, candidates: list[Candidate], usage: Usage, has_valset: bool) -> CommitteeReport:
         candidates.sort(key=lambda one: one.calls)
         costs = [one.calls if self.max_usd is None else one.cost_usd or 0.0 for one in candidates]
         chosen = candidates[pick([one.scores for one in candidates], costs)]
-        said = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on {len(chosen.scores)} "
-        said += f"examples {where}"
+        where = "of the valset" if has_valset else "held out"
+        if not has_valset and chosen.strategy != "voting":
+            where = "by which its proposers were chosen too, so that it looks better than it is: a valset tells more"
+        reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on "
+        reason += f"{len(chosen.scores)} examples {where}"
         single = next((one for one in candidates if one.is_single), None)
+        gain, interval = None if single is None else chosen.score - single.score, None
         if single is None or single is chosen:
-            others = [f"{one} {one.score:.3f}" for one in candidates if one is not chosen]
-            reason = f"{said}. The others: {'; '.join(others)}." if others else f"{said}."
-            return CommitteeReport(candidates, chosen, None if single is None else 0.0, None, reason, usage)
-        gain, interval = chosen.score - single.score, difference_interval(chosen.scores, single.scores)
-        said += f", against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
-        said += f"{interval.high:+.3f})."
-        said += " The gain may be chance, which more examples would tell." if interval.low <= 0 else ""
-        return CommitteeReport(candidates, chosen, gain, interval, said, usage)
+            others = "; ".join(f"{one} {one.score:.3f}" for one in candidates if one is not chosen)
+            reason += f". The others: {others}." if others else "."
+        else:
+            interval = difference_interval(chosen.scores, single.scores)
+            reason += f", against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
+            reason += f"{interval.high:+.3f})."
+            reason += " The gain may be chance, which more examples would tell." if interval.low <= 0 else ""
+        return CommitteeReport(candidates, chosen, gain, interval, reason, usage)
 
     def _mixture(self, moa: MoA, chosen: Candidate) -> MoA:
         lm = self.aggregators.get(chosen.aggregator or "", moa.aggregator.lm)
@@ -309,13 +286,12 @@ def list_committees(votes: Votes, trained: int, prices: Prices | None = None) ->
             weights = {name: w for name, w in zip(here.agents, fitted.of(size).tolist(), strict=True) if w > 0}
             if len(weights) < size:  # one more who weighs nothing: the committee before
                 continue
-            known = [price for name in weights if (price := (prices or {}).get(name)) is not None]
             yield Candidate(
                 agents=tuple(weights),
                 samples=samples,
                 weights=weights if len(weights) > 1 else {},
                 calls=len(weights) * samples,
-                cost_usd=samples * sum(known) if len(known) == len(weights) else None,
+                cost_usd=_price(weights, samples, prices or {}),
                 scores=val.score(fitted.of(size)) if len(val.scores) else fitted.score_held_out(size),
             )
 
@@ -371,12 +347,15 @@ def _grow(
         tried = []
         for added in (name for name in everyone if name not in members):
             agents = tuple(name for name in everyone if name in members or name == added)
-            known = [price for name in agents if (price := prices.get(name)) is not None]
-            cost = samples * sum(known) if len(known) == len(agents) else None
-            committee = replace(single, agents=agents, calls=len(agents) * samples, cost_usd=cost, aggregator=model)
-            tried.append(judge(committee))
+            calls, cost = len(agents) * samples, _price(agents, samples, prices)
+            tried.append(judge(replace(single, agents=agents, calls=calls, cost_usd=cost, aggregator=model)))
             yield tried[-1]
         leading = max((judged for judged, _ in tried), key=lambda one: one.score)
         if leading.score <= best:
             break
         members, best = {*leading.agents}, leading.score
+
+
+def _price(agents: Iterable[str], samples: int, prices: Prices) -> float | None:
+    known = [prices.get(name) for name in agents]
+    return None if None in known else samples * sum(price or 0.0 for price in known)

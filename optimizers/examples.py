@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from moa_dspy.evaluation import Metric
+from moa_dspy.evaluation import Metric, MetricError
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, RecordingInterrupted, RecordingStopped, Row, Summary, record
 from moa_dspy.recording.replay import question_key
@@ -31,6 +32,7 @@ __all__ = [
     "checked_sets",
     "find_rows",
     "inputs_of",
+    "keeping",
     "require_optuna",
 ]
 
@@ -193,6 +195,17 @@ def find_rows(task: type[dspy.Signature], rows: Iterable[Row]) -> Callable[[Any]
     """What gives the row of an example, if there is one."""
     found = {question_key(task, row.inputs): row for row in rows}
     return lambda example: found.get(_key(task, example))
+
+
+@contextmanager
+def keeping(recording: Recording) -> Iterator[None]:
+    """Let Ctrl-C, or the error of a metric, carry what was answered."""
+    try:
+        yield
+    except (MetricError, KeyboardInterrupt) as error:
+        failed: Any = error
+        failed.recording = recording
+        raise
 
 
 def inputs_of(task: type[dspy.Signature], example: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import dspy
 from dspy.teleprompt import Teleprompter
@@ -34,14 +34,13 @@ class Asked:
     moa: MoA
     train: Sequence[dspy.Example]
     val: Sequence[dspy.Example]
-    scored: Scored | None
+    scored: Scored
     recorded: Recording | None
     threads: int
 
     def ask(self, verdicts: bool = False) -> Recording:
         """The answers of the proposers; with `verdicts`, those of an aggregator too."""
-        if self.scored is not None:
-            self.scored.try_on_gold(self.train[0])
+        self.scored.try_on_gold(self.train[0])
         named = [self.moa.strategy.name] if verdicts and asks_aggregator(self.moa) else []
         settings: Any = {"recorded": self.recorded, "concurrency": self.threads, "strategies": named}
         return ask_examples(self.moa, [*self.train, *self.val], **settings)
@@ -57,7 +56,7 @@ class FromAnswers(Teleprompter, Generic[Made]):
 
     takes_layers = False
 
-    def __init__(self, metric: str | Metric | None, concurrency: int) -> None:
+    def __init__(self, metric: str | Metric, concurrency: int) -> None:
         super().__init__()
         require_positive(concurrency=concurrency)
         self.metric = metric
@@ -81,7 +80,7 @@ class FromAnswers(Teleprompter, Generic[Made]):
 
         Args:
             student: The mixture; it stays as it is.
-            trainset: Examples, with gold outputs if there is a metric; 200 bear most promises.
+            trainset: Examples with gold outputs; 200 bear most promises.
             valset: Examples to judge on what was learned; without, parts of the trainset are held out in turns.
             recorded: An earlier recording, whole or in part, that is not asked for again.
 
@@ -98,7 +97,7 @@ class FromAnswers(Teleprompter, Generic[Made]):
         mixture = check_mixture(student, type(self).__name__, layers=self.takes_layers)
         self.check(mixture)
         train, val = checked_sets(mixture, trainset, valset, self.metric)
-        scored = None if self.metric is None else Scored(self.metric, mixture.signature)
+        scored = Scored(self.metric, mixture.signature)
         moa = mixture.deepcopy()
         moa.drop_calibration()
         return self.learn(Asked(mixture, moa, train, val, scored, recorded, self.concurrency))
@@ -114,7 +113,15 @@ class FromAnswers(Teleprompter, Generic[Made]):
 class Report:
     """What came of it, as data."""
 
+    shown: ClassVar[Sequence[str]] = ()  # what stands in the data; by default all fields
+
     def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON."""
-        data: dict[str, Any] = to_jsonable(vars(self))
+        """The report as data for JSON; what is not known is None."""
+        data: dict[str, Any] = to_jsonable({name: _as_data(getattr(self, name)) for name in self.shown or vars(self)})
         return data
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [_as_data(one) for one in value]
+    return value.to_dict() if hasattr(value, "to_dict") else value

@@ -17,7 +17,8 @@ from moa_dspy.certainty import Calibration, bound_error, list_cuts
 from moa_dspy.evaluation import Interval, calibration_error, calibration_interval, cut_bins, save_figure, wilson
 from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
-from moa_dspy.values import to_jsonable
+
+from .from_answers import Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -72,7 +73,7 @@ class CalibrationCheck:
 
 
 @dataclass(frozen=True)
-class Reliability:
+class Reliability(Report):
     """How good a calibration is, on rows that it was not learned from.
 
     Attributes:
@@ -87,6 +88,7 @@ class Reliability:
     right: Floats = field(repr=False)
     usage: Usage
     judge: Judge = field(repr=False, compare=False)
+    shown = ("calibration", "bins", "ece", "ece_interval", "auroc", "brier", "area", "coverage", "reason", "usage")
 
     @cached_property
     def bins(self) -> list[ReliabilityBin]:
@@ -208,12 +210,6 @@ class Reliability:
         """Plot the reliability, with 95% intervals, and the risk-coverage curve; `path` as for a comparison's plot."""
         title = f"Right answers against confidence, ECE {self.ece:.3f}"
         return save_figure(path, self._draw, title, f"{len(self.right)} rows that were not learned from", self.table)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON."""
-        names = ("calibration", "bins", "ece", "ece_interval", "auroc", "brier", "area", "coverage", "reason", "usage")
-        data: dict[str, Any] = to_jsonable({name: getattr(self, name) for name in names})
-        return data
 
     @property
     def _given(self) -> npt.NDArray[np.bool_]:

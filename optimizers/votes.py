@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 import numpy as np
@@ -13,10 +13,10 @@ import numpy.typing as npt
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.evaluation import Comparison, MetricError
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording, replay
+from moa_dspy.recording import Recording, Row, replay
 from moa_dspy.strategies import Case, Voting, as_strategy
 
-from .examples import find_rows, inputs_of
+from .examples import find_rows, inputs_of, keeping
 from .mixtures import restricted
 from .scoring import Scored
 
@@ -25,14 +25,15 @@ __all__ = [
     "Floats",
     "Votes",
     "Weights",
-    "count_agreement",
     "log_odds",
+    "read_cases",
     "shrink",
     "take_vote",
     "unweighted_voting",
 ]
 
 Floats = npt.NDArray[np.float64]
+Read = TypeVar("Read")
 
 MISSING, ABSTAINS = -2, -1
 OPEN = 9.0  # wrong answers to an open question: "some"
@@ -63,35 +64,23 @@ class Votes:
 
         Without a metric all score 0. `MetricError`, for what is no score from 0 to 1, has the recording on it.
         """
-        panel: Any = replay(moa, recording).panels[0]
-        row_of = find_rows(moa.signature, recording)
         voting = unweighted_voting(moa)
 
-        def read(numbered: tuple[int, dspy.Example]) -> tuple[int, list[str], list[int], list[float]]:
-            number, example = numbered
-            round = panel.round(row_of(example))
-            inputs = inputs_of(moa.signature, example)
-            case = Case(moa.signature, inputs, round.proposals, round.asked, has_aggregator=False)
+        def read(example: dspy.Example, row: Row, case: Case) -> tuple[list[str], list[int], list[float]]:
             votes = {id: n for n, found in enumerate(voting.count(case).candidates) for id in found.voters}
-            came = {proposal.id: proposal.outputs for proposal in round.proposals}
-            answers = [votes.get(id, ABSTAINS if id in came else MISSING) for id in round.asked]
-            scores = [0.0 if scored is None else scored.number(example, came.get(id)) for id in round.asked]
-            return number, list(round.asked.values()), answers, scores
+            came = {proposal.id: proposal.outputs for proposal in case.proposals}
+            answers = [votes.get(id, ABSTAINS if id in came else MISSING) for id in case.asked]
+            scores = [0.0 if scored is None else scored.number(example, came.get(id)) for id in case.asked]
+            return list(case.asked.values()), answers, scores
 
-        try:
-            _, columns, answers, scores = zip(
-                *sorted(run_side_by_side(read, list(enumerate(examples)), threads)), strict=True
-            )
+        with keeping(recording):
+            columns, answers, scores = zip(*read_cases(moa, recording, examples, read, threads), strict=True)
             votes = cls(columns[0], np.array(answers), np.array(scores))
             if not votes.are_shares:
                 raise MetricError(
                     f"The metric gave scores from {votes.scores.min():g} to {votes.scores.max():g}, which cannot be "
                     "read as right and wrong. Give a metric between 0 (wrong) and 1 (right)."
                 )
-        except (MetricError, KeyboardInterrupt) as error:
-            failed: Any = error
-            failed.recording = recording
-            raise
         return votes
 
     @classmethod
@@ -247,26 +236,26 @@ def shrink(right: Floats, votes: Floats) -> Floats:
     return (right + PRIOR * mean) / (votes + PRIOR)
 
 
-def count_agreement(votes: Votes) -> tuple[Floats, Floats]:
-    """How often each agent's votes agree with the vote of all the others, and how many there are to compare.
+def read_cases(
+    moa: MoA,
+    recording: Recording,
+    examples: Sequence[dspy.Example],
+    read: Callable[[dspy.Example, Row, Case], Read],
+    threads: int,
+) -> list[Read]:
+    """What is read of the last panel's proposals to each example, side by side."""
+    panel: Any = replay(moa, recording).panels[-1]
+    row_of = find_rows(moa.signature, recording)
 
-    What stands for accuracy where there are no labels. Agents that share mistakes vouch for each other: there, a few
-    labels are worth more.
+    def read_one(number: int) -> tuple[int, Read]:
+        example = examples[number]
+        row: Any = row_of(example)
+        round = panel.round(row)
+        case = Case(moa.signature, inputs_of(moa.signature, example), round.proposals, round.asked, False)
+        return number, read(example, row, case)
 
-    Raises:
-        ValueError: If nobody votes.
-    """
-    if not (votes.answers >= 0).any():
-        raise ValueError("All proposals abstain or failed, so there is no agreement to learn from.")
-    agreed, compared = np.zeros(len(votes.agents)), np.zeros(len(votes.agents))
-    for place, own in enumerate(votes.owners > 0):
-        mine, others = votes.answers[:, own], votes.answers[:, ~own]
-        support = ((others[:, :, None] == others[:, None, :]) & (others >= 0)[:, :, None]).sum(axis=2)
-        most = support.max(axis=1, keepdims=True, initial=0)
-        leads = (support == most) & (most > 0)  # several do, where first place is tied
-        agrees = ((mine[:, :, None] == others[:, None, :]) & leads[:, None, :]).any(axis=2)
-        agreed[place], compared[place] = agrees.sum(), ((mine >= 0) & (most > 0)).sum()
-    return agreed, compared
+    found = dict(run_side_by_side(read_one, range(len(examples)), threads))
+    return [found[number] for number in range(len(examples))]
 
 
 def unweighted_voting(moa: MoA) -> Voting:

@@ -98,7 +98,6 @@ def learn(votes: Any) -> dict[str, Floats]:
         SINGLE: single,
         PLURALITY: plurality,
         "FitVoteWeights": fitted.of() if kept else plurality,
-        "without labels": numbers.log_odds(numbers.shrink(*numbers.count_agreement(votes)), 9.0),
         "SelectCommittee": weigh(votes, chosen),
         "recommendation": followed.get(advice.system, single),
     }

@@ -3,7 +3,7 @@ import math
 import os
 import signal
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import dspy
 import pytest
@@ -74,40 +74,10 @@ def test_alternatives_follow_the_votes() -> None:
 def test_weights_are_saved_with_the_program(tmp_path: Path) -> None:
     names = ["simulated/alice", "simulated/bob", "simulated/carol"]
     moa = MoA("question -> answer", names, strategy="voting")
-    question = dspy.Example(question="What is 2 + 3?").with_inputs("question")
-    compiled = FitVoteWeights(None).compile(moa, trainset=[question])
+    question = dspy.Example(question="What is 2 + 3?", answer="5").with_inputs("question")
+    compiled = FitVoteWeights().compile(moa, trainset=[question])
     compiled.save(tmp_path / "moa.json")
     assert weights_of(MoA.from_file(tmp_path / "moa.json")) == weights_of(compiled) != {}
-
-
-def test_without_labels_agreement_decides() -> None:
-    answers = {"ada": ["1", "2", "3", "4"], "bo": ["1", "2", "3", "9"], "cy": ["7", "8", "3", "4"]}
-    moa, _ = voters(answers)
-    trainset = [dspy.Example(question=f"q{n}").with_inputs("question") for n in range(4)]
-    optimizer = FitVoteWeights(None)
-    weights = weights_of(optimizer.compile(moa, trainset=trainset))
-    report: Any = optimizer.report
-    assert weights["ada"] > weights["bo"] > weights["cy"] > 0
-    assert (report.alternatives, report.before) == (9.0, None)
-    assert "Without a metric it cannot be said" in report.reason
-
-
-@pytest.mark.parametrize("alternatives", [1, 9])
-def test_who_is_right_more_often_agrees_more_often(alternatives: int) -> None:
-    accuracies = {"ada": 0.6, "bo": 0.9, "cy": 0.7, "dee": 0.8}
-    report = fitted(accuracies, FitVoteWeights(None), questions=1000, alternatives=alternatives)
-    found = {row.agent: row.weight for row in report.agents}
-    assert sorted(found, key=found.__getitem__) == sorted(accuracies, key=accuracies.__getitem__)
-
-
-@pytest.mark.parametrize(("kind", "alternatives"), [(bool, 1.0), (Literal["a", "b", "c"], 2.0), (int, 9.0)])
-def test_the_type_says_how_many_wrong_answers_there_are(kind: Any, alternatives: float) -> None:
-    task = dspy.make_signature({"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())})
-    said = {bool: ["True"], int: ["7"]}.get(kind, ["a"])
-    moa, _ = voters({"ada": said, "bo": said}, task)
-    optimizer = FitVoteWeights(None)
-    optimizer.compile(moa, trainset=[dspy.Example(question="q0").with_inputs("question")])
-    assert optimizer.report is not None and optimizer.report.alternatives == alternatives
 
 
 def test_a_mixture_that_does_not_vote_and_bad_settings_are_refused() -> None:
@@ -118,9 +88,6 @@ def test_a_mixture_that_does_not_vote_and_bad_settings_are_refused() -> None:
         FitVoteWeights().compile(voters({"ada": ["0"]}, layers=2)[0], trainset=examples(["0"]))
     with pytest.raises(ValueError, match="at least one wrong answer"):
         FitVoteWeights(alternatives=0.5)
-    with pytest.raises(ValueError, match="All proposals abstain or failed"):
-        silent, _ = voters({"bo": [""]})
-        FitVoteWeights(None).compile(silent, trainset=examples(["0"]))
     assert calls(lms) == {"ada": 0}
 
 

@@ -182,14 +182,6 @@ def test_weights_that_make_it_worse_are_not_kept() -> None:
     assert weighted.strategy.weights == {"ada": 3.0}
 
 
-def test_without_a_metric_agreement_decides() -> None:
-    answers = {"ada": ["1", "2", "3", "4"], "bo": ["1", "2", "3", "9"], "cy": ["7", "8", "3", "4"]}
-    trainset = [dspy.Example(question=f"q{n}").with_inputs("question") for n in range(4)]
-    weighted: Any = FitVoteWeights(None).compile(voters(answers)[0], trainset=trainset)
-    weights = weighted.strategy.weights
-    assert weights["ada"] > weights["bo"] > weights["cy"] > 0
-
-
 # A committee.
 
 
