@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.terminal import printable
-from moa_dspy.values import to_jsonable
 
 from .committee import Candidate
+from .from_answers import Report
 from .votes import Floats, Votes
 
 if TYPE_CHECKING:
@@ -55,19 +56,11 @@ class Diversity:
     def of(cls, votes: Votes) -> Diversity:
         """Measured on recorded votes; agents that give several are taken at the mean of their scores."""
         failed, asked, count = int((votes.scores.max(axis=1) <= 0).sum()), len(votes.scores), len(votes.agents)
-        correlation = _correlate(votes.alone)
-        pairs = correlation[np.triu_indices(count, 1)]
-        known = pairs[~np.isnan(pairs)]
-        rho = float(known.mean()) if known.size else None
-        return cls(
-            agents=votes.agents,
-            all_fail=failed / asked,
-            all_fail_interval=wilson(failed, asked),
-            correlation=_known(correlation),
-            same_error=_known(_compare_errors(votes.of_agents(votes.agents, samples=1))),
-            mean_correlation=rho,
-            effective=None if rho is None else count / (1 + (count - 1) * min(max(rho, 0.0), 1.0)),
-        )
+        correlation, same_error = _correlate(votes.alone), _compare_errors(votes.of_agents(votes.agents, samples=1))
+        known = [one for row, line in enumerate(correlation) for one in line[row + 1 :] if one is not None]
+        rho = fmean(known) if known else None
+        effective = None if rho is None else count / (1 + (count - 1) * min(max(rho, 0.0), 1.0))
+        return cls(votes.agents, failed / asked, wilson(failed, asked), correlation, same_error, rho, effective)
 
 
 @dataclass(frozen=True)
@@ -96,7 +89,7 @@ class Recommendation:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Report):
     """A mixture, diagnosed.
 
     Attributes:
@@ -113,6 +106,7 @@ class Diagnosis:
     committees: Sequence[Candidate]
     control: str
     recommendation: Recommendation
+    shown = ("recommendation", "reasons", "comparison", "diversity", "committees")
 
     @property
     def reasons(self) -> list[str]:
@@ -161,37 +155,23 @@ class Diagnosis:
 
         found, shown = self.diversity, list[Any]()
         if len(found.agents) > 1:
-            table = _table("", *(str(number + 1) for number in range(len(found.agents))))
+            rows = []
             for row, name in enumerate(found.agents):
-                left = ["-" if value is None else f"{value:.0%}" for value in found.same_error[row][:row]]
-                right = ["-" if value is None else f"{value:.2f}" for value in found.correlation[row][row + 1 :]]
-                table.add_row(Text(printable(f"{row + 1} {name}")), *left, "", *right)
-            shown += [Text(_ERRORS, "dim"), table, ""]
+                left = ["-" if one is None else f"{one:.0%}" for one in found.same_error[row][:row]]
+                right = ["-" if one is None else f"{one:.2f}" for one in found.correlation[row][row + 1 :]]
+                rows.append([f"{row + 1} {name}", *left, "", *right])
+            shown += [Text(_ERRORS, "dim"), _table(["", *map(str, range(1, len(rows) + 1))], rows), ""]
         if several := [made for made in self.committees if made.calls > 1]:
-            table = _table("of", "calls", "score")
-            for made in several:
-                table.add_row(Text(printable(made)), str(made.calls), _score(made.score, self.comparison.is_accuracy))
-            shown += [Text("Weighted votes, on questions that their weights have not seen.", "dim"), table, ""]
+            percent = self.comparison.is_accuracy
+            rows = [[str(made), f"{made.calls:g}", _score(made.score, percent)] for made in several]
+            shown += [Text(_WEIGHTED, "dim"), _table(["of", "calls", "score"], rows), ""]
         style = "bold green" if self.recommendation.verdict == "mix" else "bold"
-        return Group(
-            *shown, Text(printable(self.recommendation.reason), style), *map(Text, map(printable, self.reasons))
-        )
+        shown.append(Text(printable(self.recommendation.reason), style))
+        return Group(*shown, *(Text(printable(reason)) for reason in self.reasons))
 
     def plot(self, path: str | Path) -> Path:
         """Plot quality against cost; see `Comparison.plot`."""
         return self.comparison.plot(path)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The diagnosis as data for JSON; what is not known is None."""
-        found = {
-            "recommendation": asdict(self.recommendation),
-            "reasons": self.reasons,
-            "comparison": self.comparison.to_dict(),
-            "diversity": asdict(self.diversity),
-            "committees": [made.to_dict() for made in self.committees],
-        }
-        data: dict[str, Any] = to_jsonable(found)
-        return data
 
 
 def recommend(
@@ -254,34 +234,36 @@ def _score(value: float, percent: bool) -> str:
     return f"{100 * value:.1f}%" if percent else f"{value:.3f}"
 
 
-def _correlate(scores: Floats) -> Floats:
+def _correlate(scores: Floats) -> list[list[float | None]]:
     """Pearson's correlation of the columns; of right and wrong, the phi coefficient."""
     varies = scores.std(axis=0) > 1e-9
     with np.errstate(invalid="ignore", divide="ignore"):
         correlation = np.atleast_2d(np.corrcoef(scores, rowvar=False))
-    return np.where(varies[:, None] & varies, correlation, np.nan)
+    return _known(np.where(varies[:, None] & varies, correlation, np.nan))
 
 
-def _compare_errors(votes: Votes) -> Floats:
+def _compare_errors(votes: Votes) -> list[list[float | None]]:
     wrong = (votes.scores <= 0) & (votes.answers >= 0)
     both = wrong[:, :, None] & wrong[:, None, :]
     same = (both & (votes.answers[:, :, None] == votes.answers[:, None, :])).sum(axis=0)
     counts = both.sum(axis=0)
-    return np.where(counts > 0, same / np.maximum(counts, 1), np.nan)
+    return _known(np.where(counts > 0, same / np.maximum(counts, 1), np.nan))
 
 
 def _known(matrix: Floats) -> list[list[float | None]]:
-    return [[None if np.isnan(number) else float(number) for number in row] for row in matrix]
+    return [[None if np.isnan(number) else number for number in row] for row in matrix.tolist()]
 
 
-def _table(first: str, *headings: str) -> Table:
+def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
-    table.add_column(first, overflow="fold")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", justify="right" if number else "left")
+    for name, *cells in rows:
+        table.add_row(Text(printable(name)), *cells)
     return table
 
 
@@ -289,3 +271,4 @@ _ERRORS = (
     "Errors. Right of the diagonal: how they correlate. Left of it: the share of the same wrong answer, where both are "
     "wrong."
 )
+_WEIGHTED = "Weighted votes, on questions that their weights have not seen."

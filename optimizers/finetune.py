@@ -18,7 +18,6 @@ from moa_dspy.errors import MoAError
 from moa_dspy.evaluation import Metric, prediction_of
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.results import Failure, Proposal
 
 from .examples import CompileInterrupted, check_mixture, checked_examples
 from .mixtures import specialized
@@ -50,9 +49,9 @@ class Training:
 class Finetune(Teleprompter):
     """Trains the LMs of a mixture through DSPy's providers, each on the traces of its own role.
 
-    The mixture, or a teacher of the same shape, answers the trainset; of what each agent said, that is kept which
-    scores by the metric: for a proposer its own proposal, for the aggregator the mixture's answer. So no model
-    learns another's words, nor its own mistakes behind a right answer of the panel.
+    The mixture answers the trainset; of what each agent said, that is kept which scores by the metric: for a proposer
+    its own proposal, for the aggregator the mixture's answer. So no model learns another's words, nor its own mistakes
+    behind a right answer of the panel.
 
     Args:
         metric: As `Specialize` takes it; None keeps everything.
@@ -85,10 +84,8 @@ class Finetune(Teleprompter):
     ) -> None:
         super().__init__()
         require_positive(num_threads=num_threads)
-        self.metric = metric
-        self.agents = agents
-        self.train_kwargs = dict(train_kwargs or {})
-        self.threshold = threshold
+        self.metric, self.threshold = metric, threshold
+        self.agents, self.train_kwargs = agents, dict(train_kwargs or {})
         self.num_threads = num_threads
         self.trainings: list[Training] = []
 
@@ -98,14 +95,13 @@ class Finetune(Teleprompter):
         return Budget(trainset * each, 0, f"{trainset} examples x {each} calls")
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self, student: MoA, *, trainset: Sequence[dspy.Example], teacher: MoA | None = None
+        self, student: MoA, *, trainset: Sequence[dspy.Example]
     ) -> MoA:
         """Train, and give a copy of the student with the trained LMs.
 
         Args:
             student: The mixture; it stays as it is.
             trainset: Examples to learn from.
-            teacher: A mixture of the same shape, whose answers are learned; by default the student itself.
 
         Raises:
             TypeError: If the student is no mixture.
@@ -117,97 +113,101 @@ class Finetune(Teleprompter):
         scored = None if self.metric is None else Scored(self.metric, student.signature)
         if scored is not None:
             scored.try_on_gold(trainset[0])
-        names = self._names(student)
+        known = list(dict.fromkeys(agent.name for agent in student.agents))
+        if unknown := [name for name in self.agents or () if name not in known]:
+            raise ValueError(f"There is no agent {unknown[0]!r} to train. There are {', '.join(known)}.")
+        names = [name for name in known if self.agents is None or name in self.agents]
         for name in names:
-            _check_trainable(name, _agents_of(student, name)[0])
+            _check_trainable(_agents_of(student, name)[0])
         adapter = dspy.settings.adapter or dspy.ChatAdapter()
         data_format = infer_data_format(adapter)
-        mine, theirs = specialized(student), specialized(teacher or student)
-        _refuse_other_shape(mine, theirs)
-        steps, failures = self._ask(theirs, trainset, scored)
-        data = {name: [_training_example(adapter, mine, step) for step in steps[name]] for name in names}
-        _refuse_nothing(data, len(trainset), failures)
+        data: dict[str, list[Any]] = {name: [] for name in names}
+        failures: dict[str, str] = {}
+        asked = specialized(student)  # each with a prompt of its own, so that it is known who said what
+        predictors: dict[str, Any] = dict(asked.named_predictors())
+
+        def ask(number: int) -> tuple[int, list[tuple[str, Step]], Sequence[Any]]:
+            return number, *self._ask(asked, trainset[number], scored)
+
+        answers = sorted(run_side_by_side(ask, range(len(trainset)), self.num_threads), key=lambda one: one[0])
+        for _, good, failed in answers:
+            failures |= {one.agent: f"{one.error}: {one.message.partition(chr(10))[0]}" for one in failed}
+            for agent, (name, inputs, outputs) in good:
+                if agent in data:
+                    signature, demos = predictors[name].signature, predictors[name].demos
+                    for field in signature.output_fields:
+                        if field not in outputs:  # fusion does not ask for what is settled
+                            signature = signature.delete(field)
+                    said = {"signature": signature, "demos": demos, "inputs": inputs, "outputs": outputs}
+                    data[agent].append(adapter.format_finetune_data(**said))
+        if empty := [name for name, examples in data.items() if not examples]:
+            counts = ", ".join(f"{name} {len(examples)}" for name, examples in data.items())
+            causes = "".join(f" {name} failed: {failures[name]}." for name in empty if name in failures)
+            raise ValueError(
+                f"There is nothing to train {', '.join(empty)} on: of {len(trainset)} examples, so many answers are "
+                f"good enough: {counts}.{causes} No job was started. Give more examples, or agents=[...] without them."
+            )
         return self._train(student, data, data_format)
 
     def _ask(
-        self, moa: MoA, trainset: Sequence[dspy.Example], scored: Scored | None
-    ) -> tuple[Mapping[str, list[Step]], list[Failure]]:
+        self, moa: MoA, example: dspy.Example, scored: Scored | None
+    ) -> tuple[list[tuple[str, Step]], Sequence[Any]]:
         """What each agent said that is worth learning, and why others did not answer."""
         name_of = {id(predictor): name for name, predictor in moa.named_predictors()}
-
-        def ask(number: int) -> tuple[int, list[tuple[str, Step]], list[Failure]]:
-            example = trainset[number]
-            with dspy.context(trace=[]):
-                try:
-                    prediction: Any = moa(**{name: example[name] for name in example.inputs()})
-                except MoAError as error:
-                    return number, [], error.failures
-                except (LMError, AdapterParseError):
-                    return number, [], []
-                trace = [(name_of.get(id(part)), inputs, outputs) for part, inputs, outputs in dspy.settings.trace]
-            steps: Any = [step for step in trace if step[0] is not None]
-            return number, list(self._good(example, prediction, steps, scored)), prediction.metadata.failures
-
-        found, failures = defaultdict[str, list[Step]](list), list[Failure]()
-        # In the order of the trainset, whatever order they were answered in.
-        answers = sorted(run_side_by_side(ask, range(len(trainset)), self.num_threads), key=lambda one: one[0])
-        for _, good, failed in answers:
-            failures += failed
-            for agent, step in good:
-                found[agent].append(step)
-        return found, failures
+        with dspy.context(trace=[]):
+            try:
+                prediction: Any = moa(**{name: example[name] for name in example.inputs()})
+            except MoAError as error:
+                return [], error.failures
+            except (LMError, AdapterParseError):
+                return [], []
+            steps: list[Any] = [(name_of.get(id(part)), *step) for part, *step in dspy.settings.trace]
+        return list(self._good(example, prediction, steps, scored)), prediction.metadata.failures
 
     def _good(
-        self, example: dspy.Example, prediction: Any, steps: Sequence[Step], scored: Scored | None
+        self, example: dspy.Example, prediction: Any, steps: Sequence[Any], scored: Scored | None
     ) -> Iterator[tuple[str, Step]]:
         """The agents' steps that led to something right."""
 
         def passes(answer: dspy.Prediction) -> bool:
             return scored is None or float(scored(example, answer)) >= self.threshold
 
-        by_place: dict[str, list[Step]] = defaultdict(list)
-        for step in steps:  # `proposers.ada.program.predict` is of `proposers.ada`
-            place = ".".join(step[0].split(".")[:2])
-            by_place["aggregator" if place.startswith("aggregator") else place].append(step)
+        by_place: dict[tuple[str, str], list[Step]] = defaultdict(list)
+        for step in steps:
+            if step[0] is not None:  # `proposers.ada.program.predict` is of ada
+                panel, agent, *_ = step[0].split(".")
+                by_place[panel, panel if panel == "aggregator" else agent].append(step)
         metadata = prediction.metadata
-        for place, own in by_place.items():
-            panel, _, agent = place.partition(".")
+        for (panel, agent), own in by_place.items():
             if panel == "aggregator":
                 right = [not metadata.fallback_used and passes(prediction)] * len(own)
             else:
                 layer = 1 if panel == "proposers" else int(panel.removeprefix("layer_"))
-                proposals: list[Proposal] = [p for p in metadata.all_proposals if (p.agent, p.layer) == (agent, layer)]
+                proposals = [one for one in metadata.all_proposals if (one.agent, one.layer) == (agent, layer)]
                 right = [passes(prediction_of(proposal.outputs)) for proposal in proposals]
                 if len(right) != len(own):  # it is not known which step led to what
                     right = [bool(right) and all(right)] * len(own)
-            yield from ((agent or panel, step) for is_right, step in zip(right, own, strict=True) if is_right)
+            yield from ((agent, step) for is_right, step in zip(right, own, strict=True) if is_right)
 
     def _train(self, student: MoA, data: Mapping[str, list[Any]], data_format: Any) -> MoA:
-        moa = student.deepcopy()
-        jobs: dict[str, Any] = {}
+        moa, jobs, failed = student.deepcopy(), dict[str, Any](), list[str]()
         for name, examples in data.items():
             lm: Any = _agents_of(moa, name)[0].lm
             lm.kill()  # frees what a local model that is served holds
             jobs[name] = lm.finetune(examples, data_format, self.train_kwargs or None)
-        self.trainings, errors = [], {}
+        self.trainings = []
         for name, job in jobs.items():
             tuned = job.result()
             if isinstance(tuned, Exception):
-                errors[name] = tuned
+                failed.append(f"{name}: {tuned}")
             else:
                 for agent in _agents_of(moa, name):
                     agent.lm = tuned
             self.trainings.append(Training(name, job.model, len(data[name]), getattr(tuned, "model", None)))
-        if errors:
-            what = "; ".join(f"{name}: {error}" for name, error in errors.items())
-            raise CompileInterrupted(f"Training failed for {what}.", "The others are in error.program.", program=moa)
+        if failed:
+            what = f"Training failed for {'; '.join(failed)}."
+            raise CompileInterrupted(what, "The others are in error.program.", program=moa)
         return moa
-
-    def _names(self, moa: MoA) -> list[str]:
-        known = list(dict.fromkeys(agent.name for agent in moa.agents))
-        if unknown := [name for name in self.agents or () if name not in known]:
-            raise ValueError(f"There is no agent {unknown[0]!r} to train. There are {', '.join(known)}.")
-        return [name for name in known if self.agents is None or name in self.agents]
 
 
 def _agents_of(moa: MoA, name: str) -> list[Agent]:
@@ -215,50 +215,17 @@ def _agents_of(moa: MoA, name: str) -> list[Agent]:
     return [agent for agent in moa.agents if agent.name == name]
 
 
-def _training_example(adapter: Any, student: MoA, step: Step) -> Any:
-    name, inputs, outputs = step
-    predictor: Any = dict(student.named_predictors())[name]
-    signature = predictor.signature
-    for field in signature.output_fields:
-        if field not in outputs:  # fusion does not ask for what is settled
-            signature = signature.delete(field)
-    return adapter.format_finetune_data(signature=signature, demos=predictor.demos, inputs=inputs, outputs=outputs)
-
-
-def _check_trainable(name: str, agent: Agent) -> None:
+def _check_trainable(agent: Agent) -> None:
     lm: Any = agent.lm
     if lm is None:
         raise ValueError(
-            f"Agent {name!r} has no LM of its own to train: its program brings its LMs, or DSPy's ambient one answers. "
-            "Leave it out with agents=[...]."
+            f"Agent {agent.name!r} has no LM of its own to train: its program brings its LMs, or DSPy's ambient one "
+            "answers. Leave it out with agents=[...]."
         )
     provider = getattr(lm, "provider", None)
     if not getattr(provider, "finetunable", False):
         raise ValueError(
-            f"The model {lm.model!r} of agent {name!r} cannot be trained: its provider ({type(provider).__name__}) "
-            "does not fine-tune. Give dspy.LM(..., provider=...) one that does, or leave the agent out: agents=[...]."
-        )
-
-
-def _refuse_other_shape(student: MoA, teacher: MoA) -> None:
-    names = [name for name, _ in student.named_predictors()]
-    if [name for name, _ in teacher.named_predictors()] != names:
-        raise ValueError(
-            "The teacher is of another shape than the student, so it is not known whose words are for whom: both need "
-            f"the prompts {', '.join(names)}."
-        )
-
-
-def _refuse_nothing(data: Mapping[str, Sequence[Any]], asked: int, failures: Sequence[Failure]) -> None:
-    if empty := [name for name, examples in data.items() if not examples]:
-        counts = ", ".join(f"{name} {len(examples)}" for name, examples in data.items())
-        last = {failure.agent: failure for failure in failures if failure.agent in empty}
-        causes = "".join(
-            f" {name} failed: {failure.error}: {failure.message.partition(chr(10))[0]}."
-            for name, failure in last.items()
-        )
-        raise ValueError(
-            f"There is nothing to train {', '.join(empty)} on: of {asked} examples, so many answers are good "
-            f"enough: {counts}.{causes} No job was started. Give more examples, a teacher, or agents=[...] without "
-            "them."
+            f"The model {lm.model!r} of agent {agent.name!r} cannot be trained: its provider "
+            f"({type(provider).__name__}) does not fine-tune. Give dspy.LM(..., provider=...) one that does, or leave "
+            "the agent out: agents=[...]."
         )

@@ -94,7 +94,6 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         max_calls: Rather the best one with no more LM calls per question.
         max_cost_usd: Rather the best one that costs no more per question.
         max_loss: See above.
-        sizes: Of the committees; None tries every one.
         concurrency: Examples under way at once; each asks its proposers side by side.
 
     Raises:
@@ -122,7 +121,6 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         max_calls: float | None = None,
         max_cost_usd: float | None = None,
         max_loss: float = 0.02,
-        sizes: Sequence[int] | None = None,
         concurrency: int = 8,
     ) -> None:
         super().__init__(metric, concurrency)
@@ -135,7 +133,6 @@ class FitCascade(FromAnswers[MoA | Cascade]):
             raise ValueError("max_calls and max_cost_usd are per question, and more than 0.")
         self.max_error, self.max_loss = max_error, max_loss
         self.max_calls, self.max_cost_usd = max_calls, max_cost_usd
-        self.sizes = sizes
         self.report: CascadeReport | None = None
 
     def learn(self, asked: Asked) -> MoA | Cascade:
@@ -152,7 +149,7 @@ class FitCascade(FromAnswers[MoA | Cascade]):
                 f"{len(here.scores)} examples and {len(here.columns)} proposals of each are too few for a cascade."
             )
             raise CompileInterrupted(problem, "Give 100 examples, and two agents or samples.", recording=recording)
-        committees = Committees(here, self._weigh(moa, here, judged), self.sizes)
+        committees = Committees(here, self._weigh(moa, here, judged))
         prices = price_proposals(here.agents, recording)
         looks = committees.look(there if val else here, list(prices.values()), held_out=not val)
         fits = list(committees.fits)

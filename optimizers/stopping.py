@@ -19,21 +19,13 @@ STEPS = 50  # thresholds that are tried, beside that of never stopping
 
 @dataclass(frozen=True)
 class Looks:
-    """What each stage says of each question; all of shape (stages, questions).
-
-    Attributes:
-        confidences: How sure it is.
-        scores: 1 where its answer is right.
-        settled: Whether the stages after it can no longer change its answer.
-        calls: Calls up to this stage, of shape (stages,).
-        costs: USD up to this stage; None if a price is not known.
-    """
+    """What each stage says of each question, of shape (stages, questions), and what it takes to come to each stage."""
 
     confidences: Floats
-    scores: Floats
-    settled: npt.NDArray[np.bool_]
+    scores: Floats  # 1 where its answer is right
+    settled: npt.NDArray[np.bool_]  # whether the stages after it can no longer change its answer
     calls: Floats
-    costs: Floats | None = None
+    costs: Floats | None = None  # USD; None if a price is not known
 
     def stop(self, threshold: float) -> npt.NDArray[np.intp]:
         """The stage at which each question stops."""
@@ -79,38 +71,29 @@ class Stop:
 
 
 class Committees:
-    """Votes of the 1, 2, 3, ... most accurate agents, with what each says of how sure it is.
+    """Votes of the 2, 3, ... most accurate agents (one of several samples says something too), and how sure each is.
 
     Args:
         train: Recorded votes to learn from.
         weights: Of the agents, in the vote of all.
-        sizes: How many agents, ascending; None: every size that says anything of its confidence, and all.
     """
 
-    def __init__(self, train: Votes, weights: Floats, sizes: Sequence[int] | None = None) -> None:
+    def __init__(self, train: Votes, weights: Floats) -> None:
         number, least = len(train.agents), 1 if train.samples > 1 else min(2, len(train.agents))
         rank = np.argsort(np.argsort(-Weights(train).accuracy, kind="stable"), kind="stable")
-        self.sizes = list(sizes) if sizes is not None else list(range(least, number + 1))
-        self.weights = [np.where(rank < size, np.maximum(weights, 1e-9), 0.0) for size in self.sizes]
         self.all = weights
-        found = [train.weigh(each) for each in self.weights]
-        self.fits = [fit(rows, scores) for rows, scores, _ in found]
+        self.weights = [np.where(rank < n, np.maximum(weights, 1e-9), 0.0) for n in range(least, number + 1)]
+        self.fits = [fit(*train.weigh(each)[:2]) for each in self.weights]
 
     def look(self, votes: Votes, prices: Sequence[float | None] = (), held_out: bool = False) -> Looks:
         """What these committees say; with `held_out`, of the rows that they were learned from."""
-        found = [votes.weigh(each) for each in self.weights]
-        asked = [each > 0 for each in self.weights]
-        sure = [f.held_out if held_out else predict(f.coefficients, found[n][0]) for n, f in enumerate(self.fits)]
-        left = [votes.samples * float(self.all[~each].sum()) for each in asked]
-        settled = [lead > weight + 1e-9 for (_, _, lead), weight in zip(found, left, strict=True)]
-        known = None if None in prices or not prices else np.array(prices, dtype=float)
-        return Looks(
-            np.array(sure),
-            np.array([scores for _, scores, _ in found]),
-            np.array(settled),
-            np.array([float(each.sum()) * votes.samples for each in asked]),
-            None if known is None else np.array([float(known[each].sum()) * votes.samples for each in asked]),
-        )
+        rows, scores, leads = zip(*(votes.weigh(each) for each in self.weights), strict=True)
+        asked = np.array(self.weights) > 0
+        sure = [f.held_out if held_out else predict(f.coefficients, r) for f, r in zip(self.fits, rows, strict=True)]
+        left = votes.samples * (~asked @ self.all)
+        costs = None if None in prices or not prices else votes.samples * (asked @ np.array(prices, dtype=float))
+        settled = np.array(leads) > left[:, None] + 1e-9
+        return Looks(np.array(sure), np.array(scores), settled, votes.samples * asked.sum(axis=1, dtype=float), costs)
 
 
 def list_stops(looks: Looks) -> Iterator[Stop]:

@@ -49,9 +49,8 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
     _give_ambient_lms(student, dspy.settings.lm)
     _refuse_shared_prompts(student)
     if isinstance(optimizer, dspy.BootstrapFinetune) and not arguments.get("teacher"):
-        arguments["teacher"] = (
-            program.deepcopy()
-        )  # asked in the student's place: as any mixture, on rollouts of its own
+        # Asked in the student's place: as any mixture, on rollouts of its own.
+        arguments["teacher"] = program.deepcopy()
     with showing_lms(_agents_of(student)):
         if bare := [name for name, predictor in student.named_predictors() if predictor.lm is None]:
             raise ValueError(f"The predictor {bare[0]} has no LM, so there is nothing to train. Give its agent one.")

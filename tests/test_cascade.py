@@ -173,7 +173,7 @@ def _with(stage: MoA, lms: dict[str, FakeLM]) -> MoA:
 
 @pytest.mark.parametrize(
     "goal",
-    [{"max_calls": 2.5}, {"max_error": 0.2}, {"max_loss": 0.5}, {"sizes": [2, 5]}],
+    [{"max_calls": 2.5}, {"max_error": 0.2}, {"max_loss": 0.5}],
     ids=lambda goal: next(iter(goal)),
 )
 def test_goals(goal: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import calls
 from support.roles import TRAIN, Outer, Task, right, role
 
-from moa_dspy import Agent, MoA
+from moa_dspy import MoA
 from moa_dspy.optimizers import CompileInterrupted, Finetune
 
 
@@ -96,24 +96,6 @@ def test_samples_are_lessons_each_for_itself() -> None:
     assert [len(data) for _, data, _ in school.taught] == [6]
 
 
-def test_a_teachers_words_are_learned_with_the_students_prompts() -> None:
-    school = School()
-    lms = classroom(school)
-    teacher = MoA(
-        Task,
-        [Agent(role("tess"), name="ada"), Agent(role("tim"), name="bo")],
-        role("judge"),
-        use_specialized_prompts=True,
-    )
-    moa = student(lms, use_specialized_prompts=True)
-    part: Any = moa.predictors()[0]
-    part.signature = part.signature.with_instructions("Mind the student.")
-    Finetune(right, agents=["ada"]).compile(moa, trainset=TRAIN[:1], teacher=teacher)
-    [(_, data, _)] = school.taught
-    assert said(data) == [("tess", "a0")] and "Mind the student." in data[0]["messages"][0]["content"]
-    assert calls(lms) == {"ada": 0, "bo": 0, "judge": 0}
-
-
 def test_layers_of_one_agent_are_one_model() -> None:
     school = School()
     moa = student(classroom(school), layers=2)
@@ -137,14 +119,12 @@ def test_what_cannot_be_right_is_refused_before_anything_is_asked() -> None:
     moa = student(lms)
     plain = MoA(Task, [role("ada"), lms["bo"]], lms["judge"])
     own = MoA(Task, [dspy.ChainOfThought(Task), lms["bo"]], lms["judge"])
-    three = MoA(Task, [lms["ada"], lms["bo"], role("cy")], lms["judge"])
     refused: list[tuple[Any, str, Finetune, dict[str, Any]]] = [
         (TypeError, "Outer has none", Finetune(), {"student": Outer(moa)}),
         (ValueError, "trainset is empty", Finetune(), {"trainset": []}),
         (ValueError, "no agent 'al' to train. There are ada, bo, aggregator", Finetune(agents=["al"]), {}),
         (ValueError, "'ada' of agent 'ada' cannot be trained", Finetune(), {"student": plain}),
         (ValueError, "no LM of its own to train", Finetune(), {"student": own}),
-        (ValueError, "teacher is of another shape", Finetune(), {"teacher": three}),
     ]
     for error, message, optimizer, changed in refused:
         with pytest.raises(error, match=message):
