@@ -21,9 +21,10 @@ from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.usage import Usage
 
 from .examples import CompileInterrupted, ask_examples, find_rows, keeping
-from .from_answers import Asked, FromAnswers, Report
+from .from_answers import Asked, FromAnswers
 from .mixtures import restricted
 from .recipes import Budget, count_rotations
+from .reports import Report
 from .votes import Floats, Votes, Weights, unweighted_voting
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick", "price_proposals"]

@@ -14,12 +14,11 @@ from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilso
 from moa_dspy.terminal import printable
 
 from .committee import Candidate
-from .from_answers import Report
+from .reports import Report, list_table
 from .votes import Floats, Votes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-    from rich.table import Table
 
 __all__ = ["SELF_MOA", "Diagnosis", "Diversity", "Recommendation", "recommend"]
 
@@ -160,11 +159,11 @@ class Diagnosis(Report):
                 left = ["-" if one is None else f"{one:.0%}" for one in found.same_error[row][:row]]
                 right = ["-" if one is None else f"{one:.2f}" for one in found.correlation[row][row + 1 :]]
                 rows.append([f"{row + 1} {name}", *left, "", *right])
-            shown += [Text(_ERRORS, "dim"), _table(["", *map(str, range(1, len(rows) + 1))], rows), ""]
+            shown += [Text(_ERRORS, "dim"), list_table(["", *map(str, range(1, len(rows) + 1))], rows), ""]
         if several := [made for made in self.committees if made.calls > 1]:
             percent = self.comparison.is_accuracy
             rows = [[str(made), f"{made.calls:g}", _score(made.score, percent)] for made in several]
-            shown += [Text(_WEIGHTED, "dim"), _table(["of", "calls", "score"], rows), ""]
+            shown += [Text(_WEIGHTED, "dim"), list_table(["of", "calls", "score"], rows), ""]
         style = "bold green" if self.recommendation.verdict == "mix" else "bold"
         shown.append(Text(printable(self.recommendation.reason), style))
         return Group(*shown, *(Text(printable(reason)) for reason in self.reasons))
@@ -252,19 +251,6 @@ def _compare_errors(votes: Votes) -> list[list[float | None]]:
 
 def _known(matrix: Floats) -> list[list[float | None]]:
     return [[None if np.isnan(number) else number for number in row] for row in matrix.tolist()]
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="dim")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, overflow="fold", justify="right" if number else "left")
-    for name, *cells in rows:
-        table.add_row(Text(printable(name)), *cells)
-    return table
 
 
 _ERRORS = (

@@ -19,7 +19,8 @@ from moa_dspy.usage import Usage
 from .calibrate import Judge, require_promise
 from .committee import price_proposals
 from .examples import CompileInterrupted
-from .from_answers import Asked, FromAnswers, Report
+from .from_answers import Asked, FromAnswers
+from .reports import Report, list_table
 from .stopping import Committees, Looks, Stop, list_stops, stop_within
 from .votes import Floats, Votes, Weights, take_vote
 
@@ -52,17 +53,14 @@ class CascadeReport(Report):
 
     def table(self) -> Table:
         """The curve as a rich table, with always asking all and the best single model."""
-        from rich.table import Table
-
-        table = Table("stops at", "calls", "USD", "right", "lost", title=self.reason, title_justify="left")
-        rows = [(f"{one.threshold:.3f}" if one.threshold <= 1 else "settled", one) for one in self.stops]
-        for name, one in rows:
-            mark = "[bold]" if one is self.chosen else ""
-            usd = "-" if one.cost_usd is None else f"{one.cost_usd:.2g}"
-            table.add_row(mark + name, f"{one.calls:.2f}", usd, f"{one.score:.3f}", f"{one.lost:.3f}")
+        rows = []
+        for one in self.stops:
+            name = f"{one.threshold:.3f}" if one.threshold <= 1 else "settled"
+            name += " (chosen)" if one is self.chosen else ""
+            rows.append([name, f"{one.calls:.2f}", _usd(one.cost_usd), f"{one.score:.3f}", f"{one.lost:.3f}"])
         for name, (score, calls, cost) in (("always all", self.always), (self.single_name, self.single)):
-            table.add_row(name, f"{calls:.2f}", "-" if cost is None else f"{cost:.2g}", f"{score:.3f}", "")
-        return table
+            rows.append([name, f"{calls:.2f}", _usd(cost), f"{score:.3f}", ""])
+        return list_table(["stops at", "calls", "USD", "right", "lost"], rows, self.reason)
 
     def plot(self, path: str | Path) -> Path:
         """Plot the share of right answers against calls per question; `path` as for a comparison's plot."""
@@ -235,6 +233,10 @@ def _price_verdicts(moa: MoA, recording: Recording, looks: Looks) -> tuple[float
     known = looks.costs is not None and spent.cost_usd is not None and not spent.unpriced_calls
     cost = None if not known else float((_last(looks.costs) or 0.0) + (spent.cost_usd or 0.0) * share)
     return float(looks.calls[-1]) + spent.calls * share, cost
+
+
+def _usd(cost: float | None) -> str:
+    return "-" if cost is None else f"{cost:.2g}"
 
 
 def _last(costs: Floats | None) -> float | None:

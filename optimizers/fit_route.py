@@ -17,7 +17,8 @@ from moa_dspy.usage import Usage
 
 from .calibrate import Judge
 from .examples import CompileInterrupted, inputs_of
-from .from_answers import Asked, FromAnswers, Report
+from .from_answers import Asked, FromAnswers
+from .reports import Report
 from .votes import Floats, Votes, take_vote
 
 __all__ = ["FitRoute", "RouteReport", "is_win", "route_held_out"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import dspy
 from dspy.teleprompt import Teleprompter
@@ -14,14 +14,13 @@ from moa_dspy.evaluation import Metric
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
-from moa_dspy.values import to_jsonable
 
 from .examples import ask_examples, check_mixture, checked_sets
 from .recipes import Budget, count_rotations
 from .scoring import Scored
 from .votes import Votes
 
-__all__ = ["Asked", "FromAnswers", "Report"]
+__all__ = ["Asked", "FromAnswers"]
 
 Made = TypeVar("Made")
 
@@ -108,20 +107,3 @@ class FromAnswers(Teleprompter, Generic[Made]):
     def learn(self, asked: Asked) -> Made:
         """Ask, and make what is returned."""
         raise NotImplementedError
-
-
-class Report:
-    """What came of it, as data."""
-
-    shown: ClassVar[Sequence[str]] = ()  # what stands in the data; by default all fields
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as data for JSON; what is not known is None."""
-        data: dict[str, Any] = to_jsonable({name: _as_data(getattr(self, name)) for name in self.shown or vars(self)})
-        return data
-
-
-def _as_data(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return [_as_data(one) for one in value]
-    return value.to_dict() if hasattr(value, "to_dict") else value

@@ -15,12 +15,12 @@ from moa_dspy.route import estimate
 
 from .committee import list_committees, pick
 from .fit_route import is_win, route_held_out
-from .from_answers import Report
+from .reports import Report, list_table
 from .stopping import Committees, list_stops, stop_within
 from .votes import Floats, Votes, Weights
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
 __all__ = ["Proof", "ProofRow", "prove", "prove_votes"]
 
@@ -71,23 +71,25 @@ class Proof(Report):
     splits: int
     share: float = field(default=0.2)
 
-    def table(self, title: str = "") -> Table:
-        """The rows as a rich table, in percent."""
-        from rich.table import Table
+    def table(self, title: str = "") -> RenderableType:
+        """The rows as two rich tables, in percent: what is answered whole, and what is promised."""
+        from rich.console import Group
 
-        said = f"{title}{self.questions} questions, learned from {self.share:.0%}, {self.splits} splits"
-        table = Table(title=said, title_justify="left")
-        for heading in ("", "right", "answered", "calls", "gain", "95%", "promise", "error", "kept", "95%", "refused"):
-            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        whole, promised = list[list[str]](), list[list[str]]()
         for row in self.rows:
-            cells = [row.name, _percent(row.right), _percent(row.answered), f"{row.calls:.2f}"]
-            cells += ["", ""] if row.gain is None else [f"{100 * row.gain[0]:+.2f}", _between(row.gain[1], "+.1f")]
-            if row.promise is not None:
-                error = None if row.right is None else 1 - row.right
-                kept = ("-", "") if row.kept is None else (_percent(row.kept[0]), _between(row.kept[1], ".0f"))
-                cells += [_percent(row.promise), _percent(error), *kept, _percent(row.refused)]
-            table.add_row(*cells)
-        return table
+            if row.gain is not None:
+                whole.append([row.name, _percent(row.right), f"{row.calls:.2f}", *_with_interval(row.gain, "+.1f")])
+            else:
+                wrong = None if row.right is None else 1 - row.right
+                kept = _with_interval(row.kept, ".1f")
+                promised.append([row.name, _percent(row.answered), _percent(wrong), *kept, _percent(row.refused)])
+        return Group(
+            f"{title}{self.questions} questions, learned from {self.share:.0%}, {self.splits} splits.\n",
+            list_table(["all answered, %", "right", "calls", "gain", "95%"], whole),
+            "gain: points above the better of best single and plurality.\n",
+            list_table(["a promise, %", "answered", "wrong", "kept", "95%", "refused"], promised),
+            "kept: splits with no more wrong answers than promised; refused: splits that bore no promise.",
+        )
 
 
 def prove(
@@ -245,5 +247,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def _between(interval: Interval, form: str) -> str:
-    return f"{100 * interval.low:{form}} to {100 * interval.high:{form}}"
+def _with_interval(value: tuple[float, Interval] | None, form: str) -> list[str]:
+    if value is None:
+        return ["-", ""]
+    share, low, high = (f"{100 * number:{form}}" for number in (value[0], *value[1]))
+    return [share, f"{low} to {high}"]

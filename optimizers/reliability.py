@@ -18,7 +18,7 @@ from moa_dspy.evaluation import Interval, calibration_error, calibration_interva
 from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
 
-from .from_answers import Report
+from .reports import Report, list_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -198,13 +198,11 @@ class Reliability(Report):
 
     def table(self) -> Table:
         """The reliability as a rich table: what was said, and what is."""
-        from rich.table import Table
-
-        table = Table("answers", "confidence", "right", "95%", title=self.reason, title_justify="left")
-        for one in self.bins:
-            low, high = one.interval
-            table.add_row(str(one.answers), f"{one.confidence:.3f}", f"{one.accuracy:.3f}", f"{low:.3f} to {high:.3f}")
-        return table
+        rows = [
+            [str(one.answers), f"{one.confidence:.3f}", f"{one.accuracy:.3f}", "{:.3f} to {:.3f}".format(*one.interval)]
+            for one in self.bins
+        ]
+        return list_table(["answers", "confidence", "right", "95%"], rows, self.reason)
 
     def plot(self, path: str | Path) -> Path:
         """Plot the reliability, with 95% intervals, and the risk-coverage curve; `path` as for a comparison's plot."""

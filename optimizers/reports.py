@@ -1,9 +1,10 @@
-"""What a compile in stages did, and what it cost."""
+"""Reports: as data, as tables, and what a compile in stages did and cost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from rich.box import SIMPLE_HEAD
@@ -12,8 +13,37 @@ from rich.text import Text
 
 from moa_dspy.terminal import printable
 from moa_dspy.usage import Usage
+from moa_dspy.values import to_jsonable
 
-__all__ = ["SpecializationReport", "StageReport"]
+__all__ = ["Report", "SpecializationReport", "StageReport", "list_table"]
+
+
+class Report:
+    """What came of it, as data."""
+
+    shown: ClassVar[Sequence[str]] = ()  # what stands in the data; by default all fields
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as data for JSON; what is not known is None."""
+        data: dict[str, Any] = to_jsonable({name: _as_data(getattr(self, name)) for name in self.shown or vars(self)})
+        return data
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return [_as_data(one) for one in value]
+    return value.to_dict() if hasattr(value, "to_dict") else value
+
+
+def list_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A plain table for 80 columns: names, which may go on in a second line, and numbers."""
+    plain: Any = {"show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0), "header_style": "dim"}
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", **plain)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", no_wrap=number > 0, justify="right" if number else "left")
+    for name, *cells in rows:
+        table.add_row(Text(printable(name)), *cells)
+    return table
 
 
 class StageReport(BaseModel):
@@ -47,7 +77,7 @@ class StageReport(BaseModel):
 
 
 @dataclass(frozen=True)
-class SpecializationReport:
+class SpecializationReport(Report):
     """All stages, in the order of the mixture.
 
     Attributes:
@@ -62,6 +92,12 @@ class SpecializationReport:
     calls_per_answer: int = 0
     seconds: float = 0.0
     judged_on: str = "valset"
+    shown = ("calls", "optimizer_calls", "joint_calls", "seconds", "judged_on", "cost_usd", "stages")
+
+    @property
+    def cost_usd(self) -> float | None:
+        """USD; None if a price is not known."""
+        return self.usage.cost_usd
 
     @property
     def usage(self) -> Usage:
@@ -82,12 +118,6 @@ class SpecializationReport:
     def joint_calls(self) -> int:
         """What the agents would have been asked, had every run of a stage been one of the whole mixture."""
         return self.calls_per_answer * sum(stage.runs for stage in self.stages)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The report as JSON-able data."""
-        names = ("calls", "optimizer_calls", "joint_calls", "seconds", "judged_on")
-        stages = [stage.model_dump(mode="json") for stage in self.stages]
-        return {**{name: getattr(self, name) for name in names}, "cost_usd": self.usage.cost_usd, "stages": stages}
 
     def table(self) -> Table:
         """The report as a rich table: `calls` of the agents, `jointly` what the whole mixture would have taken."""

@@ -9,7 +9,8 @@ from moa_dspy.moa import MoA
 from moa_dspy.strategies import Voting
 from moa_dspy.usage import Usage
 
-from .from_answers import Asked, FromAnswers, Report
+from .from_answers import Asked, FromAnswers
+from .reports import Report
 from .votes import Votes, Weights
 
 __all__ = ["AgentWeight", "FitVoteWeights", "WeightsReport"]
