@@ -5,14 +5,13 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dspy
+import regex
 
 from moa_dspy.strategies.equality import ABSTAIN, fold, normalise, same
 from moa_dspy.strategies.normalizers import find_convention
@@ -112,50 +111,25 @@ def _exact(gold: Any, given: Any, annotation: Any, convention: Callable[[Any], A
 
 
 def _contains(gold: Any, given: Any, annotation: Any) -> bool:
-    wanted, text = fold(str(gold)), fold(str(given))
-    start = text.find(wanted) if wanted else -1
-    while start >= 0:
-        if _is_whole(text, start, start + len(wanted)):
-            return True
-        start = text.find(wanted, start + 1)
-    return False
+    wanted = fold(str(gold))
+    if not wanted:
+        return False
+    starts = "" if regex.match(_UNSPACED, wanted) else f"(?<!{_SPACED})"
+    ends = "" if regex.match(_UNSPACED, wanted[-1]) else f"(?!{_SPACED})"
+    if wanted[0].isdigit():
+        starts += "(?<![.,+-])"
+    if wanted[-1].isdigit():
+        ends += r"(?![.,]\d)"
+    # An accent or a vowel sign that follows belongs to the last letter.
+    return regex.search(rf"(?V1){starts}{regex.escape(wanted)}(?!\p{{M}}){ends}", fold(str(given))) is not None
 
+
+# What scripts write without spaces between words, or with endings on them as Korean does; and what words consist of
+# elsewhere.
+_UNSPACED = r"(?V1)[\p{scx=Bopo}\p{scx=Hani}\p{scx=Hang}\p{scx=Hira}\p{scx=Kana}\p{Khmr}\p{Laoo}\p{Mymr}\p{Thai}\p{Tibt}]"
+_SPACED = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--{_UNSPACED.removeprefix('(?V1)')}]"
 
 METRICS: dict[str, Callable[[Any, Any, Any], bool]] = {"exact": _exact, "contains": _contains}
-
-
-def _is_whole(text: str, start: int, end: int) -> bool:
-    """Whether a piece of a text is no part of a longer word or number."""
-    before, after = text[start - 1 : start], text[end : end + 1]
-    if _is_mark(after):  # an accent or a vowel sign of the last letter
-        return False
-    if text[start].isdigit() and before and before in ".,+-":
-        return False
-    if text[end - 1].isdigit() and after and after in ".," and text[end + 1 : end + 2].isdigit():
-        return False
-    starts_inside = _is_spaced(before) and not _is_unspaced(text[start])
-    ends_inside = _is_spaced(after) and not _is_unspaced(text[end - 1])
-    return not (starts_inside or ends_inside)
-
-
-def _is_spaced(character: str) -> bool:
-    """Whether a character belongs to a word that spaces set apart."""
-    return (character.isalnum() or character == "_" or _is_mark(character)) and not _is_unspaced(character)
-
-
-def _is_unspaced(character: str) -> bool:
-    """Whether a script writes its words without spaces, or endings onto them as Korean does."""
-    return re.split("[ -]", unicodedata.name(character or " ", ""))[0] in _UNSPACED
-
-
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character or " ").startswith("M")
-
-
-# First words of characters' names.
-_UNSPACED = {"BOPOMOFO", "CJK", "HALFWIDTH", "HANGUL", "HIRAGANA", "IDEOGRAPHIC", "KATAKANA"} | {
-    *("KHMER", "LAO", "MYANMAR", "THAI", "TIBETAN")
-}
 
 
 def _of_outputs(is_same: Callable[[Any, Any, Any], bool], task: type[dspy.Signature], name: str) -> Metric:

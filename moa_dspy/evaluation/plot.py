@@ -11,6 +11,7 @@ from typing import Any
 
 from moa_dspy.evaluation.comparison import Comparison, Row
 from moa_dspy.evaluation.scores import Kind
+from moa_dspy.evaluation.table import shown_as_text
 
 __all__ = ["check_plot", "save_figure", "save_plot"]
 
@@ -88,7 +89,7 @@ def save_figure(
         figure.savefig(target, format=form, dpi=200, bbox_inches="tight", metadata=_METADATA.get(form))
     if kind == "html":
         drawing, head = target.getvalue(), escape(title)
-        below = escape(_as_text(table()))
+        below = escape(shown_as_text(table(), 120))
         page = f"{_HEAD}<title>{head}</title>\n{drawing[drawing.index('<svg') :]}\n<pre>\n{below}</pre>\n</html>\n"
         path.write_text(page, encoding="utf-8")
     return path
@@ -142,14 +143,6 @@ def _draw(comparison: Comparison, axes: Any) -> None:
     if not unit:
         axes.set(xticks=[], xlabel="in the order of the table: no costs are recorded")
     axes.margins(x=0.12)
-
-
-def _as_text(table: Any) -> str:
-    from rich.console import Console
-
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(table)
-    return console.export_text()
 
 
 def _shown(comparison: Comparison) -> list[Row]:
