@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Limits", "name_nearest", "require_positive"]
+__all__ = ["Limits", "bound", "name_nearest", "require_positive"]
 
 
 class Limits(BaseModel):
@@ -82,6 +82,18 @@ class Limits(BaseModel):
         except ValidationError as error:
             problems = [(*one["loc"], one["msg"].removeprefix("Value error, ")) for one in error.errors()]
             raise ValueError("limits: " + "; ".join(": ".join(map(str, one)) for one in problems)) from None
+
+
+def bound(moa: Any, limits: Mapping[str, Any]) -> None:
+    """Change those limits of a mixture that are not None.
+
+    Raises:
+        ValueError: If they make no sense beside the others.
+    """
+    given = {name: value for name, value in limits.items() if value is not None}
+    moa.limits = Limits.of({**moa.limits.model_dump(), **given})
+    for panel in moa.panels:
+        panel.limits = moa.limits
 
 
 def require_positive(**numbers: Any) -> None:

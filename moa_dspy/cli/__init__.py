@@ -5,6 +5,8 @@ DSPy takes seconds to import, so the commands import what they need when they ar
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated
 
@@ -50,21 +52,26 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("demo", help=demo.HELP)(demo.demo)
-app.command("ask", help=ask.HELP, no_args_is_help=True)(ask.ask)
-app.command("chat", help=chat.HELP)(chat.chat)
-app.command("run", help=run.HELP, no_args_is_help=True)(run.run)
-app.command("eval", help=evaluate.HELP, no_args_is_help=True)(evaluate.evaluate)
-app.command("diagnose", help=diagnose.HELP, no_args_is_help=True)(diagnose.diagnose)
-app.command("compile", help=compile.HELP, no_args_is_help=True)(compile.compile_)
-app.command("show", help=show.HELP, no_args_is_help=True)(show.show)
-app.command("doctor", help=doctor.HELP)(doctor.doctor)
-app.command("serve", help=serve.HELP, no_args_is_help=True)(serve.serve)
-app.command("mcp", help=mcp.HELP, no_args_is_help=True)(mcp.mcp)
-app.command("ui", help=ui.HELP)(ui.ui)
-app.command("init", help=start.INIT_HELP)(start.init)
-app.command("presets", help=start.PRESETS_HELP)(start.presets)
-app.command("data", help=start.DATA_HELP, no_args_is_help=True)(start.data)
+_COMMANDS: dict[str, tuple[Callable[..., None], bool]] = {
+    # name: the command, and whether it shows its help where it is given nothing
+    "demo": (demo.demo, False),
+    "ask": (ask.ask, True),
+    "chat": (chat.chat, False),
+    "run": (run.run, True),
+    "eval": (evaluate.evaluate, True),
+    "diagnose": (diagnose.diagnose, True),
+    "compile": (compile.compile_, True),
+    "show": (show.show, True),
+    "doctor": (doctor.doctor, False),
+    "serve": (serve.serve, True),
+    "mcp": (mcp.mcp, True),
+    "ui": (ui.ui, False),
+    "init": (start.init, False),
+    "presets": (start.presets, False),
+    "data": (start.data, True),
+}
+for _name, (_command, _shows_help) in _COMMANDS.items():
+    app.command(_name, no_args_is_help=_shows_help)(options.spread(_command))
 
 
 def main() -> None:
@@ -85,4 +92,5 @@ def _main(
     ] = False,
     verbose: options.Verbose = None,
 ) -> None:
-    pass
+    # LiteLLM would wait for newer prices from the network, and warn where there is none: the packaged ones serve.
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")

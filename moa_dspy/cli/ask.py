@@ -21,56 +21,48 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.results import MoAMetadata
 
-__all__ = ["COST_HEADINGS", "HELP", "ask", "cost_rows", "proposal_rows"]
-
-HELP = """Ask one question and see the answer, who proposed what, who agreed, and what it cost.
-
-Without --config, --preset or --proposer a panel of simulated models answers: no key, no network, no cost.
-
-[bold]Examples[/bold]
-moa-dspy ask "What is the capital of Scotland?"
-moa-dspy ask "What is 17 * 23?" -s voting --signature "q -> answer: int"
-moa-dspy ask "Why is the sky blue?" --config moa.yaml --json | jq .outputs
-moa-dspy ask - --config tuned.json < question.txt
-moa-dspy ask "Why is the sky blue?" -a openai/gpt-5 \\
-    -p openai/gpt-5-mini -p anthropic/claude-haiku-4-5
-
-[bold]--json[/bold] prints outputs (the signature's) and metadata: strategy, answered_by, all_proposals, failures, \
-votes, agreement, elements, calls, usage, agents, models, seconds, degraded. Without an answer, outputs is null, and \
-error has type and message.
-
-[bold]Next[/bold]: many questions with [bold]moa-dspy run[/bold].
-
-Exit status: 0 answered, 1 no answer, 2 bad input, 130 interrupted.
-"""
+__all__ = ["COST_HEADINGS", "ask", "cost_rows", "proposal_rows"]
 
 
 def ask(
     question: Annotated[
         str, typer.Argument(metavar="QUESTION", help="Goes to the first input of the signature; - reads it from stdin.")
     ],
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
+    who: options.Who,
+    limits: options.Limits,
     strategy: options.Strategy = None,
     signature: options.Signature = None,
-    timeout: options.Timeout = None,
-    max_cost_usd: options.MaxCost = None,
-    max_calls: options.MaxCalls = None,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Ask one question."""
+    r"""Ask one question and see the answer, who proposed what, who agreed, and what it cost.
+
+    Without --config, --preset or --proposer a panel of simulated models answers: no key, no network, no cost.
+
+    [bold]Examples[/bold]
+    moa-dspy ask "What is the capital of Scotland?"
+    moa-dspy ask "What is 17 * 23?" -s voting --signature "q -> answer: int"
+    moa-dspy ask "Why is the sky blue?" --config moa.yaml --json | jq .outputs
+    moa-dspy ask - --config tuned.json < question.txt
+    moa-dspy ask "Why is the sky blue?" -a openai/gpt-5 \
+        -p openai/gpt-5-mini -p anthropic/claude-haiku-4-5
+
+    [bold]--json[/bold] prints outputs (the signature's) and metadata: strategy, answered_by, all_proposals, failures,
+    votes, agreement, elements, calls, usage, agents, models, seconds, degraded. Without an answer, outputs is null,
+    and error has type and message.
+
+    [bold]Next[/bold]: many questions with [bold]moa-dspy run[/bold].
+
+    Exit status: 0 answered, 1 no answer, 2 bad input, 130 interrupted.
+    """
     from moa_dspy.agent import check_keys
     from moa_dspy.errors import MoAError
 
     question = sys.stdin.read().strip() if question == "-" else question
     if not question.strip():
         raise ValueError("The question is empty, so there is nothing to ask. - reads it from stdin.")
-    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    options.limit(moa, timeout=timeout, max_cost_usd=max_cost_usd, max_calls=max_calls)
+    moa = who.mixture(signature, strategy)
+    limits.bound(moa, one_answer=True)
     inputs = _read_inputs(moa, question)
     check_keys(moa.agents)
     outputs, problem = None, None

@@ -17,39 +17,34 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.results import MoAPrediction
 
-__all__ = ["HELP", "chat"]
-
-HELP = """Talk with a mixture: each answer knows the turns before it, and is shown as it is written.
-
-/proposals says who proposed what of the last answer, /cost what it and the whole chat took, /exit ends. Ctrl-C stops
-an answer and keeps the chat.
-
-[bold]Examples[/bold]
-moa-dspy chat
-moa-dspy chat --config moa.yaml --system "Answer in one sentence."
-moa-dspy chat -p openai/gpt-5-mini -p anthropic/claude-haiku-4-5 -a openai/gpt-5
-
-[bold]Next[/bold]: from other programs with [bold]moa-dspy serve[/bold].
-
-Exit status: 0 ended, 2 bad input.
-"""
+__all__ = ["chat"]
 
 
 def chat(
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
+    who: options.Who,
+    limits: options.Limits,
     strategy: options.Strategy = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="What all models are told.")] = "",
-    verbose: options.Verbose = None,
 ) -> None:
-    """Talk with a mixture."""
+    """Talk with a mixture: each answer knows the turns before it, and is shown as it is written.
+
+    /proposals says who proposed what of the last answer, /cost what it and the whole chat took, /exit ends. Ctrl-C
+    stops an answer and keeps the chat.
+
+    [bold]Examples[/bold]
+    moa-dspy chat
+    moa-dspy chat --config moa.yaml --system "Answer in one sentence."
+    moa-dspy chat -p openai/gpt-5-mini -p anthropic/claude-haiku-4-5 -a openai/gpt-5
+
+    [bold]Next[/bold]: from other programs with [bold]moa-dspy serve[/bold].
+
+    Exit status: 0 ended, 2 bad input.
+    """
     from moa_dspy.agent import check_keys
     from moa_dspy.serving.conversation import message_field
 
-    task = "moa_dspy.serving.conversation:Chat"
-    moa = options.mixture(None, config, preset, proposer, aggregator, strategy, default=task)
+    moa = who.mixture(None, strategy, default="moa_dspy.serving.conversation:Chat")
+    limits.bound(moa, one_answer=True)
     message_field(moa.signature)
     check_keys(moa.agents)
     conversation = _Conversation(moa, system)

@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,76 +36,65 @@ if TYPE_CHECKING:
 
     from moa_dspy.moa import MoA
 
-__all__ = ["HELP", "compile_"]
+__all__ = ["compile_"]
 
-HELP = """Tune the prompts of a mixture on your data, and measure on data held back whether that helped.
-
-DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. A \
-part is held back; the optimizer sees the rest, half to learn from, half to compare prompts by. What it may cost is \
-printed before it is spent.
-
-[bold]Optimizers[/bold]: specialize tunes each agent alone, then the aggregator, one \
-call per example; gepa, bootstrap and mipro are DSPy's, on the whole mixture. \
-Recipes: quick, balanced, thorough. Strategies: synthesis, selection, voting, fusion.
-
-[bold]Examples[/bold]
-
-\b
-moa-dspy compile --data train.jsonl --out tuned.json
-moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --dry-run
-moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --mlflow \\
-    && moa-dspy ui
-moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml \\
-    --recipe balanced --reflection-model openai/gpt-5
-moa-dspy compile -d rows.csv -o tuned.json -c moa.yaml \\
-    --signature "text -> label: bool" --metric metrics:score --optimizer gepa
-
-[bold]Resume[/bold]: specialize and gepa keep what they have found in a folder beside OUT, \
-tuned.checkpoint, until they are done. The same command goes on from there, also \
-after Ctrl-C, a crash, a dead model, or the end of a budget (--max-cost-usd, --max-calls).
-
-[bold]--json[/bold] prints optimizer, recipe, out, examples (train, val, heldout) and budget (agents, optimizer, \
-measuring: LM calls, formula); once it is compiled also before, after, gain (mean scores on the held-back data), \
-before_interval, after_interval, interval (95%), report, measuring (usage) and prompts (name, before, after).
-
-[bold]Next[/bold]: moa-dspy show tuned.json; moa-dspy run questions.jsonl -o answers.jsonl -c tuned.json
-
-Exit status: 0 compiled, 1 stopped by a failure, 2 bad input, 130 interrupted.
-"""
+_tuning = partial(typer.Option, rich_help_panel="How it is tuned")
 
 
 def compile_(
-    data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")],
+    data: options.Data,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="OUT", help="Where the mixture is saved, a .json file.")],
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
+    who: options.Who,
+    limits: options.Limits,
+    scoring: options.Scoring,
     strategy: options.Strategy = None,
     signature: options.Signature = None,
-    metric: options.Metric = "exact",
-    optimizer: Annotated[
-        str, typer.Option(metavar="NAME", help="specialize, gepa, bootstrap or mipro.")
-    ] = "specialize",
-    recipe: Annotated[
-        str, typer.Option(metavar="NAME", help="How much to spend: quick, balanced or thorough.")
-    ] = "quick",
+    optimizer: Annotated[str, _tuning(metavar="NAME", help="specialize, gepa, bootstrap or mipro.")] = "specialize",
+    recipe: Annotated[str, _tuning(metavar="NAME", help="How much to spend: quick, balanced or thorough.")] = "quick",
     reflection_model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="What proposes prompts; by default the aggregator.")
+        str | None, _tuning(metavar="MODEL", help="What proposes prompts; by default the aggregator.")
     ] = None,
-    heldout: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share of DATA that is held back.")] = 0.3,
-    limit: options.Limit = None,
+    heldout: Annotated[
+        float, _tuning(min=0.0, max=0.9, metavar="SHARE", help="Share of DATA that is held back.")
+    ] = 0.3,
     concurrency: options.Concurrency = 8,
-    seed: options.Seed = 0,
-    max_cost_usd: options.MaxCost = None,
-    max_calls: options.MaxCalls = None,
     dry_run: options.DryRun = False,
     force: options.Force = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Compile a mixture."""
+    r"""Tune the prompts of a mixture on your data, and measure on data held back whether that helped.
+
+    DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. A
+    part is held back; the optimizer sees the rest, half to learn from, half to compare prompts by. What it may cost
+    is printed before it is spent.
+
+    [bold]Optimizers[/bold]: specialize tunes each agent alone, then the aggregator, one call per example; gepa,
+    bootstrap and mipro are DSPy's, on the whole mixture. Recipes: quick, balanced, thorough. Strategies: synthesis,
+    selection, voting, fusion.
+
+    [bold]Examples[/bold]
+    moa-dspy compile --data train.jsonl --out tuned.json
+    moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --dry-run
+    moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml --mlflow \
+        && moa-dspy ui
+    moa-dspy compile -d train.jsonl -o tuned.json -c moa.yaml \
+        --recipe balanced --reflection-model openai/gpt-5
+    moa-dspy compile -d rows.csv -o tuned.json -c moa.yaml \
+        --signature "text -> label: bool" --metric metrics:score --optimizer gepa
+
+    [bold]Resume[/bold]: specialize and gepa keep what they have found in a folder beside OUT, tuned.checkpoint, until
+    they are done. The same command goes on from there, also after Ctrl-C, a crash, a dead model, or the end of a
+    budget (--max-cost-usd, --max-calls).
+
+    [bold]--json[/bold] prints optimizer, recipe, out, examples (train, val, heldout) and budget (agents, optimizer,
+    measuring: LM calls, formula); once it is compiled also before, after, gain (mean scores on the held-back data),
+    before_interval, after_interval, interval (95%), report, measuring (usage) and prompts (name, before, after).
+
+    [bold]Next[/bold]: moa-dspy show tuned.json; moa-dspy run questions.jsonl -o answers.jsonl -c tuned.json
+
+    Exit status: 0 compiled, 1 stopped by a failure, 2 bad input, 130 interrupted.
+    """
     # GEPA's progress bars, one per stage side by side: read when tqdm is imported.
     os.environ.setdefault("TQDM_DISABLE", "1")
     from moa_dspy.agent import check_keys
@@ -114,8 +104,9 @@ def compile_(
     from moa_dspy.recording.budget import Budget, calls_per_answer, estimate_questions
 
     _check_out(out, force)
-    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    train, val, held = split(options.read_examples(data, moa, metric, limit, seed), heldout, seed)
+    moa, metric, seed = who.mixture(signature, strategy), scoring.metric, scoring.seed
+    most = limits.bound(moa, one_answer=False)
+    train, val, held = split(scoring.examples(data, moa), heldout, seed)
     checkpoint = out.with_suffix(".checkpoint")
     tuner: Any = build(
         optimizer,  # type: ignore[arg-type]  # what it does not know it refuses
@@ -145,10 +136,9 @@ def compile_(
     }
     if not dry_run:
         check_keys(moa.agents)
-        if max_cost_usd is not None:
-            Budget(estimate_questions(moa, [Row(id=0, inputs={})]), max_cost_usd, None)  # refuses unknown prices
+        Budget(estimate_questions(moa, [Row(id=0, inputs={})]), limits.max_cost_usd, None)  # refuses unknown prices
         with tracking(mlflow, moa, out.stem, train) as tracked:
-            with _counting("compiling", budget.calls, max_calls, max_cost_usd):
+            with _counting("compiling", budget.calls, **most):
                 tuned = _compile(tuner, moa, train, val, checkpoint)
             tuned.save(out)
             shutil.rmtree(checkpoint, ignore_errors=True)

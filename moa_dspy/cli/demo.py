@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import typer
 
 from moa_dspy.cli import options
@@ -11,20 +9,7 @@ from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
 from moa_dspy.cli.output import console, print_json
 from moa_dspy.cli.tracking import tracking
 
-__all__ = ["HELP", "demo"]
-
-HELP = """See what a mixture does: models alone, the vote and four strategies compared.
-
-The models are simulated: no key, no network, no cost, and the same answers every time. The numbers show how mixing \
-works and say nothing about real models.
-
-[bold]--json[/bold] prints what moa-dspy eval prints.
-
-[bold]Next[/bold]: your own question with [bold]moa-dspy ask[/bold], your own models with [bold]moa-dspy init[/bold], \
-your own data with [bold]moa-dspy eval[/bold].
-
-Exit status: 0 done, 130 interrupted.
-"""
+__all__ = ["demo"]
 
 _NEXT = """\
 
@@ -45,11 +30,19 @@ def demo(
     plot: options.Plot = None,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Compare simulated models, alone and mixed."""
-    if mlflow:
-        os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no network, prices included
+    """See what a mixture does: models alone, the vote and four strategies compared.
+
+    The models are simulated: no key, no network, no cost, and the same answers every time. The numbers show how
+    mixing works and say nothing about real models.
+
+    [bold]--json[/bold] prints what moa-dspy eval prints.
+
+    [bold]Next[/bold]: your own question with [bold]moa-dspy ask[/bold], your own models with [bold]moa-dspy
+    init[/bold], your own data with [bold]moa-dspy eval[/bold].
+
+    Exit status: 0 done, 130 interrupted.
+    """
     from moa_dspy.evaluation import check_plot, evaluate
     from moa_dspy.moa import MoA
     from moa_dspy.simulated.questions import bundled_questions

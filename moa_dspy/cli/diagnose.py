@@ -12,64 +12,53 @@ from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
 from moa_dspy.cli.output import FAILED, INTERRUPTED, Stopped, complain, console, note, print_json
 from moa_dspy.cli.tracking import tracking
 
-__all__ = ["HELP", "diagnose"]
-
-HELP = """Find out on your data whether a mixture pays, why, and what to use instead.
-
-DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. Each \
-model is asked once per question; its proposals serve each model alone, the vote, the strategies (synthesis, \
-selection, voting, fusion), committees of some of the models, and how far models fail together.
-
-The control, Self-MoA, asks the best model as often as the whole panel, which doubles the calls: --no-self-moa does \
-without. What all of it will take is printed before it is spent.
-
-[bold]Examples[/bold]
-
-\b
-moa-dspy diagnose --data data.jsonl --config moa.yaml
-moa-dspy diagnose -d data.jsonl -c moa.yaml --dry-run
-moa-dspy diagnose -d data.jsonl -c moa.yaml -s voting --no-self-moa \\
-    --plot quality.html
-moa-dspy diagnose -d rows.csv -c moa.yaml --json --metric metrics:score \\
-    --signature "text -> label: bool" > diagnosis.json
-
-[bold]--json[/bold] prints comparison (as moa-dspy eval), recommendation (verdict: mix, single or unclear) and \
-diversity; with --dry-run, calls and formula.
-
-[bold]Next[/bold]: in Python, SelectCommittee and FitVoteWeights of moa_dspy.optimizers make what is recommended; \
-moa-dspy compile tunes prompts.
-
-Exit status: 0 diagnosed, 1 stopped by a failure, 2 bad input, 130 interrupted.
-"""
+__all__ = ["diagnose"]
 
 
 def diagnose(
-    data: Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")],
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
+    data: options.Data,
+    who: options.Who,
+    limits: options.Limits,
+    scoring: options.Scoring,
     strategy: options.Strategies = None,
-    metric: options.Metric = "exact",
     signature: options.Signature = None,
     self_moa: Annotated[
         bool, typer.Option("--self-moa/--no-self-moa", help="Ask the best model as often as the whole panel.")
     ] = True,
-    limit: options.Limit = None,
     plot: options.Plot = None,
     concurrency: options.Concurrency = 8,
-    seed: options.Seed = 0,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every answer here, and resume from it.")
     ] = None,
-    max_cost_usd: options.MaxCost = None,
-    max_calls: options.MaxCalls = None,
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Diagnose a mixture."""
+    r"""Find out on your data whether a mixture pays, why, and what to use instead.
+
+    DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. Each
+    model is asked once per question; its proposals serve each model alone, the vote, the strategies (synthesis,
+    selection, voting, fusion), committees of some of the models, and how far models fail together.
+
+    The control, Self-MoA, asks the best model as often as the whole panel, which doubles the calls: --no-self-moa
+    does without. What all of it will take is printed before it is spent.
+
+    [bold]Examples[/bold]
+    moa-dspy diagnose --data data.jsonl --config moa.yaml
+    moa-dspy diagnose -d data.jsonl -c moa.yaml --dry-run
+    moa-dspy diagnose -d data.jsonl -c moa.yaml -s voting --no-self-moa \
+        --plot quality.html
+    moa-dspy diagnose -d rows.csv -c moa.yaml --json --metric metrics:score \
+        --signature "text -> label: bool" > diagnosis.json
+
+    [bold]--json[/bold] prints comparison (as moa-dspy eval), recommendation (verdict: mix, single or unclear) and
+    diversity; with --dry-run, calls and formula.
+
+    [bold]Next[/bold]: in Python, SelectCommittee and FitVoteWeights of moa_dspy.optimizers make what is recommended;
+    moa-dspy compile tunes prompts.
+
+    Exit status: 0 diagnosed, 1 stopped by a failure, 2 bad input, 130 interrupted.
+    """
     from moa_dspy.evaluation import check_plot, evaluate
     from moa_dspy.optimizers import ProposersUnreachable, diagnosis_budget
     from moa_dspy.optimizers import diagnose as diagnose_mixture
@@ -77,8 +66,9 @@ def diagnose(
 
     if plot is not None:
         check_plot(plot)
-    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
-    examples = options.read_examples(data, moa, metric, limit, seed)
+    moa, metric = who.mixture(signature, strategy), scoring.metric
+    most = limits.bound(moa, one_answer=False)
+    examples = scoring.examples(data, moa)
     recorded = Recording.load(out) if out is not None and out.exists() else None
     budget = diagnosis_budget(moa, len(examples), strategies=strategy, self_moa=self_moa)
     note(f"At most {budget.calls:,} LM calls: {budget.formula}.")
@@ -87,8 +77,7 @@ def diagnose(
             print_json({"calls": budget.calls, "formula": budget.formula})
         return
     asking: dict[str, Any] = {"strategies": strategy, "self_moa": self_moa, "recorded": recorded}
-    asking |= {"concurrency": concurrency, "seed": seed, "path": out}
-    asking |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
+    asking |= {"concurrency": concurrency, "seed": scoring.seed, "path": out, **most}
     with tracking(mlflow, moa, "diagnose", examples) as tracked:
         diagnosis: Any = None
         comparison: Any = None
@@ -101,7 +90,7 @@ def diagnose(
             complain(getattr(stop, "reason", "Interrupted."))
             status = INTERRUPTED if isinstance(stop, RecordingInterrupted) else FAILED
             if stop.recording:
-                comparison = evaluate(moa, stop.recording, metric, strategies=strategy, seed=seed)
+                comparison = evaluate(moa, stop.recording, metric, strategies=strategy, seed=scoring.seed)
         if tracked is not None and comparison is not None:
             tracked.log_comparison(comparison)
     if diagnosis is None or comparison is None:

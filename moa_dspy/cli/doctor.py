@@ -10,42 +10,35 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import FAILED, console, harmless, print_json, quietly, table
 
-__all__ = ["HELP", "doctor"]
+__all__ = ["doctor"]
 
-HELP = """Ask each model of a mixture, the aggregator too, and say what must be done before it works.
-
-Three short calls a model, all models at once: its key, its name, an answer, JSON,
-streaming, price and context window.
-
-[bold]Examples[/bold]
-
-\b
-moa-dspy doctor --config moa.yaml
-moa-dspy doctor -p openai/gpt-5.4-mini -p ollama_chat/llama3.2 -s voting
-
-[bold]--json[/bold] prints ok and models, each with its agents and its checks (name, state, text).
-
-Exit status: 0 nothing to do, 1 something must be done, 2 bad input.
-"""
 _COLUMNS = ("agents", "key", "answers", "json", "stream", "name", "price", "window")
 _WIDE = 90
 _MARKS = {"ok": ("ok", "green"), "note": ("?", "yellow"), "fix": ("FIX", "red")}
 
 
 def doctor(
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
+    who: options.Who,
     strategy: options.Strategy = None,
     timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For all of it.")] = 60.0,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Examine the models."""
+    """Ask each model of a mixture, the aggregator too, and say what must be done before it works.
+
+    Three short calls a model, all models at once: its key, its name, an answer, JSON, streaming, price and context
+    window.
+
+    [bold]Examples[/bold]
+    moa-dspy doctor --config moa.yaml
+    moa-dspy doctor -p openai/gpt-5.4-mini -p ollama_chat/llama3.2 -s voting
+
+    [bold]--json[/bold] prints ok and models, each with its agents and its checks (name, state, text).
+
+    Exit status: 0 nothing to do, 1 something must be done, 2 bad input.
+    """
     from moa_dspy.cli.examination import examine
 
-    moa = options.mixture(None, config, preset, proposer, aggregator, strategy)
+    moa = who.mixture(None, strategy)
     with quietly():
         found = examine(moa, timeout)
     is_well = not any(check.state == "fix" for _, _, checks in found for check in checks)

@@ -25,67 +25,27 @@ from moa_dspy.cli.output import (
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
+    import dspy
     from rich.console import Console
 
     from moa_dspy.evaluation import Comparison
     from moa_dspy.moa import MoA
     from moa_dspy.optimizers import Proof
 
-__all__ = ["HELP", "compare", "evaluate", "save_plot", "show_comparison"]
+__all__ = ["compare", "evaluate", "save_plot", "show_comparison"]
 
 SPLITS = 200
-HELP = """Compare models alone, the vote, the strategies and the oracle on your data.
-
-DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs, such as \
-{"question": "What is 17 * 23?", "answer": "391"}. All rows are checked before the first is asked.
-
-Each model is asked once per question, and its proposals serve all systems; what a system is said to take is what it \
-takes on its own. Differences to the best single model come with 95% intervals. A failure counts as wrong. \
-Strategies: synthesis, selection, voting, fusion.
-
-[bold]Examples[/bold]
-
-\b
-moa-dspy eval data.jsonl --config moa.yaml --out recorded.jsonl
-moa-dspy eval data.csv -p openai/gpt-5.4-mini --limit 100 \\
-    -p anthropic/claude-haiku-4-5 -a anthropic/claude-sonnet-5-5
-moa-dspy eval data.jsonl -c tuned.json -s voting -s fusion --plot quality.html
-moa-dspy eval rows.jsonl -c moa.yaml --signature "text -> label: bool" \\
-    --metric metrics:score --json > results.json
-moa-dspy eval --recording recorded.jsonl -c moa.yaml --metric contains
-
-[bold]Metrics[/bold]: exact compares by type, as votes are counted; contains looks for the gold text in the answer; \
-module:function is DSPy's metric(example, prediction, trace=None), importable from here.
-
-[bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also after \
-Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls; --dry-run says what it takes). \
---recording scores such a file anew, with another metric perhaps, without a call.
-
-[bold]Proof[/bold]: with --proof, weights, committees, routes, cascades and promises are learned from a fifth of the \
-questions and judged on the rest, 200 times. It asks nobody.
-
-[bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows (name, \
-kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens, cost_usd, \
-seconds, failures, fallbacks, cached), measures, models, troubles and spent.
-
-[bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
-
-Exit status: 0 compared, 1 stopped by a failure, 2 bad input, 130 interrupted.
-"""
 
 
 def evaluate(
+    who: options.Who,
+    limits: options.Limits,
+    scoring: options.Scoring,
     data: Annotated[
         Path | None, typer.Argument(metavar="DATA", help="Questions and gold answers; - for stdin.")
     ] = None,
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
     strategy: options.Strategies = None,
-    metric: options.Metric = "exact",
     signature: options.Signature = None,
-    limit: options.Limit = None,
     by: Annotated[str | None, typer.Option(metavar="FIELD", help="Also show the scores by this field of DATA.")] = None,
     plot: options.Plot = None,
     out: Annotated[
@@ -100,15 +60,46 @@ def evaluate(
         typer.Option("--proof", help="Also show what cascades and promises learned from it are worth."),
     ] = False,
     concurrency: options.Concurrency = 8,
-    seed: options.Seed = 0,
-    max_cost_usd: options.MaxCost = None,
-    max_calls: options.MaxCalls = None,
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Compare models, alone and mixed, on a dataset."""
+    r"""Compare models alone, the vote, the strategies and the oracle on your data.
+
+    DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs, such
+    as {"question": "What is 17 * 23?", "answer": "391"}. All rows are checked before the first is asked.
+
+    Each model is asked once per question, and its proposals serve all systems; what a system is said to take is what
+    it takes on its own. Differences to the best single model come with 95% intervals. A failure counts as wrong.
+    Strategies: synthesis, selection, voting, fusion.
+
+    [bold]Examples[/bold]
+    moa-dspy eval data.jsonl --config moa.yaml --out recorded.jsonl
+    moa-dspy eval data.csv -p openai/gpt-5.4-mini --limit 100 \
+        -p anthropic/claude-haiku-4-5 -a anthropic/claude-sonnet-5-5
+    moa-dspy eval data.jsonl -c tuned.json -s voting -s fusion --plot quality.html
+    moa-dspy eval rows.jsonl -c moa.yaml --signature "text -> label: bool" \
+        --metric metrics:score --json > results.json
+    moa-dspy eval --recording recorded.jsonl -c moa.yaml --metric contains
+
+    [bold]Metrics[/bold]: exact compares by type, as votes are counted; contains looks for the gold text in the
+    answer; module:function is DSPy's metric(example, prediction, trace=None), importable from here.
+
+    [bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also
+    after Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls; --dry-run says what it takes).
+    --recording scores such a file anew, with another metric perhaps, without a call.
+
+    [bold]Proof[/bold]: with --proof, weights, committees, routes, cascades and promises are learned from a fifth of
+    the questions and judged on the rest, 200 times. It asks nobody.
+
+    [bold]--json[/bold] prints simulated, questions, planned, metric, score, confidence, seed, best_single, rows
+    (name, kind, score, interval, difference, difference_interval, calls, prompt_tokens, completion_tokens, tokens,
+    cost_usd, seconds, failures, fallbacks, cached), measures, models, troubles and spent.
+
+    [bold]Next[/bold]: the mixture that pays, on all your questions, with [bold]moa-dspy run[/bold].
+
+    Exit status: 0 compared, 1 stopped by a failure, 2 bad input, 130 interrupted.
+    """
     from moa_dspy import evaluation
     from moa_dspy.recording import Recording
 
@@ -116,22 +107,22 @@ def evaluate(
         raise ValueError("Give DATA to ask, or --recording FILE to score anew: one of them.")
     if plot is not None:
         evaluation.check_plot(plot)
-    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    moa = who.mixture(signature, strategy)
     asked: Any
     if recording is not None:
-        asked = Recording(options.draw(Recording.load(recording).rows, limit, seed))
+        asked = Recording(scoring.draw(Recording.load(recording).rows))
         examples = [row.example for row in asked]
     else:
-        asked = examples = options.read_examples(Path(data or ""), moa, metric, limit, seed)
+        asked = examples = _read_examples(data or Path(), moa, scoring)
     if by is not None and not any(by in example for example in examples):
         raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
-    settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": seed, "path": out}
-    settings |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
+    settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": scoring.seed, "path": out}
+    settings |= limits.bound(moa, one_answer=False)
     if dry_run:
         return options.tell_estimate(evaluation.estimate_evaluation(moa, asked, strategy, out), as_json)
     with tracking(mlflow, moa, "eval", examples) as tracked:
         comparison, status = compare(
-            "asking", lambda update: evaluation.evaluate(moa, asked, metric, on_progress=update, **settings)
+            "asking", lambda update: evaluation.evaluate(moa, asked, scoring.metric, on_progress=update, **settings)
         )
         if tracked is not None:
             tracked.log_comparison(comparison)
@@ -146,6 +137,21 @@ def evaluate(
         if proven is not None:
             console().print(proven.table())
     raise typer.Exit(status)
+
+
+def _read_examples(data: Path, moa: MoA, scoring: options.Scoring) -> list[dspy.Example]:
+    from moa_dspy.recording import Recording
+
+    try:
+        return scoring.examples(data, moa)
+    except ValueError as error:
+        try:
+            is_recording = bool(Recording.load(data).rows)
+        except (ValueError, OSError):
+            raise error from None
+        if not is_recording:
+            raise
+        raise ValueError(f"{data} is a recording of answers. To score it, without a call: --recording {data}") from None
 
 
 def _prove(moa: MoA, comparison: Comparison, by: str | None) -> Proof | None:

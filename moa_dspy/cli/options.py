@@ -1,15 +1,17 @@
-"""The options that commands share, and the mixture and the questions that they describe."""
+"""The options that commands share, declared once: alone, or as groups that a command takes whole."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import pkgutil
 import random
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
 
 import typer
 
@@ -21,56 +23,14 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.recording import Estimate
 
-__all__ = [
-    "DEFAULT_TASK",
-    "JUDGE",
-    "PANEL",
-    "Aggregator",
-    "Concurrency",
-    "Config",
-    "DryRun",
-    "Force",
-    "Json",
-    "Limit",
-    "MaxCalls",
-    "MaxCost",
-    "Metric",
-    "Mlflow",
-    "Plot",
-    "Preset",
-    "Proposers",
-    "Seed",
-    "Signature",
-    "Strategies",
-    "Strategy",
-    "Timeout",
-    "Verbose",
-    "draw",
-    "limit",
-    "mixture",
-    "read_examples",
-    "tell_estimate",
-]
-
 T = TypeVar("T")
 STRATEGIES = ["synthesis", "selection", "voting", "fusion"]
 _who = partial(typer.Option, rich_help_panel="Who answers")
+_most = partial(typer.Option, rich_help_panel="What it may take")
+_right = partial(typer.Option, rich_help_panel="What is measured")
 _name = partial(typer.Option, "--strategy", "-s", metavar="NAME", autocompletion=lambda: STRATEGIES)
 _verbose = partial(typer.Option, callback=set_verbosity, expose_value=False, is_eager=True, show_default=False)
 
-Config = Annotated[
-    Path | None, _who("--config", "-c", metavar="FILE", help="A mixture in YAML or JSON, or a compiled one.")
-]
-Preset = Annotated[
-    str | None,
-    _who(metavar="NAME", help="Ready-made: balanced, max_quality, budget, together_moa, moa_lite or self_moa."),
-]
-Proposers = Annotated[
-    list[str] | None, _who("--proposer", "-p", metavar="MODEL", help="A model that proposes; give it several times.")
-]
-Aggregator = Annotated[
-    str | None, _who("--aggregator", "-a", metavar="MODEL", help="The model that makes one answer of them.")
-]
 Strategy = Annotated[str | None, _name(help="synthesis, selection, voting or fusion.", rich_help_panel="Who answers")]
 Strategies = Annotated[list[str] | None, _name(help="synthesis, selection, voting, fusion; several times, else all.")]
 Signature = Annotated[
@@ -81,18 +41,12 @@ Signature = Annotated[
         "own, else 'question -> answer'.",
     ),
 ]
-Metric = Annotated[str, typer.Option("--metric", "-m", help="exact, contains, or module:function.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Use a sample of so many rows, drawn by --seed.")]
-Concurrency = Annotated[int, typer.Option(min=1, help="Questions under way at once; each asks all proposers at once.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of all that is drawn.")]
+Data = Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")]
+Concurrency = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Questions under way at once; each asks all proposers.")
+]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .html, .svg, .png, .pdf.")]
-MaxCost = Annotated[
-    float | None, typer.Option("--max-cost-usd", min=0.0, metavar="USD", help="Stop before it costs more.")
-]
-Timeout = Annotated[
-    float | None, typer.Option(min=0.001, metavar="SECONDS", help="What one answer may take; by default the config's.")
-]
-MaxCalls = Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop before it makes more LM calls.")]
+Port = Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Of the server.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 Mlflow = Annotated[
@@ -105,109 +59,190 @@ Verbose = Annotated[
 ]
 
 DEFAULT_TASK = "question -> answer"
+PANEL, JUDGE = [f"simulated/{name}" for name in ("alice", "bob", "carol", "dave")], "simulated/judge"
 _SIMULATED_NOTE = (
     "Simulated models answer: no key, no network, no cost, and no knowledge beyond a few kinds of questions. "
     "Name real ones with --proposer and --aggregator, --preset or --config."
 )
-PANEL, JUDGE = [f"simulated/{name}" for name in ("alice", "bob", "carol", "dave")], "simulated/judge"
 
 
-def mixture(
-    signature: str | None = None,
-    config: Path | None = None,
-    preset: str | None = None,
-    proposers: list[str] | None = None,
-    aggregator: str | None = None,
-    strategy: str | list[str] | None = None,
-    *,
-    default: str = DEFAULT_TASK,
-) -> MoA:
-    """The mixture that the options describe; the simulated panel if they name no model.
+@dataclass(frozen=True)
+class Models:
+    """Models by name, or a preset's."""
 
-    `--proposer`, `--aggregator` and `--strategy` replace what the config or the preset says. Where several strategies
-    are compared, only a vote alone says something of the mixture: it needs no aggregator. `default` is the task where
-    neither the options nor the config name one.
+    preset: Annotated[
+        str | None,
+        _who(metavar="NAME", help="Ready-made: balanced, max_quality, budget, together_moa, moa_lite or self_moa."),
+    ] = None
+    proposer: Annotated[
+        list[str] | None,
+        _who("--proposer", "-p", metavar="MODEL", help="A model that proposes; give it several times."),
+    ] = None
+    aggregator: Annotated[
+        str | None, _who("--aggregator", "-a", metavar="MODEL", help="The model that makes one answer of them.")
+    ] = None
 
-    Raises:
-        ValueError: If they describe none.
-        OSError: If a file cannot be read.
-    """
-    from moa_dspy.config import MoAConfig
-    from moa_dspy.moa import MoA
-
-    if config is not None and preset is not None:
-        raise ValueError("--config and --preset both say who answers. Give one of them.")
-    if isinstance(strategy, list):
-        strategy = "voting" if strategy == ["voting"] and not _is_compiled(config) else None
-    options = {"proposer_models": proposers, "aggregator_model": aggregator, "aggregation_strategy": strategy}
-    given: dict[str, Any] = {name: value for name, value in options.items() if value}
-    if given and _is_compiled(config):
-        raise ValueError(
-            f"{config} is a compiled mixture: its prompts were tuned for its models and its strategy. Leave out "
-            "--proposer, --aggregator and --strategy, or give the config that it was compiled from."
-        )
-    is_simulated = config is None and preset is None and not proposers
-    if is_simulated and aggregator:
-        raise ValueError("--aggregator alone has nothing to judge: no proposers. Give --proposer MODEL, several times.")
-    if config is not None:
-        described = MoAConfig.load(config)
-    elif preset is not None:
-        described = MoAConfig.preset(cast(Any, preset))
-    else:
-        described = MoAConfig(
-            **{**({"proposer_models": PANEL, "aggregator_model": JUDGE} if is_simulated else {}), **given}
-        )
-    described = described.model_copy(update=given)
-    chosen = described.aggregation_strategy
-    name = chosen if isinstance(chosen, str) else chosen["name"]
-    if described.aggregator_model is None and name != "voting":
-        raise ValueError(
-            f"The strategy {name} needs a model that judges, and there is none: give --aggregator MODEL. "
-            "Only --strategy voting does without."
-        )
-    task = None if signature is None and described.signature is not None else _read_signature(signature or default)
-    moa = MoA.from_config(task, config if config is not None and not given else described)
-    if is_simulated:
-        note(_SIMULATED_NOTE)
-    return moa
+    def named(self, strategy: str | None) -> dict[str, Any]:
+        """What the options name by themselves, as a config calls it."""
+        named = {"proposer_models": self.proposer, "aggregator_model": self.aggregator}
+        return {name: value for name, value in {**named, "aggregation_strategy": strategy}.items() if value}
 
 
-def limit(moa: MoA, **limits: float | None) -> None:
-    """Give the mixture these limits of one answer, where they are not None.
+@dataclass(frozen=True)
+class Who(Models):
+    """Who answers; the simulated panel if no model is named."""
 
-    Raises:
-        ValueError: If they make no sense beside the config's.
-    """
-    from moa_dspy.limits import Limits
+    config: Annotated[
+        Path | None, _who("--config", "-c", metavar="FILE", help="A mixture in YAML or JSON, or a compiled one.")
+    ] = None
 
-    given = {name: value for name, value in limits.items() if value is not None}
-    if not given:
-        return
-    moa.limits = Limits.of({**moa.limits.model_dump(), **given})
-    for panel in moa.panels:
-        panel.limits = moa.limits
+    def mixture(
+        self, signature: str | None = None, strategy: str | list[str] | None = None, default: str = DEFAULT_TASK
+    ) -> MoA:
+        """The mixture that the options describe.
+
+        `--proposer`, `--aggregator` and `--strategy` replace what the config or the preset says. Where several
+        strategies are compared, only a vote alone says something of the mixture: it needs no aggregator. `default` is
+        the task where neither the options nor the config name one.
+
+        Raises:
+            ValueError: If they describe none.
+            OSError: If a file cannot be read.
+        """
+        from moa_dspy.config import MoAConfig
+        from moa_dspy.moa import MoA
+
+        if self.config is not None and self.preset is not None:
+            raise ValueError("--config and --preset both say who answers. Give one of them.")
+        if isinstance(strategy, list):
+            strategy = "voting" if strategy == ["voting"] and not _is_compiled(self.config) else None
+        given = self.named(strategy)
+        if given and _is_compiled(self.config):
+            raise ValueError(
+                f"{self.config} is a compiled mixture: its prompts were tuned for its models and its strategy. Leave "
+                "out --proposer, --aggregator and --strategy, or give the config that it was compiled from."
+            )
+        is_simulated = self.config is None and self.preset is None and not self.proposer
+        if is_simulated and self.aggregator:
+            raise ValueError(
+                "--aggregator alone has nothing to judge: no proposers. Give --proposer MODEL, several times."
+            )
+        if self.config is not None:
+            described = MoAConfig.load(self.config)
+        elif self.preset is not None:
+            described = MoAConfig.preset(cast(Any, self.preset))
+        else:
+            simulated = {"proposer_models": PANEL, "aggregator_model": JUDGE} if is_simulated else {}
+            described = MoAConfig(**{**simulated, **given})
+        described = described.model_copy(update=given)
+        chosen = described.aggregation_strategy
+        name = chosen if isinstance(chosen, str) else chosen["name"]
+        if described.aggregator_model is None and name != "voting":
+            raise ValueError(
+                f"The strategy {name} needs a model that judges, and there is none: give --aggregator MODEL. "
+                "Only --strategy voting does without."
+            )
+        task = None if signature is None and described.signature is not None else _read_signature(signature or default)
+        moa = MoA.from_config(task, self.config if self.config is not None and not given else described)
+        if is_simulated:
+            note(_SIMULATED_NOTE)
+        return moa
 
 
-def read_examples(path: Path, moa: MoA, metric: str, limit: int | None, seed: int) -> list[dspy.Example]:
-    """The questions of a file with their gold outputs, or a sample of them in the file's order.
+@dataclass(frozen=True)
+class Limits:
+    """What an answer, or a whole file of them, may take."""
 
-    Raises:
-        ValueError: If rows are malformed, or lack what the metric compares with; the message names them.
-        OSError: If the file cannot be read.
-    """
-    from moa_dspy.evaluation import METRICS
-    from moa_dspy.recording import read_questions
+    timeout: Annotated[
+        float | None, _most(min=0.001, metavar="SECONDS", help="For one answer; by default the config's.")
+    ] = None
+    max_cost_usd: Annotated[
+        float | None, _most("--max-cost-usd", min=0.0, metavar="USD", help="Stop before it costs more.")
+    ] = None
+    max_calls: Annotated[int | None, _most(min=1, metavar="N", help="Stop before it makes more LM calls.")] = None
 
-    questions = read_questions(path, moa.signature)
-    if metric.partition(":")[0] in METRICS:
-        wanted = list(questions[0].gold) or list(moa.signature.output_fields)
-        for number, question in enumerate(questions, start=1):
-            if missing := [name for name in wanted if name not in question.gold]:
-                raise ValueError(
-                    f"Row {number} of {path} has no gold value for {', '.join(missing)}, so nothing could be right or "
-                    "wrong. Add it, or give a metric of your own: --metric module:function."
-                )
-    return draw([question.example for question in questions], limit, seed)
+    def bound(self, moa: MoA, *, one_answer: bool) -> dict[str, Any]:
+        """Bound each answer of a mixture in time, and in cost and calls too where one answer is all there is.
+
+        Returns:
+            The bounds of all answers together, as `record` and `evaluate` take them.
+
+        Raises:
+            ValueError: If they make no sense beside the config's.
+        """
+        from moa_dspy.limits import bound
+
+        bound(moa, asdict(self) if one_answer else {"timeout": self.timeout})
+        return {"max_cost_usd": self.max_cost_usd, "max_calls": self.max_calls}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Which answers are right, and on which questions that is measured."""
+
+    metric: Annotated[str, _right("--metric", "-m", metavar="NAME", help="exact, contains, or module:function.")] = (
+        "exact"
+    )
+    limit: Annotated[int | None, _right(min=1, metavar="N", help="Use a sample of so many rows, drawn by --seed.")] = (
+        None
+    )
+    seed: Annotated[int, _right(min=0, metavar="N", help="Of all that is drawn.")] = 0
+
+    def examples(self, path: Path, moa: MoA) -> list[dspy.Example]:
+        """The questions of a file with their gold outputs, or a sample of them in the file's order.
+
+        Raises:
+            ValueError: If rows are malformed, or lack what the metric compares with; the message names them.
+            OSError: If the file cannot be read.
+        """
+        from moa_dspy.evaluation import METRICS
+        from moa_dspy.recording import read_questions
+
+        questions = read_questions(path, moa.signature)
+        if self.metric.partition(":")[0] in METRICS:
+            wanted = list(questions[0].gold) or list(moa.signature.output_fields)
+            for number, question in enumerate(questions, start=1):
+                if missing := [name for name in wanted if name not in question.gold]:
+                    raise ValueError(
+                        f"Row {number} of {path} has no gold value for {', '.join(missing)}, so nothing could be right "
+                        "or wrong. Add it, or give a metric of your own: --metric module:function."
+                    )
+        return self.draw([question.example for question in questions])
+
+    def draw(self, rows: list[T]) -> list[T]:
+        """The rows, or a sample of so many in their order."""
+        if self.limit is None or self.limit >= len(rows):
+            return rows
+        return [rows[index] for index in sorted(random.Random(self.seed).sample(range(len(rows)), self.limit))]
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as Typer reads it: each group's options one by one, and `-v`, which all commands take."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    shown: dict[str, tuple[Any, Any]] = {}
+    for name, parameter in inspect.signature(command).parameters.items():
+        if name in groups:
+            of_group = get_type_hints(groups[name], include_extras=True)
+            shown |= {field.name: (of_group[field.name], field.default) for field in fields(groups[name])}
+        else:
+            shown[name] = hints[name], parameter.default
+    shown["verbose"] = Verbose, None
+
+    def run(verbose: Any = None, **given: Any) -> None:  # whose callback has been called by then
+        for name, group in groups.items():
+            given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
+        command(**given)
+
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        for name, (hint, default) in shown.items()
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    # A paragraph is as wide as the terminal; examples stay as they are.
+    told = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    run.__doc__ = "\n\n".join(one if one.startswith("[bold]Examples") else one.replace("\n", " ") for one in told)
+    return run
 
 
 def tell_estimate(estimate: Estimate, as_json: bool) -> None:
@@ -216,13 +251,6 @@ def tell_estimate(estimate: Estimate, as_json: bool) -> None:
         print_json(asdict(estimate))
     else:
         console().print(harmless(estimate), soft_wrap=True)
-
-
-def draw(rows: list[T], limit: int | None, seed: int) -> list[T]:
-    """The rows, or a sample of so many in their order."""
-    if limit is None or limit >= len(rows):
-        return rows
-    return [rows[index] for index in sorted(random.Random(seed).sample(range(len(rows)), limit))]
 
 
 def _is_compiled(config: Path | None) -> bool:

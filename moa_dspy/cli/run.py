@@ -36,46 +36,9 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.recording import Row, Summary
 
-__all__ = ["HELP", "run"]
+__all__ = ["run"]
 
 _SHOWN = 8  # causes of failures
-
-HELP = """Answer a file of questions into a file of answers, resumable after a kill at any moment.
-
-QUESTIONS is JSONL (one object a line), a JSON array, CSV or TSV with a header, or Parquet, by its ending; - reads \
-JSON from stdin. A row holds the inputs of the signature, an optional "id", gold outputs if they are known, and \
-further fields, which pass through as "extra". All rows are checked before the first is asked.
-
-Each answer is one line of ANSWERS (JSONL): id, inputs, gold, outputs, error, agreement, who proposed what, failures, \
-calls with tokens, cost and seconds. They are appended as they come and stand in the order of QUESTIONS at the end. \
-With --out - they go to stdout as they come.
-
-[bold]Examples[/bold]
-moa-dspy run questions.jsonl --out answers.jsonl --config moa.yaml
-moa-dspy run questions.csv -o answers.jsonl --config tuned.json
-moa-dspy run questions.jsonl -o answers.jsonl --preset budget \\
-    --signature "context, question -> answer: bool"
-moa-dspy data sample | moa-dspy run - --out - | jq .outputs.answer
-
-[bold]Resume[/bold]: give the same command again. What is answered stays, the rest is asked, and so is what failed \
-or whose inputs were edited; with --retry-degraded also what was answered while a model was missing. Who failed is \
-asked past DSPy's cache. Other addresses, timeouts, limits and prices change nothing; without an "id" a question is \
-known by its inputs, wherever it stands. Several processes \
-may fill one file.
-
-[bold]Budget[/bold]: --dry-run says what the rest takes; --max-cost-usd and --max-calls begin no question that may go \
-beyond, and what came is kept.
-
-[bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
-
-[bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), troubles (who, \
-error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted, stopped; \
-with --dry-run questions, calls, cost_usd, unpriced.
-
-[bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
-
-Exit status: 0 all answered, 1 some failed or stopped, 2 bad input, 130 interrupted.
-"""
 
 
 def run(
@@ -83,18 +46,14 @@ def run(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="ANSWERS", help="A JSONL file, new or to be resumed; - for stdout.")
     ],
-    config: options.Config = None,
-    preset: options.Preset = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
+    who: options.Who,
+    limits: options.Limits,
     strategy: options.Strategy = None,
     signature: options.Signature = None,
     concurrency: options.Concurrency = 8,
     force: Annotated[
         bool, typer.Option("--force", help="Keep ANSWERS of another mixture and ask the rest with this one.")
     ] = False,
-    max_cost_usd: options.MaxCost = None,
-    max_calls: options.MaxCalls = None,
     max_failures: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Stop after so many failures; else after 20 without an answer."),
@@ -108,13 +67,47 @@ def run(
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Answer a file of questions."""
+    r"""Answer a file of questions into a file of answers, resumable after a kill at any moment.
+
+    QUESTIONS is JSONL (one object a line), a JSON array, CSV or TSV with a header, or Parquet, by its ending; - reads
+    JSON from stdin. A row holds the inputs of the signature, an optional "id", gold outputs if they are known, and
+    further fields, which pass through as "extra". All rows are checked before the first is asked.
+
+    Each answer is one line of ANSWERS (JSONL): id, inputs, gold, outputs, error, agreement, who proposed what,
+    failures, calls with tokens, cost and seconds. They are appended as they come and stand in the order of QUESTIONS
+    at the end. With --out - they go to stdout as they come.
+
+    [bold]Examples[/bold]
+    moa-dspy run questions.jsonl --out answers.jsonl --config moa.yaml
+    moa-dspy run questions.csv -o answers.jsonl --config tuned.json
+    moa-dspy run questions.jsonl -o answers.jsonl --preset budget \
+        --signature "context, question -> answer: bool"
+    moa-dspy data sample | moa-dspy run - --out - | jq .outputs.answer
+
+    [bold]Resume[/bold]: give the same command again. What is answered stays, the rest is asked, and so is what failed
+    or whose inputs were edited; with --retry-degraded also what was answered while a model was missing. Who failed is
+    asked past DSPy's cache. Other addresses, timeouts, limits and prices change nothing; without an "id" a question
+    is known by its inputs, wherever it stands. Several processes may fill one file.
+
+    [bold]Budget[/bold]: --dry-run says what the rest takes; --max-cost-usd and --max-calls begin no question that may
+    go beyond, and what came is kept.
+
+    [bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
+
+    [bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), troubles (who,
+    error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted,
+    stopped; with --dry-run questions, calls, cost_usd, unpriced.
+
+    [bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
+
+    Exit status: 0 all answered, 1 some failed or stopped, 2 bad input, 130 interrupted.
+    """
     to_stdout = str(out) == "-"
     if to_stdout and as_json:
         raise ValueError("--out - and --json would both write to stdout. Give --out a file, or leave --json out.")
-    moa = options.mixture(signature, config, preset, proposer, aggregator, strategy)
+    moa = who.mixture(signature, strategy)
+    most = limits.bound(moa, one_answer=False)
     if dry_run:
         from moa_dspy.recording import estimate
 
@@ -125,7 +118,7 @@ def run(
     settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}
     if mlflow and engine != "local":
         raise ValueError("--mlflow traces what this process asks, and another asks it here. Leave out one of them.")
-    settings |= {"engine": engine, "max_cost_usd": max_cost_usd, "max_calls": max_calls}
+    settings |= {"engine": engine, **most}
     with tracking(mlflow, moa, "run"):
         if to_stdout:
             summary = _print_answers(moa, questions, **settings)

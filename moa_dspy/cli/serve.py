@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -19,24 +20,7 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import Stopped, note
 
-__all__ = ["HELP", "serve"]
-
-HELP = """Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
-
-It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; `name: fast` \
-in it, or fast=moa.yaml, calls it moa/fast. A config without a signature answers conversations. \
-pip install 'moa-dspy\\[serve]'
-
-[bold]Examples[/bold]
-moa-dspy serve moa.yaml
-moa-dspy serve fast=moa.yaml tuned.json --port 4001
-curl http://127.0.0.1:4000/v1/chat/completions -H 'Content-Type: application/json' \\
-    -d '{"model": "moa/fast", "messages": [{"role": "user", "content": "Hi"}]}'
-
-[bold]Next[/bold]: put it behind a proxy of your own with --write FOLDER, which writes what this starts.
-
-Exit status: 0 closed, 1 the proxy failed, 2 bad input.
-"""
+__all__ = ["serve"]
 
 _HOST = "127.0.0.1"
 
@@ -45,29 +29,44 @@ def serve(
     mixtures: Annotated[
         list[str], typer.Argument(metavar="FILE", help="A config or a compiled mixture, or NAME=FILE.")
     ],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the proxy.")] = 4000,
+    limits: options.Limits,
+    port: options.Port = 4000,
     write: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write the proxy's config there, and start nothing.")
     ] = None,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Serve mixtures as models."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # or it waits for newer prices from the network
+    r"""Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
+
+    It starts LiteLLM's proxy for this machine only, until Ctrl-C. The model of moa.yaml is moa/moa; `name: fast` in
+    it, or fast=moa.yaml, calls it moa/fast. A config without a signature answers conversations. pip install
+    'moa-dspy\[serve]'
+
+    [bold]Examples[/bold]
+    moa-dspy serve moa.yaml
+    moa-dspy serve fast=moa.yaml tuned.json --port 4001
+    curl http://127.0.0.1:4000/v1/chat/completions -H 'Content-Type: application/json' \
+        -d '{"model": "moa/fast", "messages": [{"role": "user", "content": "Hi"}]}'
+
+    [bold]Next[/bold]: put it behind a proxy of your own with --write FOLDER, which writes what this starts.
+
+    Exit status: 0 closed, 1 the proxy failed, 2 bad input.
+    """
     if importlib.util.find_spec("apscheduler") is None:  # of what the proxy needs, what nothing else brings
         raise ImportError("LiteLLM's proxy is not installed: pip install 'moa-dspy[serve]'")
     files = _by_name(mixtures)
     from moa_dspy.serving.litellm import PROVIDER, MixtureLLM
 
-    MixtureLLM(files)  # which says what is wrong with them
+    bounds = {name: value for name, value in asdict(limits).items() if value is not None}
+    MixtureLLM(files, bounds)  # which says what is wrong with them
     if write is not None:
         write.mkdir(parents=True, exist_ok=True)
-        note(f"litellm --config {_write(write, PROVIDER, files)} --host {_HOST} --port {port}")
+        note(f"litellm --config {_write(write, PROVIDER, files, bounds)} --host {_HOST} --port {port}")
         return
     with socket.socket() as probe:
         if probe.connect_ex((_HOST, port)) == 0:
             raise Stopped(f"Port {port} is taken: something answers there already. Give another one with --port.")
     with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
-        config = _write(Path(folder), PROVIDER, files)
+        config = _write(Path(folder), PROVIDER, files, bounds)
         key = os.environ.get("LITELLM_MASTER_KEY") or f"sk-{secrets.token_urlsafe(24)}"
         note(f"{', '.join(f'{PROVIDER}/{name}' for name in files)} at http://{_HOST}:{port}/v1  Ctrl-C ends it.")
         if "LITELLM_MASTER_KEY" not in os.environ:
@@ -92,9 +91,9 @@ def _by_name(mixtures: list[str]) -> dict[str, Path]:
     return files
 
 
-def _write(folder: Path, provider: str, files: dict[str, Path]) -> Path:
+def _write(folder: Path, provider: str, files: dict[str, Path], bounds: dict[str, float]) -> Path:
     """The proxy's config, and beside it the module that it takes the mixtures from."""
-    made = f"MixtureLLM({ {name: str(file) for name, file in files.items()}!r})"
+    made = f"MixtureLLM({ {name: str(file) for name, file in files.items()}!r}, {bounds!r})"
     code = f"from moa_dspy.serving.litellm import MixtureLLM\n\nmixtures = {made}\n"
     (folder / "moa_mixtures.py").write_text(code, encoding="utf-8")
     models = [f"{provider}/{name}" for name in files]

@@ -13,33 +13,30 @@ from moa_dspy.cli.output import console, harmless, print_json
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
 
-__all__ = ["HELP", "prompts_of", "show"]
-
-HELP = """Show a mixture: its agents, models, prompts, demos and weights.
-
-FILE is what moa-dspy compile or MoA.save wrote, or a config in YAML or JSON. Nobody is asked.
-
-[bold]Examples[/bold]
-moa-dspy show moa.json
-moa-dspy show tuned.json --demos
-moa-dspy show moa.yaml --json
-
-[bold]--json[/bold] prints path, config (what MoAConfig takes), agents (name, model, layer) and prompts (name, \
-instructions, demos).
-
-[bold]Next[/bold]: ask it with --config FILE; in Python MoA.from_config(None, FILE).
-
-Exit status: 0 shown, 2 bad input.
-"""
+__all__ = ["prompts_of", "show"]
 
 
 def show(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A saved mixture or a config.")],
     demos: Annotated[bool, typer.Option("--demos", help="Show the demos too, not just how many there are.")] = False,
     as_json: options.Json = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Show a mixture."""
+    """Show a mixture: its agents, models, prompts, demos and weights.
+
+    FILE is what moa-dspy compile or MoA.save wrote, or a config in YAML or JSON. Nobody is asked.
+
+    [bold]Examples[/bold]
+    moa-dspy show moa.json
+    moa-dspy show tuned.json --demos
+    moa-dspy show moa.yaml --json
+
+    [bold]--json[/bold] prints path, config (what MoAConfig takes), agents (name, model, layer) and prompts (name,
+    instructions, demos).
+
+    [bold]Next[/bold]: ask it with --config FILE; in Python MoA.from_config(None, FILE).
+
+    Exit status: 0 shown, 2 bad input.
+    """
     from moa_dspy.config import MoAConfig
     from moa_dspy.moa import MoA
 

@@ -13,40 +13,7 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import console, note, print_json, table
 
-__all__ = ["DATA_HELP", "INIT_HELP", "PRESETS_HELP", "data", "init", "presets"]
-
-PRESETS_HELP = """List the ready-made mixtures, for --preset NAME: what they are, their models and LM calls per answer.
-
-[bold]--json[/bold] prints a list of name, about, calls and config.
-
-[bold]Next[/bold]: moa-dspy ask "Why is the sky blue?" --preset balanced
-"""
-
-INIT_HELP = """Write a commented moa.yaml, the mixture for --config.
-
-Without a model or a preset it takes one small model of each provider that you name, or \
-choose on a terminal, or whose key is in the environment; without any, simulated models.
-
-[bold]Examples[/bold]
-moa-dspy init
-moa-dspy init --provider openai --provider ollama
-moa-dspy init --preset balanced --out balanced.yaml
-moa-dspy init -p openai/gpt-5.4-mini -p anthropic/claude-haiku-4-5 \\
-    -a anthropic/claude-sonnet-5-5 --strategy selection
-
-[bold]Next[/bold]: moa-dspy doctor --config moa.yaml, then moa-dspy ask "Why is the sky blue?" -c moa.yaml
-
-Exit status: 0 written, 2 bad input.
-"""
-
-DATA_HELP = """Print data to try the other commands with.
-
-sample: 120 questions of six kinds with gold answers and their kind, as JSONL.
-
-[bold]Examples[/bold]
-moa-dspy data sample > questions.jsonl
-moa-dspy eval questions.jsonl --by kind
-"""
+__all__ = ["data", "init", "presets"]
 
 _SMALL_MODELS = {
     "openai": ("OPENAI_API_KEY", "openai/gpt-5.4-mini"),
@@ -59,7 +26,12 @@ _SMALL_MODELS = {
 
 
 def presets(as_json: options.Json = False, verbose: options.Verbose = None) -> None:
-    """List the presets."""
+    """List the ready-made mixtures, for --preset NAME: what they are, their models and LM calls per answer.
+
+    [bold]--json[/bold] prints a list of name, about, calls and config.
+
+    [bold]Next[/bold]: moa-dspy ask "Why is the sky blue?" --preset balanced
+    """
     from moa_dspy.config import PRESETS
 
     if as_json:
@@ -76,9 +48,15 @@ def presets(as_json: options.Json = False, verbose: options.Verbose = None) -> N
 
 def data(
     name: Annotated[str, typer.Argument(metavar="NAME", help="sample.")],
-    verbose: options.Verbose = None,
 ) -> None:
-    """Print sample questions."""
+    """Print data to try the other commands with.
+
+    sample: 120 questions of six kinds with gold answers and their kind, as JSONL.
+
+    [bold]Examples[/bold]
+    moa-dspy data sample > questions.jsonl
+    moa-dspy eval questions.jsonl --by kind
+    """
     from moa_dspy.simulated.questions import bundled_questions
 
     if name != "sample":
@@ -89,33 +67,46 @@ def data(
 
 
 def init(
+    models: options.Models,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = Path("moa.yaml"),
-    preset: options.Preset = None,
     provider: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help=f"Whose small model proposes: {', '.join(_SMALL_MODELS)}; several times."),
     ] = None,
-    proposer: options.Proposers = None,
-    aggregator: options.Aggregator = None,
     strategy: options.Strategy = None,
     force: options.Force = False,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Write a config."""
-    from moa_dspy.config import MoAConfig, ModelConfig
+    r"""Write a commented moa.yaml, the mixture for --config.
+
+    Without a model or a preset it takes one small model of each provider that you name, or choose on a terminal, or
+    whose key is in the environment; without any, simulated models.
+
+    [bold]Examples[/bold]
+    moa-dspy init
+    moa-dspy init --provider openai --provider ollama
+    moa-dspy init --preset balanced --out balanced.yaml
+    moa-dspy init -p openai/gpt-5.4-mini -p anthropic/claude-haiku-4-5 \
+        -a anthropic/claude-sonnet-5-5 --strategy selection
+
+    [bold]Next[/bold]: moa-dspy doctor --config moa.yaml, then moa-dspy ask "Why is the sky blue?" -c moa.yaml
+
+    Exit status: 0 written, 2 bad input.
+    """
+    from moa_dspy.config import MoAConfig
 
     if out.exists() and not force:
         raise ValueError(f"{out} exists already. Give another --out, or --force to overwrite it.")
     if out.suffix not in (".yaml", ".yml"):
         raise ValueError(f"{out} is no .yaml file, and only those hold comments.")
-    if preset is not None:
-        config = MoAConfig.preset(cast(Any, preset))
+    if models.preset is not None:
+        config = MoAConfig.preset(cast(Any, models.preset))
     else:
-        models: list[str | ModelConfig] = [_SMALL_MODELS[name][1] for name in _ask_for_providers(provider, proposer)]
-        judge = models[0] if models else proposer[0] if proposer else options.JUDGE
-        config = MoAConfig(proposer_models=models or [*options.PANEL], aggregator_model=judge)
-    given = {"proposer_models": proposer, "aggregator_model": aggregator, "aggregation_strategy": strategy}
-    config = config.model_copy(update={name: value for name, value in given.items() if value})
+        names = _ask_for_providers(provider, models.proposer)
+        panel = models.proposer or [_SMALL_MODELS[name][1] for name in names]
+        config = MoAConfig(
+            proposer_models=[*(panel or options.PANEL)], aggregator_model=panel[0] if panel else options.JUDGE
+        )
+    config = config.model_copy(update=models.named(strategy))
     lines = []
     for line in config.to_yaml().splitlines():
         comment = _COMMENTS.get(line.partition(":")[0])

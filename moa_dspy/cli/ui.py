@@ -19,20 +19,7 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import Stopped, note
 
-__all__ = ["HELP", "ui"]
-
-HELP = """Open MLflow on what --mlflow tracked: runs, traces, prompts, cost per model.
-
-Without STORE it is MLflow's own default: what MLFLOW_TRACKING_URI names, else
-mlflow.db in this folder. A store gets a server of its own, for this machine
-only, until Ctrl-C; of a server that runs already, the address is opened.
-
-[bold]Examples[/bold]
-moa-dspy demo --mlflow && moa-dspy ui
-moa-dspy ui sqlite:////data/mlflow.db --port 5050 --no-browser
-
-Exit status: 0 closed, 1 the server failed, 2 bad input.
-"""
+__all__ = ["ui"]
 
 _HOST = "127.0.0.1"
 _STARTING = 120.0  # seconds: on a new database it makes its tables first
@@ -42,11 +29,21 @@ def ui(
     store: Annotated[
         str | None, typer.Argument(metavar="STORE", help="Such as sqlite:///mlflow.db, or a server's address.")
     ] = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of the server.")] = 5000,
+    port: options.Port = 5000,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in a browser.")] = True,
-    verbose: options.Verbose = None,
 ) -> None:
-    """Open MLflow on what was tracked."""
+    """Open MLflow on what --mlflow tracked: runs, traces, prompts, cost per model.
+
+    Without STORE it is MLflow's own default: what MLFLOW_TRACKING_URI names, else mlflow.db in this folder. A store
+    gets a server of its own, for this machine only, until Ctrl-C; of a server that runs already, the address is
+    opened.
+
+    [bold]Examples[/bold]
+    moa-dspy demo --mlflow && moa-dspy ui
+    moa-dspy ui sqlite:////data/mlflow.db --port 5050 --no-browser
+
+    Exit status: 0 closed, 1 the server failed, 2 bad input.
+    """
     from moa_dspy.tracking import mask_address
 
     uri = _find_store(store)

@@ -25,6 +25,7 @@ from pydantic import ConfigDict, RootModel, model_validator
 from moa_dspy.agent import check_keys
 from moa_dspy.config import MoAConfig
 from moa_dspy.errors import MoAError
+from moa_dspy.limits import bound
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
 from moa_dspy.results import MoAMetadata, MoAPrediction
@@ -44,6 +45,7 @@ class MixtureLLM(CustomLLM):
 
     Args:
         mixtures: NAME -> the file of a config, or of a mixture that `MoA.save` wrote.
+        limits: What an answer may take, where that is not what the files say, as in `Limits`.
 
     Raises:
         ValueError: If a file holds no mixture that can answer a conversation, a key is missing, or LiteLLM knows a
@@ -57,9 +59,9 @@ class MixtureLLM(CustomLLM):
         ```
     """
 
-    def __init__(self, mixtures: Mapping[str, str | Path]) -> None:
+    def __init__(self, mixtures: Mapping[str, str | Path], limits: Mapping[str, Any] | None = None) -> None:
         super().__init__()
-        self.served = {check_name(name): _Served(Path(path)) for name, path in mixtures.items()}
+        self.served = {check_name(name): _Served(Path(path), limits or {}) for name, path in mixtures.items()}
 
     def completion(self, *_: Any, **call: Any) -> ModelResponse:
         with _as_litellm_errors(call["model"]):
@@ -102,8 +104,8 @@ class MixtureLLM(CustomLLM):
 class _Served:
     """A mixture in a file, and what requests make of it: another form of answer, tools, options of its writer."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, limits: Mapping[str, Any]) -> None:
+        self.path, self.limits = path, limits
         self.is_chat = MoAConfig.load(path).signature is None
         self.vary = lru_cache(maxsize=64)(self._vary)
         moa = self.vary()
@@ -122,6 +124,7 @@ class _Served:
             task = task.append("tools", dspy.InputField(default=[]), type_=list[dspy.Tool])
             task = task.append("tool_calls", dspy.OutputField(desc=calls.desc), type_=calls.type())
         moa = MoA.from_config(task, self.path)
+        bound(moa, self.limits)
         if chosen := json.loads(options):
             writers = [moa.aggregator] if moa.aggregator.lm is not None else moa.panels[-1].agents
             for agent in writers:

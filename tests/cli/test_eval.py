@@ -139,6 +139,9 @@ def test_a_recording_is_scored_anew_without_a_call() -> None:
     again = printed("eval", "--recording", "rows.jsonl", *TWO, "-s", "voting", "--metric", "contains")
     assert [row["name"] for row in again["rows"]] == [row["name"] for row in first["rows"]]
     assert again["metric"] == "contains" and again["spent"]["calls"] == first["spent"]["calls"] == 24
+    result = moa_dspy("eval", "rows.jsonl")
+    assert result.exit_code == 2 and "is a recording of answers" in words(result.stderr)
+    assert "--recording rows.jsonl" in words(result.stderr)
 
 
 def test_a_proof_of_a_recording_asks_nobody() -> None:

@@ -74,6 +74,12 @@ def test_the_help_teaches(command: str) -> None:
     assert [name for name in [*PRESETS, *STRATEGIES] if not re.search(rf"\b{name}\b", text)] == []
 
 
+@pytest.mark.parametrize("command", [*ASKING, "chat", "serve", "mcp"])
+def test_whatever_asks_models_can_be_bounded(command: str) -> None:
+    text = help_of(command)
+    assert all(option in text for option in ("--timeout ", "--max-cost-usd ", "--max-calls ")) and "…" not in text
+
+
 @pytest.mark.parametrize("command", ASKING)
 def test_the_examples_fit_a_narrow_terminal(command: str) -> None:
     shown = moa_dspy(command, "--help").output

@@ -168,6 +168,13 @@ def test_a_signature_takes_the_image_that_it_wants(server: OpenAIServer) -> None
         ask([{"role": "user", "content": [part, part]}])
 
 
+def test_limits_of_the_command_line_hold_beside_those_of_the_file(server: OpenAIServer) -> None:
+    handler = MixtureLLM({"team": write_served("team", server, "a", "judge", limits={"timeout": 50})}, {"max_calls": 1})
+    litellm.custom_provider_map = [{"provider": "moa", "custom_handler": handler}]
+    account = ask().choices[0].message.provider_specific_fields["moa"]
+    assert (account["answered_by"], account["usage"]["calls"]) == ("voting", 1)
+
+
 def test_an_answer_has_the_schema_that_the_client_asks_for(server: OpenAIServer) -> None:
     serve(server, "a", "b", "judge")
     cities = {"a": '{"town": 1}', "b": '{"city": "Bonn"}', "judge": '{"city": "Bern"}'}

@@ -182,8 +182,9 @@ def test_what_cannot_be_served_is_said_at_once(tmp_path: Path, monkeypatch: pyte
         result = moa_dspy("serve", *arguments)
         assert result.exit_code == 2 and problem in words(result.stderr)
     Path("own.yaml").write_text("name: team\n" + Path("gpt-4o.yaml").read_text())
-    result = moa_dspy("serve", "own.yaml", "other=own.yaml", "--write", "here")
+    result = moa_dspy("serve", "own.yaml", "other=own.yaml", "--write", "here", "--timeout", 9)
     assert result.exit_code == 0 and json.loads(Path("here/litellm.yaml").read_text())["model_list"] == [
         {"model_name": f"moa/{name}", "litellm_params": {"model": f"moa/{name}"}} for name in ("team", "other")
     ]
-    assert f"'team': '{tmp_path}/own.yaml'" in Path("here/moa_mixtures.py").read_text()
+    assert f"'team': '{tmp_path}/own.yaml', " in (made := Path("here/moa_mixtures.py").read_text())
+    assert made.endswith(", {'timeout': 9.0})\n")
