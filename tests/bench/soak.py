@@ -14,17 +14,16 @@ import argparse
 import asyncio
 import gc
 import json
+import multiprocessing
 import os
 import random
-import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
 from support.rendering import render
 
 from moa_dspy import MoA, Recording, record
+from moa_dspy.cli import app
 from moa_dspy.errors import MoAError
 from moa_dspy.usage import Usage
 
@@ -49,24 +49,24 @@ FAULTS = [
 ]
 
 
+# Processes of their own, of which the first imports all that the others need.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["aiohttp.web", "moa_dspy.cli", "moa_dspy.moa", "moa_dspy.recording", "pytest"])
+
+
 class Server:
     """The provider, in a process of its own."""
 
     def __init__(self, share: float, latency: float = 0.0) -> None:
-        command = [sys.executable, __file__, "--serve", str(share), str(latency)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.url = self.read()
-
-    def read(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
+        self.pipe, theirs = processes.Pipe()
+        self.process = processes.Process(target=serve, args=(share, latency, theirs), daemon=True)
+        self.process.start()
+        self.url = self.pipe.recv()
 
     def seen(self) -> dict[str, Any]:
         """Requests, tokens, and how often each question was asked."""
-        assert self.process.stdin is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        seen: dict[str, Any] = self.read()
+        self.pipe.send(None)
+        seen: dict[str, Any] = self.pipe.recv()
         return seen
 
 
@@ -78,11 +78,11 @@ def serving(share: float, latency: float = 0.0) -> Iterator[Server]:
         yield server
     finally:
         server.process.kill()
-        server.process.communicate()
+        server.process.join()
 
 
-def serve(share: float, latency: float) -> None:
-    """Be the server: print the address, then what was seen for every line that is read."""
+def serve(share: float, latency: float, pipe: Any) -> None:
+    """Be the server: tell the address, then what was seen as often as somebody asks."""
     draw, tokens, asked = random.Random(7), Counter[str](), Counter[str]()
 
     def answer(request: ChatRequest) -> Reply:
@@ -95,9 +95,10 @@ def serve(share: float, latency: float) -> None:
         return reply
 
     with OpenAIServer(answer, latency) as server:
-        print(json.dumps(server.url), flush=True)
-        for _ in sys.stdin:
-            print(json.dumps({"calls": asked.total(), **tokens, "asked": asked}), flush=True)
+        pipe.send(server.url)
+        while True:
+            pipe.recv()
+            pipe.send({"calls": asked.total(), **tokens, "asked": dict(asked)})
 
 
 def held() -> dict[str, int]:
@@ -171,19 +172,16 @@ def kill(times: int, questions: int, folder: Path, seed: int = 7) -> dict[str, A
         entry = {"api_base": server.url, "num_retries": 0}
         models = [{"model": f"openai/{name}", **entry} for name in "ab"]
         (folder / "moa.json").write_text(json.dumps({"proposer_models": models, "aggregation_strategy": "voting"}))
-        command = [sys.executable, "-m", "moa_dspy", "run", "questions.jsonl", "-o", "answers.jsonl", "-c", "moa.json"]
-        environment = os.environ | {"OPENAI_API_KEY": "any", "DSPY_CACHEDIR": str(folder / "cache")}
         for number in range(times + 1):
-            # Of this run alone: DSPy's cache would hide what is asked twice.
-            environment["DSPY_CACHEDIR"] = str(folder / f"cache-{number}")
-            process = subprocess.Popen(command, cwd=folder, env=environment, stdout=-3, stderr=-3)
+            process = processes.Process(target=run, args=(folder,))
+            process.start()
             if number < times:
                 target = server.seen()["calls"] + draw.randint(0, 3 * questions // times)
-                while process.poll() is None and server.seen()["calls"] < target:
+                while process.is_alive() and server.seen()["calls"] < target:
                     time.sleep(0.005)
                 time.sleep(draw.random() * 0.05)
-                process.send_signal(signal.SIGKILL)
-            process.wait()
+                process.kill()
+            process.join()
             time.sleep(0.05)  # what was on its way to the server has arrived
             seen = server.seen()["asked"]
             again += sum(seen[text] > count for text, count in kept.items())
@@ -201,16 +199,22 @@ def kill(times: int, questions: int, folder: Path, seed: int = 7) -> dict[str, A
     }
 
 
+def run(folder: Path) -> None:
+    """Be `moa-dspy run`."""
+    os.chdir(folder)
+    os.environ["OPENAI_API_KEY"] = "any"
+    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)  # which would hide what is asked twice
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        app(["run", "questions.jsonl", "-o", "answers.jsonl", "-c", "moa.json"])
+
+
 def main() -> None:
     """Run it and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=20_000)
     parser.add_argument("--at-once", type=int, default=64)
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--serve", type=float, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.serve is not None:
-        return serve(*options.serve)
     with tempfile.TemporaryDirectory() as name:
         for is_async in (False, True):
             print(json.dumps(soak(options.calls, options.at_once, is_async, Path(name)), indent=1), flush=True)
