@@ -189,9 +189,6 @@ class AsyncRouterEngine:
         """The engine that was saved."""
         return cls(RouterEngine.load_state(state))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> AsyncRouterEngine:
-        return self
-
 
 def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a router is made of, refused where it could not be one; the rest is litellm's to judge."""

@@ -200,14 +200,14 @@ def strip_module(module: Any) -> Any:
         TypeError: If a secret is held by what cannot be copied.
     """
     held = list(_held_by(module))
-    telling = [item for one in held if _tells(*one) for item in one[2:]]
+    telling = list(filter(_tells, held))
     if not telling:
         return module
     # A copy shares its LMs, here those that tell nothing: a deep copy takes what stands in its memo.
-    memo = {id(item): item for _, _, item in held if isinstance(item, dspy.BaseLM)}
+    memo = {id(one): one for one in held if isinstance(one, dspy.BaseLM)}
     memo |= {id(one): strip_lm(one) if isinstance(one, dspy.BaseLM) else without_secrets(one)[0] for one in telling}
     clone = copy.deepcopy(module, memo)
-    if any(_tells(*one) for one in _held_by(clone)):
+    if any(map(_tells, _held_by(clone))):
         raise TypeError(
             "A secret is held by what cannot be copied, so it cannot be left out of a pickle. Let the LM read its key "
             "from the environment."
@@ -254,13 +254,13 @@ def _mask_within(value: Any, values: Sequence[str], depth: int = 4) -> Any:
     if isinstance(value, str):
         masked = mask(value, values)
         return value if masked == value else masked
-    if depth and isinstance(value, dict):
-        clean: Any = {key: _mask_within(item, values, depth - 1) for key, item in value.items()}
-        return clean if any(clean[key] is not value[key] for key in value) else value
-    if depth and type(value) in (list, tuple):
-        clean = type(value)(_mask_within(item, values, depth - 1) for item in value)
-        return clean if any(new is not old for new, old in zip(clean, value, strict=True)) else value
-    return value
+    if not depth or not (isinstance(value, dict) or type(value) in (list, tuple)):
+        return value
+    items = list(value.values() if isinstance(value, dict) else value)
+    clean = [_mask_within(item, values, depth - 1) for item in items]
+    if all(new is old for new, old in zip(clean, items, strict=True)):
+        return value
+    return dict(zip(value, clean, strict=True)) if isinstance(value, dict) else type(value)(clean)
 
 
 def _as_data(value: Any) -> Any:
@@ -323,23 +323,25 @@ def _advise(data: Any, path: KeyPath) -> str:
 _SKIPPED = frozenset({"history", "callbacks", "demos", "traces", "train"})
 
 
-def _held_by(part: Any, seen: set[int] | None = None) -> Iterator[tuple[Any, Any, Any]]:
-    """What a module holds in its attributes, lists and dicts: holder, name or place, item."""
+def _held_by(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """The LMs in a module's attributes, lists and dicts, and the settings of its predictors."""
     seen = set() if seen is None else seen
-    if not isinstance(part, (dspy.Module, dict, list, tuple)) or id(part) in seen:
-        return
-    seen.add(id(part))
-    named = vars(part) if isinstance(part, dspy.Module) else part
-    for key, item in named.items() if isinstance(named, dict) else enumerate(named):
-        if key not in _SKIPPED:
-            yield part, key, item
-            yield from _held_by(item, seen)
+    if isinstance(part, dspy.BaseLM):
+        yield part
+    elif isinstance(part, (dspy.Module, dict, list, tuple)) and id(part) not in seen:
+        seen.add(id(part))
+        if isinstance(part, dspy.Predict):
+            yield part.config
+        held = vars(part) if isinstance(part, dspy.Module) else part
+        for key, item in held.items() if isinstance(held, dict) else enumerate(held):
+            if key not in _SKIPPED:
+                yield from _held_by(item, seen)
 
 
-def _tells(holder: Any, key: Any, item: Any) -> bool:
-    if isinstance(item, dspy.BaseLM):
-        return bool(item.history) or any(_walk(_settings_of(item), secret_values(item)))
-    return isinstance(holder, dspy.Predict) and key == "config" and any(_walk(item))
+def _tells(held: Any) -> bool:
+    if isinstance(held, dspy.BaseLM):
+        return bool(held.history) or any(_walk(_settings_of(held), secret_values(held)))
+    return any(_walk(held))
 
 
 def _settings_of(lm: dspy.BaseLM) -> dict[str, Any]:
