@@ -93,7 +93,7 @@ class RouterEngine:
 
     @property
     def deployments(self) -> list[Any]:
-        """The rows of its `model_list`."""
+        """Its `model_list`."""
         return (self.config["model_list"] if self.config else self._router.get_model_list()) or []
 
     @property
@@ -129,9 +129,6 @@ class RouterEngine:
 
     def stream(self, request: Request) -> Iterator[Any]:
         yield from _open_chat(OpenAIChatLM, _Call(self, request)).stream(request)
-
-    def close(self) -> None:
-        """Nothing to close: the connections are LiteLLM's."""
 
     def dump_state(self) -> dict[str, Any]:
         """What the router is made of, which holds no secrets.
@@ -176,9 +173,6 @@ class AsyncRouterEngine:
     async def stream(self, request: Request) -> AsyncIterator[Any]:
         async for event in _open_chat(AsyncOpenAIChatLM, _AsyncCall(self.engine, request)).stream(request):
             yield event
-
-    async def aclose(self) -> None:
-        """Nothing to close: the connections are LiteLLM's."""
 
     def dump_state(self) -> dict[str, Any]:
         """What the router is made of."""
@@ -280,8 +274,7 @@ class _AsyncCall(_Call):
         return self
 
     async def __aexit__(self, *problem: Any) -> None:
-        close: Any = getattr(self.answer, "aclose", None)
-        if close is not None:
+        if callable(close := getattr(self.answer, "aclose", None)):
             await close()
 
     async def read(self) -> bytes:

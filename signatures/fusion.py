@@ -7,8 +7,7 @@ from typing import Literal
 import dspy
 from pydantic import BaseModel, Field
 
-from .caching import kept
-from .task import refuse_collisions, with_history_as_text, with_proposals, with_reasoning
+from .task import kept, refuse_collisions, with_history_as_text, with_proposals, with_reasoning
 
 ELEMENTS, SETTLED = "elements", "settled"
 

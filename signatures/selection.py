@@ -6,8 +6,7 @@ from typing import Any, Literal
 
 import dspy
 
-from .caching import kept
-from .task import judged, refuse_collisions, with_reasoning
+from .task import judged, kept, refuse_collisions, with_reasoning
 
 CHOICE = "choice"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from contextlib import suppress
+from functools import lru_cache, wraps
 from typing import Any, Literal, get_origin
 
 import dspy
@@ -12,6 +13,7 @@ from dspy.adapters.utils import get_field_description_string, translate_field_ty
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 
+Signature = type[dspy.Signature]
 REASONING = "reasoning"
 PROPOSALS = "proposals"
 
@@ -114,6 +116,24 @@ def for_role(signature: type[dspy.Signature], role: str) -> type[dspy.Signature]
     """
     mark: dict[str, Any] = {"moa_role": role}
     return signature.with_updated_fields(list(signature.output_fields)[-1], **mark)
+
+
+def kept(derive: Callable[..., Signature]) -> Callable[..., Signature]:
+    """What derives a signature at every call, with its results kept: making a class takes a millisecond or two.
+
+    The instructions count on their own: InferRules writes its rules into the class itself.
+    """
+
+    @lru_cache(maxsize=256)
+    def derived(signature: Hashable, instructions: str, *arguments: Hashable) -> Signature:
+        return derive(signature, *arguments)
+
+    @wraps(derive)
+    def wrapper(signature: Signature, *arguments: Any) -> Signature:
+        of: Any = signature
+        return derived(of, signature.instructions, *arguments)
+
+    return wrapper
 
 
 def _parse(text: str) -> type[dspy.Signature]:

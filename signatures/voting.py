@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 import dspy
 
-from .caching import kept
 from .selection import CHOICE
-from .task import judged, refuse_collisions, with_reasoning
+from .task import judged, kept, refuse_collisions, with_reasoning
 
 GROUPS, BEST = "groups", "best"
 
