@@ -250,7 +250,8 @@ def _gather(batch: Batch) -> list[Outcome]:
                 finished.put(index)
     if here is not None and outcomes:
         work(here)
-        _raise_interrupt(outcomes[here])  # not only once the others have answered
+        if isinstance(outcomes[here].error, KeyboardInterrupt):  # not only once the others have answered
+            _raise_interrupt(outcomes[here])
     deadline = None if batch.timeout is None else time.monotonic() + batch.timeout
     done: set[int] = set()
     while len(done) < len(outcomes):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.secrets import reference_name, remember
 
-__all__ = ["Prices", "as_lm", "context_window", "load_backend", "missing_key", "prices_of"]
+__all__ = ["CLIENT_OPTIONS", "Prices", "as_lm", "context_window", "load_backend", "missing_key", "prices_of"]
 
 
 class Prices(BaseModel):
@@ -105,7 +105,7 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
 def load_backend(lm: dspy.BaseLM) -> None:
     """Import what will ask this LM's provider: LiteLLM takes seconds, which no call's time should be spent on."""
     engine: Any = getattr(lm, "engine", None)
-    by_dspy = lm.model_type != "text" and _NATIVE.issuperset(_CLIENT_OPTIONS.intersection(lm.kwargs))
+    by_dspy = lm.model_type != "text" and _NATIVE.issuperset(CLIENT_OPTIONS.intersection(lm.kwargs))
     if engine == "litellm" or (engine == "auto" and not (by_dspy and _resolution(lm.model))):
         for name in ("litellm", "openai.resources.chat"):  # the second is what LiteLLM imports at its first call
             with suppress(ImportError):
@@ -141,7 +141,8 @@ _OWN_ACCESS = (
 
 
 _NATIVE = frozenset(("api_key", "api_base", "base_url", "timeout"))
-_CLIENT_OPTIONS = _NATIVE | {*_OWN_ACCESS, "api_version", "organization", "project", "extra_query"}
+CLIENT_OPTIONS = _NATIVE | {*_OWN_ACCESS, "api_version", "organization", "project", "extra_query"}
+"""Options of an LM that say how its provider is reached, and not what it is asked."""
 
 
 def _resolution(model: str) -> Resolution | None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED",
     "INTERRUPTED",
+    "PENDING",
     "Commands",
     "Progress",
     "Stopped",
@@ -43,7 +44,7 @@ __all__ = [
     "table",
 ]
 
-FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+FAILED, BAD_INPUT, PENDING, INTERRUPTED = 1, 2, 3, 130
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where stderr is no terminal
 _verbosity = {"level": 0}  # -1 quiet, 1 verbose
 

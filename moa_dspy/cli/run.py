@@ -16,6 +16,7 @@ from moa_dspy.cli import options
 from moa_dspy.cli.output import (
     FAILED,
     INTERRUPTED,
+    PENDING,
     Progress,
     Stopped,
     complain,
@@ -62,7 +63,7 @@ def run(
         bool, typer.Option("--retry-degraded", help="Ask again what was answered while a model was missing.")
     ] = False,
     engine: Annotated[
-        str, typer.Option(metavar="NAME", help="Who asks: local, or ray, the workers of a Ray cluster.")
+        str, typer.Option(metavar="NAME", help="Who asks: local, ray (a Ray cluster), batch (providers' batch APIs).")
     ] = "local",
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
@@ -93,15 +94,18 @@ def run(
     [bold]Budget[/bold]: --dry-run says what the rest takes; --max-cost-usd and --max-calls begin no question that may
     go beyond, and what came is kept.
 
+    [bold]Batches[/bold]: --engine batch submits what is to be asked to the providers' batch APIs, at half the price,
+    and ends. The same command again, within a day or so, collects what is done and submits what follows from it.
+
     [bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
 
-    [bold]--json[/bold] prints questions, answered, skipped, failed, left, degraded, others (counts), troubles (who,
-    error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted,
+    [bold]--json[/bold] prints questions, answered, skipped, failed, left, pending, degraded, others (counts), batches
+    (model, id, status, requests, done, failed), troubles (who, error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted,
     stopped; with --dry-run questions, calls, cost_usd, unpriced.
 
     [bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
 
-    Exit status: 0 all answered, 1 some failed or stopped, 2 bad input, 130 interrupted.
+    Exit status: 0 all answered, 1 some failed or stopped, 2 bad input, 3 a batch is pending, 130 interrupted.
     """
     to_stdout = str(out) == "-"
     if to_stdout and as_json:
@@ -111,13 +115,16 @@ def run(
     if dry_run:
         from moa_dspy.recording import estimate
 
+        there = None if to_stdout else out
         options.tell_estimate(
-            estimate(moa, questions, None if to_stdout else out, force=force, retry_degraded=retry_degraded), as_json
+            estimate(moa, questions, there, force=force, retry_degraded=retry_degraded, engine=engine), as_json
         )
         return
     settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}
     if mlflow and engine != "local":
         raise ValueError("--mlflow traces what this process asks, and another asks it here. Leave out one of them.")
+    if to_stdout and engine == "batch":
+        raise ValueError("--engine batch keeps in ANSWERS what it has submitted. Give --out a file.")
     settings |= {"engine": engine, **most}
     with tracking(mlflow, moa, "run"):
         if to_stdout:
@@ -130,14 +137,16 @@ def run(
         here = console(stderr=to_stdout)
         models = [agent.model for agent in moa.agents]
         here.print(table(["", ""], [(harmless(name, "dim"), text) for name, text in _lines(summary, models)]))
-        again = [*(["what failed"] if summary.failed else []), *(["what is left"] if summary.left else [])]
+        left = "what is pending" if summary.pending else "what is left"
+        again = [*(["what failed"] if summary.failed else []), *([left] if summary.left else [])]
         if summary.stopped is not None:
             complain(f"Stopped: {summary.stopped}")
         if again and not to_stdout:
             note(f"What was answered is in {out}. The same command again asks {' and '.join(again)}.")
         elif not to_stdout:
             here.print(harmless(f"All answers are in {out}.", "green"), soft_wrap=True)
-    raise typer.Exit(INTERRUPTED if summary.interrupted else FAILED if summary.failed or summary.stopped else 0)
+    status = PENDING if summary.pending else FAILED if summary.failed else 0
+    raise typer.Exit(INTERRUPTED if summary.interrupted else FAILED if summary.stopped else status)
 
 
 def _record(
@@ -211,7 +220,10 @@ def _lines(summary: Summary, models: Iterable[str | None]) -> Iterator[tuple[str
     if summary.skipped:
         yield "skipped", f"{summary.skipped:,}, answered before"
     if summary.left:
-        yield "left", f"{summary.left:,}"
+        yield "left", f"{summary.left:,}{f', {summary.pending:,} of them pending' if summary.pending else ''}"
+    for batch in summary.batches:
+        count = f"{batch.done:,} of {batch.requests:,} calls done{f', {batch.failed:,} failed' if batch.failed else ''}"
+        yield "batch", harmless(f"{batch.model}: {batch.id} is {batch.status}, {count}")
     if summary.failed:
         yield "failed", f"{summary.failed:,}"
     for trouble in sorted(summary.troubles, key=lambda trouble: -trouble.count)[:_SHOWN]:

@@ -126,7 +126,9 @@ def _contains(gold: Any, given: Any, annotation: Any) -> bool:
 
 # What scripts write without spaces between words, or with endings on them as Korean does; and what words consist of
 # elsewhere.
-_UNSPACED = r"(?V1)[\p{scx=Bopo}\p{scx=Hani}\p{scx=Hang}\p{scx=Hira}\p{scx=Kana}\p{Khmr}\p{Laoo}\p{Mymr}\p{Thai}\p{Tibt}]"
+_UNSPACED = (
+    r"(?V1)[\p{scx=Bopo}\p{scx=Hani}\p{scx=Hang}\p{scx=Hira}\p{scx=Kana}\p{Khmr}\p{Laoo}\p{Mymr}\p{Thai}\p{Tibt}]"
+)
 _SPACED = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--{_UNSPACED.removeprefix('(?V1)')}]"
 
 METRICS: dict[str, Callable[[Any, Any, Any], bool]] = {"exact": _exact, "contains": _contains}

@@ -130,7 +130,7 @@ class Asker:
             return Row(mixture=self.mixture, **asked)
         row = (recorded if self.whole else separate_verdict(recorded)).model_copy(update=asked)
         row.outputs = None if self._has_changed(recorded) else recorded.outputs
-        row.mixture, row.error = self.mixture, None
+        row.mixture, row.error, row.batch = self.mixture, None, None
         return row
 
     def _call(self, moa: MoA, row: Row, question: Row) -> dict[str, Any] | None:

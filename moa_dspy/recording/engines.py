@@ -20,16 +20,18 @@ from moa_dspy import permits
 from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.limits import name_nearest
 from moa_dspy.recording.asking import Asker
+from moa_dspy.recording.batches import Batches
 from moa_dspy.recording.rows import Row
 from moa_dspy.secrets import strip_lm
 from moa_dspy.usage import LMCall
 
 __all__ = ["ENGINES", "Answer", "WorkerDied", "opened"]
 
-ENGINES = ("local", "ray")
+ENGINES = ("local", "ray", "batch")
 
 # Question, what is known of it, the row it will replace, and how many LM calls it may take -> row, calls made for it.
-Answer: TypeAlias = Callable[[Row, "Row | None", "Row | None", "int | None"], tuple[Row, list[LMCall]]]
+# No row: a provider's batch is still to answer.
+Answer: TypeAlias = Callable[[Row, "Row | None", "Row | None", "int | None"], tuple["Row | None", list[LMCall]]]
 
 
 class WorkerDied(Exception):
@@ -57,6 +59,9 @@ def opened(engine: str, asker: Asker, concurrency: int) -> Iterator[Answer]:
     if engine == "local":
         # The budget is here too, and the allowance of all questions in force.
         yield lambda question, earlier, replaced, max_calls: asker.answer(question, earlier, replaced)
+        return
+    if engine == "batch":
+        yield Batches(asker)
         return
     try:
         ray = importlib.import_module("ray")

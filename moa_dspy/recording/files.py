@@ -113,12 +113,13 @@ class RecordingFile:
         """Whether the question of this key is ours to ask: nobody else is asking it."""
         return self._file is None or _claim(self._file, int(hash_of(key, 12), 16))
 
-    def append(self, row: Row) -> None:
-        """Keep a row; when this returns it is on the disk, or `failure` says why it is not."""
+    def append(self, *rows: Row) -> None:
+        """Keep rows; when this returns they are on the disk, or `failure` says why they are not."""
         with self._writing:
-            self._enter(row)
+            for row in rows:
+                self._enter(row)
             if self._file is not None:
-                self._unwritten.append(row)
+                self._unwritten.extend(rows)
                 self._attempt(self._write)
 
     def finish(self, keys: Sequence[str]) -> int:
@@ -160,23 +161,24 @@ class RecordingFile:
 
     def _write(self) -> None:
         """Write what is not written yet."""
-        while self._unwritten:
-            self._look()
-            row = self._unwritten[0]
+        if not self._unwritten:
+            return
+        self._look()
+        for row in self._unwritten:
             self._enter(row)  # over what others may have written of this question
-            line = row.line()
-            if self._end:
-                self._file.seek(-1, os.SEEK_END)
-                if self._file.read(1) != b"\n":
-                    line = b"\n" + line  # what a killed process left unfinished becomes a line of its own
-            left = line
-            while left:
-                left = left[self._file.write(left) :]
-            os.fsync(self._file.fileno())
-            if self._file.tell() == self._read + len(line):  # else others have written too, which is still to be read
-                self._read += len(line)
-            self._end = self._file.tell()
-            del self._unwritten[0]
+        lines = b"".join(row.line() for row in self._unwritten)
+        if self._end:
+            self._file.seek(-1, os.SEEK_END)
+            if self._file.read(1) != b"\n":
+                lines = b"\n" + lines  # what a killed process left unfinished becomes a line of its own
+        left = lines
+        while left:
+            left = left[self._file.write(left) :]
+        os.fsync(self._file.fileno())
+        if self._file.tell() == self._read + len(lines):  # else others have written too, which is still to be read
+            self._read += len(lines)
+        self._end = self._file.tell()
+        self._unwritten.clear()
 
     def _rescue(self) -> str:
         """Keep what is not in the file: in it after all, beside it, or wherever there is room; says where."""

@@ -18,6 +18,7 @@ from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording.asking import Asker
+from moa_dspy.recording.batches import Batches, as_batched
 from moa_dspy.recording.budget import Budget, Estimate
 from moa_dspy.recording.engines import Answer, WorkerDied, opened
 from moa_dspy.recording.files import RecordingFile, read_rows
@@ -49,7 +50,7 @@ def record(
     retry_degraded: bool = False,
     max_cost_usd: float | None = None,
     max_calls: int | None = None,
-    engine: Literal["local", "ray"] = "local",
+    engine: Literal["local", "ray", "batch"] = "local",
     on_row: Callable[[Row | None, Summary], None] | None = None,
 ) -> Recording:
     """Ask many questions, and keep what was proposed, decided and paid.
@@ -77,7 +78,9 @@ def record(
             one so far.
         max_calls: LM calls that it may make, in the same way.
         engine: Who asks: `local` is this process, `ray` the workers of a Ray cluster, which give rows back to this
-            process. They take keys from their own environment; a question whose worker died is asked again.
+            process. They take keys from their own environment; a question whose worker died is asked again. `batch`
+            are the batch APIs of the models' providers, at half the price and within a day: each call collects what
+            is done, submits what is lacking and returns; the recording's `pending` are the questions to call it for.
         on_row: Called in the calling thread with each new row and the summary so far: once at the start and at
             Ctrl-C with None. What it raises stops the work; what came is kept.
 
@@ -104,6 +107,13 @@ def record(
     questions = as_questions(examples, moa.signature)
     if path is not None and isinstance(examples, (str, Path)) and _is_one_file(path, examples):
         raise ValueError(f"{path} holds the questions: the answers would be written over them. Name another file.")
+    if engine == "batch":
+        if path is None or max_calls or max_cost_usd:
+            raise ValueError(
+                "engine='batch' keeps what it submitted in the file, so it needs a `path`; and it submits all that is "
+                "lacking at once, so it keeps no budget: `estimate` says beforehand what it takes."
+            )
+        moa, others = as_batched(moa), {name: as_batched(other) for name, other in (others or {}).items()}
     asker = Asker(moa, strategies, others, force, retry_degraded)
     with opened(engine, asker, concurrency) as answer, RecordingFile(path) as kept:
         _refuse_other_mixtures(path, kept.rows, asker)
@@ -115,13 +125,19 @@ def record(
         summary.earlier_usage = Usage.of(call for row in kept.rows.values() for call in row.paid)
         budget = Budget(asker.estimate(pending[:1] if max_cost_usd or max_calls else []), max_cost_usd, max_calls)
         work = _Work(asker, answer, kept, earlier, summary, budget)
+        batches = answer if isinstance(answer, Batches) else None
         try:
+            if batches is not None:
+                batches.collect(earlier.values())
             for key, row in earlier.items():
                 if key not in kept.rows and asker.is_complete(row):
                     kept.append(row)
             # Within a question too: the repair that would be one call too many is not asked for.
             with dspy.context(**({} if max_calls is None else {ALLOWANCE: Allowance(max_calls=max_calls)})):
-                work.ask_all(pending, concurrency, max_failures, on_row or (lambda row, summary: None))
+                limit = len(questions) + 1 if batches and max_failures is None else max_failures  # nothing is paid here
+                work.ask_all(pending, concurrency, limit, on_row or (lambda row, summary: None))
+            if batches is not None and not work.count_stops():
+                batches.submit(kept, summary)
         finally:
             summary.others = kept.finish([question.key for question in questions])
             summary.seconds = time.perf_counter() - started
@@ -144,8 +160,10 @@ def estimate(
     others: Mapping[str, dspy.Module] | None = None,
     force: bool = False,
     retry_degraded: bool = False,
+    engine: str = "local",
 ) -> Estimate:
     """What `record` would take with these arguments, without asking anybody; what is recorded already costs nothing."""
+    moa = as_batched(moa) if engine == "batch" else moa
     questions, asker = as_questions(examples, moa.signature), Asker(moa, strategies, others, force, retry_degraded)
     there = {row.key: row for row in read_rows(path)} if path is not None and Path(path).exists() else {}
     _refuse_other_mixtures(path, there, asker)
@@ -219,6 +237,8 @@ class _Work:
                 replaced = self.kept.rows.get(question.key) or earlier
                 try:
                     row, calls = self.answer(question, earlier, replaced, self.budget.share(self.alone))
+                    if row is None:
+                        return None, []
                 except WorkerDied as death:
                     if self.count_stops() > 1:
                         return None, []
@@ -273,7 +293,8 @@ def _refuse_other_mixtures(path: str | Path | None, rows: Mapping[str, Row], ask
         return
     # A verdict says itself who decided; only a mixture's own answer does not.
     parts = (*PANEL, "aggregator") if asker.whole else PANEL
-    there = dict.fromkeys(row.mixture for row in rows.values() if row.error is None and row.mixture != IMPORTED)
+    paid = [row for row in rows.values() if row.error is None or row.batch is not None]
+    there = dict.fromkeys(row.mixture for row in paid if row.mixture != IMPORTED)
     others = [other for other in there if describe_changes(other, asker.mixture, parts)]
     if others:
         raise ValueError(

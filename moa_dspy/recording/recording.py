@@ -118,6 +118,11 @@ class Recording(Sequence[Row]):
         return list(dict.fromkeys([*answered, *failed]))
 
     @property
+    def pending(self) -> list[Row]:
+        """The questions that wait for a provider's batches; `record` with the same arguments collects them."""
+        return [row for row in self.rows if row.batch is not None and row.batch.waiting]
+
+    @property
     def usage(self) -> Usage:
         """All LM calls added up."""
         return sum((row.usage for row in self.rows), Usage.of([]))

@@ -15,7 +15,18 @@ from moa_dspy.results import Failure, Proposal
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import to_jsonable, validated
 
-__all__ = ["FORMAT", "IMPORTED", "RecordedVerdict", "Row", "RowError", "agent_of", "failures_of", "is_outage", "typed"]
+__all__ = [
+    "FORMAT",
+    "IMPORTED",
+    "InBatch",
+    "RecordedVerdict",
+    "Row",
+    "RowError",
+    "agent_of",
+    "failures_of",
+    "is_outage",
+    "typed",
+]
 
 FORMAT = 1
 
@@ -65,6 +76,18 @@ class RecordedVerdict(BaseModel):
         return to_jsonable(value)
 
 
+class InBatch(BaseModel):
+    """What a provider's batch API was asked of a question that is not answered yet.
+
+    Attributes:
+        waiting: Request -> the batch that has it; `file:...` while it is not known whether the provider took it.
+        replies: Request -> what came: the `status` of HTTP, the `body`, and whether a row was `billed` for it.
+    """
+
+    waiting: dict[str, str] = Field(default_factory=dict)
+    replies: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
 class Row(BaseModel):
     """A question, what was proposed and decided, and what was paid for it: one line of a recording's file.
 
@@ -88,6 +111,7 @@ class Row(BaseModel):
         calls: One row per LM call; those of verdicts stand with them.
         earlier_calls: The calls of attempts that this row replaces: billed, and no part of the answer.
         seconds: Wall time.
+        batch: What a batch API is still to answer, or has answered of a question that is to be asked again.
         not_finite: Where a number stood that JSON does not have (NaN, infinity), and null stands now.
     """
 
@@ -112,6 +136,7 @@ class Row(BaseModel):
     calls: list[LMCall] = Field(default_factory=list)
     earlier_calls: list[LMCall] = Field(default_factory=list)
     seconds: float = 0.0
+    batch: InBatch | None = None
     not_finite: list[str] = Field(default_factory=list)
 
     # Of a question that is to be asked: its inputs, typed as the signature says.

@@ -11,7 +11,7 @@ from moa_dspy.recording.recording import Recording
 from moa_dspy.recording.rows import Row, failures_of
 from moa_dspy.usage import LMCall, Usage
 
-__all__ = ["RecordingInterrupted", "RecordingStopped", "Summary", "Trouble", "count_troubles"]
+__all__ = ["Batch", "RecordingInterrupted", "RecordingStopped", "Summary", "Trouble", "count_troubles"]
 
 # Where none was answered, so many failures are enough to see that none will be.
 _DEAD = 20
@@ -31,6 +31,26 @@ class Trouble(BaseModel):
     error: str
     message: str
     count: int = 0
+
+
+class Batch(BaseModel):
+    """A batch that a provider has.
+
+    Attributes:
+        model: Whom it asks.
+        id: The provider's.
+        status: The provider's word for it: `validating`, `in_progress`, `completed`, `expired`, ...
+        requests: How many calls it holds.
+        done: How many of them are answered.
+        failed: How many of them have failed.
+    """
+
+    model: str
+    id: str
+    status: str
+    requests: int = 0
+    done: int = 0
+    failed: int = 0
 
 
 def count_troubles(causes: Iterable[tuple[str, str, str]], troubles: list[Trouble]) -> list[Trouble]:
@@ -53,6 +73,8 @@ class Summary(BaseModel):
         answered: Answered by this run.
         failed: Asked by this run, without an answer; the next one asks them again.
         left: Not asked yet, or abandoned, or being asked by another process.
+        pending: Of those that are left, how many wait for a provider's batches; the next run collects them.
+        batches: The batches that this run has looked at or submitted.
         degraded: Answered, but with something missing: a proposer, the aggregator's own answer.
         others: Rows in the file whose questions are not among these; they are kept.
         interrupted: Stopped by Ctrl-C.
@@ -69,6 +91,8 @@ class Summary(BaseModel):
     answered: int = 0
     failed: int = 0
     left: int = 0
+    pending: int = 0
+    batches: list[Batch] = Field(default_factory=list)
     degraded: int = 0
     others: int = 0
     interrupted: bool = False

@@ -63,6 +63,7 @@ def test_a_row_holds_the_answer_and_how_it_came_about(out: Path) -> None:
         "stopped_early": False,
         "verdicts": {},
         "earlier_calls": [],
+        "batch": None,
         "not_finite": [],
     }
 
@@ -74,7 +75,8 @@ def test_the_summary_adds_up(out: Path) -> None:
     summary = seen[-1]
     assert (summary.usage.calls, summary.usage.prompt_tokens, summary.usage.cost_usd) == (6, 60, None)
     assert summary.model_dump(exclude={"usage", "earlier_usage", "seconds"}) == {
-        **dict.fromkeys(["skipped", "failed", "left", "degraded", "others"], 0),
+        **dict.fromkeys(["skipped", "failed", "left", "pending", "degraded", "others"], 0),
+        "batches": [],
         "questions": 2,
         "answered": 2,
         "interrupted": False,

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from aiohttp import web
+from typing_extensions import Self
 
 from .misuse import FakeMisuse
 from .openai_wire import ChatRequest, Reply, Tokens, completion, error, events
@@ -50,7 +51,7 @@ class OpenAIServer:
         self.url = ""
         self._started: concurrent.futures.Future[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]]
 
-    def __enter__(self) -> "OpenAIServer":
+    def __enter__(self) -> Self:
         self._started = concurrent.futures.Future()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="openai-server", daemon=True)
         self._thread.start()
@@ -64,10 +65,14 @@ class OpenAIServer:
         self._thread.join(timeout=10)
         assert not self._thread.is_alive(), "the server does not stop: does its `answer` block?"
 
+    def add_routes(self, app: web.Application) -> None:
+        """Serve more than chat completions."""
+
     async def _serve(self) -> None:
         app = web.Application(client_max_size=2**28)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_get("/v1/models", self._list)
+        self.add_routes(app)
         app.router.add_route("*", "/{path:.*}", self._unknown)
         # Handlers stop when their client goes away, and need no grace when the server does.
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.01)
