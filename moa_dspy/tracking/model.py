@@ -16,6 +16,7 @@ from mlflow.models import ModelSignature, get_model_info, validate_schema
 from mlflow.models.model import ModelInfo
 
 from moa_dspy.moa import MoA
+from moa_dspy.serving.conversation import message_field
 from moa_dspy.signature_data import UnknownTypes
 from moa_dspy.tracking.served import PROGRAM, ask_nobody, signature_of
 from moa_dspy.tracking.store import check_store, describe, mask_address
@@ -56,8 +57,9 @@ def log_model(
         moa: The mixture.
         name: The model's name.
         serve_as: `"rows"` answers tables of the task's inputs, many rows side by side: see
-            `moa_dspy.tracking.served.MixtureProgram` for what comes back. `"chat"` answers chat payloads, streamed if
-            asked, as MLflow's `ResponsesAgent` does: for a task of one text input and one text output.
+            `moa_dspy.tracking.served.MixtureProgram` for what comes back. `"chat"` answers chat payloads, streamed as
+            the answer is written if asked, as MLflow's `ResponsesAgent` does: for a task of one text input, a
+            `system_prompt` and a `dspy.History` beside, and one text output.
         input_example: Inputs of the task, one row or several; stored and shown with the model.
         registered_model_name: Register it under this name too.
         pip_requirements: What to install where it is served, instead of the versions of moa-dspy, DSPy and LiteLLM
@@ -160,8 +162,12 @@ def _refuse_ambient(moa: MoA) -> None:
 
 
 def _refuse_other_than_chat(task: type[dspy.Signature]) -> None:
-    fields = [list(task.input_fields.values()), list(task.output_fields.values())]
-    if any(len(kind) != 1 or kind[0].annotation is not str for kind in fields):
+    outputs = [field.annotation for field in task.output_fields.values()]
+    try:
+        is_chat = task.input_fields[message_field(task)].annotation is str and outputs == [str]
+    except ValueError:  # it needs another number of inputs than one
+        is_chat = False
+    if not is_chat:
         raise ValueError(
             f"A chat gives one text and wants one back, and this task is {task.signature!r} with other fields or "
             "types. Log it with serve_as='rows'."

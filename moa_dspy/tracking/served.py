@@ -24,6 +24,7 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import redact
+from moa_dspy.serving.conversation import answer_field, inputs_for, stream
 from moa_dspy.tracking.autolog import autolog
 from moa_dspy.values import check_inputs, to_json, to_jsonable, validated
 
@@ -100,33 +101,39 @@ class MixtureProgram(PythonModel):
 
 
 class MixtureAgent(ResponsesAgent):
-    """Answers chat payloads: the last message of the user is the question."""
+    """Answers a chat: the user's last message, with what was said before where the task has a place for it."""
 
     def load_context(self, context: Any) -> None:
         self.moa = _load(context)
-        [self.input], [self.output] = self.moa.signature.input_fields, self.moa.signature.output_fields
 
     def predict(self, request: ResponsesAgentRequest) -> ResponsesAgentResponse:  # type: ignore[override]
         if _asks_nobody.get():
             return ResponsesAgentResponse(output=[])
-        prediction = self._ask(request)
-        item: Any = self.create_text_output_item(prediction[self.output], str(uuid.uuid4()))
+        prediction = self.moa(**self._read(request))
+        item: Any = self.create_text_output_item(self._text(prediction), str(uuid.uuid4()))
         return ResponsesAgentResponse(output=[item], custom_outputs=_describe(prediction.metadata, None))
 
     def predict_stream(  # type: ignore[override]
         self, request: ResponsesAgentRequest
     ) -> Generator[ResponsesAgentStreamEvent, None, None]:
-        # A mixture's answer is whole only when the aggregator has written it: it comes as one piece.
-        text, id = self._ask(request)[self.output], str(uuid.uuid4())
-        done: Any = {"type": "response.output_item.done", "item": self.create_text_output_item(text, id)}
-        yield ResponsesAgentStreamEvent(**self.create_text_delta(text, id))
-        yield ResponsesAgentStreamEvent(**done)
+        id, was_written = str(uuid.uuid4()), False
+        for piece in dspy.streaming.apply_sync_streaming(stream(self.moa, self._read(request))):
+            if isinstance(piece, str):
+                was_written = True
+                yield ResponsesAgentStreamEvent(**self.create_text_delta(piece, id))
+                continue
+            text = self._text(piece)
+            if not was_written:
+                yield ResponsesAgentStreamEvent(**self.create_text_delta(text, id))
+            # What the mixture answers, also where the stream broke and the vote decided.
+            done: Any = {"type": "response.output_item.done", "item": self.create_text_output_item(text, id)}
+            yield ResponsesAgentStreamEvent(**done, custom_outputs=_describe(piece.metadata, None))
 
-    def _ask(self, request: ResponsesAgentRequest) -> Any:
-        said = [message.model_dump() for message in request.input]
-        content = next((one["content"] for one in reversed(said) if one.get("role") == "user"), "")
-        text = content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
-        return self.moa(**{self.input: text})
+    def _read(self, request: ResponsesAgentRequest) -> dict[str, Any]:
+        return inputs_for(self.moa.signature, self.prep_msgs_for_cc_llm(request.input))
+
+    def _text(self, prediction: Any) -> str:
+        return str(prediction[answer_field(self.moa.signature)])
 
 
 def signature_of(task: type[dspy.Signature]) -> ModelSignature:

@@ -75,17 +75,23 @@ def test_typed_inputs_arrive_as_in_a_call(store: Path, monkeypatch: pytest.Monke
     assert answered == called and "2024-02-29" in answered
 
 
-def test_a_chat_is_answered_and_streamed(store: Path) -> None:
-    info = moa_dspy.log_model(mixture(), "chat", serve_as="chat", registered_model_name="chat")
-    model: Any = mlflow.pyfunc.load_model("models:/chat/1")
-    asked: dict[str, Any] = {"input": [{"role": "user", "content": QUESTIONS[0]}]}
-    answer = mixture()(question=QUESTIONS[0]).answer
-    assert model.predict(asked)["output"][0]["content"][0]["text"] == answer
-    assert [event["type"] for event in model.predict_stream(asked)] == [
-        "response.output_text.delta",
-        "response.output_item.done",
-    ]
-    assert moa_dspy.load_model(info.model_uri).dump_state() == mixture().dump_state()
+def test_a_chat_is_answered_and_streamed_as_it_is_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+    text = "[[ ## reasoning ## ]]\nso\n\n[[ ## answer ## ]]\nLima, on the Rimac, by the sea.\n\n[[ ## completed ## ]]"
+    chat: Any = dspy.Signature("question, history: dspy.History -> answer").with_updated_fields("history", default=None)
+    with OpenAIServer(lambda request: text) as provider:
+        agents = [Agent(f"openai/{name}", api_base=provider.url, cache=False) for name in ("a", "judge")]
+        moa_dspy.log_model(MoA(chat, agents[:1], agents[1]), "chat", serve_as="chat", registered_model_name="chat")
+        model: Any = mlflow.pyfunc.load_model("models:/chat/1")
+        said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello Ada."}]
+        asked: dict[str, Any] = {"input": [*said, {"role": "user", "content": "The capital of Peru?"}]}
+        answered = model.predict(asked)
+        *deltas, done = model.predict_stream(asked)
+    whole = "Lima, on the Rimac, by the sea."
+    assert answered["output"][0]["content"][0]["text"] == done["item"]["content"][0]["text"] == whole
+    assert "".join(delta["delta"] for delta in deltas) == whole and len(deltas) > 3
+    assert done["custom_outputs"]["agreement"] == answered["custom_outputs"]["agreement"] == 1
+    assert all("Hello Ada." in request.text for request in provider.requests)
 
 
 def test_types_of_ones_own_must_be_given_and_importable(store: Path) -> None:
