@@ -19,7 +19,7 @@ from moa_dspy.files import drafting, dump_data, format_of, read_data
 from moa_dspy.limits import Limits, name_nearest
 from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig
 from moa_dspy.router import RouterEngine, as_engine
-from moa_dspy.saved_mixture import SAVED, SavedMixture
+from moa_dspy.saved_mixture import SAVED, SavedMixture, is_saved
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import BY_NAME, Strategy
 
@@ -143,9 +143,9 @@ class MoAConfig(ConfigPart):
         """
         data = read_data(path)
         with naming(path):
-            if SAVED not in data:
-                return cls.model_validate(data)
-            return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
+            if is_saved(data):
+                return cls.model_validate(SavedMixture.of(data).buildable(), context=OF_SAVED)
+            return cls.model_validate(data)
 
     @classmethod
     def preset(cls, name: PresetName) -> MoAConfig:
@@ -242,12 +242,7 @@ class Preset:
 
 
 def as_config(config: MoAConfig | str | Path) -> MoAConfig:
-    """The config: as it is, by a preset's name, or from a file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is no config.
-    """
+    """The config: as it is, by a preset's name, or from a file."""
     if isinstance(config, MoAConfig):
         return config
     is_name = isinstance(config, str) and not Path(config).suffix

@@ -21,12 +21,7 @@ _MOST_ENTRIES = 10_000  # of YAML with its aliases written out; far more than an
 
 
 def read_data(path: str | Path) -> dict[str, Any]:
-    """Read a YAML or a JSON file that holds a mapping.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it holds something else; names the file, and the line where there is one.
-    """
+    """Read a YAML or a JSON file that holds a mapping."""
     path = Path(path)
     kind = format_of(path)
     require_file(path)
@@ -53,12 +48,7 @@ def read_data(path: str | Path) -> dict[str, Any]:
 
 
 def require_file(path: Path) -> None:
-    """Refuse what would give no end of bytes, or none at all.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is a folder, a pipe or a device.
-    """
+    """Refuse what would give no end of bytes, or none at all."""
     if not path.exists():
         raise FileNotFoundError(f"There is no file {path} (looked in {path.absolute().parent}).")
     if not path.is_file():
@@ -73,11 +63,7 @@ def dump_data(data: Mapping[str, Any], kind: str) -> str:
 
 
 def format_of(path: Path) -> str:
-    """Whether a file is YAML or JSON, by its name.
-
-    Raises:
-        ValueError: If its name says neither.
-    """
+    """Whether a file is YAML or JSON, by its name."""
     if path.suffix.lower() not in FORMATS:
         raise ValueError(f"{path} is no config file by its name. It must end in {', '.join(FORMATS)}.")
     return FORMATS[path.suffix.lower()]
@@ -85,12 +71,7 @@ def format_of(path: Path) -> str:
 
 @contextmanager
 def drafting(target: Path) -> Iterator[Path]:
-    """A path beside the target to write to first: `os.replace(draft, target)` puts it there at once, or not at all.
-
-    Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there is a folder of that name.
-    """
+    """A path beside the target to write to first: `os.replace(draft, target)` puts it there at once, or not at all."""
     if not target.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in. Make it first.")
     if target.is_dir():

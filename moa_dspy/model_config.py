@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
 
 import dspy
@@ -59,9 +58,8 @@ class ConfigPart(BaseModel):
     def _check(cls: type[Part], data: Any, handler: Any) -> Part:
         if isinstance(data, Mapping):
             # What fields are called is no setting: a task may well ask for a `key`.
-            found = find_secrets({name: value for name, value in data.items() if name != "signature"})
             text = "a config holds no secrets, as it is saved, shared and logged."
-            if found:
+            if found := find_secrets({name: value for name, value in data.items() if name != "signature"}):
                 raise _refuse((path, f"{text} {advice}") for path, advice in found)
         try:
             made: Part = handler(data)
@@ -177,9 +175,8 @@ Model = Annotated[
 
 def _refuse(problems: Iterable[tuple[KeyPath, str]]) -> ValidationError:
     """The error that says what is wrong where, and holds nothing that was given."""
-    found = list(islice(problems, _MOST_PROBLEMS + 1))
-    if len(found) > _MOST_PROBLEMS:
-        found[-1] = ((), "and more: the first are told.")
+    found = list(problems)
+    found[_MOST_PROBLEMS:] = [((), "and more: the first are told.")] if found[_MOST_PROBLEMS:] else []
     details = [
         InitErrorDetails(type=PydanticCustomError("config", "{text}", {"text": text}), loc=path, input=None)
         for path, text in found

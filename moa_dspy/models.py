@@ -112,11 +112,9 @@ def load_backend(lm: dspy.BaseLM) -> None:
                 import_module(name)
 
 
-@lru_cache(maxsize=256)
 def context_window(model: str) -> int | None:
     """How many tokens the model reads at most; None if DSPy's model metadata does not say."""
-    provider, name = model.split("/", 1) if "/" in model else ("openai", model)
-    window = model_info(provider, name).get("max_input_tokens")
+    window = _metadata(model).get("max_input_tokens")
     return window if isinstance(window, int) else None
 
 
@@ -124,14 +122,18 @@ def prices_of(lm: dspy.BaseLM) -> Prices | None:
     """What the model's tokens cost: as its user stated it, else as DSPy's model metadata says; None if neither does."""
     if (stated := vars(lm).get("prices")) is not None:
         return Prices.model_validate(stated)
-    if lm.model.startswith("simulated/"):
+    info = {} if lm.model.startswith("simulated/") else _metadata(lm.model)
+    known: dict[str, Any] = {kind: info.get(f"{kind}_cost_per_token") for kind in ("input", "output")}
+    if not all(isinstance(price, (int, float)) for price in known.values()):
         return None
-    provider, name = lm.model.split("/", 1) if "/" in lm.model else ("openai", lm.model)
-    info = model_info(provider, name)
-    known = info.get("input_cost_per_token"), info.get("output_cost_per_token")
-    if not all(isinstance(price, (int, float)) for price in known):
-        return None
-    return Prices(input=1e6 * float(known[0]), output=1e6 * float(known[1]))
+    return Prices(**{kind: 1e6 * price for kind, price in known.items()})
+
+
+@lru_cache(maxsize=256)
+def _metadata(model: str) -> Mapping[str, Any]:
+    provider, name = model.split("/", 1) if "/" in model else ("openai", model)
+    info: Mapping[str, Any] = model_info(provider, name)
+    return info
 
 
 _OWN_ACCESS = (

@@ -29,12 +29,7 @@ def as_proposers(
     specialized: bool,
     layers: int,
 ) -> list[Agent]:
-    """The proposers as agents with distinct names.
-
-    Raises:
-        TypeError: If `proposers` is no sequence, or a proposer is of another type.
-        ValueError: If there are none, names collide, or they do not suit the task or the settings.
-    """
+    """The proposers as agents with distinct names."""
     if isinstance(proposers, (str, dspy.BaseLM, dspy.Module)) or not isinstance(proposers, Sequence):
         example = f"[{proposers!r}]" if isinstance(proposers, str) else "['openai/gpt-5', ...]"
         raise TypeError(
@@ -63,12 +58,7 @@ def as_proposers(
 
 
 def as_aggregator(aggregator: str | dspy.BaseLM | Agent | None, strategy: Strategy) -> Agent:
-    """The agent that runs the strategy.
-
-    Raises:
-        ValueError: If its own program or instructions would have no effect.
-        TypeError: If the aggregator is of another type.
-    """
+    """The agent that runs the strategy."""
     if isinstance(aggregator, Agent) and aggregator.program is not None:
         raise ValueError("An aggregator runs the strategy, not a program of its own: give Agent(lm) without program=.")
     if isinstance(aggregator, Agent) and aggregator.instructions is not None:

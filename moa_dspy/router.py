@@ -98,11 +98,7 @@ class RouterEngine:
 
     @property
     def router(self) -> Any:
-        """The `litellm.Router`.
-
-        Raises:
-            ConfigurationError: If an environment variable is not set that a deployment names.
-        """
+        """The `litellm.Router`."""
         with self._lock:
             if self._router is None and self.config is not None:
                 if (variable := self.missing_key()) is not None:
@@ -131,11 +127,7 @@ class RouterEngine:
         yield from _open_chat(OpenAIChatLM, _Call(self, request)).stream(request)
 
     def dump_state(self) -> dict[str, Any]:
-        """What the router is made of, which holds no secrets.
-
-        Raises:
-            TypeError: If a `litellm.Router` was given, which holds them.
-        """
+        """What the router is made of, which holds no secrets."""
         if self.config is None:
             raise TypeError(
                 "An LM on a litellm.Router cannot be saved: the router holds keys and connections. Give what it is "

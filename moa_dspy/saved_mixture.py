@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["FORMAT", "SAVED", "SavedMixture"]
+__all__ = ["FORMAT", "SAVED", "SavedMixture", "is_saved"]
 
 SAVED: Final = "moa_dspy"
 """The key of a mixture's own entry in what DSPy saves."""
@@ -39,11 +39,7 @@ class SavedMixture(BaseModel):
 
     @classmethod
     def of(cls, state: Any) -> SavedMixture:
-        """What DSPy's state holds of a mixture.
-
-        Raises:
-            ValueError: If it holds none, or one of another format.
-        """
+        """What DSPy's state holds of a mixture."""
         found = state.get(SAVED) if isinstance(state, Mapping) else None
         if not isinstance(found, Mapping):
             raise ValueError(
@@ -72,11 +68,7 @@ class SavedMixture(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True)
 
     def buildable(self) -> dict[str, Any]:
-        """The data of the config from which the mixture is built.
-
-        Raises:
-            ValueError: If no file can bring back what it is made of.
-        """
+        """The data of the config from which the mixture is built."""
         if self.code:
             code = "; ".join(f"{what} {why}" for what, why in self.code.items())
             raise ValueError(f"No file can bring code back: {code}. Build the mixture in code and use load().")
@@ -87,3 +79,8 @@ class SavedMixture(BaseModel):
         named = {entry["name"]: entry for entry in self.config["proposer_models"]}
         usual: dict[str, Any] = self.config.get(f"{path}_model") or named.get(path.rpartition(".")[2]) or {}
         return self.lms.get(path, usual)
+
+
+def is_saved(data: Mapping[str, Any]) -> bool:
+    """Whether this is what DSPy saves, and no config."""
+    return SAVED in data or "metadata" in data

@@ -195,9 +195,6 @@ def strip_module(module: Any) -> Any:
     """A copy of the module without the secrets of its LMs and of its predictors' own settings.
 
     The module itself where there are none: a part that is copied no longer shares predictors with the others.
-
-    Raises:
-        TypeError: If a secret is held by what cannot be copied.
     """
     held = list(_held_by(module))
     telling = list(filter(_tells, held))

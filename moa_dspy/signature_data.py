@@ -123,9 +123,6 @@ def read_type(text: str, names: Mapping[str, Any] | None = None) -> Any:
     Args:
         text: The text.
         names: The types there are, by name; the builtin ones by default.
-
-    Raises:
-        ValueError: If it is no text of a type, or names one that there is not.
     """
     try:
         return _read(ast.parse(text.strip(), mode="eval").body, _TYPES if names is None else names)

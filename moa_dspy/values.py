@@ -115,11 +115,7 @@ def outputs_of(task: Any) -> Mapping[str, Any]:
 
 
 def check_inputs(task: type[dspy.Signature], inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The task's inputs; others, as a dataset may have them, are left out with a warning.
-
-    Raises:
-        ValueError: If inputs are missing, or settings are given that would have no effect.
-    """
+    """The task's inputs; others, as a dataset may have them, are left out with a warning."""
     fields = inputs_of(task)
     if inputs.keys() == fields.keys():
         return dict(inputs)
@@ -150,9 +146,6 @@ def typed_outputs(prediction: Any, task: type[dspy.Signature], said: Any = None)
     """The task's outputs from a prediction, typed as the task says; for `said` see `refuse_nulls`.
 
     One that is missing takes its default, as in DSPy's adapters.
-
-    Raises:
-        IncompleteProposal: If one is missing, null where the task wants text, or of another type.
     """
     if not isinstance(prediction, dspy.Example):
         raise IncompleteProposal(
@@ -189,11 +182,7 @@ def refuse_nulls(outputs: Mapping[str, Any], task: type[dspy.Signature], said: A
 
 
 def check_showable(values: Mapping[str, Any]) -> None:
-    """Refuse what could be neither shown nor compared, before it breaks more than itself.
-
-    Raises:
-        IncompleteProposal: If a value is nested too deep, or fails when it is asked for its text.
-    """
+    """Refuse what could be neither shown nor compared, before it breaks more than itself."""
     level: list[Any] = [value for value in values.values() if type(value) not in _PLAIN]
     for _ in range(_DEEPEST):
         if not level:
@@ -204,11 +193,7 @@ def check_showable(values: Mapping[str, Any]) -> None:
 
 
 def validated(value: Any, annotation: Any) -> Any:
-    """The value as this type, read the way pydantic does; as it is, if pydantic does not know the type.
-
-    Raises:
-        ValidationError: If it is no such value.
-    """
+    """The value as this type, read the way pydantic does; as it is, if pydantic does not know the type."""
     adapter = adapter_of(annotation)
     return value if adapter is None else adapter.validate_python(value)
 

@@ -58,11 +58,7 @@ def task_signature(signature: str | type[dspy.Signature]) -> type[dspy.Signature
 
 
 def refuse_collisions(fields: Collection[str], reserved: Collection[str], kind: str, reason: str) -> None:
-    """Refuse task fields whose names are needed.
-
-    Raises:
-        ValueError: Naming the fields, why, and what to rename.
-    """
+    """Refuse task fields whose names are needed."""
     taken = sorted(set(fields) & set(reserved))
     if taken:
         names = ", ".join(f"`{name}`" for name in taken)

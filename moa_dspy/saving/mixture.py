@@ -83,11 +83,7 @@ def find_differences(saved: SavedMixture, here: SavedMixture) -> list[str]:
 
 
 def take_settings(moa: MoA, saved: SavedMixture) -> None:
-    """Take over what is learned or chosen: the strategy's options and weights, samples, limits, the calibration.
-
-    Raises:
-        ValueError, TypeError: If there are no such settings.
-    """
+    """Take over what is learned or chosen: the strategy's options and weights, samples, limits, the calibration."""
     limits, strategy, given = Limits(**saved.config["limits"]), moa.strategy, saved.config["aggregation_strategy"]
     calibration = None if saved.calibration is None else Calibration.model_validate(saved.calibration)
     if type(strategy) in BY_NAME.values():

@@ -15,7 +15,7 @@ from typing_extensions import Self
 from moa_dspy.config import MoAConfig, as_config, naming
 from moa_dspy.files import drafting, read_data
 from moa_dspy.model_config import OF_SAVED
-from moa_dspy.saved_mixture import SAVED, SavedMixture
+from moa_dspy.saved_mixture import SAVED, SavedMixture, is_saved
 from moa_dspy.saving.lms import make_lm, without_addresses
 from moa_dspy.saving.mixture import agents_of, describe_mixture
 from moa_dspy.saving.state import MixtureParameter, dump_predictor, has_lm_of, type_demos
@@ -46,13 +46,9 @@ class Savable(Keyless):
         Raises:
             ValueError: If it does not make a mixture, or there is no signature.
         """
-        if isinstance(config, MoAConfig):
-            return cls._build(config, signature=signature, router=router)
-        with naming(config):
-            data = read_data(config) if Path(config).suffix == ".json" else {}
-            if SAVED not in data:
-                return cls._build(as_config(config), signature=signature, router=router)
-            return cls._restore(data, signature=signature, router=router, trusts_addresses=True)
+        if isinstance(config, MoAConfig) or not Path(config).suffix:
+            return cls._build(as_config(config), signature=signature, router=router)
+        return cls._read(config, trusts_addresses=True, signature=signature, router=router)
 
     @classmethod
     def from_file(
@@ -85,12 +81,17 @@ class Savable(Keyless):
             moa = MoA.from_file("moa.json")  # in another process
             ```
         """
-        data, unsafe = read_data(path), allow_unsafe_lm_state
-        given: dict[str, Any] = {"signature": signature, "custom_types": custom_types}
+        unsafe = allow_unsafe_lm_state
+        given: dict[str, Any] = {"signature": signature, "custom_types": custom_types, "allow_unsafe_lm_state": unsafe}
+        return cls._read(path, trusts_addresses=unsafe, **given)
+
+    @classmethod
+    def _read(cls, path: str | Path, *, trusts_addresses: bool, **given: Any) -> Self:
+        data = read_data(path)
         with naming(path):
-            if {"proposers", "proposer_models"} & data.keys():
-                return cls._build(MoAConfig.model_validate(data), allow_unsafe_lm_state=unsafe, **given)
-            return cls._restore(data, trusts_addresses=unsafe, unsafe=unsafe, **given)
+            if is_saved(data):
+                return cls._restore(data, trusts_addresses, **given)
+            return cls._build(MoAConfig.model_validate(data), **given)
 
     @classmethod
     def _build(cls, config: MoAConfig, **given: Any) -> Self:
@@ -103,11 +104,11 @@ class Savable(Keyless):
         return cls(**arguments)
 
     @classmethod
-    def _restore(cls, state: Mapping[str, Any], *, trusts_addresses: bool, unsafe: bool = False, **given: Any) -> Self:
+    def _restore(cls, state: Mapping[str, Any], trusts_addresses: bool, **given: Any) -> Self:
         saved = SavedMixture.of(state)
         data = saved.buildable() if trusts_addresses else _without_trust(saved.buildable())
         config = MoAConfig.model_validate(data, context=OF_SAVED)
-        moa = cls._build(config, allow_unsafe_lm_state=unsafe, **given)
+        moa, unsafe = cls._build(config, **given), given.get("allow_unsafe_lm_state", False)
         if trusts_addresses:
             for path, entry in saved.lms.items():
                 agents_of(cast("MoA", moa))[path].lm = make_lm(entry, given.get("router") or config.router, unsafe)
@@ -213,4 +214,4 @@ def _without_trust(data: Mapping[str, Any]) -> dict[str, Any]:
         )
     judge = data.get("aggregator_model")
     cleaned = {"aggregator_model": without_addresses(judge)} if judge else {}
-    return {**data, **cleaned, "proposer_models": [without_addresses(entry) for entry in data["proposer_models"]]}
+    return {**data, **cleaned, "proposer_models": list(map(without_addresses, data["proposer_models"]))}

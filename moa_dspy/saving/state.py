@@ -45,11 +45,7 @@ class MixtureParameter(dspy.Module, Parameter):
         """Nothing: a reset copy of a program answers with the same models, samples and weights."""
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """The settings, as a program around the mixture asks for them.
-
-        Raises:
-            ValueError: If DSPy would go on to write secrets.
-        """
+        """The settings, as a program around the mixture asks for them."""
         for name, part in self.moa.named_predictors():
             if part.lm is not None and (found := without_secrets(part.lm.dump_state(), part.lm)[1]):
                 raise ValueError(
