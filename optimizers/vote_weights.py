@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.moa import MoA
-from moa_dspy.strategies import Voting
+from moa_dspy.strategies import Selection, Voting
 from moa_dspy.usage import Usage
 
 from .from_answers import Asked, FromAnswers
 from .reports import Report
-from .votes import Votes, Weights
+from .verifiers import Verified, VerifierWeights
+from .votes import Weights
 
 __all__ = ["AgentWeight", "FitVoteWeights", "WeightsReport"]
 
@@ -21,7 +23,7 @@ class AgentWeight:
     """An agent's weight, and what it rests on.
 
     Attributes:
-        agent: Its name.
+        agent: Its name; a verifier's, of a selection.
         weight: What its vote counts; 0 for one that is right too seldom, as a vote cannot count against an answer.
         accuracy: How often it is right when it votes, drawn to the panel's mean.
         right: Its right votes.
@@ -61,12 +63,13 @@ class WeightsReport(Report):
 
 
 class FitVoteWeights(FromAnswers[MoA]):
-    """Learns what each agent's vote counts, for a mixture that votes.
+    """Learns what each agent's vote counts, for a mixture that votes; or each verifier's score, for a selection.
 
     Weights are `ln(k p / (1 - p))` (see `log_odds`), p being how often an agent's votes are right. Each proposer is
     asked once per example and sample; the rest is arithmetic. The weights stand in the compiled copy's
     `Voting.weights` and are saved with it. They are kept only if the vote is no worse with them on examples that they
-    were not fitted to: the valset, or fifths of the trainset that are held out in turns.
+    were not fitted to: the valset, or fifths of the trainset that are held out in turns. Verifiers are asked about
+    each recorded proposal; see `VerifierWeights` for their weights, which stand in `Selection.verifier_weights`.
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
@@ -101,28 +104,37 @@ class FitVoteWeights(FromAnswers[MoA]):
         self.report: WeightsReport | None = None
 
     def check(self, moa: MoA) -> None:
-        """Refuse a mixture that counts no votes."""
-        _voting_of(moa)
+        """Refuse a mixture that weighs nothing."""
+        _weighted(moa)
 
     def learn(self, asked: Asked) -> MoA:
         """Fit the weights, of a copy."""
-        recording = asked.ask()
-        compiled = asked.student.deepcopy()
-        voting, (train, val) = _voting_of(compiled), asked.count(recording)
-        self.report = self._fit(train, val, [voting.weights.get(name, 1.0) for name in train.agents], recording.usage)
+        recording, compiled = asked.ask(), asked.student.deepcopy()
+        strategy = _weighted(compiled)
+        if isinstance(strategy, Selection):
+            verified, spent = Verified.of(asked, recording)
+            train, val = verified.rows(slice(len(asked.train))), verified.rows(slice(len(asked.train), None))
+            fitted: Any = VerifierWeights(train)
+            self.report = self._report(fitted, train, val, strategy.verifier_weights, recording.usage + spent)
+            if self.report.kept:
+                strategy.verifier_weights = [row.weight for row in self.report.agents]
+            return compiled
+        votes, unseen = asked.count(recording)
+        before = [strategy.weights.get(name, 1.0) for name in votes.agents]
+        self.report = self._report(Weights(votes, self.alternatives), votes, unseen, before, recording.usage)
         if self.report.kept:
-            voting.weights = {row.agent: row.weight for row in self.report.agents}
+            strategy.weights = {row.agent: row.weight for row in self.report.agents}
         return compiled
 
-    def _fit(self, train: Votes, val: Votes, before: list[float], usage: Usage) -> WeightsReport:
-        fitted, has_valset = Weights(train, self.alternatives), len(val.scores) > 0
+    def _report(self, fitted: Any, train: Any, val: Any, before: list[float], usage: Usage) -> WeightsReport:
+        has_valset = len(val.scores) > 0
         old = (val if has_valset else train).score(before)
         new = val.score(fitted.of()) if has_valset else fitted.score_held_out()
         difference, gain = new.mean() - old.mean(), difference_interval(new, old)
         kept = bool(difference >= -1e-9)
         where = f"On the {len(new)} examples of the valset" if has_valset else "On examples held out"
         reason = (
-            f"Fitted on {len(train.scores)} examples. {where} the vote scores {new.mean():.3f} with them and "
+            f"Fitted on {len(train.scores)} examples. {where} the answer scores {new.mean():.3f} with them and "
             f"{old.mean():.3f} with the weights it had ({difference:+.3f}, 95% {gain.low:+.3f} to {gain.high:+.3f}): "
             f"{'they are kept' if kept else 'the weights stay as they were'}."
         )
@@ -132,10 +144,12 @@ class FitVoteWeights(FromAnswers[MoA]):
         return WeightsReport(rows, fitted.alternatives, float(old.mean()), float(new.mean()), gain, kept, reason, usage)
 
 
-def _voting_of(moa: MoA) -> Voting:
-    if not isinstance(moa.strategy, Voting):
-        raise ValueError(
-            f"This mixture's strategy is {moa.strategy.name}, which counts no votes, so weights would have no effect. "
-            "Build it with strategy=Voting()."
-        )
-    return moa.strategy
+def _weighted(moa: MoA) -> Voting | Selection:
+    """The strategy, if it has weights."""
+    strategy = moa.strategy
+    if isinstance(strategy, Voting) or (isinstance(strategy, Selection) and strategy.verifiers):
+        return strategy
+    raise ValueError(
+        f"This mixture's strategy is {strategy.name}, which counts no votes and has no verifiers: weights would have "
+        "no effect. Build it with strategy=Voting(), or Selection(verifiers=[...])."
+    )

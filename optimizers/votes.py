@@ -191,7 +191,7 @@ class Weights:
         self._of = votes
         # Of each question, accuracies on the questions of other folds.
         self._unseen = [
-            shrink(_sum_other_folds(right, fold), _sum_other_folds(counts, fold)) for fold in _draw_folds(len(cast))
+            shrink(sum_other_folds(right, fold), sum_other_folds(counts, fold)) for fold in draw_folds(len(cast))
         ]
         offered = [1.0, OPEN] if alternatives is None else [alternatives]
         self.alternatives = max(offered, key=lambda number: (self._score(number).mean().round(9), number))
@@ -274,12 +274,12 @@ def take_vote(moa: MoA, agents: Sequence[str], samples: int, weights: Mapping[st
     return mixture
 
 
-def _draw_folds(number: int) -> list[npt.NDArray[np.int64]]:
+def draw_folds(number: int) -> list[npt.NDArray[np.int64]]:
     """The fold of each question, `DRAWS` times."""
     return [np.random.default_rng(seed).permutation(number) % min(FOLDS, number) for seed in range(DRAWS)]
 
 
-def _sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
+def sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
     sums = np.zeros((fold.max() + 1, counts.shape[1]))
     np.add.at(sums, fold, counts)
     return counts.sum(axis=0) - sums[fold]

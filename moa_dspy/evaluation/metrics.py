@@ -114,7 +114,7 @@ def _contains(gold: Any, given: Any, annotation: Any) -> bool:
     wanted = fold(str(gold))
     if not wanted:
         return False
-    starts = "" if regex.match(_UNSPACED, wanted) else f"(?<!{_SPACED})"
+    starts = "" if regex.match(_UNSPACED, wanted[0]) else f"(?<!{_SPACED})"
     ends = "" if regex.match(_UNSPACED, wanted[-1]) else f"(?!{_SPACED})"
     if wanted[0].isdigit():
         starts += "(?<![.,+-])"
@@ -124,12 +124,10 @@ def _contains(gold: Any, given: Any, annotation: Any) -> bool:
     return regex.search(rf"(?V1){starts}{regex.escape(wanted)}(?!\p{{M}}){ends}", fold(str(given))) is not None
 
 
-# What scripts write without spaces between words, or with endings on them as Korean does; and what words consist of
-# elsewhere.
-_UNSPACED = (
-    r"(?V1)[\p{scx=Bopo}\p{scx=Hani}\p{scx=Hang}\p{scx=Hira}\p{scx=Kana}\p{Khmr}\p{Laoo}\p{Mymr}\p{Thai}\p{Tibt}]"
-)
-_SPACED = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--{_UNSPACED.removeprefix('(?V1)')}]"
+# Scripts that are written without spaces between words, or with endings on them as Korean is; and what words consist
+# of in the others.
+_UNSPACED = r"[\p{scx=Bopo}\p{scx=Hani}\p{scx=Hang}\p{scx=Hira}\p{scx=Kana}\p{Khmr}\p{Laoo}\p{Mymr}\p{Thai}\p{Tibt}]"
+_SPACED = rf"[[\p{{L}}\p{{N}}\p{{M}}_]--{_UNSPACED}]"
 
 METRICS: dict[str, Callable[[Any, Any, Any], bool]] = {"exact": _exact, "contains": _contains}
 

@@ -65,8 +65,9 @@ def score_proposals(
 
 
 def _is_its_own(verifier: dspy.Module, group: Sequence[Proposal]) -> bool:
-    model = verifier.model if isinstance(verifier, Agent) else None
-    return model is not None and all(proposal.model == model for proposal in group)
+    lms = verifier.lms if isinstance(verifier, Agent) else [predictor.lm for predictor in verifier.predictors()]
+    models = {lm.model for lm in lms if lm is not None}
+    return bool(models) and all(proposal.model in models for proposal in group)
 
 
 def _call(verifier: dspy.Module, case: Case, proposal: Proposal) -> Call:

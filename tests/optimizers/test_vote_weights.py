@@ -48,7 +48,7 @@ def test_weights_overrule_a_lobby() -> None:
     assert weights_of(compiled) == {row.agent: row.weight for row in report.agents} and weights_of(moa) == {}
     assert (report.before, report.after, report.kept) == (0.1, 1.0, True)
     assert report.usage.calls == 120 and calls(lms) == dict.fromkeys(lms, 42)
-    assert "On examples held out the vote scores 1.000 with them and 0.100" in report.reason
+    assert "On examples held out the answer scores 1.000 with them and 0.100" in report.reason
     assert json.loads(json.dumps(report.to_dict()))["agents"][2]["agent"] == "ada"
 
 
