@@ -100,8 +100,9 @@ def run(
     [bold]Ctrl-C[/bold] once lets the questions under way finish, twice abandons them.
 
     [bold]--json[/bold] prints questions, answered, skipped, failed, left, pending, degraded, others (counts), batches
-    (model, id, status, requests, done, failed), troubles (who, error, message, count), agreement, usage and earlier_usage (calls, tokens, cost_usd), seconds, interrupted,
-    stopped; with --dry-run questions, calls, cost_usd, unpriced.
+    (model, id, status, requests, done, failed), troubles (who, error, message, count), agreement, usage and
+    earlier_usage (calls, tokens, cost_usd), seconds, interrupted, stopped; with --dry-run questions, calls, cost_usd,
+    unpriced.
 
     [bold]Next[/bold]: read ANSWERS with moa_dspy.Recording.load, or with jq, pandas or DuckDB.
 
