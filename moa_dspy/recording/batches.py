@@ -46,7 +46,12 @@ class Batches:
     """
 
     def __init__(self, asker: Asker) -> None:
-        self.asker = asker
+        self.asker, moa = asker, asker.moa
+        # All is submitted at once: nothing is saved by not waiting for what is paid.
+        moa.strategy.early_stop = False
+        moa.limits = moa.limits.model_copy(update={"quorum": None})
+        for panel in moa.panels:
+            panel.limits = moa.limits
         self.states: list[Batch] = []
         self._ambient = _from_batches(dspy.settings.lm) if _provider_of(dspy.settings.lm) else dspy.settings.lm
         others = [predictor.lm for other in asker.others.values() for predictor in other.predictors()]
@@ -325,7 +330,9 @@ def _failed(message: str, code: str, status: int = 500) -> dict[str, Any]:
 
 def _from_batches(lm: dspy.LM) -> dspy.LM:
     # What DSPy's cache holds would cost nothing when a later command reads it: the account would lack it.
-    batched: Any = lm.copy(engine=_Provider(lm), cache=False, num_retries=0, **dict.fromkeys(CLIENT_OPTIONS))
+    batched: Any = lm.copy(
+        engine=_Provider(lm), cache=False, num_retries=0, rollout_id=None, **dict.fromkeys(CLIENT_OPTIONS)
+    )
     if (prices := prices_of(lm)) is not None:
         vars(batched)["prices"] = Prices(input=prices.input / 2, output=prices.output / 2)
     return batched

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -112,7 +111,6 @@ class Row(BaseModel):
         earlier_calls: The calls of attempts that this row replaces: billed, and no part of the answer.
         seconds: Wall time.
         batch: What a batch API is still to answer, or has answered of a question that is to be asked again.
-        not_finite: Where a number stood that JSON does not have (NaN, infinity), and null stands now.
     """
 
     model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
@@ -137,7 +135,6 @@ class Row(BaseModel):
     earlier_calls: list[LMCall] = Field(default_factory=list)
     seconds: float = 0.0
     batch: InBatch | None = None
-    not_finite: list[str] = Field(default_factory=list)
 
     # Of a question that is to be asked: its inputs, typed as the signature says.
     _typed_inputs: dict[str, Any] | None = PrivateAttr(default=None)
@@ -186,8 +183,6 @@ class Row(BaseModel):
 
     def line(self) -> bytes:
         """The row as it stands in a file: JSON, whole on one line whatever a reader takes for a line break."""
-        held = {name: getattr(self, name) for name in ("inputs", "gold", "extra", "outputs", "proposals", "verdicts")}
-        self.not_finite = list(_not_finite(held)) or self.not_finite
         text = json.dumps(self.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         return text.translate(_BREAKS).encode(errors="replace") + b"\n"
 
@@ -201,18 +196,6 @@ def failures_of(row: Row) -> Iterator[Failure]:
 def is_outage(failure: Failure) -> bool:
     """Whether an LM could not be reached, as opposed to one whose answer could not be read or was late."""
     return failure.error in _OUTAGES
-
-
-def _not_finite(value: Any, path: str = "") -> Iterator[str]:
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            yield path
-    elif isinstance(value, (Mapping, BaseModel)):
-        for name, item in dict(value).items():
-            yield from _not_finite(item, f"{path}.{name}" if path else str(name))
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _not_finite(item, f"{path}[{index}]")
 
 
 def agent_of(id: str) -> str:

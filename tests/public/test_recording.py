@@ -242,7 +242,7 @@ def paid(server: OpenAIServer) -> Counter[str]:
 
 
 def test_killed_at_any_moment_it_goes_on_where_it_was(server: OpenAIServer) -> None:
-    draw, done, kills, server.latency = random.Random(7), dict[str, int](), 2, 0.02
+    draw, done, kills, server.latency = random.Random(7), dict[str, int](), 1, 0.02
     for _ in range(kills):
         process = Process(server)
         process.signal(signal.SIGKILL, after=len(server.requests) + draw.randint(10, 40))

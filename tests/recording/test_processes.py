@@ -6,8 +6,6 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 from moa_dspy import Recording
 
 SCRIPT = Path(__file__).parent.parent / "support" / "recorder.py"
@@ -25,12 +23,11 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return asked.split()
 
 
-@pytest.mark.parametrize("answers", [1, 2, 5])
-def test_what_a_killed_process_wrote_is_not_asked_again(tmp_path: Path, answers: int) -> None:
+def test_what_a_killed_process_wrote_is_not_asked_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     process = start(path, 0, 12, 0.02)
     assert process.stdout is not None
-    for _ in range(answers):
+    for _ in range(3):
         process.stdout.readline()
     process.kill()
     process.communicate()

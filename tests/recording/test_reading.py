@@ -137,11 +137,7 @@ def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path: Path) -> Non
         read_questions(tmp_path / "q.jsonl", task_signature("question -> answer"))
 
 
-def test_what_json_does_not_have_is_null_and_said(tmp_path: Path) -> None:
+def test_what_json_does_not_have_is_null(tmp_path: Path) -> None:
     row = Row(id=1, inputs={"question": "?"}, outputs={"ratio": float("nan"), "more": [1.0, float("inf")]})
     Recording([row]).save(tmp_path / "r.jsonl")
-    [again] = Recording.load(tmp_path / "r.jsonl")
-    assert (again.outputs, again.not_finite) == (
-        {"ratio": None, "more": [1.0, None]},
-        ["outputs.ratio", "outputs.more[1]"],
-    )
+    assert Recording.load(tmp_path / "r.jsonl")[0].outputs == {"ratio": None, "more": [1.0, None]}

@@ -64,7 +64,6 @@ def test_a_row_holds_the_answer_and_how_it_came_about(out: Path) -> None:
         "verdicts": {},
         "earlier_calls": [],
         "batch": None,
-        "not_finite": [],
     }
 
 
@@ -84,41 +83,6 @@ def test_the_summary_adds_up(out: Path) -> None:
         "troubles": [],
         "agreement": 0.75,
     }
-
-
-def test_answers_stand_in_the_order_of_the_questions_however_they_came(out: Path) -> None:
-    last = threading.Event()
-
-    def late(prompt: str) -> Mapping[str, Any]:
-        if question(prompt) == "question 1":
-            last.wait(5)
-        elif question(prompt) == "question 4":
-            last.set()
-        return echo(prompt)
-
-    assert list(answers(record(one(late)[0], ROWS, out, concurrency=2))) == [f"q{n}" for n in range(5)]
-    assert list(answers(out)) == [f"q{n}" for n in range(5)]
-
-
-def test_what_is_answered_is_not_asked_again(out: Path) -> None:
-    record(one()[0], ROWS[:3], out)
-    moa, lm = one()
-    edited = {"id": "q0", "question": "another"}
-    assert list(answers(record(moa, [ROWS[4], edited, *ROWS[1:3]], out))) == ["q4", "q0", "q1", "q2"]
-    assert asked(lm) == ["another", "question 4"]
-    assert list(answers(record(moa, ROWS[1:3], out))) == ["q1", "q2"] and list(answers(out)) == ["q1", "q2", "q4", "q0"]
-
-
-def test_a_failed_question_is_kept_with_its_cause_and_asked_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOME_API_KEY", "hidden-4711-hidden")
-    lms = [FakeLM("a", echo), FakeLM("b", [ValueError("hidden-4711-hidden is no good")])]
-    limits = Limits(min_proposals=2)
-    [row] = record(MoA(QA, lms, strategy="voting", limits=limits), ROWS[:1], out)
-    assert row.outputs is None and row.error is not None and row.error.type == "TooFewProposals"
-    assert "*** is no good" in row.error.message and "hidden" not in out.read_text()
-    assert ([proposal.id for proposal in row.proposals], row.usage.calls) == (["a"], 2)
-    mended = MoA(QA, [FakeLM("a", echo), FakeLM("b", echo)], strategy="voting", limits=limits)
-    assert answers(record(mended, ROWS[:1], out)) == {"q0": "question 0"}
 
 
 def test_after_the_aggregator_failed_only_it_is_asked_again(out: Path) -> None:
@@ -209,18 +173,6 @@ def test_new_proposals_are_decided_anew_and_other_modules_keep_their_answers(out
     assert found[1].verdicts["other"].outputs == {"answer": "3"}
 
 
-@pytest.mark.parametrize("cut", [1, 2, 15, 40, 200, -2])
-def test_a_line_cut_short_anywhere_is_dropped_and_its_question_asked_again(out: Path, cut: int) -> None:
-    record(one()[0], ROWS[:3], out)
-    whole = out.read_bytes()
-    last = whole.rindex(b'{"recording"')
-    out.write_bytes(whole[: last + cut] if cut > 0 else whole[:cut])
-    assert list(answers(out)) == ["q0", "q1"]
-    moa, lm = one()
-    record(moa, ROWS[:3], out)
-    assert (asked(lm), answers(out)) == (["question 2"], {f"q{n}": f"question {n}" for n in range(3)})
-
-
 def test_a_first_line_cut_short_is_no_other_file(out: Path) -> None:
     record(one()[0], ROWS[:2], out)
     first, second = out.read_bytes().splitlines(keepends=True)
@@ -274,19 +226,6 @@ def test_a_file_of_another_mixture_is_refused_unless_forced(out: Path) -> None:
     assert len({row.mixture for row in Recording.load(out)}) == 2
     with pytest.raises(ValueError, match="What changed: the task"):
         record(MoA("question -> answer: int", list(lms.values()), strategy="voting"), ROWS, out)
-
-
-def test_bad_places_for_answers_are_refused(tmp_path: Path) -> None:
-    questions = tmp_path / "q.jsonl"
-    questions.write_text(json.dumps(ROWS[0]))
-    for out, problem in [
-        (questions, "holds the questions"),
-        (tmp_path / "no" / "a.jsonl", "does not exist"),
-        (tmp_path, "no regular file"),
-        (Path("/dev/null"), "no regular file"),
-    ]:
-        with pytest.raises(ValueError, match=problem):
-            record(one([])[0], questions, out)
 
 
 def test_what_raises_in_between_loses_nothing(out: Path) -> None:
