@@ -293,6 +293,9 @@ MERGES = "".join(
         ("moa.json", "[" * 100_000, "no valid JSON: it is nested too deeply"),
         ("moa.yaml", "layers: 2".encode("utf-16"), "this is not UTF-8"),
         ("moa.yaml", "proposers: [x/a]\nlimits:\n  strict: 3\n", "limits: strict is on_degraded="),
+        ("moa.yaml", "", "holds nothing where a mapping of settings belongs"),
+        ("moa.yaml", "- a\n", "holds a list"),
+        ("moa.toml", "layers = 2", r"\.yaml, \.yml, \.json"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_in_a_sentence(

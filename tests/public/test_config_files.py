@@ -37,18 +37,6 @@ def test_what_is_saved_is_loaded(tmp_path: Path, name: str) -> None:
     assert MoAConfig.load(tmp_path / name) == MoAConfig.load(str(tmp_path / name)) == FULL
 
 
-def test_every_setting_arrives_in_the_mixture() -> None:
-    moa = MoA.from_config(QA, FULL)
-    layer = [("alice", ALICE, None), ("mini", "openai/gpt-4o-mini", "Be\nbrief.")]
-    assert [(a.name, a.model, a.instructions) for a in moa.agents[:-1]] == layer * 2
-    mini, judge = moa.agents[1].lm, moa.agents[-1].lm
-    assert mini is not None and judge is not None
-    assert (mini.kwargs["temperature"], mini.kwargs["max_tokens"], judge.kwargs["temperature"]) == (0.5, 99, 0.3)
-    strategy: Any = moa.strategy
-    assert (strategy.name, strategy.weights, strategy.early_stop) == ("voting", {"mini": 2}, True)
-    assert (moa.limits, moa.use_specialized_prompts) == (FULL.limits, True)
-
-
 def test_a_file_makes_a_mixture_that_answers(tmp_path: Path) -> None:
     text = f"proposer_models:\n  - {ALICE}\n  - {{model: {BOB}, name: bee}}\naggregator_model: {JUDGE}\n"
     (tmp_path / "moa.yaml").write_text(f"{text}aggregation_strategy: {{name: selection, rotations: 2}}\n")
@@ -89,27 +77,6 @@ def test_a_mistake_is_named_with_what_is_allowed(settings: Any, words: str, tmp_
         MoA.from_config(QA, MoAConfig.load(tmp_path / "moa.yaml"))
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
-    [
-        ("moa.yaml", "layers: 2\nproposer_models: [a\n", "YAML"),
-        ("moa.yaml", "layers: !!python/name:os.system\n", "YAML"),
-        ("moa.json", '{"layers": 2,,}', "JSON"),
-        ("moa.yaml", "", "proposer_models|nothing"),
-        ("moa.yaml", "- a\n", "list"),
-        ("moa.yaml", "proposer_models: [x/a]\nlayers: 1\nlayers: 2\n", "'layers'.*twice"),
-        ("moa.toml", "layers = 2", r"\.yaml, \.yml, \.json"),
-        ("none.yaml", None, "none.yaml"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, text: str | None, words: str) -> None:
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError), match=f"(?s){words}") as raised:
-        MoAConfig.load(tmp_path / name)
-    assert name in str(raised.value)
-
-
 def test_a_config_is_frozen_and_a_copy_is_checked() -> None:
     with pytest.raises(ValidationError):
         FULL.layers = 3
@@ -129,11 +96,6 @@ def test_a_preset_is_a_whole_mixture_and_a_file(name: Any, calls: int, tmp_path:
     config.save(tmp_path / "moa.yaml")
     assert MoAConfig.load(tmp_path / "moa.yaml") == config
     assert all(agent.model for agent in MoA.from_config(QA, config).agents)
-
-
-def test_an_unknown_preset_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"'balance'.*'balanced'.*" + ", ".join(PRESETS)):
-        MoAConfig.preset("balance")  # type: ignore[arg-type]
 
 
 # In one call.

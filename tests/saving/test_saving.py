@@ -296,6 +296,7 @@ class TestOtherFiles:
         [
             ('{"inner.moa_dspy": {}, "metadata": {}}', "A program around a mixture is loaded by its own"),
             ('{"moa_dspy": 1}', "holds no mixture"),
+            ("[1]", "holds a list where a mapping of settings belongs"),
             ('{"moa_dspy": {"format": 2, "version": "1"}}', r"no saved mixture: moa_dspy\.config: Field required"),
             ('{"moa_dspy": {"format": 3, "version": "9.9"}}', r"format 3 \(by moa-dspy 9\.9\).*Upgrade moa-dspy"),
         ],
