@@ -52,16 +52,17 @@ def show(
         print_json({"path": path, "config": config.model_dump(), "agents": agents, "prompts": prompts})
         return
     here = console()
-    here.print(harmless(f"# {path}", "bold"), soft_wrap=True)
-    here.print(harmless(config.to_yaml()), soft_wrap=True)
+    is_piped = not here.is_terminal
+    here.print(harmless(f"# {path}", "bold"), soft_wrap=is_piped)
+    here.print(harmless(config.to_yaml()), soft_wrap=is_piped)
     for prompt in prompts:
         count = f" ({len(prompt['demos'])} demos)" if prompt["demos"] else ""
-        here.print(harmless(f"{prompt['name']}{count}", "bold"), soft_wrap=True)
-        here.print(harmless(f"{prompt['instructions']}\n"), soft_wrap=True)
+        here.print(harmless(f"{prompt['name']}{count}", "bold"), soft_wrap=is_piped)
+        here.print(harmless(f"{prompt['instructions']}\n"), soft_wrap=is_piped)
         for number, demo in enumerate(prompt["demos"] if demos else [], start=1):
             here.print(harmless(f"demo {number}", "dim"))
             lines = "\n".join(f"  {name}: {value}" for name, value in demo.items())
-            here.print(harmless(f"{lines}\n"), soft_wrap=True)
+            here.print(harmless(f"{lines}\n"), soft_wrap=is_piped)
 
 
 def prompts_of(moa: MoA) -> dict[str, dict[str, Any]]:

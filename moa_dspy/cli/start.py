@@ -112,7 +112,9 @@ def init(
         comment = _COMMENTS.get(line.partition(":")[0])
         lines += [line] if comment is None else ["", f"# {comment}", line]
     out.write_text("\n".join([_HEAD, *lines, ""]), encoding="utf-8")
-    note(f"{out} is written. Next: moa-dspy doctor --config {out}")
+    is_simulated = all(str(model).startswith("simulated/") for model in config.proposer_models)
+    whose = " Its models are simulated, as no provider was named and no key found." if is_simulated else ""
+    note(f"{out} is written.{whose} Next: moa-dspy doctor --config {out}")
 
 
 def _ask_for_providers(given: list[str] | None, proposers: list[str] | None) -> list[str]:
