@@ -14,7 +14,7 @@ from moa_dspy.concurrency import drive
 from moa_dspy.recording import Recording
 from moa_dspy.rendering import group_identical
 from moa_dspy.strategies import Case
-from moa_dspy.strategies.verifying import Function, score_proposals
+from moa_dspy.strategies.selection import Function, score_proposals
 from moa_dspy.usage import Usage, metered
 
 from .examples import keeping

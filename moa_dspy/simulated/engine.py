@@ -24,24 +24,6 @@ __all__ = ["AsyncSimulatedEngine", "SimulatedEngine", "SimulatedLM", "simulated_
 Event: TypeAlias = lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent
 
 
-def simulated_lm(name: str, **options: Any) -> SimulatedLM:
-    """Return the LM of a named simulated model.
-
-    Args:
-        name: `"alice"`, `"bob"`, `"carol"`, `"dave"` or `"judge"`, with or without `simulated/` before it.
-        **options: What `SimulatedLM` takes: `latency`, `temperature`, `cache`, ...
-
-    Raises:
-        ValueError: If no simulated model has this name.
-
-    Examples:
-        >>> lm = simulated_lm("alice")
-        >>> lm.model, lm("What is 17*23?")
-        ('simulated/alice', ['391'])
-    """
-    return SimulatedLM(name, **options)
-
-
 class SimulatedLM(dspy.LM):
     """A `dspy.LM` answered by a simulated model.
 
@@ -93,6 +75,9 @@ class SimulatedLM(dspy.LM):
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         with _sampling({**self.kwargs, **kwargs}.get("rollout_id")):
             return await super().acall(prompt, messages=messages, **kwargs)
+
+
+simulated_lm = SimulatedLM
 
 
 class _Engine:
