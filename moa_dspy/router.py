@@ -27,7 +27,6 @@ from dspy.lm15 import (
 )
 
 from moa_dspy.files import read_data
-from moa_dspy.models import Prices
 from moa_dspy.secrets import find_secrets, is_secret, reference_name, without_secrets
 from moa_dspy.values import hash_of
 
@@ -266,7 +265,8 @@ class _AsyncCall(_Call):
         return self
 
     async def __aexit__(self, *problem: Any) -> None:
-        if callable(close := getattr(self.answer, "aclose", None)):
+        close: Any = getattr(self.answer, "aclose", None)
+        if close is not None:
             await close()
 
     async def read(self) -> bytes:
@@ -283,10 +283,10 @@ def _account(engine: RouterEngine, answer: Mapping[str, Any]) -> dict[str, Any]:
 
     The cost is None where those that may have answered have several prices.
     """
-    params, name = [row["litellm_params"] for row in engine.deployments], answer["model"]
+    params, name = [row["litellm_params"] for row in engine.deployments], answer["model"] or "unknown"
     named = [one for one in params if f"/{one['model']}".endswith(f"/{name}")]
     dated = [one for one in params if name.startswith(one["model"].rpartition("/")[2])]  # gpt-5-2026-01-01 of gpt-5
-    costs = {_cost(one, answer) for one in named or dated or params}
+    costs = {_cost(one, name, answer["usage"]) for one in named or dated or params}
     models = {one["model"] for one in named}
     return {
         "response_cost": costs.pop() if len(costs) == 1 else None,
@@ -294,13 +294,13 @@ def _account(engine: RouterEngine, answer: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _cost(params: Mapping[str, Any], answer: Mapping[str, Any]) -> float | None:
-    usage, kinds = answer["usage"], ("input", "output")
-    stated = {kind: 1e6 * float(params[key]) for kind in kinds if (key := f"{kind}_cost_per_token") in params}
-    if len(stated) == len(kinds):
-        return Prices(**stated).cost(usage["prompt_tokens"], usage["completion_tokens"])
+def _cost(params: Mapping[str, Any], model: str, usage: Mapping[str, Any]) -> float | None:
+    stated: list[Any] = [params.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
+    if None not in stated:
+        tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        return sum(count * float(price) for count, price in zip(tokens, stated, strict=True))
     said = {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
-    told = response_from_openai_chat({"model": answer["model"], "usage": usage, "choices": [said]})
+    told = response_from_openai_chat({"model": model, "usage": usage, "choices": [said]})
     provider = params["model"].partition("/")[0] if "/" in params["model"] else "openai"
-    cost: float | None = estimate_cost(told, provider=provider, requested_model=answer["model"])[0]
+    cost: float | None = estimate_cost(told, provider=provider, requested_model=model)[0]
     return cost
