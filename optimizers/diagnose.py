@@ -39,7 +39,7 @@ def diagnose(
     path: str | Path | None = None,
     max_cost_usd: float | None = None,
     max_calls: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, planned: None,
 ) -> Diagnosis:
     """Find out whether a mixture pays, and why or why not.
 
@@ -83,14 +83,17 @@ def diagnose(
     devset = checked_examples(moa, devset, metric, name="devset")
     scored = Scored(metric, moa.signature)
     scored.try_on_gold(devset[0])
-    chosen = _chosen(moa, strategies)
-    judge = aggregator_as_proposer(moa)
+    chosen, judge = _chosen(moa, strategies), aggregator_as_proposer(moa)
     others: dict[str, Any] = {} if judge is None else {judge.name: judge}
     asking: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "on_progress": on_progress}
-    asking |= {"path": path, "max_cost_usd": max_cost_usd, "max_calls": max_calls}
-    scoring: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency, "seed": seed}
-    recording = ask_examples(moa, devset, recorded=recorded, others=others, **asking)
-    comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
+    budget = {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
+
+    def compare(known: Recording | None, **limits: Any) -> Comparison:
+        found = ask_examples(moa, devset, recorded=known, others=others, path=path, **asking, **limits)
+        settings: Any = {"strategies": chosen, "concurrency": concurrency, "seed": seed}
+        return evaluate(moa, found, scored.with_two_arguments, **settings)
+
+    comparison = compare(recorded, **budget)
     control = "No Self-MoA: it was not asked for."
     if self_moa:
         best = max(moa.panels[0].names, key=lambda name: comparison.scores(name).sum())
@@ -100,9 +103,7 @@ def diagnose(
         else:
             control = f"Self-MoA: {best}, the best proposer, asked {times} times per question, as often as the panel."
             others[SELF_MOA + best] = restricted(moa, [best], times)
-            asking |= _left_of(asking, recording, recorded)
-            recording = ask_examples(moa, devset, recorded=recording, others=others, **asking)
-            comparison = evaluate(moa, recording, scored.with_two_arguments, **scoring)
+            comparison = compare(comparison.recording, **_left_of(budget, comparison.recording, recorded))
     votes = Votes.of_comparison(moa, comparison)
     made = list(list_committees(votes, len(votes.scores))) if votes.are_shares else []
     return Diagnosis(comparison, Diversity.of(votes), made, control, _recommend(comparison, made))

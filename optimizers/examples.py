@@ -65,10 +65,7 @@ class CompileInterrupted(RuntimeError):
         recording: Recording | None = None,
     ) -> None:
         super().__init__(f"{reason} {how_to_go_on}".strip())
-        self.reason = reason
-        self.program = program
-        self.report = report
-        self.recording = recording
+        self.reason, self.program, self.report, self.recording = reason, program, report, recording
 
 
 class ProposersUnreachable(CompileInterrupted):
@@ -98,18 +95,15 @@ def require_optuna(optimizer: str) -> None:
 
 
 def checked_sets(
-    moa: MoA, trainset: Iterable[dspy.Example], valset: Iterable[dspy.Example] | None, metric: str | Metric | None
+    moa: MoA, trainset: Iterable[dspy.Example], valset: Iterable[dspy.Example] | None, metric: str | Metric
 ) -> tuple[Examples, Examples]:
     """Both sets, checked; warns of what stands in both. No valset gives an empty one."""
     train = checked_examples(moa, trainset, metric)
     val = checked_examples(moa, valset, metric, "valset") if valset else []
     seen = {_key(moa.signature, example) for example in train}
     if twice := sum(_key(moa.signature, example) in seen for example in val):
-        logger.warning(
-            "%d of %d examples of the valset stand in the trainset too: what is tuned on them looks better than it is.",
-            twice,
-            len(val),
-        )
+        said = "%d of %d examples of the valset stand in the trainset too: what is tuned looks better than it is."
+        logger.warning(said, twice, len(val))
     return train, val
 
 
@@ -151,16 +145,15 @@ def ask_examples(
     *,
     recorded: Recording | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, planned: None,
     path: str | Path | None = None,
-    strategies: Sequence[Any] | None = (),
     **settings: Any,
 ) -> Recording:
     """Record what a mixture's agents say to examples: one row per question, also where it stands there twice.
 
     What is in `recorded` is not asked again; by default the proposals alone are asked for. `settings` go to `record`.
     """
-    wanted = moa.panels[0].names
+    task, wanted = moa.signature, moa.panels[0].names
     if recorded and not set(wanted) <= set(recorded.agents):
         raise ValueError(
             f"What is recorded are proposals of {', '.join(recorded.agents)}, and this mixture asks for those of "
@@ -168,7 +161,10 @@ def ask_examples(
         )
     # Known by their content: an id may stand in both sets, and for different questions.
     known = [row.model_copy(update={"id": hash_of(row.inputs, 12)}) for row in recorded or ()]
-    questions = {_key(moa.signature, example): _without_id(moa, example) for example in examples}
+    questions = {
+        _key(task, one): {name: value for name, value in one.items() if name != "id" or name in task.fields}
+        for one in examples
+    }
     rows: list[Row] = []
 
     def follow(row: Row | None, summary: Summary) -> None:
@@ -177,16 +173,13 @@ def ask_examples(
             on_row(row)
             if len(rows) in (1, len(questions)) or len(rows) % _BLOCK == 0:
                 _refuse_outages(moa, rows, Recording([*known, *rows]))
-        if on_progress is not None:
-            on_progress(summary.questions - summary.left, summary.questions)
+        on_progress(summary.questions - summary.left, summary.questions)
 
-    settings["strategies"] = None if strategies is None else list(strategies)
+    settings = {"strategies": [], "known": known, "force": True, "on_row": follow, **settings}
     try:
-        return record(moa, list(questions.values()), path, known=known, force=True, on_row=follow, **settings)
-    except (
-        RecordingInterrupted,
-        RecordingStopped,
-    ) as stop:  # what was known is kept too, also where more was still to be asked for it
+        return record(moa, list(questions.values()), path, **settings)
+    except (RecordingInterrupted, RecordingStopped) as stop:
+        # What was known is kept too, also where more was still to be asked for it.
         stop.recording = Recording({row.id: row for row in [*known, *stop.recording]}.values())
         raise
 
@@ -195,6 +188,11 @@ def find_rows(task: type[dspy.Signature], rows: Iterable[Row]) -> Callable[[Any]
     """What gives the row of an example, if there is one."""
     found = {question_key(task, row.inputs): row for row in rows}
     return lambda example: found.get(_key(task, example))
+
+
+def inputs_of(task: type[dspy.Signature], example: Any) -> dict[str, Any]:
+    """The task's inputs in an example."""
+    return {name: example[name] for name in task.input_fields if name in example}
 
 
 @contextmanager
@@ -208,32 +206,20 @@ def keeping(recording: Recording) -> Iterator[None]:
         raise
 
 
-def inputs_of(task: type[dspy.Signature], example: Any) -> dict[str, Any]:
-    """The task's inputs in an example."""
-    return {name: example[name] for name in task.input_fields if name in example}
-
-
 def _key(task: type[dspy.Signature], example: Any) -> str:
     return question_key(task, inputs_of(task, example))
-
-
-def _without_id(moa: MoA, example: dspy.Example) -> dict[str, Any]:
-    return {name: value for name, value in example.items() if name != "id" or name in moa.signature.fields}
 
 
 def _refuse_outages(moa: MoA, rows: Sequence[Row], recording: Recording) -> None:
     if len(rows) == 1 and rows[0].error is not None and not rows[0].proposals:
         said = f"The first example got no answer, so the others were not asked: {rows[0].error.message}"
         raise ProposersUnreachable(said, recording=recording)
-    asked = Counter(agent_of(id) for row in rows for id in row.asked)
-    causes = []
+    asked, causes = Counter(agent_of(id) for row in rows for id in row.asked), list[str]()
     for agent in moa.panels[0].names:
         lost = [f for row in rows for f in row.failures if f.agent == agent and f.id is not None and is_outage(f)]
         if len(lost) > max(_FEW, _OUTAGES * asked[agent]):
-            said = redact(next(iter(lost[-1].message.splitlines()), ""))
-            causes.append(
-                f"{agent} could not be reached for {len(lost)} of {asked[agent]} proposals ({lost[-1].error}: {said})"
-            )
+            cause = f"{lost[-1].error}: {redact(lost[-1].message.partition(chr(10))[0])}"
+            causes.append(f"{agent} could not be reached for {len(lost)} of {asked[agent]} proposals ({cause})")
     if causes:
         raise ProposersUnreachable(
             f"{'; '.join(causes)}. What is learned from that would be about the outage.",

@@ -30,9 +30,9 @@ class Report:
 
 
 def _as_data(value: Any) -> Any:
-    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
-        return [_as_data(one) for one in value]
-    return value.to_dict() if hasattr(value, "to_dict") else value
+    if callable(as_data := getattr(value, "to_dict", None)):
+        return as_data()
+    return [_as_data(one) for one in value] if type(value) in (list, tuple) else value
 
 
 def list_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -91,7 +92,9 @@ class Committees:
         asked = np.array(self.weights) > 0
         sure = [f.held_out if held_out else predict(f.coefficients, r) for f, r in zip(self.fits, rows, strict=True)]
         left = votes.samples * (~asked @ self.all)
-        costs = None if None in prices or not prices else votes.samples * (asked @ np.array(prices, dtype=float))
+        costs: Any = None
+        if prices and None not in prices:
+            costs = votes.samples * (asked @ np.array(prices, dtype=float))
         settled = np.array(leads) > left[:, None] + 1e-9
         return Looks(np.array(sure), np.array(scores), settled, votes.samples * asked.sum(axis=1, dtype=float), costs)
 
