@@ -26,19 +26,12 @@ _FILE = "compile.json"
 class Checkpoint:
     """A folder of one compile: a file of what its stages did, recordings, and GEPA's state while it runs.
 
-    Args:
-        folder: Where; None keeps nothing.
-        moa: What is compiled; what finished stages found is put into it.
-        examples: The trainset and the valset.
-        settings: What else decides on the result.
+    What the `finished` stages found is put into the mixture. Without a folder nothing is kept.
 
     Raises:
         ValueError: If the folder holds the stages of another compile.
         OSError: If it cannot be written to.
         RuntimeError: If the mixture cannot be saved.
-
-    Attributes:
-        finished: The reports of finished stages by name.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ from itertools import chain
 
 import dspy
 import numpy as np
-import numpy.typing as npt
 
 from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.limits import require_positive
@@ -239,8 +238,7 @@ class SelectCommittee(FromAnswers[MoA]):
 
     def _choose(self, candidates: list[Candidate], usage: Usage, has_valset: bool) -> CommitteeReport:
         candidates.sort(key=lambda one: one.calls)
-        costs = [one.calls if self.max_usd is None else one.cost_usd or 0.0 for one in candidates]
-        chosen = candidates[pick([one.scores for one in candidates], costs)]
+        chosen = pick(candidates, lambda one: one.calls if self.max_usd is None else one.cost_usd or 0.0)
         where = "of the valset" if has_valset else "held out"
         if not has_valset and chosen.strategy != "voting":
             where = "by which its proposers were chosen too, so that it looks better than it is: a valset tells more"
@@ -275,10 +273,7 @@ class SelectCommittee(FromAnswers[MoA]):
 def list_committees(votes: Votes, trained: int, prices: Prices | None = None) -> Iterator[Candidate]:
     """The committee that votes, of each size and number of samples: the most accurate agents.
 
-    Args:
-        votes: Those to the trainset, then those to the valset.
-        trained: How many of them are of the trainset.
-        prices: Agent -> USD per proposal.
+    The first `trained` votes are of the trainset, the others of the valset; `prices` are in USD per proposal.
     """
     for samples in range(1, votes.samples + 1):
         here = votes.of_agents(votes.agents, samples)
@@ -297,26 +292,24 @@ def list_committees(votes: Votes, trained: int, prices: Prices | None = None) ->
             )
 
 
-def pick(scores: Sequence[npt.ArrayLike], costs: Sequence[float]) -> int:
-    """The index of the candidate to use, by its scores per question and what it costs, in calls or in money.
+def pick(candidates: Sequence[Candidate], cost_of: Callable[[Candidate], float] = lambda one: one.calls) -> Candidate:
+    """The candidate to use, by its scores per question and what it costs, in calls or in money.
 
     The best score of many is a matter of chance on a few hundred questions, so the choice is between the cheapest
     (one model alone) and the dearest (all of them); the cheaper one if they are equal. Another is taken only if it is
     better than that one by more than one standard error, as in the one-standard-error rule (Breiman et al.,
     "Classification and Regression Trees", 1984, section 3.4.3).
-
-    Examples:
-        >>> pick([[1, 1, 0, 0], [1, 1, 1, 0]], [1, 3]), pick([[1, 1, 0, 0], [1, 0, 1, 0]], [1, 3])
-        (1, 0)
     """
-    table = np.asarray(scores, dtype=float)
-    means = table.mean(axis=1).round(9)
-    order = sorted(range(len(table)), key=lambda index: (costs[index], -means[index]))
-    cheapest, dearest = order[0], max(order, key=lambda index: (costs[index], means[index]))
-    anchor = cheapest if means[cheapest] >= means[dearest] else dearest
-    gained = table - table[anchor]
-    evident = gained.mean(axis=1) > gained.std(axis=1) / np.sqrt(table.shape[1]) + 1e-9
-    return max((index for index in order if evident[index]), key=lambda index: means[index], default=anchor)
+
+    def mean(one: Candidate) -> float:
+        return round(one.score, 9)
+
+    order = sorted(candidates, key=lambda one: (cost_of(one), -mean(one)))
+    cheapest, dearest = order[0], max(order, key=lambda one: (cost_of(one), mean(one)))
+    anchor = cheapest if mean(cheapest) >= mean(dearest) else dearest
+    gains = [(one, one.scores - anchor.scores) for one in order]
+    evident = [one for one, gain in gains if gain.mean() > gain.std() / len(gain) ** 0.5 + 1e-9]
+    return max(evident, key=mean, default=anchor)
 
 
 def price_proposals(agents: Sequence[str], recording: Recording) -> Prices:

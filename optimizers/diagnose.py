@@ -141,8 +141,7 @@ def _recommend(comparison: Comparison, made: Sequence[Candidate]) -> Recommendat
     mixtures = {row.name: comparison.scores(row.name) for row in rows if row.name not in singles}
     calls = {row.name: 1.0 if row.name in singles else row.calls or 0.0 for row in rows}
     if made:  # of the committees only all together and what SelectCommittee would choose: the best of many is chance
-        chosen = made[pick([one.scores for one in made], [one.calls for one in made])]
-        for one in (made[-1], chosen):
+        for one in (made[-1], pick(made)):
             if one.calls > 1:
                 name = f"weighted {one}"
                 mixtures[name], calls[name] = one.scores, one.calls

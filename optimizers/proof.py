@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -172,30 +172,26 @@ class _Result(NamedTuple):
 
 def _average(results: Sequence[_Result], questions: int) -> Floats:
     """The mean score of each question that was ever judged."""
-    sums, times = np.zeros(questions), np.zeros(questions)
-    for one in results:
-        sums[one.judged] += one.scores
-        times[one.judged] += 1
-    means: Floats = (sums / np.maximum(times, 1))[times > 0]
+    table = np.full((len(results), questions), np.nan)
+    for row, one in zip(table, results, strict=True):
+        row[one.judged] = one.scores
+    means: Floats = np.nanmean(table[:, ~np.isnan(table).all(axis=0)], axis=0)
     return means
 
 
 def _sum_up(name: str, results: Sequence[_Result], questions: int, better: Floats) -> ProofRow:
     """The row of the table, against the means of the better baseline."""
     splits, promise, means = len(results), results[0].promise, _average(results, questions)
-    given = sum(float(one.given.sum()) for one in results)
-    right = sum(float(one.scores[one.given].sum()) for one in results) / given if given else None
+    given = np.concatenate([one.scores[one.given] for one in results])
+    right = float(given.mean()) if len(given) else None
     answered = float(np.mean([one.given.mean() for one in results]))
-    calls = float(np.mean([one.calls for one in results]))
+    whole = ProofRow(name, right, answered, float(np.mean([one.calls for one in results])))
     if promise is None:
-        gain = (float(means.mean() - better.mean()), difference_interval(means, better))
-        return ProofRow(name, right, answered, calls, gain)
+        return replace(whole, gain=(float(means.mean() - better.mean()), difference_interval(means, better)))
     errors = [float(1 - one.scores[one.given].mean()) for one in results if one.given.any()]
     refused = splits - len(errors)
     kept = refused + sum(error <= promise for error in errors)
-    return ProofRow(
-        name, right, answered, calls, None, promise, (kept / splits, wilson(kept, splits)), refused / splits
-    )
+    return replace(whole, promise=promise, kept=(kept / splits, wilson(kept, splits)), refused=refused / splits)
 
 
 def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None) -> Iterator[tuple[str, _Result]]:
@@ -205,8 +201,7 @@ def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | 
     best, plurality = int(train.alone.mean(axis=0).argmax()), 1 + 1e-6 * fitted.accuracy  # ties go to the strongest
     yield SINGLE, _Result(test.alone[:, best], everything, 1.0)
     yield PLURALITY, _Result(test.score(plurality), everything, float(number * samples))
-    made = list(list_committees(train, len(train.scores)))
-    chosen = made[pick([one.scores for one in made], [one.calls for one in made])]
+    chosen = pick(list(list_committees(train, len(train.scores))))
     weights: Mapping[str, float] = chosen.weights or dict.fromkeys(chosen.agents, 1.0)
     of_chosen = test.of_agents(test.agents, chosen.samples)
     yield "committee", _Result(of_chosen.score([weights.get(n, 0.0) for n in test.agents]), everything, chosen.calls)

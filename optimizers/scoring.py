@@ -31,13 +31,6 @@ class Scored:
     Called with two or three arguments it gives a number, as every optimizer wants; with the name of a predictor,
     as GEPA asks for feedback, a score with a text. A metric that says nothing is given words: the right outputs
     beside those that were given. One that raises, or gives no score, ends the optimizer, where DSPy would score 0.
-
-    Args:
-        metric: A metric's name, `metric(example, prediction, trace=None)`, or GEPA's five arguments.
-        task: The task's signature.
-
-    Raises:
-        TypeError: If the metric takes neither.
     """
 
     def __init__(self, metric: str | Metric, task: type[dspy.Signature]) -> None:
@@ -92,14 +85,9 @@ class Scored:
             gold = typed_outputs(example, self.task)
         except IncompleteProposal:
             return  # the metric may know how to compare golds of other types, or need none
-        metadata = MoAMetadata(
-            strategy="voting",
-            answered_by="voting",
-            num_proposers=1,
-            proposals_asked=1,
-            proposals_received=1,
-            all_proposals=[Proposal(id="gold", agent="gold", outputs=gold)],
-        )
+        proposals = [Proposal(id="gold", agent="gold", outputs=gold)]
+        counts: Any = dict.fromkeys(("num_proposers", "proposals_asked", "proposals_received"), 1)
+        metadata = MoAMetadata(strategy="voting", answered_by="voting", all_proposals=proposals, **counts)
         self._measure(example, MoAPrediction.of(gold, self.task, metadata))
 
     def _measure(self, example: dspy.Example, prediction: dspy.Prediction, *more: Any) -> tuple[float, Any]:

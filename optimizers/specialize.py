@@ -84,15 +84,9 @@ class Specialize(Teleprompter):
             raise TypeError(f"An optimizer has a `compile`, as dspy.GEPA(...) has: {optimizer!r} has none.")
         if type(optimizer).__name__ in ("MIPROv2", "BootstrapFewShotWithOptuna"):
             require_optuna(type(optimizer).__name__)
-        self.metric = metric
-        self.optimizer = optimizer
-        self.recipe = Recipe.named(recipe)
-        self.reflection_lm = reflection_lm
-        self.num_threads = num_threads
-        self.seed = seed
-        self.checkpoint = checkpoint
-        self.on_stage = on_stage
-        self.verbose = verbose
+        self.metric, self.optimizer, self.recipe = metric, optimizer, Recipe.named(recipe)
+        self.reflection_lm, self.num_threads, self.seed = reflection_lm, num_threads, seed
+        self.checkpoint, self.on_stage, self.verbose = checkpoint, on_stage, verbose
         self.report = SpecializationReport()
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
@@ -113,11 +107,7 @@ class Specialize(Teleprompter):
         )
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
-        self,
-        student: MoA,
-        *,
-        trainset: Sequence[dspy.Example],
-        valset: Sequence[dspy.Example] | None = None,
+        self, student: MoA, *, trainset: Sequence[dspy.Example], valset: Sequence[dspy.Example] | None = None
     ) -> MoA:
         """Compile a mixture.
 

@@ -43,37 +43,24 @@ _ASKING = "moa_dspy_asking"
 
 @dataclass
 class Stage:
-    """What is tuned, on what, by what.
-
-    Attributes:
-        name: As it is reported.
-        program: A mixture, perhaps of one agent, or one that asks its aggregator alone.
-        scored: What tells whether it was right.
-        trainset: Examples for the optimizer.
-        valset: Examples by which the result is kept or not.
-        owner: Gives the optimizer.
-        room: Where GEPA keeps its state, and goes on from; None keeps nothing.
-        compares: Whether to measure on the valset before and after; else the optimizer's word is taken.
-        arguments: Further ones of the optimizer's `compile`.
-    """
+    """What is tuned, on what, by what."""
 
     name: str
-    program: MoA
+    program: MoA  # perhaps of one agent, or one that asks its aggregator alone
     scored: Scored
     trainset: Sequence[dspy.Example]
     valset: Sequence[dspy.Example]
-    owner: Specialize
-    room: Path | None = None
-    compares: bool = True
-    arguments: Mapping[str, Any] = field(default_factory=dict)
+    owner: Specialize  # gives the optimizer
+    room: Path | None = None  # where GEPA keeps its state, and goes on from
+    compares: bool = True  # whether to measure on the valset before and after; else the optimizer's word is taken
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # further ones of the optimizer's `compile`
     meter: StageMeter = field(default_factory=lambda: StageMeter())
 
     def run(self) -> tuple[StageReport, dict[str, Any]]:
         """Tune the program; `Stop` if an LM or the metric is of no use, `KeyboardInterrupt` after Ctrl-C.
 
-        Returns:
-            The report, and the predictors to be taken over by their names in the mixture; none if nothing was
-            found that is at least as good on the valset.
+        Gives the report, and the predictors to be taken over by their names in the mixture; none if nothing was found
+        that is at least as good on the valset.
         """
         resumed = self.room is not None and (self.room / "gepa_state.bin").exists()
         program = _Watched(self.program, self.meter)

@@ -43,18 +43,11 @@ FOLDS, DRAWS = 5, 4  # fifths that are held out in turns, drawn anew so often
 
 @dataclass(frozen=True)
 class Votes:
-    """Questions by proposals.
+    """Questions by proposals."""
 
-    Attributes:
-        columns: Of each proposal, its agent.
-        answers: Of shape (questions, columns). In a row, equal numbers from 0 are equal answers; below 0 there is no
-            vote: `ABSTAINS`, `MISSING`.
-        scores: Of the same shape: what the metric gives for the proposal; 0 where there is none.
-    """
-
-    columns: Sequence[str]
-    answers: npt.NDArray[np.int64]
-    scores: Floats
+    columns: Sequence[str]  # of each proposal, its agent
+    answers: npt.NDArray[np.int64]  # in a row, equal numbers are equal answers; `ABSTAINS` and `MISSING` are no votes
+    scores: Floats  # what the metric gives for the proposal; 0 where there is none
 
     @classmethod
     def of(
@@ -128,19 +121,16 @@ class Votes:
         """What a vote without an aggregator scores on each question.
 
         As `Voting` counts: the answer with the most weight; of equal ones, that of the heaviest single supporter,
-        then the first in declared order; the answer given is that of its heaviest supporter.
-
-        Args:
-            weights: Of the agents, or of shape (questions, agents); 0: the agent is not asked.
+        then the first in declared order; the answer given is that of its heaviest supporter. Weights are of the
+        agents, or of shape (questions, agents); 0: the agent is not asked.
         """
         scores: Floats = self.scores[np.arange(len(self.scores)), self._count(weights)[0]]
         return scores
 
     def weigh(self, weights: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-        """What speaks for the answer of the same vote, as `weigh_evidence` finds it, for all questions at once.
+        """What speaks for the answer of the same vote, as `weigh_evidence` finds it: rows of `Evidence.row`.
 
-        Returns:
-            Rows of `Evidence.row`; of each, the score; and the weight by which the answer leads all others together.
+        Of each also the score, and the weight by which the answer leads all others together.
         """
         winner, each, support, cast = self._count(weights)
         places = np.arange(len(winner))
@@ -171,16 +161,9 @@ class Votes:
 class Weights:
     """Vote weights from who was right: `log_odds` of accuracies that are drawn to the panel's mean.
 
-    Args:
-        votes: Recorded votes with scores between 0 and 1.
-        alternatives: Among how many wrong answers errors spread. None: two answers (1) or many (9), whichever
-            weights vote better on questions held out.
-
-    Attributes:
-        accuracy: Of each agent, when it votes.
-        right: Its right votes; fractions where scores are.
-        votes: Its votes: proposals that did not abstain or fail.
-        alternatives: As chosen.
+    `alternatives` is among how many wrong answers errors spread. None: two answers (1) or many (9), whichever weights
+    vote better on questions held out. Of each agent there are `votes` (what did not abstain or fail), `right` ones
+    (fractions where scores are) and its `accuracy`.
     """
 
     def __init__(self, votes: Votes, alternatives: float | None = None) -> None:
@@ -217,10 +200,6 @@ def log_odds(accuracy: npt.ArrayLike, alternatives: float) -> Floats:
     Zhu et al., "Multi-class AdaBoost" (Statistics and Its Interface 2, 2009) add. Without it whoever is right less
     than half of the time would count for nothing, though to open questions it is still right far more often than
     chance. What remains below 0 is clipped: the winner is an actual proposal.
-
-    Examples:
-        >>> log_odds([0.9, 0.5, 0.1], 9.0).round(2).tolist()
-        [4.39, 2.2, 0.0]
     """
     p = np.asarray(accuracy, dtype=float)
     return np.maximum(np.log(alternatives * p / (1 - p)), 0.0)

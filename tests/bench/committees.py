@@ -82,7 +82,7 @@ def learn(votes: Any) -> dict[str, Floats]:
     plurality = 1 + 1e-6 * fitted.accuracy  # ties go to the strongest on these questions
     kept = fitted.score_held_out().mean() >= votes.score(plurality).mean() - 1e-9
     made = list(committee.list_committees(votes, len(votes.scores)))
-    chosen = made[committee.pick([one.scores for one in made], [one.calls for one in made])]
+    chosen = committee.pick(made)
     several = {str(one): one for one in (made[-1], chosen) if one.calls > 1}
     advice = diagnosis.recommend(
         dict(zip(votes.agents, votes.alone.T, strict=True)),

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import Any
 
 import dspy
+import numpy as np
 import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import calls
@@ -14,7 +15,7 @@ from moa_dspy.evaluation import MetricError
 from moa_dspy.optimizers import CompileInterrupted, SelectCommittee
 from moa_dspy.usage import LMCall
 
-pick: Any = import_module("moa_dspy.optimizers.committee").pick
+room: Any = import_module("moa_dspy.optimizers.committee")
 
 GOLD = ["0"] * 60
 # Three that are right on two thirds of the questions each, at least two of them on every question.
@@ -46,10 +47,15 @@ def test_between_one_and_all_only_evidence_counts() -> None:
     one, all_of_them = [1.0] * 50 + [0.0] * 50, [1.0] * 52 + [0.0] * 48
     lucky = [0.0] * 2 + [1.0] * 50 + [0.0] * 45 + [1.0] * 3  # 0.01 more than all, with a standard error of 0.022
     better = [1.0] * 60 + [0.0] * 40
-    assert pick([one, lucky, all_of_them], [1, 3, 5]) == 2
-    assert pick([one, better, all_of_them], [1, 3, 5]) == 1
-    assert pick([one, one, one], [1, 3, 5]) == 0
-    assert pick([all_of_them, lucky, one], [5, 3, 1]) == 0
+
+    def picked(**scores: list[float]) -> float:
+        made = [room.Candidate((), 1, {}, int(name[1:]), None, np.array(each)) for name, each in scores.items()]
+        return room.pick(made).calls
+
+    assert picked(c1=one, c3=lucky, c5=all_of_them) == 5
+    assert picked(c1=one, c3=better, c5=all_of_them) == 3
+    assert picked(c1=one, c3=one, c5=one) == 1
+    assert picked(c5=all_of_them, c3=lucky, c1=one) == 5
 
 
 def test_a_committee_is_chosen_where_it_pays() -> None:

@@ -255,7 +255,7 @@ def test_a_folder_in_which_nothing_was_kept_is_for_anyone(tmp_path: Path) -> Non
 def test_one_dead_proposer_does_not_take_the_others_with_it() -> None:
     lms = cast(bo=FakeLM("bo", lambda prompt: GONE))
     with pytest.raises(CompileInterrupted, match=r"The stage bo failed: .*revoked") as caught:
-        compiled(lms, student(lms), specialize(lms))
+        compiled(lms, student(lms), specialize(lms, num_threads=1))
     report: Any = caught.value.report
     assert [(stage.name, stage.kept, stage.note) for stage in report.stages] == [
         ("ada", True, ""),
