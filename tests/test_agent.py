@@ -1,43 +1,20 @@
 import copy
-import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import dspy
 import pytest
 from support.fake_lm import FakeLM
-from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, echo, every_way, in_task, mixture, says, sync
+from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, in_task, mixture, says
 
-from moa_dspy import Agent, Limits, MoA, Panel, Strategy, Verdict
-from moa_dspy.signatures import task_signature
+from moa_dspy import Agent, MoA, Strategy, Verdict
 
 ANYTHING: Any = object()
 
 shared_and_specialized = pytest.mark.parametrize("specialized", [False, True], ids=["shared", "specialized"])
-with_and_without_settings = pytest.mark.parametrize("strayed", [False, True], ids=["no settings.lm", "settings.lm"])
 
 
 def bootstrapped(moa: MoA, **options: Any) -> Any:
     return dspy.BootstrapFewShot(metric=lambda *_: True, max_labeled_demos=2, **options).compile(moa, trainset=EXAMPLES)
-
-
-def saved(moa: MoA) -> Any:
-    with tempfile.TemporaryDirectory() as path:
-        moa.save(path, save_program=True)
-        return dspy.load(path, allow_pickle=True)
-
-
-COPIES: dict[str, Callable[[MoA], Any]] = {
-    "itself": lambda moa: moa,
-    "reset_copy": lambda moa: moa.reset_copy(),
-    "deepcopy": lambda moa: moa.deepcopy(),
-    "copy.deepcopy": copy.deepcopy,
-    "copy of a copy": lambda moa: moa.deepcopy().reset_copy().deepcopy(),
-    "save_program": lambda moa: saved(moa),
-    "LabeledFewShot": lambda moa: dspy.LabeledFewShot(k=1).compile(moa, trainset=EXAMPLES),
-    "BootstrapFewShot": bootstrapped,
-}
-each_copy = pytest.mark.parametrize("copied", [pytest.param(make, id=name) for name, make in COPIES.items()])
 
 
 class Ensemble(dspy.Module):
@@ -74,48 +51,6 @@ class Locked(FakeLM):
 
 
 class TestLMs:
-    @each_copy
-    @shared_and_specialized
-    @with_and_without_settings
-    def test_every_role_asks_its_own_lm(self, copied: Any, specialized: bool, strayed: bool) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        with dspy.context(lm=lms["stray"] if strayed else None):
-            moa = copied(mixture(lms, use_specialized_prompts=specialized))
-            before = calls(lms)
-            assert moa(question="?").answer == "judge"
-        asked = {name: count - before[name] for name, count in calls(lms).items()}
-        assert asked == {"a": 1, "b": 1, "judge": 1, "stray": 0}
-
-    @both_ways
-    def test_predictors_hold_no_lm(self, ask: Ask) -> None:
-        moa = mixture(cast("a", "b", "judge"))
-        ask(moa, question="?")
-        assert [predictor.lm for predictor in moa.predictors()] == [None, None]
-
-    def test_outside_a_mixture_too(self) -> None:
-        a = FakeLM("a", says("a"))
-        agent = Agent(a, dspy.Predict(QA))
-        assert (agent(question="?").answer, in_task(agent, question="?").answer, a.calls) == ("a", "a", 2)
-
-    def test_bootstrapped_demos_are_the_agents_own(self) -> None:
-        moa = bootstrapped(mixture(cast("a", "b", "judge"), use_specialized_prompts=True))
-        demos = {name: {demo.answer for demo in predictor.demos[:1]} for name, predictor in moa.named_predictors()}
-        assert demos == {
-            "proposers.a.program.predict": {"a"},
-            "proposers.b.program.predict": {"b"},
-            "aggregator.program.synthesize": {"judge"},
-        }
-
-    @shared_and_specialized
-    def test_each_round_of_bootstrapping_samples_every_lm_anew(self, specialized: bool, cached: None) -> None:
-        lms = cast("a", "b", "judge", "stray", cache=True)
-        optimizer = dspy.BootstrapFewShot(metric=lambda *_: False, max_rounds=3, max_labeled_demos=0)
-        with dspy.context(lm=lms["stray"]):
-            optimizer.compile(mixture(lms, use_specialized_prompts=specialized), trainset=EXAMPLES[:1])
-        assert calls(lms) == {"a": 3, "b": 3, "judge": 3, "stray": 0}
-        assert all(lm.rollouts[0] is None and len(set(lm.rollouts)) == 3 for lm in lms.values() if lm.calls)
-        assert [request.config.temperature for request in lms["a"].requests] == [None, 1.0, 1.0]
-
     def test_mixture_gives_the_aggregators_lm(self) -> None:
         lms = cast("a", "judge")
         assert mixture(lms).get_lm() is lms["judge"]
@@ -127,12 +62,6 @@ class TestLMs:
     def test_agent_gives_its_own_lm_or_its_programs(self) -> None:
         a = FakeLM("a", says("a"))
         assert [Agent(a, dspy.Predict(QA)).get_lm(), Agent(program=OwnLM(a)).get_lm()] == [a, a]
-
-    def test_what_was_set_is_what_is_got(self) -> None:
-        lms = cast("a", "judge", "stray")
-        moa = mixture(lms)
-        moa.set_lm(lms["stray"])
-        assert moa.get_lm() is lms["stray"]
 
 
 class TestCopies:
@@ -196,12 +125,6 @@ class TestCopies:
         assert first.program is second.program is copied.proposers.shared
         assert copied.get_lm() is new and copied.proposers.shared is not moa.proposers.shared
 
-    def test_do_not_share_predictors_with_the_original(self) -> None:
-        moa: Any = mixture(cast("a", "judge"))
-        copied: Any = moa.deepcopy()
-        copied.proposers.shared.predict.demos = EXAMPLES
-        assert moa.proposers.shared.predict.demos == []
-
 
 def _lms(module: Any) -> list[Any]:
     """Every LM that an agent of the module holds, under whatever attribute."""
@@ -209,28 +132,6 @@ def _lms(module: Any) -> list[Any]:
 
 
 class TestMail:
-    @shared_and_specialized
-    @every_way
-    def test_rollout_makes_each_agent_sample_its_own_lm_again(self, specialized: bool, ask: Ask) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        moa = mixture(lms, use_specialized_prompts=specialized)
-        moa.set_lm(lms["stray"].copy(rollout_id=7, temperature=0.9))
-        ask(moa, question="?")
-        assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
-        assert all(lm.rollouts == [7] for lm in lms.values() if lm.calls)
-        assert all(lm.requests[0].config.temperature == 0.9 for lm in lms.values() if lm.calls)
-
-    @shared_and_specialized
-    @every_way
-    def test_plain_lm_replaces_every_agents(self, specialized: bool, ask: Ask) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        moa = mixture(lms, use_specialized_prompts=specialized)
-        moa.set_lm(lms["stray"])
-        ask(moa, question="?")
-        ask(moa, question="again?")
-        assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 6}
-        assert [predictor.lm for predictor in moa.predictors() if predictor.lm] == []
-
     def test_plain_lm_ends_the_rollout(self) -> None:
         lms = cast("a", "judge", "stray")
         moa = mixture(lms)
@@ -252,22 +153,6 @@ class TestMail:
         moa(question="?")
         assert lms["stray"].rollouts == [None, None, 3, 3]
 
-    @pytest.mark.parametrize("mail", ["plain", "rollout"])
-    def test_on_a_predictor_of_its_own_is_for_that_agent_only(self, mail: str) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        moa: Any = mixture(lms, use_specialized_prompts=True)
-        moa.proposers.b.program.predict.lm = lms["stray"] if mail == "plain" else lms["stray"].copy(rollout_id=5)
-        moa(question="?")
-        assert calls(lms) == {"a": 1, "b": mail == "rollout", "judge": 1, "stray": mail == "plain"}
-        assert (lms["a"].rollouts, lms["judge"].rollouts) == ([None], [None])
-
-    def test_on_the_aggregators_predictor_is_for_the_aggregator_only(self) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        moa: Any = mixture(lms)
-        moa.aggregator.program.synthesize.lm = lms["stray"]
-        assert moa(question="?").answer == "stray" and moa.get_lm() is lms["stray"]
-        assert calls(lms) == {"a": 1, "b": 1, "judge": 0, "stray": 1}
-
     def test_on_the_shared_predictor_is_for_every_proposer_and_not_for_the_aggregator(self) -> None:
         lms = cast("a", "b", "judge", "stray")
         moa: Any = mixture(lms)
@@ -285,18 +170,6 @@ class TestMail:
         assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 2}
 
     @both_ways
-    def test_reaches_the_agents_through_a_plain_outer_program(self, ask: Ask) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        outer = Ensemble(mixture(lms))
-        outer.set_lm(lms["stray"].copy(rollout_id=2, temperature=1.0))
-        sync(outer, question="?")
-        assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
-        assert [lm.rollouts for lm in lms.values()] == [[2], [2], [2], []]
-        outer.set_lm(lms["stray"])
-        sync(outer, question="?")
-        assert lms["stray"].calls == 3
-
-    @both_ways
     def test_to_an_agent_that_stands_alone_is_taken(self, ask: Ask) -> None:
         lms = cast("a", "stray")
         agent = Agent(lms["a"], dspy.Predict(QA))
@@ -306,57 +179,12 @@ class TestMail:
         ask(agent, question="?")
         assert (lms["a"].rollouts, lms["stray"].rollouts, agent.lm) == ([4], [None], lms["stray"])
 
-    @both_ways
-    def test_for_the_agents_of_a_mixture_inside_is_theirs_alone(self, ask: Ask) -> None:
-        lms = cast("a", "inner_judge", "judge", "stray")
-        moa: Any = MoA(QA, [MoA(QA, [lms["a"]], lms["inner_judge"])], lms["judge"])
-        moa.set_lm(lms["stray"].copy(rollout_id=7))
-        ask(moa, question="?")
-        assert [lm.rollouts for lm in lms.values()] == [[7], [7], [7], []]
-        moa.set_lm(lms["stray"])
-        ask(moa, question="?")
-        assert (lms["stray"].rollouts, moa.proposers.moa.lm) == ([None] * 3, None)
-
-    def test_arrives_whole_however_many_threads_call_at_once(self) -> None:
-        lms = cast("a", "b", "judge", "stray")
-        moa = mixture(lms)
-        run = dspy.Parallel(num_threads=8, disable_progress_bar=True)
-        for _ in range(20):
-            moa.set_lm(lms["stray"])
-            run([(moa, {"question": "?"})] * 8)
-        assert calls(lms) == {"a": 0, "b": 0, "judge": 0, "stray": 20 * 8 * 3}
-
     def test_for_a_program_that_is_not_built_yet_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"Agent 'a' has no program yet"):
             Agent(FakeLM("a", says("a")))(question="?")
 
 
 class TestResampling:
-    @pytest.mark.parametrize("sampler", [dspy.BestOfN, dspy.Refine])
-    @pytest.mark.parametrize("outer", [lambda moa: moa, Ensemble], ids=["mixture", "outer program"])
-    @shared_and_specialized
-    def test_best_of_n_and_refine_ask_every_lm_for_n_answers(
-        self, sampler: Any, outer: Any, specialized: bool, cached: None
-    ) -> None:
-        lms = cast("a", "b", "judge", cache=True)
-        advice = FakeLM("adviser", lambda prompt: {"discussion": "?", "advice": {}})
-        program = outer(mixture(lms, use_specialized_prompts=specialized))
-        best = sampler(program, N=3, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)
-        with dspy.context(lm=advice):
-            assert best(question="?").answer == "judge"
-        assert calls(lms) == {"a": 3, "b": 3, "judge": 3}
-        assert all(len({*lm.rollouts}) == 3 for lm in lms.values())
-
-    def test_refine_gives_each_proposer_the_advice_meant_for_it(self) -> None:
-        lms = cast("a", "b", "judge")
-        advice = {name: f"advice for {name}" for name in ("proposers.a.program.predict", "proposers.b.program.predict")}
-        adviser = FakeLM("adviser", lambda prompt: {"discussion": "?", "advice": advice})
-        moa = mixture(lms, use_specialized_prompts=True)
-        with dspy.context(lm=adviser):
-            dspy.Refine(moa, N=2, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)(question="?")
-        told = [[line for line in lms[name].prompts[1].splitlines() if line.startswith("advice")] for name in "ab"]
-        assert told == [["advice for proposers.a.program.predict"], ["advice for proposers.b.program.predict"]]
-
     def test_simba_asks_every_lm_for_its_candidates(self, cached: None) -> None:
         lms = cast("a", "b", "judge", cache=True)
         rule = FakeLM("adviser", lambda prompt: {"discussion": "?", "module_advice": {}})
@@ -370,15 +198,6 @@ class TestResampling:
             tuned(question="other")
         assert {name: count - before[name] for name, count in calls(lms).items()} == {"a": 1, "b": 1, "judge": 1}
         assert all({0, 1, 2} <= {*lm.rollouts} for lm in lms.values())
-
-    def test_rollouts_compose_and_never_collide(self, cached: None) -> None:
-        # BestOfN x two samples x one model in seven seats, four of them in mixtures inside the mixture.
-        a, judge = FakeLM("a", says("a"), cache=True), FakeLM("judge", says("j"), cache=True)
-        inner = [MoA(QA, [a, a], judge) for _ in range(2)]
-        moa = MoA(QA, [inner[0], a, a.copy(rollout_id=1), inner[1], a], judge, num_proposals_per_model=2)
-        moa(question="?")
-        dspy.BestOfN(moa, N=3, reward_fn=lambda inputs, pred: 0.0, threshold=1.0)(question="?")
-        assert a.calls == len({*a.rollouts}) == 4 * 2 * 7
 
     def test_agents_own_rollout_id_is_composed_with_another(self) -> None:
         a = FakeLM("a", says("a"))
@@ -403,16 +222,6 @@ class TestResampling:
 
 
 class TestPrograms:
-    @every_way
-    @with_and_without_settings
-    @pytest.mark.parametrize("reset", [False, True])
-    def test_keep_the_lms_that_they_bring(self, ask: Ask, strayed: bool, reset: bool) -> None:
-        lms = cast("own", "judge", "stray")
-        with dspy.context(lm=lms["stray"] if strayed else None):
-            moa = MoA(QA, [OwnLM(lms["own"])], lms["judge"])
-            ask(moa.reset_copy() if reset else moa, question="?")
-        assert calls(lms) == {"own": 1, "judge": 1, "stray": 0}
-
     def test_keep_them_with_rollout_mail_and_after_it(self) -> None:
         lms = cast("own", "judge", "stray")
         moa = MoA(QA, [OwnLM(lms["own"])], lms["judge"])
@@ -432,14 +241,6 @@ class TestPrograms:
         copied: Any = moa.reset_copy()
         copied(question="?")
         assert calls(lms) == {"own": 0, "judge": 0, "stray": 4}
-
-    @every_way
-    def test_without_lms_run_on_the_ambient_one(self, ask: Ask) -> None:
-        lms = cast("judge", "ambient")
-        with dspy.context(lm=lms["ambient"]):
-            pred = ask(MoA(QA, [dspy.ChainOfThought(QA)], lms["judge"]), question="?")
-        assert calls(lms) == {"judge": 1, "ambient": 1}
-        assert {name: usage.calls for name, usage in pred.metadata.models.items()} == {"ambient": 1, "judge": 1}
 
     def test_without_lms_run_on_the_agents(self) -> None:
         lms = cast("a", "b", "judge", "stray")
@@ -553,14 +354,6 @@ class TestPrograms:
 
 class TestSameModelTwice:
     @both_ways
-    def test_asks_with_different_rollouts_and_gets_different_answers(self, ask: Ask, cached: None) -> None:
-        a = FakeLM("a", [{"reasoning": "r", "answer": "one"}, {"reasoning": "r", "answer": "two"}], cache=True)
-        pred = ask(MoA(QA, [a, a], FakeLM("judge", says("j"))), question="?")
-        assert [p.agent for p in pred.proposals] == ["a", "a_2"]
-        assert sorted(p.outputs["answer"] for p in pred.proposals) == ["one", "two"]
-        assert len({*a.rollouts}) == 2 and None in a.rollouts
-
-    @both_ways
     def test_two_lms_of_one_name_stay_apart_in_cache_and_account(self, ask: Ask, cached: None) -> None:
         first, second = (
             FakeLM("same", says(answer), usage=usage, cache=True) for answer, usage in (("1", (1, 2)), ("2", (3, 4)))
@@ -570,25 +363,12 @@ class TestSameModelTwice:
         assert [p.outputs["answer"] for p in ask(moa, question="?").proposals] == ["1", "2"]
         assert [(usage.prompt_tokens, usage.completion_tokens) for usage in agents.values()] == [(1, 2), (3, 4)]
 
-    def test_a_program_that_brings_the_same_model_stays_apart_too(self, cached: None) -> None:
-        own, plain = FakeLM("same", says("own"), cache=True), FakeLM("same", says("plain"), cache=True)
-        moa = MoA(QA, [plain, OwnLM(own)], strategy="voting")
-        moa(question="?")
-        assert [p.outputs["answer"] for p in moa(question="?").proposals] == ["plain", "own"]
-
     def test_two_mixtures_on_the_ambient_lm_stay_apart(self, cached: None) -> None:
         ambient = FakeLM("ambient", says("a"), cache=True)
         with dspy.context(lm=ambient):
             inner = [MoA(QA, [dspy.ChainOfThought(QA)], strategy="voting") for _ in range(2)]
             MoA(QA, inner, strategy="voting")(question="?")
         assert len({*ambient.rollouts}) == 2
-
-    def test_same_question_again_comes_from_the_cache(self, cached: None) -> None:
-        a, judge = FakeLM("a", says("a"), cache=True), FakeLM("judge", says("j"), cache=True)
-        moa = MoA(QA, [a, a], judge, num_proposals_per_model=2)
-        moa(question="?")
-        again = moa(question="?")
-        assert (a.calls, judge.calls, again.metadata.usage.cache_hits) == (4, 1, 5)
 
 
 class TestPrompts:
@@ -733,13 +513,3 @@ def test_uncopyable_strategy_does_not_split_the_mixture() -> None:
     copied: Any = moa.deepcopy()
     assert copied.proposers.a.program is copied.proposers.b.program
     assert copied(question="?").answer == "a"
-
-
-def test_panel_is_a_module_of_its_own() -> None:
-    lms = cast("a", "b")
-    panel = Panel(task_signature(QA), [Agent(lm) for lm in lms.values()], limits=Limits(min_proposals=1))
-    assert [p.outputs["answer"] for p in panel(question="?").proposals] == ["a", "b"]
-
-
-def test_echo_answers_the_question() -> None:
-    assert dspy.Predict(QA)(question="why", lm=FakeLM("a", echo)).answer == "why"

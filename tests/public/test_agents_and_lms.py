@@ -187,6 +187,7 @@ def test_each_round_of_bootstrapping_samples_every_lm_anew(specialized: bool, ca
         optimizer.compile(mixture(lms, use_specialized_prompts=specialized), trainset=EXAMPLES[:1])
     assert calls(lms) == {"a": 3, "b": 3, "judge": 3, "stray": 0}
     assert {len({*lm.rollouts}) for lm in lms.values() if lm.calls} == {3}
+    assert [request.config.temperature for request in lms["a"].requests] == [None, 1.0, 1.0]
 
 
 # One model, several answers.

@@ -46,26 +46,28 @@ def test_a_failing_lm_is_reported_and_is_no_answer(ask: Ask, error: Exception, r
 
 @both_ways
 @pytest.mark.parametrize(
-    ("result", "words"),
+    ("result", "error", "message"),
     [
-        ("text", "str"),
-        (None, "None"),
-        (dspy.Prediction(other="x"), "answer"),
-        (dspy.Prediction(answer="many"), "'many'"),
-        (ValueError("a bug"), "a bug"),
-        (asyncio.CancelledError(), ""),
+        ("text", "IncompleteProposal", "The program returned str; a proposer returns a dspy.Prediction"),
+        (None, "IncompleteProposal", "The program returned NoneType"),
+        (dspy.Prediction(other="x"), "IncompleteProposal", "The prediction lacks answer; it has other."),
+        (dspy.Prediction(answer="many"), "IncompleteProposal", "The output answer is no <class 'int'>: 'many'"),
+        (ValueError("a bug"), "ValueError", "a bug"),
+        (asyncio.CancelledError(), "CancelledError", ""),
     ],
 )
-def test_a_program_that_gives_no_answer_is_a_failure(ask: Ask, result: Any, words: str) -> None:
+def test_a_program_that_gives_no_answer_is_a_failure(ask: Ask, result: Any, error: str, message: str) -> None:
     moa = MoA("question -> answer: int", [Gives(result), FakeLM("b", always(answer=1))], strategy="voting")
     pred = ask(moa, question="?")
     [failure] = pred.metadata.failures
-    assert (failure.agent, failure.model, pred.answer) == ("gives", None, 1) and words in failure.message
+    assert (failure.agent, failure.model, failure.error, pred.answer) == ("gives", None, error, 1)
+    assert failure.message.startswith(message)
 
 
 def test_a_reply_that_cannot_be_read_is_a_failure() -> None:
-    pred = mixture({"a": FakeLM("a", [NONSENSE] * 2), **cast("b", "judge")})(question="?")
-    assert [failure.error for failure in pred.metadata.failures] == ["AdapterParseError"]
+    metadata = mixture({"a": FakeLM("a", [NONSENSE] * 2), **cast("b", "judge")})(question="?").metadata
+    assert [failure.error for failure in metadata.failures] == ["AdapterParseError"]
+    assert [call.agent for call in metadata.calls] == ["a", "a", "b", "aggregator"]
 
 
 @every_way
@@ -97,7 +99,15 @@ def test_it_goes_on_without_who_is_late(ask: Ask) -> None:
     pred = ask(mixture(lms, limits=Limits(proposer_timeout=0.3)), question="?")
     assert time.monotonic() - started < 2.5
     [failure] = pred.metadata.failures
-    assert (failure.agent, failure.error, failure.seconds) == ("late", "ProposerTimeout", 0.3)
+    assert failure.model_dump() == {
+        "agent": "late",
+        "id": "late",
+        "layer": 1,
+        "model": "late",
+        "seconds": 0.3,
+        "error": "ProposerTimeout",
+        "message": "No answer within 0.3 s (Limits.proposer_timeout).",
+    }
     [row] = [call for call in pred.metadata.calls if call.agent == "late"]
     assert (row.error, row.cost_usd, [p.agent for p in pred.proposals]) == ("Unfinished", None, ["a"])
 
@@ -118,9 +128,10 @@ def test_all_late_are_too_few(ask: Ask) -> None:
 
 @both_ways
 def test_who_is_not_needed_any_more_is_no_failure(ask: Ask) -> None:
-    lms = [FakeLM(name, says("x")) for name in "ab"] + [FakeLM("late", says("y"), delay=3)]
+    lms = [FakeLM(name, says("x"), delay=0.1) for name in "ab"] + [FakeLM("late", says("y"), delay=3)]
     moa = MoA(QA, lms, strategy=Voting(early_stop=True), limits=Limits(proposer_timeout=2))
     metadata = ask(moa, question="?").metadata
+    assert [call.error for call in metadata.calls] == [None, None, "Unfinished"]
     assert (metadata.stopped_early, metadata.failures, metadata.degraded) == (True, [], False)
     assert (metadata.proposals_asked, metadata.proposals_received) == (3, 2)
 
@@ -293,6 +304,7 @@ def test_an_interrupted_call_tells_what_was_paid_for() -> None:
         ),
         ({"strict": True}, "limits: strict is on_degraded='raise' now"),
         ({"timeout": float("inf")}, "limits: timeout: Input should be a finite number"),
+        ({"proposer_timeout": 0}, "limits: proposer_timeout: Input should be greater than 0"),
         ({"quorum": 1, "min_proposals": 2}, "quorum=1 would stop waiting before min_proposals=2"),
         ({"quorum": 3}, "quorum=3 can never be reached"),
         ({"grace": 3}, "grace=3 has no effect"),
