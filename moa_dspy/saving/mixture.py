@@ -55,6 +55,7 @@ def describe_mixture(moa: MoA) -> SavedMixture:
         format=FORMAT,
         version=_version(),
         config={
+            **({"name": moa.config_name} if moa.config_name else {}),
             "signature": describe_signature(moa.signature),
             "proposer_models": proposers,
             **({"aggregator_model": entries[AGGREGATOR]} if AGGREGATOR in entries else {}),

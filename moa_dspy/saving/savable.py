@@ -28,7 +28,13 @@ __all__ = ["Savable"]
 
 
 class Savable(Keyless):
-    """What a mixture can do with files and configs."""
+    """What a mixture can do with files and configs.
+
+    Attributes:
+        config_name: What its config calls it.
+    """
+
+    config_name: str | None = None
 
     @classmethod
     def from_config(
@@ -101,7 +107,9 @@ class Savable(Keyless):
                 "The config names no signature, so there is nothing to ask. Add one, `signature: question -> "
                 "answer`, or pass it."
             )
-        return cls(**arguments)
+        made = cls(**arguments)
+        made.config_name = config.name
+        return made
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], trusts_addresses: bool, **given: Any) -> Self:

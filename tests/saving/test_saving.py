@@ -185,6 +185,10 @@ class TestAsConfig:
         }
         assert MoA(**config.arguments()).dump_state() == MoA.from_file(file).dump_state()
 
+    def test_has_the_name_of_its_own(self, file: Path) -> None:
+        MoA.from_config(QA, MoAConfig(name="team", proposer_models=["openai/a"])).reset_copy().save(file)
+        assert MoAConfig.load(file).name == MoA.from_file(file).config_name == "team"
+
     def test_with_its_prompts(self, file: Path) -> None:
         moa: Any = real("a")
         moa.predictors()[0].demos = [dspy.Example(question="q", answer="a")]
