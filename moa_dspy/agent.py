@@ -15,11 +15,11 @@ from typing import Any
 import dspy
 
 from moa_dspy.concurrency import acall
+from moa_dspy.meter import METER, Meter
 from moa_dspy.models import as_lm, load_backend, missing_key
 from moa_dspy.rollouts import AMBIENT, Rollout, ambient_rollout, compose, resample, rollout_of
 from moa_dspy.secrets import Keyless, remember
 from moa_dspy.signatures import duplicate
-from moa_dspy.usage import METER, Meter
 
 __all__ = [
     "Agent",

@@ -72,6 +72,11 @@ class Allowance:
         """Seconds that are left."""
         return max(0.0, self.deadline - time.monotonic())
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits any more for what it was for."""
+        return self.is_over or self.deadline <= time.monotonic()
+
     def end(self) -> None:
         """Start nothing more on it: what was abandoned goes no further than the LM call under way."""
         self.is_over = True

@@ -16,12 +16,13 @@ from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, adrive, drive
 from moa_dspy.limits import Limits
+from moa_dspy.meter import Meter
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.rollouts import Rollout, ask_again, sample_rollout
 from moa_dspy.secrets import Keyless, scrub
 from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
-from moa_dspy.usage import LMCall, Meter, cut_by
+from moa_dspy.usage import LMCall, cut_by
 from moa_dspy.values import check_showable, outputs_of, typed_outputs
 
 __all__ = ["KEPT", "Panel", "Round", "failure_of", "proposal_ids", "tell_late"]

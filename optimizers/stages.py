@@ -21,8 +21,9 @@ from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
 from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
+from moa_dspy.meter import Meter
 from moa_dspy.moa import MoA
-from moa_dspy.usage import LMCall, Meter, Usage
+from moa_dspy.usage import LMCall, Usage
 
 from .quiet import heard, quiet
 from .reports import StageReport

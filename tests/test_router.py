@@ -20,8 +20,9 @@ from support.rendering import asked
 
 from moa_dspy import MoA
 from moa_dspy.config import MoAConfig
+from moa_dspy.meter import metered
 from moa_dspy.router import AsyncRouterEngine, RouterEngine, router_lm
-from moa_dspy.usage import LMCall, metered
+from moa_dspy.usage import LMCall
 
 # LiteLLM 1.106 itself still uses what Pydantic has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince211")

@@ -259,7 +259,7 @@ def _counting(what: str, most: int, max_calls: int | None = None, max_cost_usd: 
     import dspy
     from dspy.utils.callback import BaseCallback
 
-    from moa_dspy.usage import metered
+    from moa_dspy.meter import metered
 
     class Counter(BaseCallback):
         calls, billed, cost = 0, 0, 0.0

@@ -14,9 +14,9 @@ import dspy
 from dspy.clients.model_metadata import model_info
 
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, drive
+from moa_dspy.meter import metered
 from moa_dspy.models import missing_key
 from moa_dspy.secrets import redact
-from moa_dspy.usage import metered
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA

@@ -11,6 +11,7 @@ import dspy
 
 from moa_dspy.agent import Agent
 from moa_dspy.errors import MoAError
+from moa_dspy.meter import metered
 from moa_dspy.moa import MoA
 from moa_dspy.panel import failure_of, proposal_ids
 from moa_dspy.proposers import as_aggregator
@@ -22,7 +23,7 @@ from moa_dspy.results import Failure
 from moa_dspy.rollouts import resample
 from moa_dspy.secrets import redact
 from moa_dspy.strategies import Case, Strategy, Verdict, as_strategy
-from moa_dspy.usage import LMCall, metered
+from moa_dspy.usage import LMCall
 from moa_dspy.values import typed_outputs
 
 __all__ = ["Asker", "aggregator_for", "decide", "name_strategies", "unused_name"]

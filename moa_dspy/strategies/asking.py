@@ -19,12 +19,12 @@ from dspy.utils.exceptions import (
 
 from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps
+from moa_dspy.meter import METER, watch_lm
 from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Proposal
 from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies.equality import is_refusal
-from moa_dspy.usage import METER, watch_lm
 from moa_dspy.values import IncompleteProposal, as_text, check_showable, refuse_nulls, typed_outputs
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 import dspy
 
 from moa_dspy.errors import MoAError
+from moa_dspy.meter import METER, Meter
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
-from moa_dspy.usage import METER, LMCall, Meter
+from moa_dspy.usage import LMCall
 
 __all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "links", "metadata_of", "mixtures_in"]
 

@@ -36,10 +36,10 @@ from rich.table import Table
 from moa_dspy import MoA
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.evaluation import as_metric, prediction_of
+from moa_dspy.meter import metered
 from moa_dspy.optimizers import Specialize
 from moa_dspy.simulated import simulated_lm
 from moa_dspy.simulated.questions import bundled_questions, held_back_questions
-from moa_dspy.usage import metered
 
 PROPOSERS = ("alice", "bob", "carol", "dave")
 
