@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import dspy
@@ -54,7 +54,6 @@ class Allowance:
         self.deadline: float = outer if timeout is None else min(outer, time.monotonic() + timeout)
         self.timeout = timeout
         self.is_over = False
-        self.meters: Sequence[Any] = ()  # of the calls that are under way on it
         self.limits = {
             name: limit
             for name, limit in (("calls", max_calls), ("tokens", max_tokens), ("cost_usd", max_cost_usd))
@@ -92,8 +91,16 @@ class Allowance:
         if self.deadline <= time.monotonic():
             raise LimitReached("Not asked: no time is left (Limits.timeout).")
 
-    def reserve(self, lm: dspy.BaseLM, prompt: Any, messages: Any) -> list[tuple[Allowance, dict[str, float]]]:
+    def reserve(
+        self, lm: dspy.BaseLM, prompt: Any, messages: Any, *, is_asked: bool = False
+    ) -> list[tuple[Allowance, dict[str, float]]]:
         """Take what a call will probably need, until `settle` knows what it took.
+
+        Args:
+            lm: Whom it asks.
+            prompt: What it asks.
+            messages: The same, as messages.
+            is_asked: It is too late to refuse it.
 
         Raises:
             LimitReached: If it would go beyond a limit.
@@ -105,7 +112,7 @@ class Allowance:
             for allowance in self.counting:
                 needs = allowance._needs(lm, prompt, messages)
                 for name, limit in allowance.limits.items():
-                    if allowance.spent[name] + needs[name] > limit:
+                    if allowance.spent[name] + needs[name] > limit and not is_asked:
                         raise LimitReached(
                             f"Not asked: {lm.model} would need about {needs[name]:.3g} {name}, and "
                             f"{max(0.0, limit - allowance.spent[name]):.3g} of {limit:g} are left (Limits.max_{name})."

@@ -77,11 +77,16 @@ class Batch:
         timeout: Seconds after which the unfinished calls are abandoned; None waits for all.
         patience: Looks at the outcomes so far and says how many seconds the unfinished calls still have; None leaves
             them what they have.
+        outcomes: What has come of each so far.
     """
 
     calls: Sequence[Call]
     timeout: float | None = None
     patience: Callable[[Sequence[Outcome]], float | None] | None = None
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outcomes.extend(Outcome() for _ in self.calls)
 
 
 Steps = Generator[Batch, list[Outcome], T]
@@ -102,7 +107,8 @@ async def adrive(steps: Steps[T]) -> T:
         try:
             outcomes = _settle(await _agather(batch))
         except BaseException as interrupt:
-            steps.throw(interrupt)  # which tells what was paid for, and goes on
+            with suppress(StopIteration):
+                steps.throw(interrupt)  # which tells what was paid for, and goes on
             raise
         batch, result = _advance(steps, outcomes)
     return result
@@ -193,7 +199,8 @@ def _drive(steps: Steps[T]) -> T:
         try:
             outcomes = _settle(_gather(batch))
         except BaseException as interrupt:
-            steps.throw(interrupt)
+            with suppress(StopIteration):
+                steps.throw(interrupt)
             raise
         batch, result = _advance(steps, outcomes)
     return result
@@ -225,7 +232,7 @@ def _raise_interrupt(outcome: Outcome) -> None:
 
 def _gather(batch: Batch) -> list[Outcome]:
     """Run a batch in threads; what is no longer needed is abandoned."""
-    outcomes = [Outcome() for _ in batch.calls]
+    outcomes = batch.outcomes
     if len(outcomes) == 1 and batch.timeout is None:
         _run(batch.calls[0], outcomes[0])
         return outcomes
@@ -268,7 +275,7 @@ def _gather(batch: Batch) -> list[Outcome]:
 
 async def _agather(batch: Batch) -> list[Outcome]:
     """Run a batch as tasks; what is no longer needed is cancelled."""
-    outcomes = [Outcome() for _ in batch.calls]
+    outcomes = batch.outcomes
     tasks = [asyncio.create_task(_arun(call, outcome)) for call, outcome in zip(batch.calls, outcomes, strict=True)]
     loop = asyncio.get_running_loop()
     deadline = None if batch.timeout is None else loop.time() + batch.timeout

@@ -93,7 +93,11 @@ class Meter(BaseCallback, UsageTracker):
         return self._calls.get(call_id)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self.enter(instance, call_id).heard = len(self._overheard(instance.model))
+        call = self.enter(instance, call_id)
+        call.heard = len(self._overheard(instance.model))
+        allowance = dspy.settings.get(ALLOWANCE)
+        if allowance is not None and not isinstance(instance, _Watching):
+            call.taken = allowance.reserve(instance, inputs.get("prompt"), inputs.get("messages"), is_asked=True)
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         call = self._calls[call_id]
@@ -216,13 +220,14 @@ class _Watching(dspy.BaseLM):
     def _watched(self, prompt: Any, messages: Any) -> Iterator[Allowance | None]:
         settings = dspy.settings
         allowance: Allowance | None = settings.get(ALLOWANCE)
-        taken = None
+        taken = []
         if allowance is not None:
             allowance.check()
             taken = allowance.reserve(self, prompt, messages)
         self.asked += 1
         self.cut = None
         call = self.meter.enter(self)
+        call.taken = taken
         failed: BaseException | None = None
         # DSPy says what a call cost and why it ended in the entry for its history, and nowhere else.
         context: dict[str, Any] = {"usage_tracker": call, "disable_history": False}
@@ -236,8 +241,6 @@ class _Watching(dspy.BaseLM):
             raise
         finally:
             call.end(failed)
-            if taken:
-                Allowance.settle(taken, call.row)
 
     def _hand_down(self, allowance: Allowance | None) -> None:
         """Give the backend the time that is left."""
@@ -270,6 +273,7 @@ class _Call(UsageTracker):
         self.row: dict[str, Any] = {"agent": agent, "model": lm.model}  # of an `LMCall`, once somebody asks for it
         self.prices = vars(lm).get("prices")
         self.heard = 0  # entries overheard before it
+        self.taken: list[Any] = []  # of the allowance
         self.is_over = self.is_billed = False
         self.late: LMCall | None = None  # what was told of it while it was under way
         self.keeps_no_history = bool(dspy.settings.disable_history)
@@ -304,6 +308,8 @@ class _Call(UsageTracker):
         elif self.prices is not None:  # stated by the user, see `models.as_lm`
             row["cost_usd"] = self.prices.cost(row["prompt_tokens"], row["completion_tokens"])
         self.is_over = True
+        if self.taken:
+            Allowance.settle(self.taken, row)
         if self.late is not None:
             # The account was taken while it was under way: what it took in the end belongs there too.
             for name in row.keys() - {"error", "agent", "model"}:

@@ -214,10 +214,10 @@ class MoA(Savable):
             stops = early_stop if panel is self.panels[-1] else None
             shares = len(self.panels) - number + has_aggregator
             share = Allowance(self.limits.proposer_timeout or allowance.remaining / shares, parent=allowance)
-            account.share = share
             round = yield from panel.ask(inputs, seen, stops, () if number else kept, share)
             account.add(round)
-            account.share = None
+            if round.interrupt is not None:
+                raise round.interrupt
             raises = self.limits.on_degraded == "raise"
             needed = len(round.asked) if raises else self.limits.min_proposals
             if len(round.proposals) < needed:
@@ -259,12 +259,12 @@ class MoA(Savable):
             settings |= stream.settings()
         share = Allowance(self.limits.aggregator_timeout or account.allowance.remaining, parent=account.allowance)
         call = Call(self.aggregator, {"case": case}, {**settings, ALLOWANCE: share})
-        account.share, share.meters = share, [meter]
         # A strategy that asks nobody runs right here: there is nothing to abandon.
-        [outcome] = yield Batch([call], share.remaining if case.has_aggregator else None)
-        share.end()
-        account.calls += meter.calls()
-        account.share = None
+        try:
+            [outcome] = yield Batch([call], share.remaining if case.has_aggregator else None)
+        finally:
+            share.end()
+            account.calls += meter.calls()
         error = outcome.error or _reject(outcome.value, case.task)
         if not outcome.finished:
             error = AggregatorTimeout(tell_late(share, self.limits, "aggregator_timeout", meter))
@@ -315,7 +315,6 @@ class _Account:
         )
         self.rounds: list[Round] = []
         self.calls: list[LMCall] = []
-        self.share: Allowance | None = None  # of what is under way
         self.failures: list[Failure] = []
         self.fallback_used = False
         self.decided_on: int | None = None
@@ -368,10 +367,7 @@ class _Account:
             layer=self.decided_on,
             all_proposals=[proposal for round in self.rounds for proposal in round.proposals],
             failures=self.failures,
-            calls=[
-                *self.calls,
-                *(call for meter in (self.share.meters if self.share else ()) for call in meter.calls()),
-            ],
+            calls=self.calls,
             seconds=time.perf_counter() - self.started,
             selected=decided.selected,
             order_shown=list(decided.order_shown),

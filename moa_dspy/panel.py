@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -45,6 +45,7 @@ class Round:
         abandoned: Ids of those that were no longer needed.
         errors: The exceptions behind the failures.
         shortened: Proposal id -> characters that did not fit the window of an agent that read it.
+        interrupt: What ended it before it was done.
     """
 
     proposals: list[Proposal]
@@ -54,6 +55,7 @@ class Round:
     abandoned: list[str] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
     shortened: dict[str, int] = field(default_factory=dict)
+    interrupt: BaseException | None = None
 
 
 @dataclass(frozen=True)
@@ -151,92 +153,119 @@ class Panel(Keyless):
             allowance: What it may take; by default the seconds of the limits.
         """
         allowance = allowance or Allowance(self.limits.proposer_timeout or self.limits.timeout)
-        agents, known = self.agents, {proposal.id: proposal for proposal in kept}
-        asked = _samples_of(agents, self.samples)
-        samples = [sample for sample in asked if sample.id not in known]
-        known = {sample.id: known[sample.id] for sample in asked if sample.id in known}
-        reader = _Reader(self.task, inputs, seen) if seen else None
-        decided = has_quorum = False
-        quorum = self.limits.quorum
-        allowance.meters = [sample.meter for sample in samples]
+        asking = _Asking(self, inputs, seen, is_decided, kept, allowance)
+        try:
+            yield from asking.run()
+        except BaseException as interrupt:
+            if isinstance(interrupt, Exception):
+                raise
+            asking.interrupt = interrupt  # what has come so far was paid for
+        finally:
+            allowance.end()
+        return asking.round()
 
-        def patience(outcomes: Sequence[Outcome]) -> float | None:
-            nonlocal decided, has_quorum
-            done = [(sample, outcome) for sample, outcome in zip(samples, outcomes, strict=True) if outcome.finished]
-            here = [made for pair in done if isinstance(made := self._read(*pair, allowance), Proposal)]
-            if is_decided is not None:
-                pending = {s.id: s.agent.name for s, o in zip(samples, outcomes, strict=True) if not o.finished}
-                finished = {s.id: s.agent.name for s in asked if s.id not in pending}
-                decided = is_decided(_arrange([*known.values(), *here], asked), finished, pending)
-            if decided:
-                return 0.0
-            if has_quorum or quorum is None or len(here) + len(known) < quorum:
-                return None
-            has_quorum = True
-            return self.limits.grace
 
-        outcomes: list[Outcome] = []
-        if samples:
-            outcomes = yield Batch(
-                [
-                    _call(sample, inputs if reader is None else reader.inputs_for(sample.agent), allowance)
-                    for sample in samples
-                ],
-                allowance.remaining,
-                None if is_decided is None and quorum is None else patience,
-            )
-        while reader is not None and (too_long := reader.shorten(samples, outcomes)):
-            again = yield Batch(
-                [_call(samples[index], reader.inputs_for(samples[index].agent), allowance) for index in too_long],
-                allowance.remaining,
-            )
-            outcomes = [again[too_long.index(i)] if i in too_long else one for i, one in enumerate(outcomes)]
-        cut = [
-            index
-            for index, (sample, outcome) in enumerate(zip(samples, outcomes, strict=True))
-            if not decided and _is_cut(sample, outcome) and outcome.seconds < allowance.remaining
-        ]
-        if cut:
-            others = [_sample_again(samples[index]) for index in cut]
-            again = yield Batch(
-                [
-                    _call(other, inputs if reader is None else reader.inputs_for(other.agent), allowance)
-                    for other in others
-                ],
-                allowance.remaining,
-            )
+class _Asking:
+    """One asking of a panel, and what has come of it so far."""
+
+    def __init__(
+        self,
+        panel: Panel,
+        inputs: Mapping[str, Any],
+        seen: Sequence[Proposal],
+        is_decided: IsDecided | None,
+        kept: Sequence[Proposal],
+        allowance: Allowance,
+    ) -> None:
+        self.panel, self.inputs, self.is_decided, self.allowance = panel, inputs, is_decided, allowance
+        self.declared = _samples_of(panel.agents, panel.samples)
+        ids = {sample.id for sample in self.declared}
+        self.kept = {proposal.id: proposal for proposal in kept if proposal.id in ids}
+        self.samples = [sample for sample in self.declared if sample.id not in self.kept]
+        self.outcomes = [Outcome() for _ in self.samples]
+        self.reader = _Reader(panel.task, inputs, seen) if seen else None
+        self.decided = self.has_quorum = False
+        self.interrupt: BaseException | None = None
+
+    def run(self) -> Steps[None]:
+        """Ask all; those for whose model it was too long with less to read, those whose reply was cut once more."""
+        if self.samples:
+            watches = self.is_decided is not None or self.panel.limits.quorum is not None
+            batch = self._batch(self.samples, self._patience if watches else None)
+            self.outcomes = batch.outcomes  # as they come
+            self.outcomes = yield batch
+        while self.reader is not None and (too_long := self.reader.shorten(self.samples, self.outcomes)):
+            again = yield self._batch([self.samples[index] for index in too_long])
+            for index, outcome in zip(too_long, again, strict=True):
+                self.outcomes[index] = outcome
+        cut = [index for index, pair in enumerate(self._pairs()) if self._is_cut(*pair)]
+        if cut and not self.decided:
+            others = [_sample_again(self.samples[index]) for index in cut]
+            again = yield self._batch(others)
             for index, other, outcome in zip(cut, others, again, strict=True):
                 if outcome.finished and outcome.error is None:
-                    samples[index], outcomes[index] = other, outcome
-        allowance.end()
-        waited = [(s, o) for s, o in zip(samples, outcomes, strict=True) if o.finished or not decided]
-        if has_quorum:
-            allowance.timeout = self.limits.grace
-        results = [self._read(*pair, allowance) for pair in waited]
-        came = [result for result in results if isinstance(result, Proposal)]
-        waited_for = {sample.id for sample, _ in waited} | known.keys()
+                    self.samples[index], self.outcomes[index] = other, outcome
+
+    def round(self) -> Round:
+        """What has come of it."""
+        if self.has_quorum:
+            self.allowance.timeout = self.panel.limits.grace
+        waits = not self.decided and self.interrupt is None
+        results = [self._read(sample, outcome) for sample, outcome in self._pairs() if outcome.finished or waits]
+        failed = [result for result in results if isinstance(result, tuple)]
+        abandoned = [s.id for s, outcome in self._pairs() if self.decided and not outcome.finished]
         return Round(
-            proposals=_arrange([*known.values(), *came], asked) if known else came,
-            failures=[failure for failure, _ in (r for r in results if isinstance(r, tuple))],
-            calls=[call for sample in samples for call in sample.meter.calls()],
-            asked={sample.id: sample.agent.name for sample in asked if sample.id in waited_for},
-            abandoned=[s.id for s, o in zip(samples, outcomes, strict=True) if decided and not o.finished],
-            errors=[error for _, error in (r for r in results if isinstance(r, tuple)) if error is not None],
-            shortened={} if reader is None else reader.shortened,
+            proposals=self._arrange(results),
+            failures=[failure for failure, _ in failed],
+            calls=[call for sample in self.samples for call in sample.meter.calls()],
+            asked={sample.id: sample.agent.name for sample in self.declared if sample.id not in abandoned},
+            abandoned=abandoned,
+            errors=[error for _, error in failed if error is not None],
+            shortened={} if self.reader is None else self.reader.shortened,
+            interrupt=self.interrupt,
         )
 
-    def _read(
-        self, sample: _Sample, outcome: Outcome, allowance: Allowance
-    ) -> Proposal | tuple[Failure, BaseException | None]:
-        agent, task = sample.agent, self.task
-        if not outcome.finished:
-            waited = allowance.timeout or 0.0
-            graced = self.limits.quorum is not None and waited == self.limits.grace
-            said = tell_late(allowance, self.limits, "grace" if graced else "proposer_timeout", sample.meter)
-            late = failure_of(agent, ProposerTimeout(said), waited)
-            return self._placed(late, sample), None
-        error = outcome.error
-        if error is None:
+    def _pairs(self, outcomes: Sequence[Outcome] | None = None) -> Iterator[tuple[_Sample, Outcome]]:
+        return zip(self.samples, self.outcomes if outcomes is None else outcomes, strict=True)
+
+    def _batch(
+        self, samples: Sequence[_Sample], patience: Callable[[Sequence[Outcome]], float | None] | None = None
+    ) -> Batch:
+        calls = []
+        for sample in samples:
+            inputs = self.inputs if self.reader is None else self.reader.inputs_for(sample.agent)
+            calls.append(Call(sample.agent, inputs, {**sample.settings, ALLOWANCE: self.allowance}))
+        return Batch(calls, self.allowance.remaining, patience)
+
+    def _patience(self, outcomes: Sequence[Outcome]) -> float | None:
+        here = self._arrange(self._read(*pair) for pair in self._pairs(outcomes) if pair[1].finished)
+        if self.is_decided is not None:
+            pending = {sample.id: sample.agent.name for sample, one in self._pairs(outcomes) if not one.finished}
+            finished = {one.id: one.agent.name for one in self.declared if one.id not in pending}
+            self.decided = self.is_decided(here, finished, pending)
+        if self.decided:
+            return 0.0
+        quorum = self.panel.limits.quorum
+        if self.has_quorum or quorum is None or len(here) < quorum:
+            return None
+        self.has_quorum = True
+        return self.panel.limits.grace
+
+    def _arrange(self, results: Iterable[Any]) -> list[Proposal]:
+        """The proposals that have come, and those that were there before, in declared order."""
+        if not self.kept:
+            return [one for one in results if isinstance(one, Proposal)]
+        came = self.kept | {one.id: one for one in results if isinstance(one, Proposal)}
+        return [came[sample.id] for sample in self.declared if sample.id in came]
+
+    def _is_cut(self, sample: _Sample, outcome: Outcome) -> bool:
+        """Whether a reply that could be read is not whole, was asked for but once, and there is time for another."""
+        is_read = outcome.finished and outcome.error is None and outcome.seconds < self.allowance.remaining
+        return is_read and sample.cut is not None and getattr(sample.settings["lm"], "asked", 2) == 1
+
+    def _read(self, sample: _Sample, outcome: Outcome) -> Proposal | tuple[Failure, BaseException | None]:
+        agent, task, layer, error = sample.agent, self.panel.task, self.panel.layer, outcome.error
+        if outcome.finished and error is None:
             try:
                 outputs = typed_outputs(outcome.value, task, getattr(sample.settings["lm"], "said", None))
                 extras = _extras(outcome.value, task)
@@ -245,7 +274,7 @@ class Panel(Keyless):
                     id=sample.id,
                     agent=agent.name,
                     model=agent.model,
-                    layer=self.layer,
+                    layer=layer,
                     sample=sample.number,
                     outputs=outputs,
                     reasoning=_reasoning(outcome.value, task),
@@ -255,10 +284,14 @@ class Panel(Keyless):
                 )
             except Exception as unreadable:
                 error = unreadable
-        return self._placed(failure_of(agent, error, outcome.seconds), sample), error
-
-    def _placed(self, failure: Failure, sample: _Sample) -> Failure:
-        return failure.model_copy(update={"id": sample.id, "layer": self.layer})
+        if outcome.finished and error is not None:
+            failure = failure_of(agent, error, outcome.seconds)
+        else:
+            limits, waited = self.panel.limits, self.allowance.timeout or 0.0
+            own = "grace" if limits.quorum is not None and waited == limits.grace else "proposer_timeout"
+            late = ProposerTimeout(tell_late(self.allowance, limits, own, sample.meter))
+            failure = failure_of(agent, late, waited)
+        return failure.model_copy(update={"id": sample.id, "layer": layer}), error
 
 
 def proposal_ids(panel: Any) -> list[str]:
@@ -325,22 +358,6 @@ class _Reader:
             names = [PROPOSALS, *self.task.fields]
             self.renderings[limit] = render(self.seen, seed=seed_of(self.inputs), limit=limit, field_names=names)
         return self.renderings[limit]
-
-
-def _arrange(proposals: Sequence[Proposal], asked: Sequence[_Sample]) -> list[Proposal]:
-    """The proposals in declared order."""
-    place = {sample.id: number for number, sample in enumerate(asked)}
-    return sorted(proposals, key=lambda proposal: place[proposal.id])
-
-
-def _call(sample: _Sample, inputs: Mapping[str, Any], allowance: Allowance) -> Call:
-    return Call(sample.agent, inputs, {**sample.settings, ALLOWANCE: allowance})
-
-
-def _is_cut(sample: _Sample, outcome: Outcome) -> bool:
-    """Whether a reply that could be read is not whole, and it was asked for but once."""
-    is_read = outcome.finished and outcome.error is None
-    return is_read and sample.cut is not None and getattr(sample.settings["lm"], "asked", 2) == 1
 
 
 def _sample_again(sample: _Sample) -> _Sample:

@@ -1,5 +1,6 @@
 """Every call ends, frees what it held, and says why it failed; on real sockets."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ from typing import Any
 
 import dspy
 import pytest
-from support.mixtures import Ask, every_way
+from support.mixtures import Ask, both_ways, every_way
 from support.openai_server import ChatRequest, OpenAIServer, Reply
 
 from moa_dspy import MoA
@@ -20,6 +21,8 @@ def answer(request: ChatRequest) -> Reply:
     return {
         "good": Reply(GOOD),
         "hangs": Reply(hang=True),
+        "stalls": Reply(GOOD, hang="body"),
+        "trickles": Reply(GOOD, pace=0.5),
         "moody": Reply(GOOD, hang=number % 3 == 0),
         "down": Reply("down", status=500, headers={"Retry-After": "0"}),
         "falters": Reply("down", status=500, headers={"Retry-After": "0"}) if number == 1 else Reply(hang=True),
@@ -42,20 +45,52 @@ def lm(server: OpenAIServer, name: str, **options: Any) -> dspy.LM:
 
 
 def mixture(server: OpenAIServer, *names: str, judge: str = "good", engine: str = "auto", **limits: Any) -> MoA:
+    if engine == "litellm":
+        lm(server, "good", engine=engine)("?")  # LiteLLM's first call takes seconds
     lms = [lm(server, name, engine=engine) for name in names]
     return MoA("question -> answer", lms, lm(server, judge, engine=engine), limits=limits)
 
 
 @pytest.mark.parametrize("engine", ["auto", "litellm"])
-@every_way
+@both_ways
 def test_a_model_that_hangs_is_given_up_and_its_connection_closed(ask: Ask, engine: str, server: OpenAIServer) -> None:
-    ask(mixture(server, "good", engine=engine), question="?")  # LiteLLM's first call takes seconds
     pred = ask(mixture(server, "good", "hangs", engine=engine, proposer_timeout=0.6), question="?")
     assert [f.error for f in pred.metadata.failures] in (["ProposerTimeout"], ["LMTransportError"], ["LMTimeoutError"])
+    assert await_idle(server) == 0
+
+
+def await_idle(server: OpenAIServer, most: int = 0) -> int:
+    """How many requests are in flight, once there are no more than so many, or time is up."""
     until = time.monotonic() + 10
-    while server.in_flight and time.monotonic() < until:
+    while server.in_flight > most and time.monotonic() < until:
         time.sleep(0.05)
-    assert server.in_flight == 0
+    return server.in_flight
+
+
+@pytest.mark.parametrize("engine", ["lm15", "litellm"])
+def test_bodies_that_trickle_hold_no_more_than_the_first_connections(engine: str, server: OpenAIServer) -> None:
+    moa = mixture(server, "trickles", "good", engine=engine, proposer_timeout=0.4)
+    threads = threading.active_count()
+    for question in "?!.:":
+        [failure] = moa(question=question).metadata.failures
+        assert failure.error == "ProposerTimeout"
+    assert await_idle(server, most=1) == 1 and threading.active_count() < threads + 9
+    assert sum(one.model == "trickles" for one in server.requests) == 4
+
+
+@pytest.mark.parametrize("engine", ["lm15", "litellm"])
+@pytest.mark.parametrize("awaited", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("name", ["trickles", "stalls"])
+def test_a_stream_that_does_not_end_is_ended(engine: str, awaited: bool, name: str, server: OpenAIServer) -> None:
+    moa = mixture(server, name, "good", engine=engine, proposer_timeout=0.7)
+
+    async def stream() -> Any:
+        run: Any = dspy.streamify(moa, is_async_program=awaited)
+        return [piece async for piece in run(question="?")][-1]
+
+    pred = asyncio.run(asyncio.wait_for(stream(), 20))
+    assert (pred.answer, [f.error for f in pred.metadata.failures]) == ("42", ["ProposerTimeout"])
+    assert await_idle(server) == 0
 
 
 @every_way

@@ -8,7 +8,7 @@ import dspy
 import pytest
 from dspy.lm15 import AuthError, ContextLengthError, RateLimitError, ServerError
 from support.fake_lm import FakeLM
-from support.mixtures import QA, Ask, Gives, both_ways, calls, cast, every_way, mixture, says
+from support.mixtures import QA, Ask, Gives, both_ways, calls, cast, every_way, in_task, mixture, says, sync
 from support.shown import ADAPTERS, JUDGED, always, panel_of
 
 from moa_dspy import Agent, AggregationFailed, Limits, MoA, MoAError, Selection, TooFewProposals, Voting, configure
@@ -122,8 +122,18 @@ def test_a_late_task_is_cancelled_and_the_aggregator_has_all_its_time() -> None:
 @both_ways
 def test_all_late_are_too_few(ask: Ask) -> None:
     with pytest.raises(TooFewProposals, match="ProposerTimeout") as caught:
-        ask(mixture(cast("a", "b", "judge", delay=1), limits=Limits(proposer_timeout=0.1)), question="?")
+        ask(mixture(cast("a", "b", "judge", delay=2), limits=Limits(proposer_timeout=0.5)), question="?")
     assert [call.error for call in caught.value.metadata.calls] == ["Unfinished", "Unfinished"]
+
+
+@pytest.mark.parametrize(("ask", "tokens"), [(sync, 10), (in_task, 0)])
+def test_what_is_billed_after_the_deadline_is_entered_when_it_comes(ask: Ask, tokens: int) -> None:
+    lms = {**cast("a"), **cast("late", delay=0.6), **cast("judge")}
+    metadata = ask(mixture(lms, limits=Limits(proposer_timeout=0.3)), question="?").metadata
+    row = next(call for call in metadata.calls if call.agent == "late")
+    assert (row.prompt_tokens, row.error, row.cost_usd) == (0, "Unfinished", None)
+    time.sleep(0.6)
+    assert (row.prompt_tokens, row.error, metadata.usage.prompt_tokens) == (tokens, "Unfinished", 20 + tokens)
 
 
 @both_ways
@@ -286,13 +296,24 @@ def test_a_cancelled_call_tells_what_was_paid_for() -> None:
 
     metadata = getattr(asyncio.run(cancel()), "metadata")  # noqa: B009
     assert [(call.agent, call.error) for call in metadata.calls] == [("a", None), ("late", "Unfinished")]
+    assert ([p.id for p in metadata.all_proposals], metadata.proposals_asked) == (["a"], 2)
 
 
 def test_an_interrupted_call_tells_what_was_paid_for() -> None:
     lms = {**cast("a"), "stop": FakeLM("stop", [KeyboardInterrupt()]), **cast("judge")}
     with pytest.raises(KeyboardInterrupt) as caught:
         mixture(lms)(question="?")
-    assert "a" in [call.agent for call in getattr(caught.value, "metadata").calls]  # noqa: B009
+    metadata = getattr(caught.value, "metadata")  # noqa: B009
+    assert metadata.calls[0].agent == "a"
+    assert [p.outputs["answer"] for p in metadata.all_proposals] == ["a"]
+
+
+def test_an_lm_of_the_programs_own_is_counted_too() -> None:
+    lms = cast("own", "a", "judge")
+    program = dspy.Predict(QA)
+    program.lm = lms["own"]
+    moa = MoA(QA, [Agent(program=program, name="own"), lms["a"]], lms["judge"], limits={"max_calls": 2})
+    assert moa(question="?").metadata.fallback_used and calls(lms) == {"own": 1, "a": 1, "judge": 0}
 
 
 @pytest.mark.parametrize(

@@ -154,9 +154,11 @@ class OpenAIServer:
             await response.write(f"data: {reply.raw}\n\n".encode())
             return response
         pieces = list(events(request, reply))
-        for piece in pieces[: len(pieces) // 2] if reply.drop else pieces:
+        for piece in pieces[: len(pieces) // 2] if reply.drop or reply.hang else pieces:
             await response.write(piece)
             await asyncio.sleep(reply.pace)
+        if reply.hang:
+            await asyncio.Event().wait()
         if reply.drop:
             _drop(http)
         return response
