@@ -93,13 +93,7 @@ class MoA(Savable):
             specialized=use_specialized_prompts,
             layers=layers,
         )
-        most = len(agents) * num_proposals_per_model
-        for name in ("min_proposals", "quorum"):
-            if (wanted := getattr(self.limits, name) or 0) > most:
-                raise ValueError(
-                    f"{name}={wanted} can never be reached: a layer gives {most} proposals at most. Lower it, or add "
-                    "proposers or samples."
-                )
+        _check_reachable(self.limits, len(agents) * num_proposals_per_model)
         self.use_specialized_prompts = use_specialized_prompts
         self.own_programs = [agent.name for agent in agents if agent.program is not None]
         self.panel_names = ["proposers", *(f"layer_{number}" for number in range(2, layers + 1))]
@@ -280,6 +274,15 @@ class MoA(Savable):
             raise failed from nothing
         account.fallback_used = True
         return verdict
+
+
+def _check_reachable(limits: Limits, most: int) -> None:
+    for name in ("min_proposals", "quorum"):
+        if (wanted := getattr(limits, name) or 0) > most:
+            raise ValueError(
+                f"{name}={wanted} can never be reached: a layer gives {most} proposals at most. Lower it, or add "
+                "proposers or samples."
+            )
 
 
 def _check_prices(limits: Limits, agents: Sequence[Agent]) -> None:
