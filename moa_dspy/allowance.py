@@ -74,7 +74,7 @@ class Allowance:
     @property
     def is_given_up(self) -> bool:
         """Whether nobody waits any more for what it was for."""
-        return self.is_over or self.deadline <= time.monotonic()
+        return self.deadline <= time.monotonic() or any(one.is_over for one in self._around())
 
     def end(self) -> None:
         """Start nothing more on it: what was abandoned goes no further than the LM call under way."""

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 import dspy
+from dspy.utils.exceptions import LMTimeoutError
 
 from moa_dspy.allowance import Allowance
 
@@ -47,17 +48,17 @@ def enter_call(lm: dspy.BaseLM, allowance: Allowance | None) -> Iterator[bool]:
         calls.remove(allowance)
 
 
-def run_awaited(call: Coroutine[Any, Any, T], allowance: Allowance | None) -> T:
+def run_awaited(call: Coroutine[Any, Any, T], allowance: Allowance) -> T:
     """Wait in this thread for what a coroutine gives, cancelled when it is given up.
 
     Raises:
-        LimitReached: If it was given up.
+        LMTimeoutError: If it was given up.
     """
     future = asyncio.run_coroutine_threadsafe(call, _start_loop())  # in a copy of the caller's context
     try:
         while not wait([future], timeout=_LOOK).done:
-            if allowance is not None:
-                allowance.check()
+            if allowance.is_given_up:
+                raise LMTimeoutError("Ended, as nobody waits for it any more (Limits).")
         return future.result()
     except BaseException:
         future.cancel()

@@ -188,7 +188,7 @@ class _Watching(dspy.BaseLM):
                 self._hand_down(allowance)
                 try:
                     with permitted(allowance), enter_call(self, allowance) as is_held:
-                        if is_held and self.can_be_awaited and dspy.settings.send_stream is None:
+                        if is_held and allowance and self.can_be_awaited and dspy.settings.send_stream is None:
                             self.said = run_awaited(super().acall(prompt, messages=messages, **kwargs), allowance)
                         else:
                             self.said = super().__call__(prompt, messages=messages, **kwargs)
@@ -258,10 +258,8 @@ class _Watching(dspy.BaseLM):
             raise error
         told = getattr(error, "retry_after", None)
         pause = float(told) if isinstance(told, (int, float)) and told >= 0 else min(2.0**attempt, 60.0)
-        if allowance is not None:
-            allowance.check()
-            if pause >= allowance.remaining:
-                raise error
+        if allowance is not None and (allowance.is_given_up or pause >= allowance.remaining):
+            raise error
         return pause
 
 

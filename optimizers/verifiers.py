@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.concurrency import drive
+from moa_dspy.meter import metered
 from moa_dspy.recording import Recording
 from moa_dspy.rendering import group_identical
 from moa_dspy.strategies import Case
 from moa_dspy.strategies.selection import Function, score_proposals
-from moa_dspy.usage import Usage, metered
+from moa_dspy.usage import Usage
 
 from .examples import keeping
 from .from_answers import Asked

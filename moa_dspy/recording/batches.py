@@ -18,6 +18,7 @@ import dspy
 from dspy.lm15 import OpenAIChatLM, Request, Response
 
 from moa_dspy.agent import Agent, find_modules
+from moa_dspy.meter import METER
 from moa_dspy.models import CLIENT_OPTIONS, Prices, missing_key, prices_of
 from moa_dspy.recording.asking import Asker
 from moa_dspy.recording.files import RecordingFile
@@ -25,7 +26,7 @@ from moa_dspy.recording.rows import InBatch, Row, RowError
 from moa_dspy.recording.summary import Batch, Summary
 from moa_dspy.rollouts import ambient_rollout
 from moa_dspy.secrets import redact, scrub
-from moa_dspy.usage import METER, LMCall
+from moa_dspy.usage import LMCall
 from moa_dspy.values import hash_of
 
 __all__ = ["Batches", "as_batched"]

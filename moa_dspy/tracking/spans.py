@@ -20,12 +20,13 @@ from mlflow.entities import NoOpSpan, SpanType
 from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey, TraceMetadataKey
 
 from moa_dspy.agent import Agent
+from moa_dspy.meter import METER, watch_lm
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import is_secret, mask, remembered, secret_values
 from moa_dspy.strategies import Strategy, Verdict
 from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
-from moa_dspy.usage import METER, LMCall, call_of, watch_lm
+from moa_dspy.usage import LMCall, call_of
 from moa_dspy.values import to_jsonable
 
 __all__ = ["Spans"]
