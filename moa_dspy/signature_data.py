@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import collections.abc
+import dataclasses
 import datetime
 import decimal
 import enum
@@ -200,13 +201,14 @@ def _bare(node: ast.expr) -> str:
 
 
 def _mark_text(mark: Any) -> str:
-    """A constraint beside a type in `Annotated`, as the call that makes it; what is more than that, by its name."""
+    """A constraint beside a type in `Annotated`, as the call that makes it; what is more than that cannot be read."""
     given: dict[str, Any] = {}
     for part in mark.metadata if isinstance(mark, FieldInfo) else [mark]:
-        given |= vars(part) if hasattr(part, "__dict__") else {name: getattr(part, name) for name in part.__slots__}
+        names = [field.name for field in dataclasses.fields(part)] if dataclasses.is_dataclass(part) else ()
+        given |= {name: getattr(part, name) for name in names} or getattr(part, "__dict__", {"": part})
     name, told = type(mark).__name__, {key: value for key, value in given.items() if value is not None}
     if not told.keys() <= _CONSTRAINTS:
-        return name
+        return f"{name}()"
     listed = ", ".join(f"{key}={getattr(value, 'pattern', value)!r}" for key, value in told.items())
     return f"{name if name in _MARKS else 'Field'}({listed})"
 

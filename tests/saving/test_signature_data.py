@@ -118,7 +118,8 @@ class TestClassesOfOnesOwn:
             read_signature(self.DATA)
 
     @pytest.mark.parametrize(
-        "annotation", [Annotated[int, AfterValidator(abs)], list[Annotated[str, AfterValidator(str.strip)]]]
+        "annotation",
+        [Annotated[int, AfterValidator(abs)], list[Annotated[str, AfterValidator(str.strip)]], Annotated[int, "told"]],
     )
     def test_and_so_is_what_cannot_be_written(self, annotation: Any) -> None:
         signature: Any = make({"q": (str, dspy.InputField()), "a": (annotation, dspy.OutputField())}, "x")
