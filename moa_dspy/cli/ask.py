@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli import options
-from moa_dspy.cli.live import ask_live
 from moa_dspy.cli.output import FAILED, complain, console, cost_of, harmless, print_json, quietly, table
 from moa_dspy.cli.tracking import tracking
 
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from moa_dspy.moa import MoA
-    from moa_dspy.results import MoAMetadata
-
-__all__ = ["COST_HEADINGS", "ask", "cost_rows", "proposal_rows"]
+    from moa_dspy.results import MoAMetadata, MoAPrediction
 
 
 def ask(
@@ -82,6 +80,32 @@ def ask(
         raise typer.Exit(FAILED)
 
 
+def ask_live(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
+    """Ask, and show meanwhile who is asked and what the aggregator has written so far; both go when it is there.
+
+    Ctrl-C stops the calls that are under way.
+    """
+    return asyncio.run(_follow(moa, inputs)) if console(stderr=True).is_terminal else moa(**inputs)
+
+
+async def _follow(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
+    from rich.live import Live
+    from rich.spinner import Spinner
+
+    from moa_dspy.serving.conversation import stream
+
+    text = ""
+    waiting = Spinner("dots", harmless(f"Asking {', '.join(moa.panels[0].names)} ..."))
+    # stdout is for what is final, and may be shut.
+    with Live(waiting, console=console(stderr=True), transient=True) as live:
+        async for piece in stream(moa, inputs):
+            if not isinstance(piece, str):
+                return piece
+            text += piece
+            live.update(harmless(text))
+    raise RuntimeError("A stream ends with its prediction.")
+
+
 def _read_inputs(moa: MoA, question: str) -> dict[str, Any]:
     from moa_dspy.values import is_needed, validated
 
@@ -110,8 +134,7 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
     if outputs is not None:
         here.print(Panel(_text(outputs), title="answer", title_align="left", border_style="green", expand=False))
         agreement = "" if metadata.agreement is None else f", agreement {metadata.agreement:.0%}"
-        made_of = f"{metadata.answered_by} of {metadata.proposals_received} proposals"
-        here.print(harmless(f"{made_of}{agreement}, {metadata.seconds:.1f} s", "dim"))
+        here.print(harmless(f"{made_of(metadata)}{agreement}, {metadata.seconds:.1f} s", "dim"))
     here.print()
     here.print(table(["proposer", "proposal", "agrees"], proposal_rows(outputs, metadata, task)))
     here.print()
@@ -125,6 +148,12 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
     here.print(table([COST_HEADINGS[column] for column in shown], costs, right=5))
     for line in _degraded(metadata):
         here.print(harmless(line, "yellow"))
+
+
+def made_of(metadata: MoAMetadata) -> str:
+    """What the answer was made of: `synthesis of 3 proposals`."""
+    count = metadata.proposals_received
+    return f"{metadata.answered_by} of {count} proposal{'s' * (count != 1)}"
 
 
 def proposal_rows(

@@ -9,15 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli import options
-from moa_dspy.cli.ask import COST_HEADINGS, cost_rows, proposal_rows
-from moa_dspy.cli.live import ask_live
+from moa_dspy.cli.ask import COST_HEADINGS, ask_live, cost_rows, made_of, proposal_rows
 from moa_dspy.cli.output import complain, console, cost_of, harmless, note, quietly, table
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.results import MoAPrediction
-
-__all__ = ["chat"]
 
 
 def chat(
@@ -104,8 +101,8 @@ class _Conversation:
             self.usage += metadata.usage
             here = console()
             here.print(harmless(answer))
-            made_of = f"{metadata.answered_by} of {metadata.proposals_received} proposals, {metadata.seconds:.1f} s"
-            here.print(harmless(f"{made_of}{', degraded' if metadata.degraded else ''}", "dim"))
+            degraded = ", degraded" if metadata.degraded else ""
+            here.print(harmless(f"{made_of(metadata)}, {metadata.seconds:.1f} s{degraded}", "dim"))
 
     def show_proposals(self) -> None:
         """Who proposed what of the last answer."""

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 
     from moa_dspy.moa import MoA
 
-__all__ = ["compile_"]
-
 _tuning = partial(typer.Option, rich_help_panel="How it is tuned")
 
 
@@ -138,7 +136,8 @@ def compile_(
         check_keys(moa.agents)
         Budget(estimate_questions(moa, [Row(id=0, inputs={})]), limits.max_cost_usd, None)  # refuses unknown prices
         with tracking(mlflow, moa, out.stem, train) as tracked:
-            with _counting("compiling", budget.calls, **most):
+            under_way = concurrency * calls_per_answer(moa)
+            with _counting("compiling", budget.calls, under_way, **most):
                 tuned = _compile(tuner, moa, train, val, checkpoint)
             tuned.save(out)
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -254,7 +253,9 @@ def _tell_stage(stage: Any) -> None:
 
 
 @contextmanager
-def _counting(what: str, most: int, max_calls: int | None = None, max_cost_usd: float | None = None) -> Iterator[None]:
+def _counting(
+    what: str, most: int, under_way: int = 0, max_calls: int | None = None, max_cost_usd: float | None = None
+) -> Iterator[None]:
     """Show how many LM calls have ended, of how many at most; as Ctrl-C does, stop at the end of the budget."""
     import dspy
     from dspy.utils.callback import BaseCallback
@@ -262,7 +263,7 @@ def _counting(what: str, most: int, max_calls: int | None = None, max_cost_usd: 
     from moa_dspy.meter import metered
 
     class Counter(BaseCallback):
-        calls, billed, cost = 0, 0, 0.0
+        calls, billed, cost, stops_at = 0, 0, 0.0, 1
 
         def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
             call = meter.call(call_id)
@@ -271,8 +272,10 @@ def _counting(what: str, most: int, max_calls: int | None = None, max_cost_usd: 
                 self.billed, self.cost = self.billed + 1, self.cost + (call.cost_usd or 0.0)
             update(self.calls, max(most, self.calls))
             is_over = max_cost_usd is not None and self.cost + self.cost / max(1, self.billed) > max_cost_usd
-            if not spent and (is_over or (max_calls is not None and self.billed >= max_calls)):
+            if self.billed >= self.stops_at and (is_over or (max_calls is not None and self.billed >= max_calls)):
                 spent.append(f"The budget is used up: {self.billed:,} LM calls, ${self.cost:.4f}.")
+                # Where all questions of a stage were under way, they finished, and the next stage began.
+                self.stops_at = self.billed + under_way + 1
                 signal.raise_signal(signal.SIGINT)
 
     spent: list[str] = []

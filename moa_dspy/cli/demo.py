@@ -9,8 +9,6 @@ from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
 from moa_dspy.cli.output import console, print_json
 from moa_dspy.cli.tracking import tracking
 
-__all__ = ["demo"]
-
 _NEXT = """\
 
 Next

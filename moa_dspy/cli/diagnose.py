@@ -12,8 +12,6 @@ from moa_dspy.cli.evaluate import compare, save_plot, show_comparison
 from moa_dspy.cli.output import FAILED, INTERRUPTED, Stopped, complain, console, note, print_json
 from moa_dspy.cli.tracking import tracking
 
-__all__ = ["diagnose"]
-
 
 def diagnose(
     data: options.Data,

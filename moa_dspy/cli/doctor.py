@@ -10,8 +10,6 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import FAILED, console, harmless, print_json, quietly, table
 
-__all__ = ["doctor"]
-
 _COLUMNS = ("agents", "key", "answers", "json", "stream", "name", "price", "window")
 _WIDE = 90
 _MARKS = {"ok": ("ok", "green"), "note": ("?", "yellow"), "fix": ("FIX", "red")}

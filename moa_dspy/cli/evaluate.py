@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.optimizers import Proof
 
-__all__ = ["compare", "evaluate", "save_plot", "show_comparison"]
-
 SPLITS = 200
 
 

@@ -21,8 +21,6 @@ from moa_dspy.secrets import redact
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
 
-__all__ = ["Check", "examine"]
-
 
 @dataclass(frozen=True)
 class Check:

@@ -11,8 +11,6 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import note
 
-__all__ = ["mcp"]
-
 
 def mcp(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A config or a compiled mixture.")],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,26 +25,7 @@ from moa_dspy.terminal import printable
 if TYPE_CHECKING:
     from moa_dspy.usage import Usage
 
-__all__ = [
-    "FAILED",
-    "INTERRUPTED",
-    "PENDING",
-    "Commands",
-    "Progress",
-    "Stopped",
-    "complain",
-    "console",
-    "cost_of",
-    "harmless",
-    "is_verbose",
-    "note",
-    "print_json",
-    "quietly",
-    "set_verbosity",
-    "silence",
-    "table",
-]
-
+HOST = "127.0.0.1"
 FAILED, BAD_INPUT, PENDING, INTERRUPTED = 1, 2, 3, 130
 SECONDS_BETWEEN_LINES = 10.0  # of progress, where stderr is no terminal
 _verbosity = {"level": 0}  # -1 quiet, 1 verbose
@@ -209,6 +191,13 @@ def cost_of(usage: Usage, models: Iterable[str | None]) -> str:
     if usage.cost_usd is None:
         return "unknown"
     return f"${usage.cost_usd:.4f}{f' + {usage.unpriced_calls} unpriced' if usage.unpriced_calls else ''}"
+
+
+def check_port(port: int) -> None:
+    """Refuse a port of this machine that somebody has."""
+    with socket.socket() as probe:
+        if probe.connect_ex((HOST, port)) == 0:
+            raise Stopped(f"Port {port} is taken: something answers there already. Give another one with --port.")
 
 
 def print_json(data: Any) -> None:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.recording import Row, Summary
 
-__all__ = ["run"]
-
 _SHOWN = 8  # causes of failures
 
 

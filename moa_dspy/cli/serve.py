@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,7 @@ from typing import Annotated
 import typer
 
 from moa_dspy.cli import options
-from moa_dspy.cli.output import Stopped, note
-
-__all__ = ["serve"]
-
-_HOST = "127.0.0.1"
+from moa_dspy.cli.output import HOST, Stopped, check_port, note
 
 
 def serve(
@@ -60,20 +55,18 @@ def serve(
     MixtureLLM(files, bounds)  # which says what is wrong with them
     if write is not None:
         write.mkdir(parents=True, exist_ok=True)
-        note(f"litellm --config {_write(write, PROVIDER, files, bounds)} --host {_HOST} --port {port}")
+        note(f"litellm --config {_write(write, PROVIDER, files, bounds)} --host {HOST} --port {port}")
         return
-    with socket.socket() as probe:
-        if probe.connect_ex((_HOST, port)) == 0:
-            raise Stopped(f"Port {port} is taken: something answers there already. Give another one with --port.")
+    check_port(port)
     with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
         config = _write(Path(folder), PROVIDER, files, bounds)
         key = os.environ.get("LITELLM_MASTER_KEY") or f"sk-{secrets.token_urlsafe(24)}"
-        note(f"{', '.join(f'{PROVIDER}/{name}' for name in files)} at http://{_HOST}:{port}/v1  Ctrl-C ends it.")
+        note(f"{', '.join(f'{PROVIDER}/{name}' for name in files)} at http://{HOST}:{port}/v1  Ctrl-C ends it.")
         if "LITELLM_MASTER_KEY" not in os.environ:
             note(f"The key, until it ends: {key}  To choose it, set LITELLM_MASTER_KEY.")
         command = [sys.executable, "-m", "litellm.proxy.proxy_cli", "--config", str(config)]
         usual = {"LITELLM_MASTER_KEY": key, "LITELLM_DONT_SHOW_FEEDBACK_BOX": "true", "LITELLM_LOG": "ERROR"}
-        done = subprocess.run([*command, "--host", _HOST, "--port", str(port)], env=usual | os.environ)
+        done = subprocess.run([*command, "--host", HOST, "--port", str(port)], env=usual | os.environ)
         if done.returncode:
             raise Stopped(f"LiteLLM's proxy ended with status {done.returncode}.")
 

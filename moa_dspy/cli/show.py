@@ -13,8 +13,6 @@ from moa_dspy.cli.output import console, harmless, print_json
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
 
-__all__ = ["prompts_of", "show"]
-
 
 def show(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A saved mixture or a config.")],

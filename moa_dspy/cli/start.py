@@ -13,8 +13,6 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import console, note, print_json, table
 
-__all__ = ["data", "init", "presets"]
-
 _SMALL_MODELS = {
     "openai": ("OPENAI_API_KEY", "openai/gpt-5.4-mini"),
     "anthropic": ("ANTHROPIC_API_KEY", "anthropic/claude-haiku-4-5"),

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from moa_dspy.moa import MoA
     from moa_dspy.tracking import Tracked
 
-__all__ = ["tracking"]
-
 
 @contextmanager
 def tracking(wanted: bool, moa: MoA, name: str, dataset: Sequence[Any] | None = None) -> Iterator[Tracked | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,11 +16,8 @@ from typing import Annotated
 import typer
 
 from moa_dspy.cli import options
-from moa_dspy.cli.output import Stopped, note
+from moa_dspy.cli.output import HOST, Stopped, check_port, note
 
-__all__ = ["ui"]
-
-_HOST = "127.0.0.1"
 _STARTING = 120.0  # seconds: on a new database it makes its tables first
 
 
@@ -52,9 +48,7 @@ def ui(
         if browser:
             typer.launch(uri)
         return
-    with socket.socket() as probe:
-        if probe.connect_ex((_HOST, port)) == 0:
-            raise Stopped(f"Port {port} is taken: something answers there already. Give another one with --port.")
+    check_port(port)
     with suppress(KeyboardInterrupt), _server(uri, port) as (address, process):
         note(f"MLflow on {mask_address(uri)}: {address}  Ctrl-C ends it.")
         if browser:
@@ -70,9 +64,9 @@ def _server(uri: str, port: int) -> Iterator[tuple[str, subprocess.Popen[bytes]]
     Raises:
         Stopped: If it ends at once.
     """
-    address = f"http://{_HOST}:{port}"
+    address = f"http://{HOST}:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
-    command += ["--host", _HOST, "--port", str(port)]
+    command += ["--host", HOST, "--port", str(port)]
     # No job workers: seven processes of 360 MB that only MLflow's own judges and prompt optimizers need.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ
     with tempfile.TemporaryFile() as log:

@@ -21,6 +21,7 @@ from support.openai_server import OpenAIServer, Reply
 from support.rendering import render
 
 from moa_dspy import Recording
+from moa_dspy.cli import evaluate
 
 GOOD = '{"question": "a", "answer": "b"}'
 
@@ -144,27 +145,17 @@ def test_a_recording_is_scored_anew_without_a_call() -> None:
     assert "--recording rows.jsonl" in words(result.stderr)
 
 
-def test_a_proof_of_a_recording_asks_nobody() -> None:
+def test_a_proof_of_a_recording_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "SPLITS", 20)
     write_questions("many.jsonl", 100)
-    printed("eval", "many.jsonl", *TWO, "-p", "simulated/carol", "-s", "voting", "--out", "rows.jsonl")
-    again = (
-        "eval",
-        "--recording",
-        "rows.jsonl",
-        *TWO,
-        "-p",
-        "simulated/carol",
-        "-s",
-        "voting",
-        "--by",
-        "kind",
-        "--proof",
-    )
+    three = (*TWO, "-p", "simulated/carol", "-s", "voting")
+    printed("eval", "many.jsonl", *three, "--out", "rows.jsonl")
+    again = ("eval", "--recording", "rows.jsonl", *three, "--by", "kind", "--proof")
     proof = printed(*again)["proof"]
-    assert (proof["questions"], proof["splits"]) == (100, 200)
+    assert (proof["questions"], proof["splits"]) == (100, 20)
     assert [row["name"] for row in proof["rows"]][:4] == ["best single", "plurality", "committee", "route"]
     shown = moa_dspy(*again, columns=140).stdout
-    assert "100 questions, learned from 20%, 200 splits" in shown and "calibrated at 5%" in shown
+    assert "100 questions, learned from 20%, 20 splits" in shown and "calibrated at 5%" in shown
     few = moa_dspy("eval", "data.jsonl", *TWO, "-s", "voting", "--proof")
     assert few.exit_code == 0 and "too little to learn from" in words(few.stderr) and "oracle" in few.stdout
 

@@ -22,7 +22,6 @@ def data(here: Path) -> None:
     ("arguments", "closed"),
     [
         (f"ask '{CAPITAL}'", "stdout"),
-        ("run data.jsonl --out rows.jsonl --json", "stdout"),
         ("run data.jsonl --out rows.jsonl", "both"),
         ("eval data.jsonl --out rows.jsonl --plot plot.svg", "stdout"),
         ("demo --plot plot.svg", "both"),
