@@ -9,13 +9,13 @@ from typing import Any
 import dspy
 from dspy.teleprompt.gepa.gepa_utils import ScoreWithFeedback
 
-from moa_dspy.evaluation import Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.evaluation import Metric, MetricError, as_metric, metric_name, prediction_of, score
 from moa_dspy.results import MoAMetadata, MoAPrediction, Proposal
 from moa_dspy.values import IncompleteProposal, typed_outputs
 
 from .quiet import heard
 
-__all__ = ["INSIDE", "Scored", "Stop", "metric_name"]
+__all__ = ["INSIDE", "Scored", "Stop"]
 
 INSIDE = "moa."
 """What the names of a mixture's predictors begin with, where a stage runs it."""
@@ -107,11 +107,6 @@ class Scored:
         right = "; ".join(f"{name}: {gold[name]}" for name in names)
         given = "; ".join(f"{name}: {pred.get(name)}" for name in names)
         return f"Score {number:g}." + (f" Right would be {right}. Given was {given}." if names else "")
-
-
-def metric_name(metric: str | Metric) -> str:
-    """What a metric is called."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 def _count_arguments(metric: Metric) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import dspy
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.evaluation import Metric
+from moa_dspy.evaluation import Metric, metric_name
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 
@@ -18,7 +18,7 @@ from .examples import check_mixture, checked_sets, require_optuna
 from .mixtures import specialized
 from .recipes import Budget, Recipe, calls_per_verdict
 from .reports import SpecializationReport, StageReport
-from .scoring import Scored, metric_name
+from .scoring import Scored
 from .stages import Stage, own_copy
 
 __all__ = ["Specialize"]

@@ -4,7 +4,7 @@ from moa_dspy.evaluation.comparison import Comparison, Row
 from moa_dspy.evaluation.evaluating import EvaluationInterrupted, estimate_evaluation, evaluate
 from moa_dspy.evaluation.intervals import Interval, difference_interval, mean_interval, wilson
 from moa_dspy.evaluation.measures import Measure, calibration_error, calibration_interval, cut_bins
-from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, metric_name, prediction_of, score
 from moa_dspy.evaluation.perturbing import Perturb, perturb_text
 from moa_dspy.evaluation.plot import check_plot, save_figure, save_plot
 from moa_dspy.evaluation.scores import Answer, System
@@ -30,6 +30,7 @@ __all__ = [
     "estimate_evaluation",
     "evaluate",
     "mean_interval",
+    "metric_name",
     "perturb_text",
     "prediction_of",
     "save_figure",

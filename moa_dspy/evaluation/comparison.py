@@ -6,23 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
 from moa_dspy.evaluation.measures import Measure, measure
 from moa_dspy.evaluation.perturbing import PERTURBED_FROM
 from moa_dspy.evaluation.scores import Kind, ScoredRow, System
+from moa_dspy.evaluation.table import groups_table, measures_table, rows_table, shown_as_text
 from moa_dspy.recording import Recording, Trouble
 from moa_dspy.recording.summary import count_troubles
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["Comparison", "Row"]
 
@@ -217,25 +216,17 @@ class Comparison:
             width: Columns of the terminal: where there is room, intervals get a decimal and columns more space; where
                 there is little, numbers are whole, and calls, tokens and time are left out.
         """
-        from moa_dspy.evaluation.table import rows_table
-
         return rows_table(self, width)
 
     def __str__(self) -> str:
-        from moa_dspy.evaluation.table import shown_as_text
-
         return shown_as_text(self.table())
 
     def split_table(self, key: str | Callable[[dspy.Example], Any]) -> Table:
         """The systems' scores by kind of question, the best of each kind in bold; `key` as for `split`."""
-        from moa_dspy.evaluation.table import groups_table
-
         return groups_table(self, self.split(key))
 
     def measures_table(self) -> Table:
         """The measures as a rich table: a line per system, with 95% intervals."""
-        from moa_dspy.evaluation.table import measures_table
-
         return measures_table(self.measures)
 
     def plot(self, path: str | Path) -> Path:

@@ -15,7 +15,7 @@ from moa_dspy.agent import Agent
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
 from moa_dspy.evaluation.comparison import Comparison
-from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, prediction_of, score
+from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, metric_name, prediction_of, score
 from moa_dspy.evaluation.perturbing import PERTURBED_FROM, Perturb, perturb_text
 from moa_dspy.evaluation.scores import ORACLE, VOTE, Kind, ScoredRow, System, score_row
 from moa_dspy.limits import require_positive
@@ -129,7 +129,7 @@ def evaluate(
             "score one program alone, use dspy.Evaluate."
         )
     require_positive(concurrency=concurrency)
-    named = {_name_of(metric): metric} if metric is not None else {} if metrics else {"exact": "exact"}
+    named = {metric_name(metric): metric} if metric is not None else {} if metrics else {"exact": "exact"}
     scoring = _Scoring(moa, {**named, **(metrics or {})}, concurrency, seed)
     alone = aggregator_as_proposer(moa) if aggregator_alone else None
     judge = "" if alone is None else unused_name(alone.name, [*moa.panels[0].names, *(others or {})])
@@ -138,12 +138,14 @@ def evaluate(
     if isinstance(dataset, Recording):
         if path is not None:
             raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
-        recording, kinds = _find_recorded(moa, dataset, strategies, others, judge)
-        scoring.list_systems(kinds, judge)
+        recording, recorded = _find_recorded(moa, dataset, strategies, others, judge)
+        scoring.list_systems(recorded, judge)
         return scoring.compare(recording)
     chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}
-    scoring.list_systems({**dict.fromkeys(name_strategies(chosen), _STRATEGY), **dict.fromkeys(modules, _OTHER)}, judge)
+    kinds: dict[str, Kind] = {name: "strategy" for name in name_strategies(chosen)}
+    kinds.update({name: "other" for name in modules})
+    scoring.list_systems(kinds, judge)
     examples = scoring.read(dataset, perturb_text if perturb is True else perturb or None)
 
     def on_row(row: Row | None, summary: Summary) -> None:
@@ -172,10 +174,6 @@ def estimate_evaluation(
     alone = aggregator_as_proposer(moa)
     others = {} if alone is None else {unused_name(alone.name, moa.panels[0].names): alone}
     return estimate(moa, dataset, path, strategies=strategies or default_strategies(moa), others=others)
-
-
-_STRATEGY: Kind = "strategy"
-_OTHER: Kind = "other"
 
 
 class _Scoring:
@@ -303,10 +301,6 @@ class _Scoring:
             score(self.metrics[name], example, prediction_of(gold))
 
 
-def _name_of(metric: str | Metric) -> str:
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
-
-
 def _find_recorded(
     moa: MoA,
     recording: Recording,
@@ -334,9 +328,9 @@ def _find_recorded(
     kinds: dict[str, Kind] = {}
     for name in [*(name for name in wanted if name in deciders), *deciders]:
         if name in wanted or (deciders[name] and strategies is None):
-            kinds[name] = _STRATEGY
+            kinds[name] = "strategy"
         elif not deciders[name] and (others is None or name in [*others, judge]):
-            kinds[name] = _OTHER
+            kinds[name] = "other"
     left_out = [name for name in [*(wanted if strategies else ()), *(others or ())] if name not in deciders]
     if left_out:
         logger.warning("%s: not in the recording, and left out, as nobody is asked.", ", ".join(left_out))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison
     from moa_dspy.recording import Recording
 
-__all__ = ["METRICS", "Metric", "MetricError", "as_metric", "prediction_of", "score"]
+__all__ = ["METRICS", "Metric", "MetricError", "as_metric", "metric_name", "prediction_of", "score"]
 
 Metric = Callable[..., Any]
 
@@ -80,7 +80,7 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction) ->
         value = metric(example, prediction)
     except Exception as error:
         raise MetricError(
-            f"The metric {_name(metric)} raised {type(error).__name__}: {error}. It was given the example "
+            f"The metric {metric_name(metric)} raised {type(error).__name__}: {error}. It was given the example "
             f"{_short(example)} and the prediction {_short(prediction)}."
         ) from error
     # Metrics written for GEPA give a prediction of a score and its feedback; numpy's scalars are no Python numbers.
@@ -88,7 +88,7 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction) ->
     value = value.item() if hasattr(value, "item") else value
     if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
         raise MetricError(
-            f"The metric {_name(metric)} gave {value!r}, which is no score: return a number, or True and False. "
+            f"The metric {metric_name(metric)} gave {value!r}, which is no score: return a number, or True and False. "
             f"It was given the example {_short(example)}."
         )
     return float(value)
@@ -162,8 +162,9 @@ def _imported(path: str) -> Metric:
     return metric
 
 
-def _name(metric: Metric) -> str:
-    return getattr(metric, "__name__", type(metric).__name__)
+def metric_name(metric: str | Metric) -> str:
+    """What a metric is called."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 def _short(values: Any) -> str:
