@@ -140,6 +140,8 @@ def evaluate(
             raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
         recording, recorded = _find_recorded(moa, dataset, strategies, others, judge)
         scoring.list_systems(recorded, judge)
+        if perturb and not any(PERTURBED_FROM in row.extra for row in recording):
+            logger.warning("perturb: the recording holds no question in other words, and nobody is asked.")
         return scoring.compare(recording)
     chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}

@@ -54,7 +54,7 @@ class Answer:
         calls: The LM calls that it takes on its own; None where they are not known.
         share: The part of these calls that it takes: a third for one of three samples.
         seconds: Wall time, with the proposers side by side.
-        confidence: The probability that it is right, of a calibrated mixture's own strategy.
+        confidence: The probability that it is right, as a calibrated mixture has it.
     """
 
     outputs: Mapping[str, Any] | None
@@ -166,13 +166,13 @@ class _Scorer:
         return Case(task, self.row.inputs, proposals, {id: agent_of(id) for id in ids})
 
     def _confidence(self, name: str, verdict: RecordedVerdict) -> float | None:
-        """How sure the mixture is of its own strategy's answer; None where it gives none."""
+        """How sure a calibrated mixture is of an answer; of this one's own strategy, also where it was not recorded."""
         calibration, case = self.moa.calibration, self._case(self.moa.panels[-1])
-        if calibration is None or name != self.moa.strategy.name or not case.proposals or verdict.outputs is None:
+        outputs = {} if verdict.outputs is None else typed(verdict.outputs, self.moa.signature)
+        if all(value is None for value in outputs.values()):  # there is none, or it abstained
             return None
-        outputs = typed(verdict.outputs, self.moa.signature)
-        if all(value is None for value in outputs.values()):  # it abstained
-            return None
+        if calibration is None or name != self.moa.strategy.name or not case.proposals:
+            return verdict.confidence
         beside: Any = {"flip_rate": verdict.flip_rate, "fallback_used": verdict.fallback_used}
         return calibration.confidence(weigh_evidence(case, outputs, self.moa.strategy, **beside))
 

@@ -165,14 +165,16 @@ class Asker:
                 row.verdicts[name] = self._ask_other(name, asked, question)
 
     def _ask_other(self, name: str, module: dspy.Module, question: Row) -> RecordedVerdict:
-        started, failed, outputs = time.perf_counter(), None, None
+        started, failed, outputs, sure = time.perf_counter(), None, None, None
         with metered(name) as meter:
             try:
-                outputs = typed_outputs(module(**question.typed_inputs), self.moa.signature)
+                prediction = module(**question.typed_inputs)
+                outputs = typed_outputs(prediction, self.moa.signature)
+                sure = getattr(getattr(prediction, "metadata", None), "confidence", None)
             except Exception as error:
                 failed = Failure(agent=name, error=type(error).__name__, message=redact(str(error))[:500])
         seconds = time.perf_counter() - started
-        return RecordedVerdict(outputs=outputs, failure=failed, calls=meter.calls(), seconds=seconds)
+        return RecordedVerdict(outputs=outputs, confidence=sure, failure=failed, calls=meter.calls(), seconds=seconds)
 
     def _has_changed(self, row: Row) -> bool:
         return not self.force and bool(describe_changes(row.mixture, self.mixture))

@@ -53,6 +53,7 @@ class RecordedVerdict(BaseModel):
         outputs: The answer; None if there is none.
         selected: Id of the proposal that is the answer, where one is.
         flip_rate: Share of a selection's rotations whose verdict was another.
+        confidence: Of another system that is a calibrated mixture.
         failure: Why there is no answer, or why the vote stands in for the aggregator's.
         fallback_used: The aggregator failed; the answer is the vote among the proposals.
         calls: The LM calls that were made for it, those of the proposals not among them.
@@ -65,6 +66,7 @@ class RecordedVerdict(BaseModel):
     outputs: dict[str, Any] | None
     selected: str | None = None
     flip_rate: float | None = None
+    confidence: float | None = None
     failure: Failure | None = None
     fallback_used: bool = False
     calls: list[LMCall] = Field(default_factory=list)

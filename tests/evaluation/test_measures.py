@@ -68,6 +68,16 @@ def test_a_calibrated_mixture_is_measured_by_what_it_said_itself() -> None:
     assert 0 < given.questions < 300
 
 
+def test_other_systems_are_measured_by_what_they_said() -> None:
+    moa, _ = voters({"ada": ["0", "0"], "bo": ["0", "1"]})
+    sure = moa.deepcopy()
+    sums = dict.fromkeys(MEASURES, 0.0) | {"constant": 1.0}
+    sure.calibration = Calibration(measures=sums, agents={"ada": 0, "bo": 0}, questions=50, accuracy=1)
+    found = evaluate(moa, examples(["0", "0"]), others={"sure": sure})
+    [ece] = [one for one in found.measures if one.name == "ECE"]
+    assert (ece.system, round(ece.value, 4)) == ("sure", 0.2689)
+
+
 def test_a_calibration_says_nothing_of_another_strategy() -> None:
     judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "answer": "0"})
     moa, _ = voters({"ada": ["0", "0"], "bo": ["0", "0"]}, aggregator=judge)
@@ -75,6 +85,12 @@ def test_a_calibration_says_nothing_of_another_strategy() -> None:
     moa.calibration = Calibration(measures=sums, agents={"ada": 0, "bo": 0}, questions=50, accuracy=1, threshold=0.9)
     found = evaluate(moa, examples(["0", "0"]), strategies=["synthesis", "voting"], aggregator_alone=False)
     assert [found.scores(name).tolist() for name in ("synthesis", "voting")] == [[1, 1], [0, 0]]
+
+
+def test_a_recording_without_other_wordings_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    moa, _, recording = planted({"ada": 0.7}, questions=3)
+    assert "robustness" not in {one.name for one in evaluate(moa, recording, perturb=True).measures}
+    assert "holds no question in other words" in caplog.text
 
 
 def test_what_cannot_be_measured_costs_nothing() -> None:
