@@ -4,7 +4,7 @@ from typing import Any
 import dspy
 import pytest
 from support.fake_lm import FakeLM
-from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, in_task, mixture, says
+from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, mixture, says
 
 from moa_dspy import Agent, MoA, Strategy, Verdict
 
@@ -251,28 +251,6 @@ class TestPrograms:
         assert [(p.agent, p.outputs) for p in pred.proposals] == [("a", {"answer": "a"}), ("other", {"answer": "b"})]
         assert calls(lms) == {"a": 1, "b": 1, "judge": 1, "stray": 0}
 
-    @both_ways
-    def test_react_proposes(self, ask: Ask) -> None:
-        def search(query: str) -> str:
-            """Find it."""
-            return f"found {query}"
-
-        react = FakeLM(
-            "react",
-            [
-                {"next_thought": "t", "next_tool_name": "search", "next_tool_args": {"query": "it"}},
-                {"next_thought": "t", "next_tool_name": "finish", "next_tool_args": {}},
-                {"reasoning": "r", "answer": "found"},
-            ],
-        )
-        judge = FakeLM("judge", says("judge"))
-        program: Any = dspy.ReAct
-        moa = MoA(QA, [Agent(react, program(QA, tools=[search]))], judge)
-        pred = ask(moa, question="?")
-        assert [p.outputs for p in pred.proposals] == [{"answer": "found"}]
-        assert {name: usage.calls for name, usage in pred.metadata.agents.items()} == {"react": 3, "aggregator": 1}
-        assert "found it" in react.prompts[2]
-
     @every_way
     def test_mixture_proposes_inside_a_mixture(self, ask: Ask) -> None:
         lms = cast("a", "b", "inner_judge", "judge", "stray")
@@ -392,12 +370,6 @@ class TestPrompts:
         moa(question="?")
         assert lms["a"].prompts == lms["b"].prompts
 
-    def test_instructions_are_all_that_differs(self) -> None:
-        lms = cast("a", "b", "judge")
-        proposers = [Agent(lms["a"], instructions="Be brief."), Agent(lms["b"], instructions="Be bold.")]
-        MoA(QA, proposers, lms["judge"], use_specialized_prompts=True)(question="?")
-        assert lms["a"].prompts[0].replace("Be brief.", "Be bold.") == lms["b"].prompts[0] != lms["a"].prompts[0]
-
     def test_users_signature_is_left_alone(self) -> None:
         class Task(dspy.Signature):
             """Answer."""
@@ -464,19 +436,6 @@ class TestBadInput:
 
 
 class TestKeys:
-    def test_missing_one_is_named_before_any_call(self) -> None:
-        lms = cast("a", "judge")
-        moa = MoA(QA, [lms["a"], "anthropic/claude-haiku-4-5"], lms["judge"])
-        with pytest.raises(ValueError, match=r"agent 'claude_haiku_4_5'.*ANTHROPIC_API_KEY is not set"):
-            moa(question="?")
-        assert calls(lms) == {"a": 0, "judge": 0}
-
-    def test_aggregators_missing_one_is_named_before_any_call(self) -> None:
-        lms = cast("a")
-        with pytest.raises(ValueError, match=r"agent 'aggregator'.*OPENAI_API_KEY is not set"):
-            in_task(MoA(QA, [lms["a"]], "openai/gpt-5"), question="?")
-        assert calls(lms) == {"a": 0}
-
     def test_ambient_lm_s_missing_one_is_named_before_any_call(self) -> None:
         lms = cast("a")
         with (

@@ -3,7 +3,6 @@ from typing import Any
 import dspy
 import pytest
 from support.fake_lm import FakeLM
-from support.gate import Gate
 from support.mixtures import QA, Ask, Gives, both_ways, calls, cast, every_way, mixture, says
 
 from moa_dspy import Agent, Limits, MoA, Panel, TooFewProposals
@@ -61,12 +60,6 @@ class TestRound:
     def test_types_the_outputs(self, ask: Ask) -> None:
         round = ask(panel(FakeLM("a", says(["4", "5"])), task="question -> answer: list[int]"), question="?")
         assert round.proposals[0].outputs == {"answer": [4, 5]}
-
-    @every_way
-    def test_asks_all_at_once(self, ask: Ask) -> None:
-        gate = Gate(6)
-        round = ask(panel(*cast("a", "b", "c", gate=gate).values(), samples=2), question="?")
-        assert (len(round.proposals), gate.opened) == (6, 1)
 
     def test_reasoning_is_what_the_program_says_of_it(self) -> None:
         results: list[dict[str, Any]] = [
