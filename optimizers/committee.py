@@ -24,7 +24,7 @@ from .from_answers import Asked, FromAnswers
 from .mixtures import restricted
 from .recipes import Budget, count_rotations
 from .reports import Report
-from .votes import Floats, Votes, Weights, unweighted_voting
+from .votes import Floats, Votes, Weights, voting_of
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick", "price_proposals"]
 
@@ -262,12 +262,9 @@ class SelectCommittee(FromAnswers[MoA]):
             mixture = restricted(moa, chosen.agents, chosen.samples)
             mixture.aggregator.lm = lm
             return mixture
-        if chosen.strategy == "voting":
-            voting = unweighted_voting(moa)
-            voting.weights = dict(chosen.weights)
-            return restricted(moa, chosen.agents, chosen.samples, strategy=voting)
-        strategy = self.strategies[chosen.strategy]
-        return restricted(moa, chosen.agents, chosen.samples, strategy=strategy, aggregator=lm)
+        is_vote = chosen.strategy == "voting"
+        strategy = voting_of(moa, chosen.weights) if is_vote else self.strategies[chosen.strategy]
+        return restricted(moa, chosen.agents, chosen.samples, strategy, None if is_vote else lm)
 
 
 def list_committees(votes: Votes, trained: int, prices: Prices | None = None) -> Iterator[Candidate]:

@@ -184,18 +184,8 @@ def recommend(
 
     What is ahead is used: to wait for proof loses more, as on real answers to 264 questions a gain of 1.6 points
     seldom shows (`tests/bench/committees.py`). Whether the gain is proven, by a 95% interval above 0, is the verdict.
-    Both were picked as the best on these very questions, so both look somewhat better than they are.
-
-    Args:
-        singles: Model -> its scores, one per question; at least one.
-        mixtures: Mixture -> its scores, on the same questions.
-        calls: LM calls per question of each.
-        percent: Whether scores are accuracies, and told in percent.
-
-    Examples:
-        >>> single, vote = np.tile([1.0, 0, 1, 0], 20), np.tile([1.0, 1, 1, 0], 20)
-        >>> recommend({"a": single}, {"vote": vote}, {"a": 1, "vote": 3}).verdict
-        'mix'
+    Both were picked as the best on these very questions, so both look somewhat better than they are. `singles` and
+    `mixtures` give scores per question, `calls` what each takes; `percent` says that scores are accuracies.
     """
     single = max(singles, key=lambda name: singles[name].mean())
     if not mixtures:

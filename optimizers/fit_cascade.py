@@ -143,10 +143,12 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         recording = asked.ask(verdicts=True)
         here, there = asked.count(recording)
         if len(here.scores) < 20 or len(here.columns) < 2:
-            problem = (
-                f"{len(here.scores)} examples and {len(here.columns)} proposals of each are too few for a cascade."
+            found = f"{len(here.scores)} examples and {len(here.columns)} proposals of each"
+            raise CompileInterrupted(
+                f"{found} are too few for a cascade.",
+                "Give 100 examples, and two agents or samples.",
+                recording=recording,
             )
-            raise CompileInterrupted(problem, "Give 100 examples, and two agents or samples.", recording=recording)
         committees = Committees(here, self._weigh(moa, here, judged))
         prices = price_proposals(here.agents, recording)
         looks = committees.look(there if val else here, list(prices.values()), held_out=not val)

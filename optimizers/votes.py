@@ -29,7 +29,7 @@ __all__ = [
     "read_cases",
     "shrink",
     "take_vote",
-    "unweighted_voting",
+    "voting_of",
 ]
 
 Floats = npt.NDArray[np.float64]
@@ -57,7 +57,7 @@ class Votes:
 
         Without a metric all score 0. `MetricError`, for what is no score from 0 to 1, has the recording on it.
         """
-        voting = unweighted_voting(moa)
+        voting = voting_of(moa, {})
 
         def read(example: dspy.Example, row: Row, case: Case) -> tuple[list[str], list[int], list[float]]:
             votes = {id: n for n, found in enumerate(voting.count(case).candidates) for id in found.voters}
@@ -237,18 +237,16 @@ def read_cases(
     return [found[number] for number in range(len(examples))]
 
 
-def unweighted_voting(moa: MoA) -> Voting:
-    """A vote without weights that counts as the mixture's strategy does, if that is a vote."""
+def voting_of(moa: MoA, weights: Mapping[str, float]) -> Voting:
+    """A vote with these weights that counts as the mixture's strategy does, if that is a vote."""
     voting: Any = as_strategy(moa.strategy) if isinstance(moa.strategy, Voting) else Voting()
-    voting.weights = {}
+    voting.weights = dict(weights)
     return voting
 
 
 def take_vote(moa: MoA, agents: Sequence[str], samples: int, weights: Mapping[str, float]) -> MoA:
     """The vote of some of a mixture's agents, for which one answer is enough."""
-    voting = unweighted_voting(moa)
-    voting.weights = dict(weights)
-    mixture = restricted(moa, agents, samples, strategy=voting)
+    mixture = restricted(moa, agents, samples, strategy=voting_of(moa, weights))
     mixture.limits = mixture.panels[0].limits = mixture.limits.model_copy(update={"min_proposals": 1})
     return mixture
 

@@ -1,5 +1,6 @@
 import copy
 import gc
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -56,53 +57,34 @@ class Rewrite(Teleprompter):
         return student
 
 
-def test_each_agent_is_tuned_alone_and_the_student_stays_as_it_is() -> None:
+def test_each_agent_is_tuned_alone_and_the_bill_is_what_the_engines_counted() -> None:
     lms = cast()
-    moa = student(lms)
-    before = prompts(moa)
-    tuned = compiled(lms, moa, specialize(lms))
+    moa, optimizer = student(lms), specialize(lms)
+    before, tuned = prompts(moa), compiled(lms, moa, optimizer)
     assert prompts(moa) == before and "proposers.shared.predict" in before
     assert prompts(tuned) == {
         "proposers.ada.program.predict": TIP,
         "proposers.bo.program.predict": TIP,
         "aggregator.program.synthesize": TIP,
     }
-    assert tuned(question="q3").answer == "a3"
-
-
-def test_the_bill_is_what_the_engines_counted() -> None:
-    lms = cast()
-    optimizer = specialize(lms)
-    compiled(lms, student(lms), optimizer)
-    stages = {stage.name: stage for stage in optimizer.report.stages}
-    assert list(stages) == ["ada", "bo", "proposals", "aggregator"]
-    # Six examples stand in both sets, and are recorded once.
-    assert stages["proposals"].usage.calls == 2 * 6
-    asked = {name: stages[name].usage.calls + 6 for name in ("ada", "bo")} | {
-        "judge": stages["aggregator"].usage.calls,
-        "coach": optimizer.report.optimizer_calls,
-        "stray": 0,
-    }
-    assert asked == calls(lms)
-    assert [stages[name].runs for name in ("ada", "bo")] == [stages[name].usage.calls for name in ("ada", "bo")]
-    assert optimizer.report.joint_calls == sum(stage.runs for stage in stages.values()) * 3
-    usage = optimizer.report.usage
-    assert (usage.calls, usage.prompt_tokens) == (sum(calls(lms).values()), 10 * sum(calls(lms).values()))
-    assert (usage.cost_usd, usage.unpriced_calls) == (None, usage.calls)
-
-
-def test_scores_before_and_after_are_those_of_the_valset() -> None:
-    lms = cast()
-    optimizer = specialize(lms)
-    compiled(lms, student(lms), optimizer)
-    found = [(stage.name, stage.before, stage.after, stage.kept) for stage in optimizer.report.stages]
-    assert found == [
+    report = optimizer.report
+    assert [(stage.name, stage.before, stage.after, stage.kept) for stage in report.stages] == [
         ("ada", 0.5, 1.0, True),
         ("bo", 0.5, 1.0, True),
         ("proposals", None, None, False),
         ("aggregator", 0.5, 1.0, True),
     ]
-    assert optimizer.report.table().row_count == 5
+    assert report.table().row_count == 5 and report.judged_on == "valset"
+    ada, bo, recorded, judge = report.stages
+    # Six examples stand in both sets, and are recorded once.
+    assert recorded.usage.calls == 2 * 6 and (ada.runs, bo.runs) == (ada.usage.calls, bo.usage.calls)
+    asked = {"ada": ada.usage.calls + 6, "bo": bo.usage.calls + 6, "judge": judge.usage.calls}
+    assert asked | {"coach": report.optimizer_calls, "stray": 0} == calls(lms)
+    assert report.joint_calls == sum(stage.runs for stage in report.stages) * 3 > report.calls
+    spent, usage = sum(calls(lms).values()), report.usage
+    assert (usage.calls, usage.prompt_tokens, usage.cost_usd, usage.unpriced_calls) == (spent, 10 * spent, None, spent)
+    assert json.loads(json.dumps(report.to_dict()))["calls"] == report.calls
+    assert tuned(question="q3").answer == "a3"
 
 
 def test_what_is_worse_on_the_valset_is_not_kept() -> None:

@@ -1,6 +1,5 @@
 """The optimizers that know that a mixture is made of agents: stages, vote weights, committees, advice, models."""
 
-import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import dspy
 import pytest
-from rich.console import Console
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
 from support.roles import TIP, TRAIN, School, Task, right, role
@@ -73,44 +71,6 @@ def voters(answers: Mapping[str, list[Any]], **options: Any) -> tuple[MoA, dict[
 # Specialize.
 
 
-def test_specialize_tunes_each_agent_alone_and_counts_what_it_took() -> None:
-    lms = team()
-    moa = student(lms)
-    before, optimizer = instructions(moa), specialize(lms)
-    tuned = compiled(optimizer, moa)
-    report: Any = optimizer.report
-    assert instructions(moa) == before and len(before) == 2 and instructions(tuned) == [TIP] * 3
-    assert tuned(question="q3").answer == "a3"
-    spent = sum(lm.calls for lm in lms.values()) - 3
-    assert report.usage.calls == spent and report.usage.prompt_tokens == 10 * spent
-    assert report.calls == spent - lms["coach"].calls < report.joint_calls
-    assert json.loads(json.dumps(report.to_dict())) and report.table().row_count > 3
-
-
-@pytest.mark.parametrize(
-    "inner",
-    [
-        lambda lms: dspy.BootstrapFewShot(max_bootstrapped_demos=2, max_labeled_demos=0),
-        lambda lms: dspy.BootstrapFewShotWithRandomSearch(right, num_candidate_programs=1),
-        lambda lms: dspy.GEPA(lambda g, p, t, n, s: 0.0, reflection_lm=lms["coach"], max_metric_calls=12),
-    ],
-    ids=["bootstrap", "random search", "gepa"],
-)
-def test_specialize_takes_any_optimizer_and_demos_are_each_agents_own(inner: Any) -> None:
-    lms = team()
-    tuned = compiled(specialize(lms, optimizer=inner(lms)), student(lms))
-    assert tuned(question="q3").answer == "a3"
-    for name, part in tuned.named_predictors():
-        owner = "judge" if "aggregator" in name else next(n for n in ("ada", "bo") if n in name.split("."))
-        assert {demo["reasoning"] for demo in part.demos if "augmented" in demo} <= {f"{owner} wrote this"}
-
-
-def test_specialize_keeps_nothing_that_is_worse_on_the_valset() -> None:
-    lms = team(coach=FakeLM("coach", lambda prompt: {"new_instruction": "Spoil."}))
-    moa = student(lms)
-    assert instructions(compiled(specialize(lms), moa)) == ["Answer the question."] * 2 + instructions(moa)[1:]
-
-
 def test_specialize_tunes_later_layers_and_a_vote_without_an_aggregator() -> None:
     lms = team()
     layered = compiled(specialize(lms), student(lms, layers=2))
@@ -134,19 +94,6 @@ def test_a_metric_may_look_at_the_metadata_in_every_stage() -> None:
     assert seen == {1, 2}
 
 
-def test_a_compile_that_dies_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
-    lms = team(judge=FakeLM("judge", lambda prompt: GONE))
-    moa = student(lms)
-    with pytest.raises(Exception, match=r"(?s)aggregator.*revoked"):
-        compiled(specialize(lms, checkpoint=tmp_path / "c"), moa)
-    spent = calls(lms)
-    moa.aggregator.lm = role("judge")
-    tuned = compiled(specialize(lms, checkpoint=tmp_path / "c"), moa)
-    assert (lms["ada"].calls, lms["bo"].calls) == (spent["ada"], spent["bo"]) and instructions(tuned) == [TIP] * 3
-    with pytest.raises(ValueError, match="another compile"):
-        compiled(specialize(lms, checkpoint=tmp_path / "c", seed=1), moa)
-
-
 def test_a_prompt_per_model_pays_where_models_need_different_prompts() -> None:
     questions = bundled_questions()
     train, val, held = questions[::5], questions[1::5], questions[2::5]
@@ -162,17 +109,6 @@ def test_a_prompt_per_model_pays_where_models_need_different_prompts() -> None:
 
 
 # Weights of a vote.
-
-
-def test_weights_overrule_a_lobby() -> None:
-    moa, lms = voters({"bo": LOBBY, "cy": LOBBY, "ada": GOLD}, strategy=Voting(tolerance=0.5))
-    optimizer = FitVoteWeights("exact")
-    weighted: Any = optimizer.compile(moa, trainset=examples(GOLD))
-    assert (moa(question="q0").answer, weighted(question="q0").answer) == ("1", "0")
-    strategy, report = weighted.strategy, optimizer.report
-    assert strategy.weights["ada"] > strategy.weights["bo"] + strategy.weights["cy"] and strategy.tolerance == 0.5
-    assert calls(lms) == dict.fromkeys(lms, 62) and report is not None and report.usage.calls == 180
-    assert report.reason and json.loads(json.dumps(report.to_dict()))
 
 
 def test_weights_that_make_it_worse_are_not_kept() -> None:
@@ -221,20 +157,6 @@ def test_a_committee_keeps_its_prompts_and_is_saved(tmp_path: Path) -> None:
 
 
 # Advice.
-
-
-def test_a_diagnosis_says_what_to_use_and_why(tmp_path: Path) -> None:
-    moa, lms = voters(TRIO)
-    found: Any = diagnose(moa, examples(GOLD), strategies=["voting"], self_moa=False)
-    assert found.recommendation.reason and len(found.reasons) > 1 and calls(lms) == dict.fromkeys(lms, 60)
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(found.table(80))
-    text = console.export_text()
-    assert all(name in text for name in lms) and max(map(len, text.splitlines())) <= 80
-    told = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert told["recommendation"]["verdict"] == "mix"
-    pytest.importorskip("matplotlib")
-    assert found.plot(tmp_path / "quality.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(("panel", "verdict"), [({**ACE, **NOISE}, "single"), (TRIO, "mix")])
