@@ -91,11 +91,11 @@ class Budget:
     def end(self, calls: Iterable[LMCall]) -> None:
         """End a question that took these calls."""
         billed = [call for call in calls if not call.cache_hit]
-        took = {"calls": float(len(billed)), "USD": sum(call.cost_usd or 0.0 for call in billed)}
         with self._changed:
             self._under_way -= 1
-            if billed and all(call.error == "Unfinished" for call in billed):
-                took["USD"] = self._each["USD"]  # nobody knows: it was lost under way
+            lost = self._each["USD"] / max(1.0, self._each["calls"])  # nobody knows what took one that was abandoned
+            costs = [lost if call.error == "Unfinished" else call.cost_usd or 0.0 for call in billed]
+            took = {"calls": float(len(billed)), "USD": sum(costs)}
             if took["USD"] and not self._spent["USD"]:
                 self._each["USD"] = 0.0  # it was a guess
             for unit, amount in took.items():

@@ -25,8 +25,9 @@ from moa_dspy.recording.rows import Row
 from moa_dspy.secrets import strip_lm
 from moa_dspy.usage import LMCall
 
-__all__ = ["ENGINES", "Answer", "WorkerDied", "opened"]
+__all__ = ["ENGINES", "Answer", "opened"]
 
+_TRIES = 3  # of a question whose worker died: it may be the question that kills them
 ENGINES = ("local", "ray", "batch")
 
 # Question, what is known of it, the row it will replace, and how many LM calls it may take -> row, calls made for it.
@@ -35,15 +36,7 @@ Answer: TypeAlias = Callable[[Row, "Row | None", "Row | None", "int | None"], tu
 
 
 class WorkerDied(Exception):
-    """A worker was lost with the question it was asking.
-
-    Attributes:
-        calls: The LM calls that it may have made: nobody knows which, nor what they cost.
-    """
-
-    def __init__(self, message: str, calls: list[LMCall]) -> None:
-        super().__init__(message)
-        self.calls = calls
+    """Workers were lost with the question that they were asking."""
 
 
 @contextmanager
@@ -111,20 +104,24 @@ class _Workers:
     def answer(
         self, question: Row, earlier: Row | None, replaced: Row | None, max_calls: int | None
     ) -> tuple[Row, list[LMCall]]:
-        place = self._free.get()
-        try:
+        lost: list[LMCall] = []
+        for _ in range(_TRIES):
+            place = self._free.get()
             worker = self._workers[place]
             try:
                 # In one piece, in which a call that stands in two rows stays one.
-                return self._ray.get(worker.answer.remote((question, earlier, replaced, max_calls)))
-            except self._ray.exceptions.RayActorError as error:
+                row, calls = self._ray.get(worker.answer.remote((question, earlier, replaced, max_calls)))
+                row.earlier_calls += lost
+                return row, calls + lost
+            except self._ray.exceptions.RayActorError:
+                lost += self._asker.unfinished()
                 with self._starting:
                     if self._is_open and self._workers[place] is worker:
                         self._workers[place] = self._start(place)
-                message = f"The worker that asked it was lost ({type(error).__name__}), and what it had paid with it."
-                raise WorkerDied(message, self._asker.unfinished()) from None
-        finally:
-            self._free.put(place)
+            finally:
+                self._free.put(place)
+        died = WorkerDied(f"{_TRIES} workers were lost asking it, and what they had paid with them.")
+        return self._asker.fail(question, earlier, replaced, died, lost), lost
 
     def close(self) -> None:
         with self._starting:

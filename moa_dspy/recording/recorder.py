@@ -20,7 +20,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.recording.asking import Asker
 from moa_dspy.recording.batches import Batches, as_batched
 from moa_dspy.recording.budget import Budget, Estimate
-from moa_dspy.recording.engines import Answer, WorkerDied, opened
+from moa_dspy.recording.engines import Answer, opened
 from moa_dspy.recording.files import RecordingFile, read_rows
 from moa_dspy.recording.identity import PANEL, describe_changes
 from moa_dspy.recording.questions import as_questions
@@ -32,8 +32,6 @@ from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import hash_of
 
 __all__ = ["estimate", "record"]
-
-_TRIES = 3  # of a question whose worker died: it may be the question that kills them
 
 
 def record(
@@ -216,9 +214,8 @@ class _Work:
         if self.error is not None:
             raise self.error
 
-    def ask(self, question: Row, tries: int = _TRIES) -> tuple[Row | None, list[LMCall]]:
-        """The question's row, and the calls that were made for it; none if it is not ours to ask."""
-        again = False
+    def ask(self, question: Row) -> tuple[Row | None, list[LMCall]]:
+        """The question's row, and the calls that were made for it; none if it is not ours to ask, or still waits."""
         try:
             if not self.kept.claim(question.key):
                 return None, []
@@ -235,22 +232,12 @@ class _Work:
                     return None, []
                 earlier = there or self.earlier.get(question.key)
                 replaced = self.kept.rows.get(question.key) or earlier
-                try:
-                    row, calls = self.answer(question, earlier, replaced, self.budget.share(self.alone))
-                    if row is None:
-                        return None, []
-                except WorkerDied as death:
-                    if self.count_stops() > 1:
-                        return None, []
-                    again, calls = tries > 1, death.calls
-                    row = self.asker.fail(question, earlier, replaced, death, calls)
-                self.kept.append(row)
+                row, calls = self.answer(question, earlier, replaced, self.budget.share(self.alone))
+                if row is not None:
+                    self.kept.append(row)
+                return row, calls
             finally:
                 self.budget.end(calls)
-            if again and not self.count_stops():
-                latest, more = self.ask(question, tries - 1)
-                return latest or row, calls + more
-            return row, calls
         except Exception as error:
             self.error = self.error or error
             return None, []
