@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections import deque
@@ -14,10 +13,9 @@ from typing import Any
 
 import dspy
 import mlflow
-from dspy.clients.model_metadata import model_info
 from mlflow.dspy.callback import MlflowCallback
 from mlflow.entities import NoOpSpan, SpanType
-from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey, TraceMetadataKey
+from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey
 
 from moa_dspy.agent import Agent
 from moa_dspy.meter import METER, watch_lm
@@ -25,8 +23,9 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import is_secret, mask, remembered, secret_values
 from moa_dspy.strategies import Strategy, Verdict
+from moa_dspy.tracking.attributes import describe_call, describe_outcome, find_call, find_place, name_agent, sum_up
 from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
-from moa_dspy.usage import LMCall, call_of
+from moa_dspy.usage import LMCall
 from moa_dspy.values import to_jsonable
 
 __all__ = ["Spans"]
@@ -111,15 +110,18 @@ class Spans(MlflowCallback):
             if opened is not None:
                 opened.linked = links.get(instance, {})
         elif isinstance(instance, Agent):
-            place, case = _place(instance), given.get("case")
-            opened = self._start(call_id, _name(place, instance), SpanType.AGENT, None, place)
+            place, case = find_place(instance), given.get("case")
+            opened = self._start(call_id, name_agent(place, instance), SpanType.AGENT, None, place)
             if opened is not None:
                 # A strategy is shown the whole case: its proposals stand in the spans beside.
                 opened.inputs = given if case is None else case.inputs
                 if not self._is_full:
                     self._agents[opened.span.span_id] = opened
                     opened.settings = self._listen_to_lm(instance)
-        elif not (isinstance(instance, _INSIDE) and any(isinstance(caller, Agent) for caller in _callers())):
+        elif not (
+            isinstance(instance, _INSIDE)
+            and any(isinstance(caller, Agent) for caller in dspy.settings.caller_modules or ())
+        ):
             kind = SpanType.AGENT if isinstance(instance, dspy.ReAct) else SpanType.CHAIN
             self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
 
@@ -133,7 +135,7 @@ class Spans(MlflowCallback):
             self._end_agent(opened, exception)
         metadata = metadata_of(outputs, exception)
         if metadata is not None:
-            opened.span.set_attributes(_facts(metadata))
+            opened.span.set_attributes(describe_outcome(metadata))
         if self._roots.get(opened.trace_id) is opened:
             sums = _describe_trace(opened, metadata)
             self.made[opened.trace_id] = sums
@@ -146,7 +148,7 @@ class Spans(MlflowCallback):
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._secrets.learn([instance])
         parent = mlflow.get_current_active_span()
-        if parent is None or self._is_full:
+        if parent is None:
             opened = self._start(call_id, instance.model, SpanType.CHAT_MODEL, None)
             parent = None if opened is None else opened.span
         if parent is not None and self._is_traced(None):
@@ -162,9 +164,11 @@ class Spans(MlflowCallback):
             return
         asked.end, asked.error = time.time_ns(), exception
         asked.outputs = None if outputs is None else self._secrets.mask(to_jsonable(outputs))
-        asked.attributes, call = self._describe_call(asked.lm, outputs)
-        root = self._roots.get(asked.parent.trace_id)
-        if root is not None and call is not None and _is_billed(call):
+        call, root = find_call(asked.lm, outputs), self._roots.get(asked.parent.trace_id)
+        settings = {name: value for name, value in asked.lm.kwargs.items() if value is not None}
+        told = self._secrets.mask(to_jsonable(settings))
+        asked.attributes = {**describe_call(asked.lm.model, call), "moa.settings": told}
+        if root is not None and call is not None:
             root.calls.append(call)
         opened, agent = self._open.get(call_id), self._agents.get(asked.parent.span_id)
         if opened is not None:
@@ -294,40 +298,14 @@ class Spans(MlflowCallback):
             span.record_exception(self._secrets.mask_error(asked.error))
         span.end(outputs=asked.outputs, end_time_ns=asked.end)
 
-    def _describe_call(self, lm: Any, outputs: Any) -> tuple[dict[str, Any], LMCall | None]:
-        """The attributes of an LM call's span, and what it was billed, as far as DSPy wrote that down."""
-        call = _find_call(lm, outputs)
-        attributes = {
-            SpanAttributeKey.MODEL: lm.model,
-            SpanAttributeKey.MESSAGE_FORMAT: "dspy",
-            "moa.settings": self._secrets.mask(to_jsonable({n: v for n, v in lm.kwargs.items() if v is not None})),
-        }
-        if "/" in lm.model:
-            attributes[SpanAttributeKey.MODEL_PROVIDER] = lm.model.partition("/")[0]
-        if call is not None and _is_billed(call):
-            attributes[SpanAttributeKey.CHAT_USAGE] = _tokens(call)
-            if call.cost_usd is not None:
-                attributes[SpanAttributeKey.LLM_COST] = _cost(call)
-        elif call is not None:
-            attributes["moa.cache_hit"] = True
-        return attributes, call
-
 
 def _describe_trace(root: _Open, metadata: MoAMetadata | None) -> dict[str, str]:
     """Say of the trace under way what it took, and whose it is; gives the former.
 
     MLflow's server adds up what has arrived, which can lack the last spans: the sums go with the root.
     """
-    billed = [call for call in (root.calls if metadata is None else metadata.calls) if _is_billed(call)]
-    priced = [call for call in billed if call.cost_usd is not None]
-    sums = {}
-    if billed:
-        sums[TraceMetadataKey.TOKEN_USAGE] = _add([_tokens(call) for call in billed])
-    if priced:
-        costs = [_cost(call) for call in priced]
-        shared = set.intersection(*map(set, costs))
-        sums[TraceMetadataKey.COST] = _add([{kind: cost[kind] for kind in cost if kind in shared} for cost in costs])
-    tags = {"moa.unpriced_calls": str(len(billed) - len(priced)), **root.linked.get("tags", {})}
+    sums, unpriced = sum_up(root.calls if metadata is None else metadata.calls)
+    tags = {"moa.unpriced_calls": str(unpriced), **root.linked.get("tags", {})}
     if metadata is not None:
         tags |= {"moa.strategy": metadata.strategy, "moa.degraded": str(metadata.degraded).lower()}
     run_id = None if root.watch is None else root.watch.run_id
@@ -336,91 +314,8 @@ def _describe_trace(root: _Open, metadata: MoAMetadata | None) -> dict[str, str]
     return sums
 
 
-def _callers() -> list[Any]:
-    return dspy.settings.caller_modules or []
-
-
-def _place(agent: Agent) -> dict[str, Any]:
-    """Where in a mixture an agent is called, as attributes of its span."""
-    moa = next((caller for caller in reversed(_callers()) if isinstance(caller, MoA)), None)
-    if moa is None or agent is moa.aggregator:
-        return {"moa.role": "agent" if moa is None else "aggregator", "moa.agent": agent.name}
-    numbers = [n for n, panel in enumerate(moa.panels, start=1) if any(agent is member for member in panel.agents)]
-    layer = {"moa.layer": numbers[0]} if numbers and len(moa.panels) > 1 else {}
-    return {"moa.role": "proposer" if numbers else "agent", "moa.agent": agent.name, **layer}
-
-
-def _name(place: Mapping[str, Any], agent: Agent) -> str:
-    """What a reader sees: `proposer alice (simulated/alice)`, `layer 2: proposer ...`, `aggregator (...)`."""
-    role, layer = place["moa.role"], place.get("moa.layer")
-    words = [f"layer {layer}:" if layer else "", role, "" if role == agent.name else agent.name]
-    return " ".join(filter(None, [*words, f"({agent.model})" if agent.model else ""]))
-
-
-def _facts(metadata: MoAMetadata) -> dict[str, Any]:
-    """What came of a mixture's call, as attributes of its span."""
-    facts = {name: getattr(metadata, name) for name in _FACTS}
-    facts["failures"] = [f"{failure.agent}: {failure.error}" for failure in metadata.failures]
-    return {f"moa.{name}": value for name, value in facts.items() if value is not None}
-
-
-_FACTS = ("answered_by", "fallback_used", "selected", "agreement", "degraded")
-
-
-def _find_call(lm: Any, outputs: Any) -> LMCall | None:
-    """What DSPy wrote of an LM call into the LM's history; None if it wrote nothing.
-
-    DSPy hands the list that it wrote there on to the callbacks, so that the call's own entry is found by identity,
-    whoever else asks meanwhile.
-    """
-    entries = [] if outputs is None else lm.history[-1000:]
-    entry = next((entry for entry in reversed(entries) if entry["outputs"] is outputs), None)
-    if entry is None:
-        return None
-    call, prices = call_of(entry, "program"), vars(lm).get("prices")
-    if prices is not None:  # stated by the user, see `models.as_lm`
-        call.cost_usd = prices.cost(call.prompt_tokens, call.completion_tokens)
-    return call
-
-
-def _is_billed(call: LMCall) -> bool:
-    return bool(call.prompt_tokens or call.completion_tokens)
-
-
-def _add(parts: list[dict[str, float]]) -> str:
-    """The sums by name, as JSON."""
-    return json.dumps({name: sum(part.get(name, 0) for part in parts) for part in parts for name in part})
-
-
-def _tokens(call: LMCall) -> dict[str, float]:
-    """Tokens as MLflow's pages read them."""
-    return {
-        TokenUsageKey.INPUT_TOKENS: call.prompt_tokens,
-        TokenUsageKey.OUTPUT_TOKENS: call.completion_tokens,
-        TokenUsageKey.TOTAL_TOKENS: call.prompt_tokens + call.completion_tokens,
-        **({TokenUsageKey.CACHE_READ_INPUT_TOKENS: call.cached_tokens} if call.cached_tokens else {}),
-    }
-
-
-_COSTS = (CostKey.INPUT_COST, CostKey.OUTPUT_COST, CostKey.TOTAL_COST)
-
-
-def _cost(call: LMCall) -> dict[str, float]:
-    """The cost of a call in USD, and its parts where the prices of both are known."""
-    total = call.cost_usd or 0.0
-    prices = _prices(call.model)
-    asked, answered = call.prompt_tokens * prices[0], call.completion_tokens * prices[1]
-    if not asked + answered:
-        return {CostKey.TOTAL_COST: total}
-    share = total / (asked + answered)
-    return dict(zip(_COSTS, (asked * share, answered * share, total), strict=True))
-
-
-@lru_cache(maxsize=256)
-def _prices(model: str) -> tuple[float, float]:
-    provider, name = model.split("/", 1) if "/" in model else ("openai", model)
-    info = model_info(provider, name)
-    return float(info.get("input_cost_per_token") or 0.0), float(info.get("output_cost_per_token") or 0.0)
+def _is_in_agent() -> bool:
+    return any(isinstance(caller, Agent) for caller in dspy.settings.caller_modules or ())
 
 
 _is_secret = lru_cache(maxsize=4096)(is_secret)
