@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextvars
+import importlib.util
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import mlflow
 
@@ -46,6 +48,7 @@ def check_store() -> None:
         TimeoutError: If it does not within its limit.
         Exception: What MLflow says of it.
     """
+    _note_missing_modules()
     within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
 
 
@@ -103,6 +106,17 @@ def mask_address(address: str) -> str:
         'https://***@host:5000/?token=***'
     """
     return redact(address)
+
+
+def _note_missing_modules() -> None:
+    """Tell Python, where it looks first, that what MLflow looks for with every request is not installed.
+
+    Else a request in the background holds Python's import lock and waits for that of MLflow's import hooks, while
+    `mlflow.genai.evaluate` holds the latter and waits for the former: for ever.
+    """
+    for name in ("dbruntime", "IPython", "pyspark"):
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            cast("dict[str, Any]", sys.modules)[name] = None
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:

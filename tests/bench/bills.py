@@ -28,8 +28,6 @@ import mlflow
 import mlflow.genai
 import mlflow.litellm
 from mlflow.dspy import autolog as mlflow_autolog
-from rich.console import Console
-from rich.table import Table
 from support.mixtures import EXAMPLES, QA
 from support.mlflow_server import migrated, mlflow_server
 from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
@@ -91,12 +89,12 @@ def tracked(work: Callable[[MoA], object], **options: Any) -> Callable[[Provider
     return scenario
 
 
-def compiled(make: Callable[[Provider], Any], by: str = "block", **given: Any) -> Callable[[Provider], None]:
+def compiled(make: Callable[[Provider], Any], strategy: Any = "synthesis", **given: Any) -> Callable[[Provider], None]:
     """An optimizer's work: as a run by itself."""
 
     def scenario(provider: Provider) -> None:
         with dspy.context(lm=provider.lm(5)):
-            make(provider).compile(provider.mixture(), trainset=EXAMPLES, **given)
+            make(provider).compile(provider.mixture(strategy=strategy), trainset=EXAMPLES, **given)
 
     return scenario
 
@@ -186,7 +184,7 @@ def command(words: str) -> Callable[[Provider], None]:
         models = [{"model": "openai/gpt-4o-mini", "api_base": provider.url, "temperature": n / 10} for n in (1, 2)]
         config = {"signature": QA, "proposer_models": models, "aggregator_model": {**models[0], "temperature": 0.3}}
         Path("moa.json").write_text(json.dumps(config))
-        done = CliRunner().invoke(app, [*words.split(), "--config", "moa.json", "--no-cache", "--mlflow"])
+        done = CliRunner().invoke(app, [*words.split(), "--config", "moa.json", "--mlflow"])
         assert done.exit_code == 0, done.output
 
     return scenario
@@ -225,7 +223,7 @@ SCENARIOS: dict[str, Callable[[Provider], None]] = {
     "SIMBA": compiled(
         lambda provider: dspy.SIMBA(metric=metric, bsize=3, num_candidates=2, max_steps=1, num_threads=2)
     ),
-    "FitVoteWeights": compiled(lambda provider: optimizers.FitVoteWeights("exact")),
+    "FitVoteWeights": compiled(lambda provider: optimizers.FitVoteWeights("exact"), "voting"),
     "SelectCommittee": compiled(lambda provider: optimizers.SelectCommittee("exact")),
     "Specialize": compiled(
         lambda provider: optimizers.Specialize("exact", recipe="quick", reflection_lm=provider.lm(6), num_threads=2),
@@ -242,19 +240,20 @@ SCENARIOS: dict[str, Callable[[Provider], None]] = {
 
 
 def main() -> None:
-    """Play the scenarios, or those whose names hold a word given, and print the table."""
-    table = Table("", "provider", "runs", "traces", title="LM calls, tokens, USD", title_justify="left")
+    """Play the scenarios, or those whose names hold a word given, and print a table."""
     with tempfile.TemporaryDirectory() as folder, Provider() as provider:
         os.chdir(folder)
+        dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
         with mlflow_server(Path(folder), migrated(Path(folder) / "server.db")) as url:
             mlflow.set_tracking_uri(url)
+            print("| LM calls, tokens, USD | provider | runs | traces |", "|---|---|---|---|", sep="\n")
             for name, scenario in SCENARIOS.items():
                 if not sys.argv[1:] or any(word in name for word in sys.argv[1:]):
                     try:
-                        table.add_row(name, *played(name, scenario, provider))
+                        row = played(name, scenario, provider)
                     except Exception as error:
-                        table.add_row(name, f"{type(error).__name__}: {error}"[:200], "", "")
-    Console(width=120).print(table)
+                        row = (f"{type(error).__name__}: {error}"[:200],)
+                    print("", name, *row, "", sep=" | ", flush=True)
 
 
 def played(name: str, scenario: Callable[[Provider], None], provider: Provider) -> tuple[str, ...]:
@@ -275,7 +274,10 @@ def played(name: str, scenario: Callable[[Provider], None], provider: Provider) 
     asked = [span for trace in traces for span in trace.data.spans if span.span_type == "CHAT_MODEL"]
     summed = [(trace.info.token_usage or {}).get("total_tokens", 0) for trace in traces]
     costs = [(trace.info.cost or {}).get("total_cost", 0) for trace in traces]
-    return shown(counted), compared(counted, logged), compared(counted, (len(asked), sum(summed), sum(costs)))
+    said = compared(counted, logged)
+    if said != _SAME:
+        said += f", {sum(one.get('unpriced_calls', 0) for one in held):.0f} unpriced"
+    return shown(counted), said, compared(counted, (len(asked), sum(summed), sum(costs)))
 
 
 def shown(bill: Bill) -> str:
@@ -283,8 +285,10 @@ def shown(bill: Bill) -> str:
 
 
 def compared(counted: Bill, told: Bill) -> str:
-    return "the same" if told[:2] == counted[:2] and abs(told[2] - counted[2]) < 1e-9 else shown(told)
+    return _SAME if told[:2] == counted[:2] and abs(told[2] - counted[2]) < 1e-9 else shown(told)
 
+
+_SAME = "the same"
 
 if __name__ == "__main__":
     main()

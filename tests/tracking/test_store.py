@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import dspy
 import mlflow
 import pytest
+from mlflow.utils.import_hooks import register_post_import_hook
 from support.mixtures import EXAMPLES, cast, mixture
 from support.mlflow_server import broken_server, free_port, hanging_server, mlflow_server
 
@@ -187,6 +188,25 @@ def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: P
         assert process.stdout is not None and len(process.stdout.readline().strip()) == 32
     _, said = process.communicate("\n", timeout=60)  # MLflow by itself asks for 247 s
     assert process.returncode == 0 and "is incomplete. It lacks: its end" in said
+
+
+def test_requests_do_not_wait_for_mlflows_import_hooks(local: Path) -> None:
+    moa_dspy.autolog()
+    ended = []
+
+    def fail(url: str) -> None:
+        with suppress(mlflow.MlflowException):
+            mlflow.MlflowClient(url).search_experiments()
+
+    def ask(module: object) -> None:  # MLflow calls it at once, and keeps others from its hooks meanwhile
+        asking = threading.Thread(target=fail, args=(f"http://127.0.0.1:{free_port()}",))
+        asking.start()
+        asking.join(10)
+        ended.append(not asking.is_alive())
+
+    fail(f"http://127.0.0.1:{free_port()}")  # imports what the first request needs
+    register_post_import_hook(ask, "json")
+    assert ended == [True]
 
 
 def test_what_waits_for_a_slow_store_goes_out_together() -> None:
