@@ -20,7 +20,7 @@ from mlflow.tracing.config import get_config
 
 from moa_dspy.tracking.run import Writer
 from moa_dspy.tracking.spans import Spans
-from moa_dspy.tracking.store import check_store, describe, limit, logger, mask_address, within
+from moa_dspy.tracking.store import LIMIT_AT_END, check_store, describe, logger, mask_address, within
 from moa_dspy.tracking.track import Tracked, track
 from moa_dspy.tracking.watch import BLOCK
 
@@ -123,7 +123,7 @@ class _Session(Spans):
         try:
             within(seconds, mlflow.flush_trace_async_logging)
             self._writer.finish(seconds)
-            lost = within(limit(), lambda: _count_lost(made))
+            lost = within(LIMIT_AT_END, lambda: _count_lost(made))
             why = "MLflow's log says why"
         except Exception as error:
             lost, why = len(made), describe(error)
