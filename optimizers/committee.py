@@ -240,8 +240,11 @@ class SelectCommittee(FromAnswers[MoA]):
         candidates.sort(key=lambda one: one.calls)
         chosen = pick(candidates, lambda one: one.calls if self.max_usd is None else one.cost_usd or 0.0)
         where = "of the valset" if has_valset else "held out"
-        if not has_valset and chosen.strategy != "voting":
-            where = "by which its proposers were chosen too, so that it looks better than it is: a valset tells more"
+        if chosen.strategy != "voting":
+            where = (
+                f"of the {'valset' if has_valset else 'trainset'}, by which its proposers were chosen too (it looks "
+            )
+            where += "better than it is)"
         reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on "
         reason += f"{len(chosen.scores)} examples {where}"
         single = next((one for one in candidates if one.is_single), None)

@@ -108,6 +108,7 @@ def test_strategies_that_ask_the_aggregator_are_tried_on_recorded_proposals() ->
     assert (compiled.strategy.name, report.chosen.score) == ("selection", 1.0) and report.chosen.calls <= 4
     assert calls(lms) == dict.fromkeys(lms, 60) and referee.calls <= 60
     assert report.usage.calls == 180 + referee.calls <= budget.calls == 240
+    assert "60 examples of the trainset, by which its proposers were chosen too" in report.reason
     assert compiled(question="q7").answer == "0"
 
 
