@@ -241,10 +241,8 @@ class SelectCommittee(FromAnswers[MoA]):
         chosen = pick(candidates, lambda one: one.calls if self.max_usd is None else one.cost_usd or 0.0)
         where = "of the valset" if has_valset else "held out"
         if chosen.strategy != "voting":
-            where = (
-                f"of the {'valset' if has_valset else 'trainset'}, by which its proposers were chosen too (it looks "
-            )
-            where += "better than it is)"
+            where = f"of the {'valset' if has_valset else 'trainset'}, by which its proposers were chosen too"
+            where += " (it looks better than it is)"
         reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on "
         reason += f"{len(chosen.scores)} examples {where}"
         single = next((one for one in candidates if one.is_single), None)
