@@ -49,7 +49,8 @@ class Calibration(BaseModel):
     @classmethod
     def of(cls, coefficients: Iterable[float], agents: Sequence[str], questions: int, accuracy: float) -> Calibration:
         """The calibration with these coefficients, in the order of `Evidence.row`."""
-        numbers = [round(float(number), 6) for number in coefficients]
+        # To so many digits that an answer on the threshold, as many are, stays there.
+        numbers = [round(float(number), 12) for number in coefficients]
         measures: dict[str, float] = dict(zip(MEASURES, numbers, strict=False))
         by_agent = dict(zip(agents, numbers[len(MEASURES) :], strict=True))
         return cls(measures=measures, agents=by_agent, questions=questions, accuracy=accuracy)

@@ -180,12 +180,24 @@ class Comparison:
         Args:
             key: The name of a field of the dataset, or what gives an example's group.
         """
-        groups: dict[Any, list[ScoredRow]] = {}
-        for question in self.questions:
-            group = question.example.get(key) if isinstance(key, str) else key(question.example)
-            groups.setdefault(group, []).append(question)
+
+        def group(questions: Sequence[ScoredRow]) -> dict[Any, list[ScoredRow]]:
+            groups: dict[Any, list[ScoredRow]] = {}
+            for one in questions:
+                groups.setdefault(one.example.get(key) if isinstance(key, str) else key(one.example), []).append(one)
+            return groups
+
+        further = {name: other.split(key) for name, other in self.further.items()}
+        reworded = group(self.perturbed)
         return {
-            group: replace(self, questions=questions, planned=len(questions)) for group, questions in groups.items()
+            name: replace(
+                self,
+                questions=questions,
+                planned=len(questions),
+                further={metric: parts[name] for metric, parts in further.items()},
+                perturbed=reworded.get(name, ()),
+            )
+            for name, questions in group(self.questions).items()
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -227,6 +227,10 @@ class _Scoring:
         for question in questions:
             example = self.examples[question.key].with_inputs(*self.moa.signature.input_fields)
             for number, changed in enumerate(perturb(example), start=1):
+                if not isinstance(changed, dspy.Example):
+                    raise TypeError(
+                        f"perturb gave {changed!r:.60}, which is no Example. Write example.copy(field=...)."
+                    )
                 known = {PERTURBED_FROM: str(question.id)}
                 if "id" not in self.moa.signature.fields:
                     known["id"] = f"{question.id}~{number}"

@@ -104,19 +104,19 @@ def test_a_promise_sets_a_threshold_that_keeps_it() -> None:
 
 @every_way
 def test_a_limit_promises_what_the_calibration_bears(ask: Any, tmp_path: Path) -> None:
-    moa, lms = voters(PANEL, limits=Limits(max_error=0.4))
-    with pytest.raises(ValueError, match=r"Limits\(max_error=0\.4\) promises .* Calibrate it: Calibrate"):
+    moa, lms = voters(PANEL, limits=Limits(max_error=0.15))
+    with pytest.raises(ValueError, match=r"Limits\(max_error=0\.15\) promises .* Calibrate it: Calibrate"):
         ask(moa, question="q0")
     assert lms["ada"].calls == 0
     limited: Any = Calibrate("exact").compile(moa, trainset=examples(GOLD))
-    promised: Any = Calibrate("exact", max_error=0.4).compile(voters(PANEL)[0], trainset=examples(GOLD))
-    assert limited.certainty == promised.certainty and limited.certainty.max_error == 0.4
+    promised: Any = Calibrate("exact", max_error=0.15).compile(voters(PANEL)[0], trainset=examples(GOLD))
+    assert limited.certainty == promised.certainty and limited.certainty.max_error == 0.15
     plain: Any = Calibrate("exact", on_unsure="flag").compile(voters(PANEL)[0], trainset=examples(GOLD))
     plain.save(tmp_path / "moa.json")
     fresh: Any = voters(PANEL)[0]
     fresh.load(tmp_path / "moa.json")
     assert not ask(fresh, question="q59").metadata.abstained
-    fresh.limits = Limits(max_error=0.4)
+    fresh.limits = Limits(max_error=0.15)
     assert fresh.certainty.threshold == promised.certainty.threshold
     assert [(one.answer, one.metadata.abstained) for n in (0, 59) if (one := ask(fresh, question=f"q{n}"))] == [
         ("0", False),
@@ -125,6 +125,14 @@ def test_a_limit_promises_what_the_calibration_bears(ask: Any, tmp_path: Path) -
     fresh.limits = Limits(max_error=0.01)
     with pytest.raises(ValueError, match=r"The 60 rows .* at most 1\.0% of .*; the least that they bear is \d+%"):
         ask(fresh, question="q0")
+
+
+def test_answers_on_the_threshold_are_given() -> None:
+    moa, asked, recording = planted({"ada": 0.7, "bo": 0.6, "cy": 0.5, "dan": 0.6}, 400, alternatives=3, seed=3)
+    sure: Any = Calibrate("exact", max_error=0.15).compile(moa, trainset=asked, recorded=recording)
+    said = [replay(sure, recording)(question=f"q{number}").metadata for number in range(60)]
+    on_it = [one.abstained for one in said if abs(one.confidence - sure.calibration.threshold) < 1e-4]
+    assert len(on_it) > 2 and not any(on_it)
 
 
 def test_a_shift_is_told() -> None:
@@ -198,7 +206,7 @@ def test_it_survives_an_optimizer_and_ends_with_another_panel() -> None:
 def test_whoever_is_to_be_asked_instead_gives_a_cascade() -> None:
     moa, _ = voters(PANEL)
     strong = FakeLM("strong", lambda prompt: {"reasoning": "so", "answer": "S"})
-    optimizer = Calibrate("exact", max_error=0.4, on_unsure=Agent(strong))
+    optimizer = Calibrate("exact", max_error=0.15, on_unsure=Agent(strong))
     cascade: Any = optimizer.compile(moa, trainset=examples(GOLD))
     assert isinstance(cascade, Cascade)
     sure, unsure = cascade(question="q0"), cascade(question="q59")
