@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import dspy
@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 _ASK_ONE_LM: frozenset[Any] = frozenset((dspy.Predict, dspy.ChainOfThought))
 _ADAPTERS: frozenset[Any] = frozenset((type(None), dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter))
 _adopting = threading.Lock()
+_BOUND = nullcontext()
 
 
 class Agent(Keyless):
@@ -172,16 +173,14 @@ class Agent(Keyless):
         with self._bound():
             return await acall(self._runnable(), **inputs)
 
-    @contextmanager
-    def _bound(self) -> Iterator[None]:
+    def _bound(self) -> AbstractContextManager[None]:
         meter = dspy.settings.get(METER)
         if meter is not None and meter.owner is self:  # a mixture's, which has bound it
-            yield
-            return
+            return _BOUND
         adopt_lms([self])
         lm, rollout = self._lm_for(ambient_rollout(), resample)
-        with dspy.context(**{"lm": lm, AMBIENT: rollout}):
-            yield
+        context: AbstractContextManager[None] = dspy.context(**{"lm": lm, AMBIENT: rollout})
+        return context
 
     def _lm_for(
         self, rollout: Rollout | None, watch: Callable[[dspy.BaseLM, Rollout | None], dspy.BaseLM]

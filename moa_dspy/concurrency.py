@@ -15,7 +15,7 @@ import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
@@ -309,7 +309,7 @@ def _seen(outcomes: list[Outcome], done: set[int]) -> list[Outcome]:
 def _run(call: Call, outcome: Outcome) -> None:
     started = time.perf_counter()
     try:
-        with _private(call, outcome):
+        with _settings(call, outcome):
             outcome.value = call.module(**call.inputs)
     except BaseException as error:  # carried to the caller's thread: a failed proposer is an outcome
         outcome.error = error
@@ -319,19 +319,17 @@ def _run(call: Call, outcome: Outcome) -> None:
 async def _arun(call: Call, outcome: Outcome) -> None:
     started = time.perf_counter()
     try:
-        with _private(call, outcome):
+        with _settings(call, outcome):
             outcome.value = await acall(call.module, **call.inputs)
     except (Exception, asyncio.CancelledError) as error:
         outcome.error = error
     outcome.seconds, outcome.finished = time.perf_counter() - started, True
 
 
-@contextmanager
-def _private(call: Call, outcome: Outcome) -> Iterator[None]:
-    """A trace of its own for each call, or their steps would mix in the order in which they happen to finish."""
+def _settings(call: Call, outcome: Outcome) -> Any:
+    # A trace of its own for each call, or their steps would mix in the order in which they happen to finish.
     trace = None if dspy.settings.trace is None else outcome.trace
-    with dspy.context(**{"trace": trace, **call.settings}):
-        yield
+    return dspy.context(**{"trace": trace, **call.settings})
 
 
 def _start(work: Callable[[], None]) -> None:

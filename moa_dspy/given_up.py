@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import wait
@@ -40,7 +41,8 @@ def enter_call(lm: dspy.BaseLM, allowance: Allowance | None) -> Iterator[bool]:
         yield False
         return
     calls = _under_way[lm.model, str(lm.kwargs.get("api_base"))]
-    is_held = any(one.is_given_up for one in calls)
+    now = time.monotonic()
+    is_held = any([one.is_over or one.deadline <= now for one in calls])
     calls.append(allowance)
     try:
         yield is_held

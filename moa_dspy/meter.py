@@ -213,7 +213,10 @@ class _Watching(dspy.BaseLM):
         call: Any = dspy.settings.usage_tracker
         call.hear(entry)
         self.cut = cut_by(read_finish_reason(entry.get("response")))
-        with dspy.context(disable_history=call.keeps_no_history):
+        if call.keeps_no_history:
+            with dspy.context(disable_history=True):
+                super().update_history(entry)
+        else:
             super().update_history(entry)
 
     @contextmanager

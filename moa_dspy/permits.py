@@ -10,7 +10,13 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 
 from moa_dspy.allowance import Allowance, LimitReached
 from moa_dspy.limits import require_positive
@@ -85,13 +91,21 @@ _permits: _Permits | None = None
 _LATE = "Not asked: no permit in time (moa_dspy.configure(max_concurrency=...))."
 
 
-@contextmanager
-def permitted(allowance: Allowance | None) -> Iterator[None]:
+def permitted(allowance: Allowance | None) -> AbstractContextManager[None]:
     """Hold a permit; waits for one as long as there is time."""
-    permits = _permits
-    if permits is None:
-        yield
-        return
+    return _FREE if _permits is None else _hold(_permits, allowance)
+
+
+def apermitted(allowance: Allowance | None) -> AbstractAsyncContextManager[None]:
+    """Hold a permit; waits for one as long as there is time."""
+    return _FREE if _permits is None else _ahold(_permits, allowance)
+
+
+_FREE = nullcontext()
+
+
+@contextmanager
+def _hold(permits: _Permits, allowance: Allowance | None) -> Iterator[None]:
     permit = permits.request()
     with permits.given_up_late(permit):
         permit.result(_seconds(allowance))
@@ -102,12 +116,7 @@ def permitted(allowance: Allowance | None) -> Iterator[None]:
 
 
 @asynccontextmanager
-async def apermitted(allowance: Allowance | None) -> AsyncIterator[None]:
-    """Hold a permit; waits for one as long as there is time."""
-    permits = _permits
-    if permits is None:
-        yield
-        return
+async def _ahold(permits: _Permits, allowance: Allowance | None) -> AsyncIterator[None]:
     permit = permits.request()
     with permits.given_up_late(permit):
         await asyncio.wait_for(asyncio.wrap_future(permit), _seconds(allowance))
