@@ -23,7 +23,9 @@ from dspy.utils.exceptions import LMTimeoutError
 
 from moa_dspy.allowance import Allowance
 
-__all__ = ["enter_call", "run_awaited"]
+__all__ = ["ENDED", "enter_call", "run_awaited"]
+
+ENDED = "Ended, as nobody waits for it any more (Limits)."
 
 T = TypeVar("T")
 
@@ -60,7 +62,7 @@ def run_awaited(call: Coroutine[Any, Any, T], allowance: Allowance) -> T:
     try:
         while not wait([future], timeout=_LOOK).done:
             if allowance.is_given_up:
-                raise LMTimeoutError("Ended, as nobody waits for it any more (Limits).")
+                raise LMTimeoutError(ENDED)
         return future.result()
     except BaseException:
         future.cancel()

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import dspy
 from dspy.utils.callback import ACTIVE_CALL_ID, BaseCallback
-from dspy.utils.exceptions import LMError, is_retryable_lm_error
+from dspy.utils.exceptions import LMError, LMTimeoutError, is_retryable_lm_error
 from dspy.utils.usage_tracker import UsageTracker
 
 from moa_dspy.allowance import ALLOWANCE, Allowance, wait_for
-from moa_dspy.given_up import enter_call, run_awaited
+from moa_dspy.given_up import ENDED, enter_call, run_awaited
 from moa_dspy.permits import apermitted, permitted
 from moa_dspy.rollouts import Rollout, resample
 from moa_dspy.usage import LMCall, cut_by, read_entry, read_finish_reason, read_tokens
@@ -346,5 +346,6 @@ class _Stream:
         self.allowance = allowance
 
     async def send(self, item: Any) -> None:
-        self.allowance.check()
+        if self.allowance.is_given_up:
+            raise LMTimeoutError(ENDED)
         await self.stream.send(item)

@@ -88,7 +88,8 @@ def test_a_stream_that_does_not_end_is_ended(engine: str, name: str, server: Ope
         return [piece async for piece in run(question="?")][-1]
 
     pred = asyncio.run(asyncio.wait_for(stream(), 20))
-    assert (pred.answer, [f.error for f in pred.metadata.failures]) == ("42", ["ProposerTimeout"])
+    [failure] = pred.metadata.failures
+    assert pred.answer == "42" and failure.error in ("ProposerTimeout", "LMTimeoutError")
     assert await_idle(server) == 0
 
 
