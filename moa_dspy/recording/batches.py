@@ -2,13 +2,15 @@
 
 Nobody knows beforehand what a program will ask. So each question is put to the mixture with LMs that answer from what
 has come so far. A request without a reply ends the attempt, once those that run side by side with it are made too, and
-goes into the next batch: a vote is done with the second command; a judge, and each layer more, takes one more.
+goes into the next batch: a vote is done with the second command; a judge, and each layer more, takes one more. Models
+without a batch API are asked at once.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -31,6 +33,8 @@ from moa_dspy.values import hash_of
 
 __all__ = ["Batches", "as_batched"]
 
+logger = logging.getLogger(__name__)
+
 _DESK: Final = "moa_dspy_batch_desk"  # among DSPy's settings: the question that is being asked
 _PROVIDERS = ("openai", "azure", "litellm_proxy")
 _ENDPOINT = "/v1/chat/completions"
@@ -44,10 +48,11 @@ class Batches:
 
     Args:
         asker: Of a mixture that `as_batched` has made.
+        file: Where the questions stand until they are answered.
     """
 
-    def __init__(self, asker: Asker) -> None:
-        self.asker, moa = asker, asker.moa
+    def __init__(self, asker: Asker, file: RecordingFile) -> None:
+        self.asker, self.file, moa = asker, file, asker.moa
         # All is submitted at once: nothing is saved by not waiting for what is paid.
         moa.strategy.early_stop = False
         moa.limits = moa.limits.model_copy(update={"quorum": None})
@@ -95,39 +100,48 @@ class Batches:
                 row, calls = self.asker.answer(question, earlier, replaced)
         except _Waiting:
             self._desks[question.key] = desk
+            if desk.has_news:
+                self.file.append(desk.row())
             return None, []
         if row.error is not None or row.degraded:  # it may be asked again, but not for what is paid
             came = {key: {**reply, "billed": True} for key, reply in desk.replies.items() if reply["status"] == 200}
             row.batch = InBatch(replies=came) if came else None
         return row, calls
 
-    def submit(self, file: RecordingFile, summary: Summary) -> None:
+    def submit(self, summary: Summary) -> None:
         """Submit what is lacking, each request noted in the file before and after; the summary says what waits."""
         try:
-            self._submit(file)
+            self._submit()
         except Exception as error:  # LiteLLM's
             summary.stopped = f"Not all could be submitted: {type(error).__name__}: {error}"
         summary.batches = self.states
         summary.pending = sum(bool(desk.waiting) for desk in self._desks.values())
 
-    def _submit(self, file: RecordingFile) -> None:
-        file.append(*(desk.row() for desk in self._desks.values() if desk.has_news))
+    def _submit(self) -> None:
         for provider in self._providers.values():
             asked = [(k, desk) for desk in self._desks.values() for k in desk.lacking if _group_of(k) == provider.group]
             for start in range(0, len(asked), _MOST):
                 part = asked[start : start + _MOST]
                 uploaded = provider.upload({key: desk.lacking[key] for key, desk in part})
-                _note(part, _UNKNOWN + uploaded, file)  # a kill from here on leaves no batch that nobody knows of
+                self._note(part, _UNKNOWN + uploaded)  # a kill from here on leaves no batch that nobody knows of
+                if self.file.failure is not None:
+                    return
                 state = provider.create(uploaded, len(part))
-                _note(part, state.id, file)
+                self._note(part, state.id)
                 self.states.append(state)
+
+    def _note(self, part: Iterable[tuple[str, _Desk]], id: str) -> None:
+        """Keep in the file what requests wait for."""
+        for key, desk in part:
+            desk.waiting[key] = id
+        self.file.append(*{desk.start.key: desk.row() for _, desk in part}.values())
 
 
 def as_batched(module: Any) -> Any:
     """A copy of a mixture or module, whose LMs answer from batches, at half of their prices.
 
     Raises:
-        ValueError: If one has no batch API.
+        ValueError: If LiteLLM cannot ask one.
         ImportError: If LiteLLM is not installed.
     """
     copied = module.deepcopy()
@@ -137,11 +151,14 @@ def as_batched(module: Any) -> Any:
     holders = [holder for holder in [*agents, *copied.predictors()] if holder.lm is not None]
     lms = {id(holder.lm): holder.lm for holder in holders}
     ambient = [dspy.settings.lm] if any(agent.asks_ambient_lm for agent in agents) else []
-    if refused := [lm.model for lm in [*lms.values(), *ambient] if lm is not None and _provider_of(lm) is None]:
+    asked = {lm.model: _provider_of(lm) for lm in [*lms.values(), *ambient] if lm is not None}
+    if refused := [model for model, provider in asked.items() if provider is None]:
         raise ValueError(
-            f"engine='batch' cannot ask {', '.join(dict.fromkeys(refused))}: LiteLLM knows no batch API of it, but "
-            f"those of {', '.join(_PROVIDERS)}, for chat models. Record with engine='local', or leave the others out."
+            f"engine='batch' cannot ask {', '.join(refused)}: LiteLLM knows no chat model of this name. Record with "
+            "engine='local', or leave it out."
         )
+    if dear := [model for model, provider in asked.items() if provider is not None and provider[1] not in _PROVIDERS]:
+        logger.warning("Asked at once and at the full price, as LiteLLM speaks no batch API of it: %s", ", ".join(dear))
     batched = {key: _from_batches(lm) for key, lm in lms.items()}
     for holder in holders:
         holder.lm = batched[id(holder.lm)]
@@ -166,19 +183,23 @@ class _Desk:
         self._asked: Counter[str] = Counter()
         self._asking = threading.Lock()
 
-    def reply(self, group: str, body: dict[str, Any]) -> dict[str, Any]:
+    def reply(self, provider: _Provider, body: dict[str, Any]) -> dict[str, Any]:
         """What came for a request."""
         meter, rollout = dspy.settings.get(METER), ambient_rollout()
         asked = [self.start.key, meter and meter.agent, rollout and rollout.id, body]
-        name = f"{group}-{hash_of(asked, 24)}"
+        name = f"{provider.group}-{hash_of(asked, 24)}"
         with self._asking:
             self._asked[name] += 1
             key = f"{name}-{self._asked[name]}"  # asked again, after a reply that was of no use
             if key in self.replies:
                 return self.replies[key]
-            if key not in self.waiting:
+            if provider.has_batches and key not in self.waiting:
                 self.lacking[key] = body
-        raise _Waiting
+        if provider.has_batches:
+            raise _Waiting
+        self.replies[key] = provider.ask(body)
+        self.has_news = True
+        return self.replies[key]
 
     def row(self) -> Row:
         """The question as it stands in the file until it is answered."""
@@ -195,6 +216,7 @@ class _Provider:
         self.lm = lm
         found: Any = _provider_of(lm)
         self.model, self.provider = found
+        self.has_batches = self.provider in _PROVIDERS
         access = {name: lm.kwargs[name] for name in CLIENT_OPTIONS if lm.kwargs.get(name) is not None}
         access.pop("custom_llm_provider", None)
         if (url := access.pop("base_url", None)) is not None:
@@ -204,12 +226,20 @@ class _Provider:
 
     def complete(self, request: Request) -> Response:
         """Answer a request from what came."""
-        transport: Any = _Reply(self.group)
+        transport: Any = _Reply(self)
         return OpenAIChatLM(api_key="unused", base_url="http://batch", transport=transport).complete(request)
 
     def missing_key(self) -> str | None:
         """The environment variable that should hold the key and does not."""
         return missing_key(self.lm)
+
+    def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply of a provider that has no batch API."""
+        try:
+            made = self._call("completion", **{**body, "model": self.model, "num_retries": self.lm.num_retries})
+        except Exception as error:
+            return _failed(str(error), type(error).__name__, getattr(error, "status_code", None) or 500)
+        return {"status": 200, "body": made.model_dump(mode="json")}
 
     def upload(self, requests: Mapping[str, dict[str, Any]]) -> str:
         """Upload requests; gives the file's id."""
@@ -281,14 +311,14 @@ class _Reply:
 
     http_version, reason, headers = "HTTP/1.1", "", (("content-type", "application/json"),)
 
-    def __init__(self, group: str) -> None:
-        self.group = group
+    def __init__(self, provider: _Provider) -> None:
+        self.provider = provider
         self.status, self.body = 200, b""
 
     def stream(self, http: Any) -> _Reply:
         """Find the reply to a request."""
         desk: Any = dspy.settings.get(_DESK)
-        reply = desk.reply(self.group, json.loads(http.body))
+        reply = desk.reply(self.provider, json.loads(http.body))
         body = {**reply["body"], "usage": None} if reply.get("billed") else reply["body"]
         self.status, self.body = reply["status"], json.dumps(body).encode()
         return self
@@ -302,13 +332,6 @@ class _Reply:
     def read(self) -> bytes:
         """The whole reply."""
         return self.body
-
-
-def _note(part: Iterable[tuple[str, _Desk]], id: str, file: RecordingFile) -> None:
-    """Keep in the file what requests wait for."""
-    for key, desk in part:
-        desk.waiting[key] = id
-    file.append(*{desk.start.key: desk.row() for _, desk in part}.values())
 
 
 def _group_of(key: str) -> str:
@@ -331,23 +354,25 @@ def _failed(message: str, code: str, status: int = 500) -> dict[str, Any]:
 
 def _from_batches(lm: dspy.LM) -> dspy.LM:
     # What DSPy's cache holds would cost nothing when a later command reads it: the account would lack it.
+    provider = _Provider(lm)
     batched: Any = lm.copy(
-        engine=_Provider(lm), cache=False, num_retries=0, rollout_id=None, **dict.fromkeys(CLIENT_OPTIONS)
+        engine=provider, cache=False, num_retries=0, rollout_id=None, **dict.fromkeys(CLIENT_OPTIONS)
     )
     if (prices := prices_of(lm)) is not None:
-        vars(batched)["prices"] = Prices(input=prices.input / 2, output=prices.output / 2)
+        share = 0.5 if provider.has_batches else 1.0
+        vars(batched)["prices"] = Prices(input=share * prices.input, output=share * prices.output)
     return batched
 
 
 def _provider_of(lm: Any) -> tuple[str, str] | None:
-    """The model as its provider calls it, and the provider as LiteLLM does; None if it has no batch API."""
+    """The model as its provider calls it, and the provider as LiteLLM does; None if that cannot ask it."""
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.model_type != "chat":
         return None
     try:
         model, provider, *_ = _litellm().get_llm_provider(lm.model)
     except Exception:  # LiteLLM's, of a name that it does not know
         return None
-    return (model, provider) if provider in _PROVIDERS else None
+    return model, provider
 
 
 def _litellm() -> Any:

@@ -21,6 +21,7 @@ from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.limits import name_nearest
 from moa_dspy.recording.asking import Asker
 from moa_dspy.recording.batches import Batches
+from moa_dspy.recording.files import RecordingFile
 from moa_dspy.recording.rows import Row
 from moa_dspy.secrets import strip_lm
 from moa_dspy.usage import LMCall
@@ -40,7 +41,7 @@ class WorkerDied(Exception):
 
 
 @contextmanager
-def opened(engine: str, asker: Asker, concurrency: int) -> Iterator[Answer]:
+def opened(engine: str, asker: Asker, concurrency: int, file: RecordingFile) -> Iterator[Answer]:
     """What answers questions, as long as it is open.
 
     Raises:
@@ -54,7 +55,7 @@ def opened(engine: str, asker: Asker, concurrency: int) -> Iterator[Answer]:
         yield lambda question, earlier, replaced, max_calls: asker.answer(question, earlier, replaced)
         return
     if engine == "batch":
-        yield Batches(asker)
+        yield Batches(asker, file)
         return
     try:
         ray = importlib.import_module("ray")

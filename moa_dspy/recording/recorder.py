@@ -113,7 +113,8 @@ def record(
             )
         moa, others = as_batched(moa), {name: as_batched(other) for name, other in (others or {}).items()}
     asker = Asker(moa, strategies, others, force, retry_degraded)
-    with opened(engine, asker, concurrency) as answer, RecordingFile(path) as kept:
+    kept = RecordingFile(path)
+    with opened(engine, asker, concurrency, kept) as answer, kept:
         _refuse_other_mixtures(path, kept.rows, asker)
         earlier = _rows_of(questions, {row.key: row for row in known} | kept.rows)
         pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
@@ -135,7 +136,7 @@ def record(
                 limit = len(questions) + 1 if batches and max_failures is None else max_failures  # nothing is paid here
                 work.ask_all(pending, concurrency, limit, on_row or (lambda row, summary: None))
             if batches is not None and not work.count_stops():
-                batches.submit(kept, summary)
+                batches.submit(summary)
         finally:
             summary.others = kept.finish([question.key for question in questions])
             summary.seconds = time.perf_counter() - started
