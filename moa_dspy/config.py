@@ -19,21 +19,11 @@ from moa_dspy.files import drafting, dump_data, format_of, read_data
 from moa_dspy.limits import Limits, name_nearest
 from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig
 from moa_dspy.router import RouterEngine, as_engine
-from moa_dspy.saved_mixture import SAVED, SavedMixture, is_saved
+from moa_dspy.saved_mixture import SavedMixture, is_saved
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import BY_NAME, Strategy
 
-__all__ = [
-    "PRESETS",
-    "SAVED",
-    "MoAConfig",
-    "ModelConfig",
-    "Preset",
-    "PresetName",
-    "as_config",
-    "make_strategy",
-    "naming",
-]
+__all__ = ["PRESETS", "MoAConfig", "ModelConfig", "Preset", "PresetName", "as_config", "make_strategy", "naming"]
 
 
 PresetName = Literal["balanced", "max_quality", "budget", "together_moa", "moa_lite", "self_moa"]

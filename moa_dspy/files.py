@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-__all__ = ["FORMATS", "drafting", "dump_data", "format_of", "parse_json", "read_data", "require_file"]
+__all__ = ["drafting", "dump_data", "format_of", "parse_json", "read_data", "require_file"]
 
-FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
+_FORMATS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}
 
 _MOST_BYTES = {"YAML": 2**20, "JSON": 2**28}  # compiled mixtures are JSON, and hold demos
 _MOST_ENTRIES = 10_000  # of YAML with its aliases written out; far more than any config has
@@ -64,9 +64,9 @@ def dump_data(data: Mapping[str, Any], kind: str) -> str:
 
 def format_of(path: Path) -> str:
     """Whether a file is YAML or JSON, by its name."""
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"{path} is no config file by its name. It must end in {', '.join(FORMATS)}.")
-    return FORMATS[path.suffix.lower()]
+    if path.suffix.lower() not in _FORMATS:
+        raise ValueError(f"{path} is no config file by its name. It must end in {', '.join(_FORMATS)}.")
+    return _FORMATS[path.suffix.lower()]
 
 
 @contextmanager

@@ -255,10 +255,10 @@ def tell_estimate(estimate: Estimate, as_json: bool) -> None:
 
 def _is_compiled(config: Path | None) -> bool:
     """Whether a file holds prompts beside the mixture's settings."""
-    from moa_dspy.config import SAVED
     from moa_dspy.files import read_data
+    from moa_dspy.saved_mixture import is_saved
 
-    return config is not None and config.suffix == ".json" and SAVED in read_data(config)
+    return config is not None and config.suffix == ".json" and is_saved(read_data(config))
 
 
 def _read_signature(text: str) -> type[dspy.Signature]:

@@ -5,8 +5,6 @@ A saved mixture is a JSON file of DSPy's: one entry per predictor, with its prom
 it is used, unless the caller says that it is trusted (`allow_unsafe_lm_state`). No secret is written.
 """
 
-from moa_dspy.saving.lms import describe_lm
-from moa_dspy.saving.mixture import describe_mixture
 from moa_dspy.saving.savable import Savable
 
-__all__ = ["Savable", "describe_lm", "describe_mixture"]
+__all__ = ["Savable"]
