@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,9 @@ from typing import Any
 import dspy
 import litellm
 from dspy.utils.exceptions import ContextWindowExceededError, DSPyError
-from jsonschema import SchemaError, ValidationError
-from jsonschema.validators import validator_for
 from litellm import exceptions
 from litellm.llms.custom_llm import CustomLLM
 from litellm.types.utils import Choices, GenericStreamingChunk, Message, ModelResponse, Usage
-from pydantic import ConfigDict, RootModel, model_validator
 
 from moa_dspy.agent import check_keys
 from moa_dspy.config import MoAConfig
@@ -30,6 +25,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
 from moa_dspy.results import MoAMetadata, MoAPrediction
 from moa_dspy.serving.conversation import Chat, holds_images, inputs_for, message_field, stream
+from moa_dspy.serving.forms import Calls, Cut, answer_type, calls_of, schema_of, tools_of
 from moa_dspy.values import to_json
 
 __all__ = ["PROVIDER", "MixtureLLM", "check_name"]
@@ -89,7 +85,7 @@ class MixtureLLM(CustomLLM):
                     if isinstance(piece, MoAPrediction):
                         for chunk in asked.end(piece):
                             yield chunk
-                    elif text := asked.take(piece):
+                    elif text := asked.cut.take(piece):
                         yield _chunk(text)
 
     def _read(self, model: str, messages: list[Any], optional_params: Mapping[str, Any], **_: Any) -> _Asked:
@@ -113,11 +109,11 @@ class _Served:
         check_keys(moa.agents)
 
     def _vary(
-        self, schema: str | None = None, calls: _Calls | None = None, has_images: bool = False, options: str = "{}"
+        self, schema: str | None = None, calls: Calls | None = None, has_images: bool = False, options: str = "{}"
     ) -> MoA:
         task: Any = Chat if self.is_chat else None
         if schema is not None:
-            task = task.with_updated_fields("answer", type_=_answer_type(json.loads(schema)))
+            task = task.with_updated_fields("answer", type_=answer_type(json.loads(schema)))
         if has_images and self.is_chat:
             task = task.append("images", dspy.InputField(), type_=list[dspy.Image])
         if calls is not None:
@@ -140,11 +136,10 @@ class _Asked:
         if given.get("n") == 1:
             del given["n"]
         self.model = model
-        self.left: int | None = min(filter(None, map(given.pop, _MOST, (None, None))), default=None)
-        stops = given.pop("stop", [])
-        self.stops = [stop for stop in ([stops] if isinstance(stops, str) else stops) if stop]
-        tools, calls = _tools_of(given)
-        schema = _schema_of(given.pop("response_format", {"type": "text"}))
+        stops, most = given.pop("stop", []), min(filter(None, map(given.pop, _MOST, (None, None))), default=None)
+        self.cut = Cut([stop for stop in ([stops] if isinstance(stops, str) else stops) if stop], most)
+        tools, calls = tools_of(given)
+        schema = schema_of(given.pop("response_format", {"type": "text"}))
         options = {name: given.pop(name) for name in _WRITERS if name in given}
         if not served.is_chat:
             given |= {name: value for name, value in (("tools", tools), ("response_format", schema)) if value}
@@ -157,29 +152,13 @@ class _Asked:
         self.moa = served.vary(schema, calls, holds_images(messages), json.dumps(options, sort_keys=True))
         self.inputs = inputs_for(self.moa.signature, messages)
         if tools:
-            self.inputs["tools"] = [_tool(tool["function"]) for tool in tools]
-        self.heard, self.sent = "", 0
-        self.is_cut = False
-
-    def take(self, piece: str, is_last: bool = False) -> str:
-        """As much of the answer, of which this is the next piece, as the client wants by now."""
-        self.heard += piece
-        found = [at for stop in self.stops if (at := self.heard.find(stop, self.sent)) >= 0]
-        begun = 0 if is_last else max((_begun(self.heard, stop) for stop in self.stops), default=0)
-        until = min(found, default=len(self.heard) - begun)
-        piece, self.sent = self.heard[self.sent : until], until
-        if self.left is None:
-            return piece
-        tokens: list[int] = litellm.encode(model="", text=piece)
-        self.is_cut = self.is_cut or len(tokens) > self.left
-        kept, self.left = tokens[: self.left], max(0, self.left - len(tokens))
-        return piece if len(kept) == len(tokens) else litellm.decode(model="", tokens=kept)
+            self.inputs["tools"] = tools
 
     def response(self, prediction: MoAPrediction) -> ModelResponse:
         """The whole answer."""
-        calls, metadata = _calls(prediction), prediction.metadata
+        calls, metadata = calls_of(prediction), prediction.metadata
         message = Message(
-            content=self.take(self._text(prediction), is_last=True) or None,
+            content=self.cut.take(self._text(prediction), is_last=True) or None,
             tool_calls=calls or None,
             provider_specific_fields={"moa": _account(metadata)},
         )
@@ -198,13 +177,13 @@ class _Asked:
             exceptions.APIError: If what was sent is not what the answer is: the stream broke, and the vote decided.
         """
         text = self._text(prediction)
-        if self.heard and self.heard.split() != text.split():
+        if self.cut.heard and self.cut.heard.split() != text.split():
             raise exceptions.APIError(
                 502, f"The stream broke; what the mixture answers is: {text}", PROVIDER, self.model
             )
-        if rest := self.take("" if self.heard else text, is_last=True):
+        if rest := self.cut.take("" if self.cut.heard else text, is_last=True):
             yield _chunk(rest)
-        calls = _calls(prediction)
+        calls = calls_of(prediction)
         for call in calls:
             yield {**_chunk(""), "tool_use": call}
         yield {
@@ -221,7 +200,7 @@ class _Asked:
         return value if isinstance(value, str) else to_json(value)
 
     def _reason(self, calls: Sequence[Any]) -> str:
-        return "tool_calls" if calls else "length" if self.is_cut else "stop"
+        return "tool_calls" if calls else "length" if self.cut.is_short else "stop"
 
 
 def check_name(name: str) -> str:
@@ -274,54 +253,6 @@ _WRITERS = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penal
 _IGNORED = frozenset({"max_retries", "metadata", "stream", "stream_options", "user"})
 
 
-@dataclass(frozen=True)
-class _Calls:
-    """Which calls of tools an answer may hold, so that others are no proposals, and are asked for again."""
-
-    names: tuple[str, ...]
-    is_needed: bool
-    is_single: bool
-
-    @property
-    def desc(self) -> str:
-        if self.is_needed:
-            return f"{'One call' if self.is_single else 'Calls, at least one,'} of `tools`."
-        return "Calls of `tools` that are needed before the message can be answered; null if none is."
-
-    def type(self) -> Any:
-        asked = self
-
-        class Calls(dspy.ToolCalls):
-            @model_validator(mode="after")
-            def _check(self) -> Any:
-                if unknown := sorted({call.name for call in self.tool_calls} - {*asked.names}):
-                    raise ValueError(f"There is no tool {', '.join(unknown)}. There is: {', '.join(asked.names)}.")
-                if (asked.is_needed and not self.tool_calls) or (asked.is_single and len(self.tool_calls) > 1):
-                    raise ValueError(f"Give {asked.desc}")
-                return self
-
-        return Calls if self.is_needed else Calls | None
-
-
-def _tools_of(given: dict[str, Any]) -> tuple[list[Any], _Calls | None]:
-    """The tools that a request offers, taken from it, and which calls its answer may hold."""
-    tools, choice = given.pop("tools", []), given.pop("tool_choice", "auto")
-    is_single = not given.pop("parallel_tool_calls", True)
-    if isinstance(choice, dict) and "function" in choice:
-        wanted, choice = choice["function"]["name"], "required"
-        tools = [tool for tool in tools if tool["function"]["name"] == wanted]
-    if choice not in ("auto", "none", "required") or (choice == "required" and not tools):
-        raise ValueError("tool_choice is auto, none, required, or the name of one of tools.")
-    if choice == "none" or not tools:
-        return [], None
-    return tools, _Calls(tuple(tool["function"]["name"] for tool in tools), choice == "required", is_single)
-
-
-def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text may be the beginning of what stops it."""
-    return next((size for size in range(min(len(stop) - 1, len(text)), 0, -1) if text.endswith(stop[:size])), 0)
-
-
 def _chunk(text: str, reason: str = "") -> GenericStreamingChunk:
     return {"text": text, "is_finished": bool(reason), "finish_reason": reason, "usage": None, "index": 0}
 
@@ -347,55 +278,3 @@ def _account(metadata: MoAMetadata) -> dict[str, Any]:
     names = {"strategy", "answered_by", "agreement", "degraded", "seconds"}
     account = {**metadata.model_dump(mode="json", include=names), "usage": metadata.usage.model_dump()}
     return json.loads(to_json({**account, "panel": [*proposed, *failed]}))
-
-
-def _tool(function: Mapping[str, Any]) -> dspy.Tool:
-    parameters = function.get("parameters") or {}
-    described = {"name": function["name"], "desc": function.get("description") or ""}
-    return dspy.Tool(lambda **_: None, **described, args=parameters.get("properties") or {})
-
-
-def _calls(prediction: MoAPrediction) -> list[Any]:
-    found = prediction.get("tool_calls")
-    return [
-        {
-            "id": f"call_{uuid.uuid4().hex[:24]}",
-            "type": "function",
-            "index": index,
-            "function": {"name": call.name, "arguments": json.dumps(call.args)},
-        }
-        for index, call in enumerate(found.tool_calls if found else ())
-    ]
-
-
-def _schema_of(form: Mapping[str, Any]) -> str | None:
-    """The JSON schema that an answer shall have, as text; None if it may be any text."""
-    if form["type"] == "text":
-        return None
-    return json.dumps(form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"})
-
-
-def _answer_type(schema: dict[str, Any]) -> type[RootModel[Any]]:
-    """A type whose values have this schema."""
-    kind = validator_for(schema)
-    try:
-        kind.check_schema(schema)
-    except SchemaError as error:
-        raise ValueError(f"response_format holds no JSON schema: {error.message}") from None
-
-    def check(self: Any) -> Any:
-        try:
-            kind(schema).validate(self.root)
-        except ValidationError as error:
-            raise ValueError(error.message) from None
-        return self
-
-    def show(shown: dict[str, Any]) -> None:
-        shown.clear()
-        shown.update(schema)
-
-    class Answer(RootModel[Any]):
-        model_config = ConfigDict(json_schema_extra=show)
-        _check = model_validator(mode="after")(check)
-
-    return Answer

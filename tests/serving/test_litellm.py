@@ -219,7 +219,11 @@ def test_an_answer_that_must_be_a_call_is_asked_for_until_it_is_one(
 ) -> None:
     serve(server, "a", "b", "judge")
     calls = {name: {"tool_calls": [{"name": name, "args": {"city": "Bern"}}]} for name in ("weather", "clock")}
-    said: dict[str, list[Any]] = {"a": [calls["weather"]], "b": [calls["clock"]] * 2, "judge": [None, calls["weather"]]}
+    said: dict[str, list[Any]] = {
+        "a": [calls["weather"]],
+        "b": [calls["clock"]] * 2,
+        "judge": [{"tool_calls": []}, calls["weather"]],
+    }
 
     def answer(request: ChatRequest) -> str:
         is_first, call = len(said[request.model]) == 2 or request.model == "a", said[request.model].pop(0)
