@@ -48,8 +48,8 @@ class Checkpoint:
         moa.dump_state()  # what cannot be saved shows before anything is paid for
         data = [[dict(example.items()) for example in part] for part in examples]
         file, self.fingerprint = self.folder / _FILE, hash_of([identity(moa), data, dict(settings)])
-        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"stages": []}
-        reports = [StageReport(**{**report, "resumed": True}) for report in kept["stages"]]
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        reports = [StageReport(**{**report, "resumed": True}) for report in kept.get("stages", [])]
         begun = [path.parent.name for path in self.folder.glob("*/gepa_state.bin")]
         names = sorted([*(one.name for one in reports), *begun, *(path.stem for path in self.folder.glob("*.jsonl"))])
         if names and kept.get("fingerprint") != self.fingerprint:
