@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import dspy
-import numpy as np
 
-from moa_dspy.cascade import Cascade, asks_aggregator
+from moa_dspy.cascade import Cascade
 from moa_dspy.certainty import (
     Calibration,
-    Evidence,
     bound_error,
     count_rows_needed,
     find_threshold,
     fit,
     list_cuts,
     predict,
-    weigh_evidence,
 )
-from moa_dspy.evaluation import Metric, MetricError
+from moa_dspy.evaluation import Metric
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
-from moa_dspy.recording.replay import separate_verdict
-from moa_dspy.recording.rows import typed
-from moa_dspy.strategies import Case, Unusable, fall_back
 
-from .examples import CompileInterrupted, keeping
+from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
 from .reliability import Reliability
-from .votes import read_cases
 
 __all__ = ["Calibrate", "refuse_promise", "require_promise"]
 
@@ -100,14 +92,13 @@ class Calibrate(FromAnswers[MoA | Cascade]):
         """Calibrate a copy."""
         moa, train, val = asked.moa, asked.train, asked.val
         recording = asked.ask(verdicts=True)
-        judge = Judge(asked)
-        rows, right = judge.read(recording, train)
+        rows, right = asked.read(recording, train)
         _check_rows(rows, right, recording)
         fitted = fit(rows, right)
-        learned = Calibration.of(fitted.coefficients, judge.agents, len(right), float(right.mean()))
+        learned = Calibration.of(fitted.coefficients, moa.panels[-1].names, len(right), float(right.mean()))
         held_out = fitted.held_out
         if val:
-            rows, right = judge.read(recording, val)
+            rows, right = asked.read(recording, val)
             held_out = predict(fitted.coefficients, rows)
         wanted = self.on_unsure if self.on_unsure in ("abstain", "flag") else "flag"
         moa.calibration = learned.model_copy(update={"cuts": list_cuts(held_out, right), "on_unsure": wanted})
@@ -117,60 +108,8 @@ class Calibrate(FromAnswers[MoA | Cascade]):
                 reason = refuse_promise(held_out, right, promised)
                 raise CompileInterrupted(reason, program=moa, recording=recording)
             moa.calibration = moa.calibration.promising(promised)
-        self.report = Reliability(moa.calibration, held_out, right, recording.usage, judge)
+        self.report = Reliability(moa.calibration, held_out, right, recording.usage, asked)
         return moa if isinstance(self.on_unsure, str) else Cascade([moa, self.on_unsure])
-
-
-class Judge:
-    """Reads from a recording what spoke for a mixture's answers, and whether they were right."""
-
-    def __init__(self, asked: Asked) -> None:
-        self.moa, self.threads = asked.moa, asked.threads
-        self.scored: Any = asked.scored
-        self.agents = self.moa.panels[-1].names
-
-    def read(
-        self, recording: Recording, examples: Sequence[dspy.Example], *, score: bool = True, keep_all: bool = False
-    ) -> tuple[Any, Any]:
-        """Rows of `Evidence.row`, and 1 where the answer is right; examples without an answer are left out.
-
-        Without `score`, there are no gold answers, and all are 0. With `keep_all`, what has no answer is wrong.
-
-        Raises:
-            MetricError: If the metric gives another score than 0 or 1; the recording is on it.
-        """
-
-        def read_one(example: dspy.Example, row: Any, case: Case) -> tuple[Evidence | None, float]:
-            answer = self._answer(row, case) if case.proposals else None
-            if answer is None:
-                return silent, 0.0
-            outputs, beside = answer
-            evidence = weigh_evidence(case, outputs, self.moa.strategy, **beside)
-            return evidence, self.scored.number(example, outputs) if score else 0.0
-
-        silent = Evidence(0.0, 0.0, 1.0, 0.0, 0.0, {}) if keep_all else None
-        with keeping(recording):
-            found = read_cases(self.moa, recording, examples, read_one, self.threads)
-            pairs = [(evidence.row(self.agents), score) for evidence, score in found if evidence is not None]
-            if odd := [score for _, score in pairs if score not in (0, 1)]:
-                raise MetricError(
-                    f"The metric gave the score {odd[0]:g}, which says neither right (1) nor wrong (0). Say from which "
-                    "score on an answer is right: lambda example, prediction: score(example, prediction) >= 0.8."
-                )
-        return np.array([row for row, _ in pairs]), np.array([score for _, score in pairs])
-
-    def _answer(self, row: Any, case: Case) -> tuple[Any, dict[str, Any]] | None:
-        """The mixture's answer, as recorded or counted, and what is known of how it was made."""
-        if asks_aggregator(self.moa):
-            verdict = separate_verdict(row).verdicts.get(self.moa.strategy.name)
-            if verdict is None or verdict.outputs is None:
-                return None
-            fallback = verdict.fallback_used or verdict.failure is not None
-            return typed(verdict.outputs, case.task), {"flip_rate": verdict.flip_rate, "fallback_used": fallback}
-        try:
-            return fall_back(case, self.moa.strategy).outputs, {}
-        except Unusable:
-            return None
 
 
 def require_promise(max_error: float | None) -> None:

@@ -16,7 +16,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
 from moa_dspy.usage import Usage
 
-from .calibrate import Judge, require_promise
+from .calibrate import require_promise
 from .committee import price_proposals
 from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
@@ -154,12 +154,11 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         looks = committees.look(there if val else here, list(prices.values()), held_out=not val)
         fits = list(committees.fits)
         if judged:
-            judge = Judge(asked)
-            rows, right = judge.read(recording, train, keep_all=True)
+            rows, right = asked.read(recording, train, keep_all=True)
             fits.append(fit(rows, right))
             confidences = fits[-1].held_out
             if val:
-                rows, right = judge.read(recording, val, keep_all=True)
+                rows, right = asked.read(recording, val, keep_all=True)
                 confidences = predict(fits[-1].coefficients, rows)
             looks = looks.then(confidences, right, *_price_verdicts(moa, recording, looks))
         if self.max_error is not None:  # more votes may make an answer sure that they cannot change

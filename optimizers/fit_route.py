@@ -15,7 +15,6 @@ from moa_dspy.moa import MoA
 from moa_dspy.route import Embed, Route, RouteTable, estimate, text_of
 from moa_dspy.usage import Usage
 
-from .calibrate import Judge
 from .examples import CompileInterrupted, inputs_of
 from .from_answers import Asked, FromAnswers
 from .reports import Report
@@ -103,7 +102,7 @@ class FitRoute(FromAnswers[MoA | Route]):
             problem = f"{len(examples)} examples are too few to learn routes from and to hold some out."
             raise CompileInterrupted(problem, "Give 100.", recording=recording)
         votes = Votes.of(moa, recording, examples, asked.scored, asked.threads)
-        _, whole = Judge(asked).read(recording, examples, keep_all=True)
+        _, whole = asked.read(recording, examples, keep_all=True)
         names = [WHOLE, *votes.agents]
         table = np.column_stack([whole, votes.alone])
         costs = [votes.samples * len(votes.agents) + asks_aggregator(moa), *(1 for _ in votes.agents)]

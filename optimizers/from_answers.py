@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import dspy
+import numpy as np
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.cascade import asks_aggregator
-from moa_dspy.evaluation import Metric
+from moa_dspy.certainty import Evidence, weigh_evidence
+from moa_dspy.evaluation import Metric, MetricError
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
+from moa_dspy.recording.replay import separate_verdict
+from moa_dspy.recording.rows import typed
+from moa_dspy.strategies import Case, Unusable, fall_back
 
-from .examples import ask_examples, check_mixture, checked_sets
+from .examples import ask_examples, check_mixture, checked_sets, keeping
 from .recipes import Budget, count_rotations
 from .scoring import Scored
-from .votes import Votes
+from .votes import Votes, read_cases
 
 __all__ = ["Asked", "FromAnswers"]
 
@@ -48,6 +53,50 @@ class Asked:
         """The votes on the trainset and on the valset."""
         votes = Votes.of(self.moa, recording, [*self.train, *self.val], self.scored, self.threads)
         return votes.rows(slice(None, len(self.train))), votes.rows(slice(len(self.train), None))
+
+    def read(
+        self, recording: Recording, examples: Sequence[dspy.Example], *, score: bool = True, keep_all: bool = False
+    ) -> tuple[Any, Any]:
+        """Rows of `Evidence.row`, and 1 where the answer is right; examples without an answer are left out.
+
+        Without `score`, there are no gold answers, and all are 0. With `keep_all`, what has no answer is wrong.
+
+        Raises:
+            MetricError: If the metric gives another score than 0 or 1; the recording is on it.
+        """
+        agents = self.moa.panels[-1].names
+
+        def read_one(example: dspy.Example, row: Any, case: Case) -> tuple[list[float], float] | None:
+            answer = self._answer(row, case) if case.proposals else None
+            if answer is None:
+                return (Evidence(0.0, 0.0, 1.0, 0.0, 0.0, {}).row(agents), 0.0) if keep_all else None
+            outputs, beside = answer
+            evidence = weigh_evidence(case, outputs, self.moa.strategy, **beside)
+            return evidence.row(agents), self.scored.number(example, outputs) if score else 0.0
+
+        with keeping(recording):
+            found = read_cases(self.moa, recording, examples, read_one, self.threads)
+            pairs = [pair for pair in found if pair is not None]
+            rows, scores = np.array([row for row, _ in pairs]), np.array([one for _, one in pairs])
+            if odd := [one for one in scores if one not in (0, 1)]:
+                raise MetricError(
+                    f"The metric gave the score {odd[0]:g}, which says neither right (1) nor wrong (0). Say from which "
+                    "score on an answer is right: lambda example, prediction: score(example, prediction) >= 0.8."
+                )
+        return rows, scores
+
+    def _answer(self, row: Any, case: Case) -> tuple[Any, dict[str, Any]] | None:
+        """The mixture's answer, as recorded or counted, and what is known of how it was made."""
+        if asks_aggregator(self.moa):
+            verdict = separate_verdict(row).verdicts.get(self.moa.strategy.name)
+            if verdict is None or verdict.outputs is None:
+                return None
+            fallback = verdict.fallback_used or verdict.failure is not None
+            return typed(verdict.outputs, case.task), {"flip_rate": verdict.flip_rate, "fallback_used": fallback}
+        try:
+            return fall_back(case, self.moa.strategy).outputs, {}
+        except Unusable:
+            return None
 
 
 class FromAnswers(Teleprompter, Generic[Made]):

@@ -23,7 +23,7 @@ from .reports import Report, list_table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from .calibrate import Judge
+    from .from_answers import Asked
 
 __all__ = ["CalibrationCheck", "Reliability", "ReliabilityBin"]
 
@@ -87,7 +87,7 @@ class Reliability(Report):
     confidences: Floats = field(repr=False)
     right: Floats = field(repr=False)
     usage: Usage
-    judge: Judge = field(repr=False, compare=False)
+    asked: Asked = field(repr=False, compare=False)
     shown = ("calibration", "bins", "ece", "ece_interval", "auroc", "brier", "area", "coverage", "reason", "usage")
 
     @cached_property
@@ -168,9 +168,9 @@ class Reliability(Report):
         Raises:
             ValueError: If the recording holds no answer of this mixture.
         """
-        task = self.judge.moa.signature
+        task = self.asked.moa.signature
         with_gold = [row.example for row in recording if any(name in row.gold for name in task.output_fields)]
-        rows, right = self.judge.read(recording, with_gold or [row.example for row in recording], score=bool(with_gold))
+        rows, right = self.asked.read(recording, with_gold or [row.example for row in recording], score=bool(with_gold))
         if not len(rows):
             raise ValueError(
                 f"The recording ({recording!r}) holds no answer of this mixture, so that nothing can be checked. "
