@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import dspy
@@ -69,15 +68,22 @@ def run_awaited(call: Coroutine[Any, Any, T], allowance: Allowance) -> T:
         raise
 
 
-@lru_cache(maxsize=1)
+_loop: asyncio.AbstractEventLoop | None = None
+_starting = threading.Lock()
+
+
 def _start_loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, daemon=True, name="moa-awaits").start()
-    return loop
+    global _loop
+    with _starting:  # many threads find out at once that a provider trickles
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            threading.Thread(target=_loop.run_forever, daemon=True, name="moa-awaits").start()
+        return _loop
 
 
 def _forget() -> None:
-    _start_loop.cache_clear()
+    global _loop, _starting
+    _loop, _starting = None, threading.Lock()
     _under_way.clear()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,9 @@ import dspy
 import pytest
 from support.mixtures import QA, cast, mixture
 
+from moa_dspy.allowance import Allowance
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive, run_side_by_side, together
+from moa_dspy.given_up import run_awaited
 from moa_dspy.workers import start_worker
 
 
@@ -105,6 +108,7 @@ def test_a_thread_that_cannot_be_started_is_a_failure(monkeypatch: pytest.Monkey
 def test_a_forked_child_starts_threads_of_its_own() -> None:
     program = """
 import os, threading
+from moa_dspy.given_up import run_awaited
 from moa_dspy.workers import start_worker
 done = threading.Event(); start_worker(done.set); done.wait(5)
 import time; time.sleep(0.1)
@@ -120,11 +124,27 @@ print(os.waitpid(pid, 0)[1])
 def test_an_abandoned_call_does_not_keep_the_interpreter_from_exiting() -> None:
     program = """
 import threading
+from moa_dspy.given_up import run_awaited
 from moa_dspy.workers import start_worker
 start_worker(threading.Event().wait); print("done")
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
+
+
+def test_calls_that_many_threads_have_awaited_at_once_share_one_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    new, made = asyncio.new_event_loop, list[int]()
+
+    def make_slowly() -> asyncio.AbstractEventLoop:
+        made.append(1)
+        time.sleep(0.05)
+        return new()
+
+    monkeypatch.setattr("moa_dspy.given_up._loop", None)
+    monkeypatch.setattr(asyncio, "new_event_loop", make_slowly)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: run_awaited(asyncio.sleep(0), Allowance()), range(8)))
+    assert made == [1]
 
 
 def test_work_side_by_side_stops_when_told() -> None:
