@@ -39,8 +39,7 @@ def autolog(
 
     A store that does not answer within 10 seconds (60 for one on this machine, whose tables may have to be built)
     costs one warning, and nothing is turned on. One that goes away later costs no answer: MLflow keeps traces in a
-    queue and asks again. How long, and how many fit, its own settings say; `docs/mlflow.md` names those that help
-    with servers that are slow or busy.
+    queue and asks again; `docs/mlflow.md` names its settings.
 
     Args:
         disable: Turn it off again.

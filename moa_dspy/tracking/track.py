@@ -44,22 +44,16 @@ def track(
 ) -> AbstractContextManager[Tracked]:
     """Log what is done with a mixture inside a `with` block as one MLflow run, in MLflow's present experiment.
 
-    Call it, evaluate it, answer a batch, compile it with any optimizer. The run holds:
-
-    - a dozen metrics, written as the block goes, with the number of questions as their step: `score` (0 to 1) and
-      `oracle` of each evaluation, `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls
-      `calls`, `prompt_tokens`, `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it), `failed_calls`;
-    - tables: `calls.json`, by stage (`run`, `compile`, `run_2` after it), agent and model; `proposals.json`, one for
-      each stage; `evaluation.json`, one for each evaluation;
-    - the mixture, as `MoA.from_file` reads it, and its prompts; the same of what an optimizer made, its settings and
-      report, and the prompts before and after in the Prompt Registry, as `<experiment>.<name>.<predictor>`;
-    - the data set as an input. No secrets.
+    Call it, evaluate it, answer a batch, compile it with any optimizer. The run holds a dozen metrics, written as the
+    block goes, with the number of questions as their step: `score` (0 to 1) and `oracle` of each evaluation,
+    `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls `calls`, `prompt_tokens`,
+    `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it), `failed_calls`. What stands behind them are
+    tables, the mixture and its prompts before and after, the data set; `docs/mlflow.md` shows them. No secrets.
 
     LM calls are counted in the block's context, and the mixture's own in any other thread too. The run is the active
-    one of its thread, except in async code, where tasks share a thread.
-
-    A store that does not answer costs one warning and a bounded time, never an answer: 10 seconds at the start (60 for
-    one on this machine), 30 for the beginning and the end together. What is missing then is said.
+    one of its thread, except in async code, where tasks share a thread. A store that does not answer costs one warning
+    and a bounded time, never an answer: 10 seconds at the start (60 for one on this machine), 30 for the beginning and
+    the end together. What is missing then is said.
 
     Args:
         program: The mixture, or a program with one.

@@ -43,12 +43,6 @@ def models() -> list[Any]:
 
 
 class TestLogging:
-    def test_all_comes_back(self, store: Path) -> None:
-        moa = tuned()
-        back = moa_dspy.load_model(moa_dspy.log_model(moa, "tuned").model_uri)
-        assert back.dump_state() == moa.dump_state()
-        assert back(question=CAPITAL).answer == moa(question=CAPITAL).answer
-
     def test_needs_no_run_and_makes_none(self, store: Path) -> None:
         assert moa_dspy.log_model(simulated(), "capitals").run_id is None
         assert (mlflow.active_run(), mlflow.search_runs(output_format="list")) == (None, [])

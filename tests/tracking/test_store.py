@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,12 @@ import mlflow
 import pytest
 from mlflow.utils.import_hooks import register_post_import_hook
 from support.mixtures import EXAMPLES, cast, mixture
-from support.mlflow_server import broken_server, free_port, hanging_server, mlflow_server
+from support.mlflow_server import free_port, mlflow_server
 
 import moa_dspy
 from moa_dspy import track
 from moa_dspy.tracking import flush, store
 from moa_dspy.tracking.run import Writer
-
-
-@contextmanager
-def no_server() -> Iterator[str]:
-    yield f"http://me:hidden-word@127.0.0.1:{free_port()}"
 
 
 @pytest.fixture
@@ -55,21 +49,6 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     """The warnings of ours, and of those who ask the server for us."""
     names = ("moa_dspy", "mlflow", "dspy", "urllib3")
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.split(".")[0] in names]
-
-
-@pytest.mark.parametrize("server", [no_server, hanging_server, broken_server])
-def test_one_that_is_bad_from_the_start(
-    server: Callable[[], AbstractContextManager[str]], caplog: pytest.LogCaptureFixture
-) -> None:
-    started = time.monotonic()
-    with server() as url:
-        mlflow.set_tracking_uri(url)
-        with track(mixture(cast("a", "b", "judge")), "qa", EXAMPLES) as tracked:
-            answer = mixture(cast("a", "b", "judge"))(question="?").answer
-    assert (answer, tracked.run_id, tracked.usage.calls, mlflow.active_run()) == ("judge", None, 3, None)
-    assert time.monotonic() - started < 10
-    [warning] = said(caplog)
-    assert "is of no use, so there is no run" in warning and "hidden-word" not in warning
 
 
 def test_one_that_dies_in_the_middle(tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -146,16 +146,6 @@ class TestRun:
         assert (run_of(tracked).info.status, mlflow.active_run()) == (status, None)
         assert run_of(tracked).data.tags["error"].startswith(type(error).__name__)
 
-    def test_a_comparison_is_a_run_per_system(self, store: Path) -> None:
-        lms = {"a": FakeLM("a", knowing(0)), "b": FakeLM("b", knowing(1)), "judge": FakeLM("judge", knowing(0))}
-        moa = mixture(lms)
-        with track(moa) as tracked:
-            compared = moa_dspy.evaluate(moa, EXAMPLES, strategies=["synthesis"])
-            tracked.log_comparison(compared)
-        assert metrics(tracked, "score", "oracle") == {"score": pytest.approx(1 / 3), "oracle": pytest.approx(2 / 3)}
-        found = {name: run.data.metrics["score"] for name, run in children(tracked).items()}
-        assert found == {row.name: pytest.approx(row.score) for row in compared.rows}
-
     def test_a_real_server_holds_it_all(self, server: str) -> None:
         moa = mixture(cast("a", "judge"))
         with track(moa, dataset=EXAMPLES) as tracked:
