@@ -26,8 +26,8 @@ os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "MLFLOW_DISABLE_TELEMETRY
 import dspy
 import mlflow
 import mlflow.genai
-import mlflow.litellm
 from mlflow.dspy import autolog as mlflow_autolog
+from mlflow.litellm import autolog as litellm_autolog
 from support.mixtures import EXAMPLES, QA
 from support.mlflow_server import migrated, mlflow_server
 from support.openai_server import ChatRequest, OpenAIServer, Reply, Tokens
@@ -230,9 +230,7 @@ SCENARIOS: dict[str, Callable[[Provider], None]] = {
         valset=EXAMPLES,
     ),
     "mlflow.autolog besides": beside(mlflow.autolog, lambda: mlflow.autolog(disable=True)),
-    "mlflow.litellm.autolog besides": beside(
-        mlflow.litellm.autolog, lambda: mlflow.litellm.autolog(disable=True), engine="litellm"
-    ),
+    "mlflow.litellm.autolog besides": beside(litellm_autolog, lambda: litellm_autolog(disable=True), engine="litellm"),
     "mlflow.dspy.autolog besides": beside(mlflow_autolog, lambda: None),
     "moa-dspy run --mlflow": command("run data.jsonl -o answers.jsonl"),
     "moa-dspy eval --mlflow": command("eval data.jsonl"),

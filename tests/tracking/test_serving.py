@@ -56,6 +56,14 @@ def example_of(info: ModelInfo) -> str:
     return (Path(download_artifacts(artifact_uri=info.model_uri)) / "serving_input_example.json").read_text()
 
 
+class Talk(dspy.Signature):
+    """Answer."""
+
+    question: str = dspy.InputField()
+    history: dspy.History = dspy.InputField(default=None)
+    answer: str = dspy.OutputField()
+
+
 def mixture() -> MoA:
     return MoA(QA, ["simulated/alice", "simulated/bob", "simulated/carol"], "simulated/judge")
 
@@ -78,10 +86,9 @@ def test_typed_inputs_arrive_as_in_a_call(store: Path, monkeypatch: pytest.Monke
 def test_a_chat_is_answered_and_streamed_as_it_is_written(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "any")
     text = "[[ ## reasoning ## ]]\nso\n\n[[ ## answer ## ]]\nLima, on the Rimac, by the sea.\n\n[[ ## completed ## ]]"
-    chat: Any = dspy.Signature("question, history: dspy.History -> answer").with_updated_fields("history", default=None)
     with OpenAIServer(lambda request: text) as provider:
         agents = [Agent(f"openai/{name}", api_base=provider.url, cache=False) for name in ("a", "judge")]
-        moa_dspy.log_model(MoA(chat, agents[:1], agents[1]), "chat", serve_as="chat", registered_model_name="chat")
+        moa_dspy.log_model(MoA(Talk, agents[:1], agents[1]), "chat", serve_as="chat", registered_model_name="chat")
         model: Any = mlflow.pyfunc.load_model("models:/chat/1")
         said = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello Ada."}]
         asked: dict[str, Any] = {"input": [*said, {"role": "user", "content": "The capital of Peru?"}]}

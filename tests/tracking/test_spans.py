@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 import mlflow
 import pytest
+from mlflow import tracing
 from mlflow.tracing.client import TracingClient
 from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, both_ways, cast, mixture, says
@@ -98,9 +99,9 @@ def test_a_reply_that_cannot_be_read_is_shown() -> None:
 
 
 def test_what_is_not_sampled_is_not_lost(caplog: pytest.LogCaptureFixture) -> None:
-    mlflow.tracing.disable()
+    tracing.disable()
     mixture(cast("a", "judge"))(question="?")
-    mlflow.tracing.enable()
+    tracing.enable()
     assert (traces(), [record for record in caplog.records if record.name.startswith("moa_dspy")]) == ([], [])
 
 
