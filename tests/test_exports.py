@@ -45,20 +45,3 @@ def test_without_mlflow_its_names_say_what_is_missing() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     said = "Tracking needs MLflow, which is not installed: pip install 'moa-dspy[mlflow]'."
     assert result.stdout.splitlines() == ["True", said]
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'MoaA'"):
-        moa_dspy.MoaA  # noqa: B018
-
-
-def test_neither_mlflow_nor_litellm_is_imported() -> None:
-    code = (
-        "import sys\n"
-        "from moa_dspy import MoA, MoAConfig, run_moa\n"
-        "import moa_dspy.signatures, moa_dspy.router\n"
-        "MoA('question -> answer', ['openai/gpt-5.4-mini', 'simulated/alice'], 'anthropic/claude-haiku-4-5')\n"
-        "print([name for name in ('litellm', 'mlflow', 'matplotlib', 'typer') if name in sys.modules])\n"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == "[]\n"
