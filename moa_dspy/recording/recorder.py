@@ -120,6 +120,7 @@ def record(
         pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
         if pending:
             check_keys(asker.agents)
+            _ = moa.certainty if asker.whole else None  # a promise that cannot be kept is refused once
         summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
         summary.earlier_usage = Usage.of(call for row in kept.rows.values() for call in row.paid)
         budget = Budget(asker.estimate(pending[:1] if max_cost_usd or max_calls else []), max_cost_usd, max_calls)

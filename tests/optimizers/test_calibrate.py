@@ -107,6 +107,8 @@ def test_a_limit_promises_what_the_calibration_bears(ask: Any, tmp_path: Path) -
     moa, lms = voters(PANEL, limits=Limits(max_error=0.15))
     with pytest.raises(ValueError, match=r"Limits\(max_error=0\.15\) promises .* Calibrate it: Calibrate"):
         ask(moa, question="q0")
+    with pytest.raises(ValueError, match="Calibrate it: Calibrate"):
+        record(moa, examples(GOLD))
     assert lms["ada"].calls == 0
     limited: Any = Calibrate("exact").compile(moa, trainset=examples(GOLD))
     promised: Any = Calibrate("exact", max_error=0.15).compile(voters(PANEL)[0], trainset=examples(GOLD))
