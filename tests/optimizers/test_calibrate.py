@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ PANEL = {"ada": ADA, "bo": BO, "cy": CY}
 FIVE = {"ada": 0.7, "bo": 0.6, "cy": 0.4, "dan": 0.3, "eve": 0.3}
 
 
+@cache
 def calibrated(**settings: Any) -> tuple[Any, Any]:
     """Five planted voters, calibrated on 400 rows; and the report."""
     moa, asked, recording = planted(FIVE, questions=400, alternatives=3)
