@@ -15,7 +15,7 @@ from support.openai_server import ChatRequest, Reply
 from support.rendering import asked
 from typer.testing import CliRunner
 
-from moa_dspy import Agent, MoA, Recording, Selection, record
+from moa_dspy import Agent, MoA, Recording, Selection, Voting, record
 from moa_dspy.cli import app
 from moa_dspy.recording import RecordingStopped, Summary, estimate
 
@@ -175,6 +175,39 @@ def test_a_provider_that_cannot_be_reached_lets_its_questions_wait(server: Batch
     assert step(moa, out)[1].answered == 4
 
 
+def test_a_judges_reply_that_is_cut_off_is_asked_for_once_more(server: BatchServer, out: Path) -> None:
+    def answer(request: ChatRequest) -> Reply:
+        prompt: Any = asked(request.prompt)
+        whole = request.model != "judge" or len(server.batches) > 3
+        text = prompt.render({"reasoning": "so", "answer": f"{request.model}'s"})
+        return Reply(text, finish_reason="stop" if whole else "length")
+
+    server.answer = answer
+    moa = mixture(server, "a", "b", strategy="synthesis")
+    for _ in range(3):
+        step(moa, out, ROWS[:1])
+        server.batches[-1].status = server.batches[0].status = "completed"
+    server.finish()
+    for _ in range(2):
+        [row], _ = step(moa, out, ROWS[:1])
+        server.finish()
+    assert (row.outputs, row.usage.calls, row.degraded) == ({"answer": "judge's"}, 4, False)
+    assert submitted(server)[2:] == [("judge", 1), ("judge", 1)]
+    assert server.batches[2].bodies == server.batches[3].bodies
+
+
+def test_a_quorum_and_an_early_stop_wait_for_what_is_paid(server: BatchServer, out: Path) -> None:
+    strategy, limits = Voting(early_stop=True), {"quorum": 1}
+    moa = mixture(server, "a", "b", "c", strategy=strategy, limits=limits)
+    moa.aggregator.lm = None
+    step(moa, out)
+    server.batches[0].status = server.batches[1].status = "completed"
+    assert step(moa, out)[1].pending == 4
+    server.finish()
+    recording, _ = step(moa, out)
+    assert [row.usage.calls for row in recording] == [3] * 4
+
+
 @pytest.mark.parametrize("kill", [True, False])
 def test_a_kill_while_a_batch_is_made_neither_loses_nor_doubles_it(
     server: BatchServer, out: Path, tmp_path: Path, kill: bool
@@ -268,6 +301,10 @@ def test_models_without_a_batch_api_are_asked_at_once_and_not_again(
 ) -> None:
     dear = Agent("groq/c", name="c", api_base=server.url, api_key="any", prices=PRICES)
     moa = MoA(QA, [Agent("openai/a", api_base=server.url, prices=PRICES), dear], strategy="voting")
+    server.broken = True  # no upload is taken
+    with pytest.raises(RecordingStopped, match="Not all could be submitted"):
+        step(moa, out)
+    server.broken = False
     step(moa, out)
     assert "at the full price, as LiteLLM speaks no batch API of it: groq/c" in caplog.text
     assert (submitted(server), [request.model for request in server.requests]) == ([("a", 4)], ["c"] * 4)

@@ -35,7 +35,7 @@ class BatchServer(OpenAIServer):
 
     Attributes:
         batches: In the order in which they were made.
-        broken: Whether it says nothing of its batches but an error.
+        broken: Whether it takes no files, and says nothing of its batches but an error.
         on_create: Called when a batch has been made, before anybody is told; what it raises is a 500.
     """
 
@@ -61,6 +61,8 @@ class BatchServer(OpenAIServer):
         app.router.add_get("/v1/batches/{id}", self._retrieve)
 
     async def _upload(self, http: web.Request) -> web.Response:
+        if self.broken:
+            return web.json_response(error(500, "No uploads"), status=500)
         form = await http.post()
         uploaded: Any = form["file"]
         assert form["purpose"] == "batch"
