@@ -188,9 +188,9 @@ def test_a_judges_reply_that_is_cut_off_is_asked_for_once_more(server: BatchServ
         step(moa, out, ROWS[:1])
         server.batches[-1].status = server.batches[0].status = "completed"
     server.finish()
-    for _ in range(2):
-        [row], _ = step(moa, out, ROWS[:1])
-        server.finish()
+    step(moa, out, ROWS[:1])
+    server.finish()
+    [row], _ = step(moa, out, ROWS[:1])
     assert (row.outputs, row.usage.calls, row.degraded) == ({"answer": "judge's"}, 4, False)
     assert submitted(server)[2:] == [("judge", 1), ("judge", 1)]
     assert server.batches[2].bodies == server.batches[3].bodies
@@ -285,15 +285,16 @@ def test_an_ambient_lm_and_programs_with_lms_of_their_own_answer_from_batches(se
             self.first.lm = dspy.LM("openai/own", api_base=server.url, cache=False)
 
         def forward(self, question: str) -> Any:
+            self.first(question=question)  # a prompt that is sent twice is two calls
             return self.second(question=self.first(question=question).answer + "!")
 
     with dspy.context(lm=dspy.LM("openai/ambient", api_base=server.url, cache=False)):
-        for _ in range(2):
+        for _ in range(3):
             step(MoA(QA, [Twice()], strategy="voting"), out, ROWS[:1])
             server.finish()
         [row], _ = step(MoA(QA, [Twice()], strategy="voting"), out, ROWS[:1])
-    assert row.outputs == {"answer": "q0!"} and submitted(server) == [("own", 1), ("ambient", 1)]
-    assert [call.model for call in row.calls] == ["openai/own", "openai/ambient"]
+    assert row.outputs == {"answer": "q0!"} and submitted(server) == [("own", 1), ("own", 1), ("ambient", 1)]
+    assert [call.model for call in row.calls] == ["openai/own", "openai/own", "openai/ambient"]
 
 
 def test_models_without_a_batch_api_are_asked_at_once_and_not_again(
