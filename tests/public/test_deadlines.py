@@ -8,12 +8,13 @@ from typing import Any
 
 import dspy
 import pytest
-from support.mixtures import Ask, both_ways, every_way
+from support.mixtures import Ask, both_ways, every_way, sync
 from support.openai_server import ChatRequest, OpenAIServer, Reply
 
 from moa_dspy import MoA
 
 GOOD = "[[ ## reasoning ## ]]\nr\n\n[[ ## answer ## ]]\n42\n\n[[ ## completed ## ]]"
+WORDS = " ".join(["word"] * 40)
 
 
 def answer(request: ChatRequest) -> Reply:
@@ -22,6 +23,7 @@ def answer(request: ChatRequest) -> Reply:
         "good": Reply(GOOD),
         "hangs": Reply(hang=True),
         "stalls": Reply(GOOD, hang="body"),
+        "dawdles": Reply(GOOD.replace("42", WORDS), hang="body"),
         "trickles": Reply(GOOD, pace=0.5),
         "moody": Reply(GOOD, hang=number % 3 == 0),
         "down": Reply("down", status=500, headers={"Retry-After": "0"}),
@@ -91,6 +93,24 @@ def test_a_stream_that_does_not_end_is_ended(engine: str, name: str, server: Ope
     [failure] = pred.metadata.failures
     assert pred.answer == "42" and failure.error in ("ProposerTimeout", "LMTimeoutError")
     assert await_idle(server) == 0
+
+
+@pytest.mark.parametrize("engine", ["lm15", "litellm"])
+@both_ways
+def test_a_judge_whose_stream_does_not_end_leaves_the_vote_after_what_was_streamed(
+    ask: Ask, engine: str, server: OpenAIServer
+) -> None:
+    moa = mixture(server, "good", judge="dawdles", engine=engine, aggregator_timeout=0.7)
+
+    async def stream() -> list[Any]:
+        listeners = [dspy.streaming.StreamListener("answer")]
+        run: Any = dspy.streamify(moa, stream_listeners=listeners, is_async_program=ask is not sync)
+        return [piece async for piece in run(question="?")]
+
+    *pieces, pred = asyncio.run(asyncio.wait_for(stream(), 20))
+    streamed = "".join(piece.chunk for piece in pieces)
+    assert streamed and WORDS.startswith(streamed) and pieces[-1].is_last_chunk
+    assert (pred.answer, pred.metadata.fallback_used, await_idle(server)) == ("42", True, 0)
 
 
 @every_way
