@@ -60,7 +60,7 @@ class Talk(dspy.Signature):
     """Answer."""
 
     question: str = dspy.InputField()
-    history: dspy.History = dspy.InputField(default=None)
+    history: dspy.History = dspy.InputField(default=dspy.History(messages=[]))
     answer: str = dspy.OutputField()
 
 

@@ -52,8 +52,8 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_one_that_dies_in_the_middle(tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture) -> None:
-    moa = mixture(cast("a", "b", "judge"))
-    with mlflow_server(tmp_path) as url:
+    moa, database = mixture(cast("a", "b", "judge")), Path(shutil.copy(template, tmp_path / "server.db"))
+    with mlflow_server(tmp_path, database) as url:
         mlflow.set_tracking_uri(url)
         mlflow.set_experiment("dying")
         moa_dspy.autolog()
@@ -69,22 +69,13 @@ def test_one_that_dies_in_the_middle(tmp_path: Path, template: Path, caplog: pyt
     assert tracked.usage.calls == 5 * 3
     [warning] = [line for line in said(caplog) if "is incomplete" in line]
     assert str(tracked.run_id) in warning and "its end" in warning
-
-
-def test_the_next_block_is_not_below_one_that_could_not_end(tmp_path: Path) -> None:
-    moa = mixture(cast("a", "judge"))
-    with mlflow_server(tmp_path) as url:
-        mlflow.set_tracking_uri(url)
-        mlflow.set_experiment("dying")
-        block = track(moa, "lost")
-        lost = block.__enter__()
-    block.__exit__(None, None, None)
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'server.db'}")
-    with track(moa, "next") as tracked:
+    # The next block is not below the one that could not end.
+    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    with track(moa, "next") as following:
         pass
     runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list", search_all_experiments=True)}
-    assert "mlflow.parentRunId" not in runs[str(tracked.run_id)].data.tags
-    assert (runs[str(lost.run_id)].info.status, mlflow.active_run()) == ("FAILED", None)
+    assert "mlflow.parentRunId" not in runs[str(following.run_id)].data.tags
+    assert (runs[str(tracked.run_id)].info.status, mlflow.active_run()) == ("FAILED", None)
 
 
 @pytest.mark.slow
