@@ -46,6 +46,7 @@ R = TypeVar("R")
 _CANCELLATION = 0.1
 # Seconds between two looks at whether the work was told to stop.
 _LOOK = 0.1
+_NEVER = float("inf")
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,17 @@ def drive(steps: Steps[T]) -> T:
     """Run a step program with threads; works inside a running event loop too."""
     if dspy.settings.send_stream is not None and not in_anyio_worker():
         with dspy.context(send_stream=None):  # no way to stream from here, and trying would fail the calls
-            return _drive(steps)
-    return _drive(steps)
+            return drive(steps)
+    batch, result = _advance(steps, None)
+    while batch is not None:
+        try:
+            outcomes = _settle(_gather(batch))
+        except BaseException as interrupt:
+            with suppress(StopIteration):
+                steps.throw(interrupt)  # which tells what was paid for, and goes on
+            raise
+        batch, result = _advance(steps, outcomes)
+    return result
 
 
 async def adrive(steps: Steps[T]) -> T:
@@ -108,7 +118,7 @@ async def adrive(steps: Steps[T]) -> T:
             outcomes = _settle(await _agather(batch))
         except BaseException as interrupt:
             with suppress(StopIteration):
-                steps.throw(interrupt)  # which tells what was paid for, and goes on
+                steps.throw(interrupt)
             raise
         batch, result = _advance(steps, outcomes)
     return result
@@ -193,19 +203,6 @@ def run_side_by_side(
         stopped = True
 
 
-def _drive(steps: Steps[T]) -> T:
-    batch, result = _advance(steps, None)
-    while batch is not None:
-        try:
-            outcomes = _settle(_gather(batch))
-        except BaseException as interrupt:
-            with suppress(StopIteration):
-                steps.throw(interrupt)
-            raise
-        batch, result = _advance(steps, outcomes)
-    return result
-
-
 def _advance(steps: Steps[T], outcomes: list[Outcome] | None) -> tuple[Batch | None, Any]:
     try:
         return steps.send(outcomes), None  # type: ignore[arg-type]
@@ -259,16 +256,12 @@ def _gather(batch: Batch) -> list[Outcome]:
         work(here)
         if isinstance(outcomes[here].error, KeyboardInterrupt):  # not only once the others have answered
             _raise_interrupt(outcomes[here])
-    deadline = None if batch.timeout is None else time.monotonic() + batch.timeout
+    end = _End(batch)
     done: set[int] = set()
-    while len(done) < len(outcomes):
-        try:
-            done.add(finished.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic())))
-        except queue.Empty:
-            break
-        if batch.patience is not None and (rest := batch.patience(_seen(outcomes, done))) is not None:
-            deadline = time.monotonic() + rest if deadline is None else min(deadline, time.monotonic() + rest)
-            if not rest:
+    with suppress(queue.Empty):
+        while len(done) < len(outcomes):
+            done.add(finished.get(timeout=end.remaining))
+            if end.is_brought_by(_seen(outcomes, done)):
                 break
     return _seen(outcomes, done)
 
@@ -277,28 +270,42 @@ async def _agather(batch: Batch) -> list[Outcome]:
     """Run a batch as tasks; what is no longer needed is cancelled."""
     outcomes = batch.outcomes
     tasks = [asyncio.create_task(_arun(call, outcome)) for call, outcome in zip(batch.calls, outcomes, strict=True)]
-    loop = asyncio.get_running_loop()
-    deadline = None if batch.timeout is None else loop.time() + batch.timeout
+    end = _End(batch)
     when = asyncio.ALL_COMPLETED if batch.patience is None else asyncio.FIRST_COMPLETED
     pending: set[asyncio.Task[None]] = set(tasks)
     done: set[int] = set()
     try:
         while pending:
-            remaining = None if deadline is None else max(0.0, deadline - loop.time())
-            _, pending = await asyncio.wait(pending, timeout=remaining, return_when=when)
+            _, pending = await asyncio.wait(pending, timeout=end.remaining, return_when=when)
             done = {index for index, task in enumerate(tasks) if task.done()}
-            if deadline is not None and loop.time() >= deadline:
+            if end.remaining == 0 or end.is_brought_by(_seen(outcomes, done)):
                 break
-            if batch.patience is not None and (rest := batch.patience(_seen(outcomes, done))) is not None:
-                deadline = loop.time() + rest if deadline is None else min(deadline, loop.time() + rest)
-                if not rest:
-                    break
         return _seen(outcomes, done)
     finally:
         for task in pending:
             task.cancel()
         if pending:
             await asyncio.wait(pending, timeout=_CANCELLATION)
+
+
+class _End:
+    """When the unfinished calls of a batch are given up."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.patience = batch.patience
+        self.time = _NEVER if batch.timeout is None else time.monotonic() + batch.timeout
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until then; None if it never comes."""
+        return None if self.time == _NEVER else max(0.0, self.time - time.monotonic())
+
+    def is_brought_by(self, outcomes: Sequence[Outcome]) -> bool:
+        """Whether these outcomes end it at once; they may bring its end nearer."""
+        rest = None if self.patience is None else self.patience(outcomes)
+        if rest is not None:
+            self.time = min(self.time, time.monotonic() + rest)
+        return rest == 0
 
 
 def _seen(outcomes: list[Outcome], done: set[int]) -> list[Outcome]:
