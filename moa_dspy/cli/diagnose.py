@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -25,9 +24,7 @@ def diagnose(
     ] = True,
     plot: options.Plot = None,
     concurrency: options.Concurrency = 8,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep every answer here, and resume from it.")
-    ] = None,
+    out: options.Kept = None,
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,

@@ -46,16 +46,12 @@ def evaluate(
     signature: options.Signature = None,
     by: Annotated[str | None, typer.Option(metavar="FIELD", help="Also show the scores by this field of DATA.")] = None,
     plot: options.Plot = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", "--record", metavar="FILE", help="Keep every answer here, and resume from it."),
-    ] = None,
+    out: options.Kept = None,
     recording: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Score this recording anew instead of asking DATA.")
     ] = None,
     proof: Annotated[
-        bool,
-        typer.Option("--proof", help="Also show what cascades and promises learned from it are worth."),
+        bool, typer.Option("--proof", help="Also show what cascades and promises learned from it are worth.")
     ] = False,
     concurrency: options.Concurrency = 8,
     dry_run: options.DryRun = False,

@@ -42,6 +42,10 @@ Signature = Annotated[
     ),
 ]
 Data = Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")]
+Kept = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", "--record", metavar="FILE", help="Keep every answer here, and resume from it."),
+]
 Concurrency = Annotated[
     int, typer.Option(min=1, metavar="N", help="Questions under way at once; each asks all proposers.")
 ]
