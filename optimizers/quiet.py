@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
@@ -31,12 +30,7 @@ def quiet() -> Iterator[None]:
         _inside += 1
     try:
         with dspy.context(**{_QUIET: True}):
-            try:
-                yield
-            except BaseException as error:
-                # A bar that an error leaves open is drawn once more when it is let go.
-                traceback.clear_frames(error.__traceback__)
-                raise
+            yield
     finally:
         with _lock:
             _inside -= 1
