@@ -20,7 +20,6 @@ from support.openai_server import OpenAIServer
 from support.rendering import render
 from support.served import answers, write_served
 
-pytestmark = pytest.mark.xdist_group("proxy")
 KEY = "sk-of-these-tests-0123456789abcdef"
 HI: Any = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
 
