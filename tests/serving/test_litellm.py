@@ -119,7 +119,9 @@ def test_what_the_client_asks_of_the_text_is_asked_of_who_writes_it(server: Open
 
 def tell(response: Any) -> tuple[str, str]:
     """The answer's text and why it ends, streamed or not."""
-    choices = response.choices if isinstance(response, litellm.ModelResponse) else [c.choices[0] for c in response]
+    choices: list[Any] = (
+        response.choices if isinstance(response, litellm.ModelResponse) else [c.choices[0] for c in response]
+    )
     texts = [(one.message if hasattr(one, "message") else one.delta).content or "" for one in choices]
     return "".join(texts), choices[-1].finish_reason
 
