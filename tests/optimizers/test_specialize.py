@@ -307,7 +307,11 @@ def test_without_an_lm_to_propose_prompts_it_says_so() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_optimizers_are_quiet_and_nobody_else(threads: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_optimizers_are_quiet_and_nobody_else(
+    threads: int, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("ERROR", "moa_dspy")  # our own warnings go where their loggers send them
+
     def metric(example: Any, pred: Any, trace: Any = None, *_: Any) -> bool:
         if not said:
             said.append("once")
