@@ -175,7 +175,7 @@ def test_errors_arrive_as_dspys_own(server: OpenAIServer, reply: Reply, error: t
 
 
 def test_a_stream_that_breaks_off_is_no_answer(server: OpenAIServer) -> None:
-    server.answer = lambda request: Reply("one two three four five six", drop=True)
+    server.answer = lambda request: Reply("one two three four five six", drop=True, pace=0.01)
     with pytest.raises(dspy.lm15.LM15Error):
         streamed(RouterEngine(config(server)), "unpriced", "sync")
 

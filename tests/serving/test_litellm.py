@@ -313,7 +313,8 @@ def test_a_conversation_that_no_window_holds_is_told_as_clients_know_it(server: 
 
 def test_a_stream_that_breaks_in_the_middle_is_no_answer(server: OpenAIServer) -> None:
     serve(server, "a", "judge")
-    broken = Reply(render("chat", {"reasoning": "so", "answer": "judge says a lot " * 20}), drop=True)
+    # At a pace: a reset takes back what nobody has read yet.
+    broken = Reply(render("chat", {"reasoning": "so", "answer": "judge says a lot " * 20}), drop=True, pace=0.01)
     server.answer = lambda request: broken if request.model == "judge" else answers(request)
     heard = []
     with pytest.raises(Exception, match="The stream broke; what the mixture answers is: a says quite a lot"):
