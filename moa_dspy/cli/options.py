@@ -222,15 +222,16 @@ class Scoring:
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:
     """The command as Typer reads it: each group's options one by one, and `-v`, which all commands take."""
-    hints = get_type_hints(command, include_extras=True)
-    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    # Not get_type_hints: before Python 3.11 it makes optional, and hides, what has None as its default.
+    asked = inspect.signature(command, eval_str=True).parameters
+    groups: dict[str, Any] = {name: one.annotation for name, one in asked.items() if is_dataclass(one.annotation)}
     shown: dict[str, tuple[Any, Any]] = {}
-    for name, parameter in inspect.signature(command).parameters.items():
+    for name, parameter in asked.items():
         if name in groups:
             of_group = get_type_hints(groups[name], include_extras=True)
             shown |= {field.name: (of_group[field.name], field.default) for field in fields(groups[name])}
         else:
-            shown[name] = hints[name], parameter.default
+            shown[name] = parameter.annotation, parameter.default
     shown["verbose"] = Verbose, None
 
     def run(verbose: Any = None, **given: Any) -> None:  # whose callback has been called by then
