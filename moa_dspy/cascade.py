@@ -123,7 +123,7 @@ def asks_aggregator(moa: MoA) -> bool:
 
 
 def _has_threshold(moa: MoA) -> bool:
-    return moa.certainty is not None and moa.certainty.threshold is not None
+    return (certainty := moa.certainty) is not None and certainty.threshold is not None
 
 
 def _add(before: MoAMetadata | None, account: MoAMetadata, number: int) -> None:

@@ -185,7 +185,6 @@ class MoA(Savable):
         has_aggregator = self._has_aggregator()
         check_keys(agents if has_aggregator else agents[:-1])
         _check_prices(self.limits, agents if has_aggregator else agents[:-1])
-        _ = self.certainty  # a promise that cannot be kept is refused before anything is paid for
         account = _Account(self)
         try:
             return (yield from self._ask(inputs, account, stream, has_aggregator))
@@ -308,6 +307,7 @@ class _Account:
     def __init__(self, moa: MoA) -> None:
         self.started = time.perf_counter()
         self.moa = moa
+        self.certainty = moa.certainty  # a promise that cannot be kept is refused before anything is paid for
         limits = moa.limits
         self.allowance = Allowance(
             limits.timeout,
@@ -397,7 +397,7 @@ class _Account:
 
         metadata.count_with(count)
         outputs = verdict.outputs
-        if (calibration := self.moa.certainty) is not None:
+        if (calibration := self.certainty) is not None:
             evidence = weigh_evidence(
                 case,
                 outputs,

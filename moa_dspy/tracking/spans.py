@@ -118,10 +118,7 @@ class Spans(MlflowCallback):
                 if not self._is_full:
                     self._agents[opened.span.span_id] = opened
                     opened.settings = self._listen_to_lm(instance)
-        elif not (
-            isinstance(instance, _INSIDE)
-            and any(isinstance(caller, Agent) for caller in dspy.settings.caller_modules or ())
-        ):
+        elif not (isinstance(instance, _INSIDE) and _is_in_agent()):
             kind = SpanType.AGENT if isinstance(instance, dspy.ReAct) else SpanType.CHAIN
             self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
 
