@@ -1,17 +1,23 @@
-"""The typed signatures: how a proposal, a synthesis, a selection, a vote and a fusion are asked for.
+"""What models are asked: signatures derived from any task's, whose docstring, types and constraints survive."""
 
-Each is derived from any task signature; its docstring, descriptions, types, constraints and
-defaults survive.
-"""
-
-from .fusion import ELEMENTS, SETTLED, FusionElement, fusion_signature, without
-from .identity import duplicate, tell_apart
+from .judging import (
+    BEST,
+    CHOICE,
+    CRITIQUE,
+    ELEMENTS,
+    GROUPS,
+    SETTLED,
+    FusionElement,
+    among,
+    fusion_signature,
+    revision_signature,
+    selection_signature,
+    synthesis_signature,
+    voting_signature,
+    without,
+)
 from .proposal import proposal_signature, starting_instructions
-from .revision import CRITIQUE, revision_signature
-from .selection import CHOICE, among, selection_signature
-from .synthesis import synthesis_signature
-from .task import PROPOSALS, REASONING, for_role, refuse_collisions, task_signature, with_proposals, with_reasoning
-from .voting import BEST, GROUPS, grouped_among, voting_signature
+from .task import PROPOSALS, REASONING, duplicate, for_role, task_signature, tell_apart, with_reasoning
 
 __all__ = [
     "BEST",
@@ -27,9 +33,7 @@ __all__ = [
     "duplicate",
     "for_role",
     "fusion_signature",
-    "grouped_among",
     "proposal_signature",
-    "refuse_collisions",
     "revision_signature",
     "selection_signature",
     "starting_instructions",
@@ -37,7 +41,6 @@ __all__ = [
     "task_signature",
     "tell_apart",
     "voting_signature",
-    "with_proposals",
     "with_reasoning",
     "without",
 ]

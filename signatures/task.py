@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import suppress
 from functools import lru_cache, wraps
 from typing import Any, Literal, get_origin
@@ -26,7 +26,7 @@ _PROPOSALS_DESC = (
 _REASONING_DESC = "Think step by step before you answer."
 
 
-def task_signature(signature: str | type[dspy.Signature]) -> type[dspy.Signature]:
+def task_signature(signature: str | Signature) -> Signature:
     """The signature of the task, as a class, refused if a mixture could not carry it.
 
     Args:
@@ -59,33 +59,28 @@ def task_signature(signature: str | type[dspy.Signature]) -> type[dspy.Signature
 
 def refuse_collisions(fields: Collection[str], reserved: Collection[str], kind: str, reason: str) -> None:
     """Refuse task fields whose names are needed."""
-    taken = sorted(set(fields) & set(reserved))
-    if taken:
-        names = ", ".join(f"`{name}`" for name in taken)
-        renamed = ", ".join(f"`task_{name}`" for name in taken)
+    if taken := sorted(set(fields) & set(reserved)):
+        names, renamed = (", ".join(f"`{before}{name}`" for name in taken) for before in ("", "task_"))
         raise ValueError(
             f"The task's {kind} field {names} collides with a name that is taken: {reason}, and one would "
             f"silently overwrite the other. Rename the field, for example to {renamed}."
         )
 
 
-def with_reasoning(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+def with_reasoning(signature: Signature) -> Signature:
     """The signature with a `reasoning` output before the others, unless it has one of its own."""
     if REASONING in signature.output_fields:
         return signature
     return signature.prepend(REASONING, dspy.OutputField(desc=_REASONING_DESC), type_=str)
 
 
-def with_proposals(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+def with_proposals(signature: Signature) -> Signature:
     """The signature with the proposals as its last input."""
     return signature.append(PROPOSALS, dspy.InputField(desc=_PROPOSALS_DESC), type_=str)
 
 
-def judged(task: type[dspy.Signature], instructions: str) -> type[dspy.Signature]:
-    """The task's inputs and `proposals`, without the task's outputs, for a verdict on the proposals.
-
-    What is known of the outputs (types, descriptions, constraints) moves into the instructions.
-    """
+def judged(task: Signature, instructions: str) -> Signature:
+    """The task's inputs and `proposals`, for a verdict: what is known of its outputs moves into the instructions."""
     about = f"{task.instructions}\n\nAn answer to it has these fields:\n{_described(task.output_fields)}"
     signature = with_history_as_text(with_proposals(task))
     for name in task.output_fields:
@@ -93,7 +88,7 @@ def judged(task: type[dspy.Signature], instructions: str) -> type[dspy.Signature
     return signature.with_instructions(instructions.format(task=about))
 
 
-def with_history_as_text(signature: type[dspy.Signature]) -> type[dspy.Signature]:
+def with_history_as_text(signature: Signature) -> Signature:
     """The signature with conversations as text.
 
     As messages they would be shown as if they had been answered with this signature's own outputs.
@@ -104,14 +99,36 @@ def with_history_as_text(signature: type[dspy.Signature]) -> type[dspy.Signature
     return signature
 
 
-def for_role(signature: type[dspy.Signature], role: str) -> type[dspy.Signature]:
+def for_role(signature: Signature, role: str) -> Signature:
     """A class of its own for this role, with the very same prompt.
 
-    GEPA and Refine know predictors by their signatures: two roles that shared one would be handed
-    each other's traces. The mark is not shown to any model and survives new instructions.
+    GEPA and Refine know predictors by their signatures: two roles that shared one would be handed each other's traces
+    and hints. The mark is not shown to any model and survives new instructions.
     """
     mark: dict[str, Any] = {"moa_role": role}
     return signature.with_updated_fields(list(signature.output_fields)[-1], **mark)
+
+
+def tell_apart(predictors: Iterable[tuple[str, dspy.Predict]]) -> None:
+    """Mark the predictors, given with their names, that GEPA and Refine would take for one another.
+
+    They match by signature; the first of its kind keeps its class.
+    """
+    known: list[Signature] = []
+    for name, predictor in predictors:
+        signature: Any = predictor.signature
+        if any(signature.equals(other) for other in known):
+            predictor.signature = signature = for_role(signature, name)
+        known.append(signature)
+
+
+def duplicate(signature: Signature) -> Signature:
+    """Another class with the very same prompt.
+
+    InferRules writes its rules into the class itself: what shares the class with the candidate (the student, every
+    other candidate, the user's own code) would be rewritten too.
+    """
+    return signature.with_instructions(signature.instructions)
 
 
 def kept(derive: Callable[..., Signature]) -> Callable[..., Signature]:
@@ -125,14 +142,13 @@ def kept(derive: Callable[..., Signature]) -> Callable[..., Signature]:
         return derive(signature, *arguments)
 
     @wraps(derive)
-    def wrapper(signature: Signature, *arguments: Any) -> Signature:
-        of: Any = signature
-        return derived(of, signature.instructions, *arguments)
+    def wrapper(signature: Any, *arguments: Any) -> Signature:
+        return derived(signature, signature.instructions, *arguments)
 
     return wrapper
 
 
-def _parse(text: str) -> type[dspy.Signature]:
+def _parse(text: str) -> Signature:
     make: Any = dspy.Signature  # which makes classes, and not what a type checker expects of a class
     try:
         return make(text)

@@ -14,7 +14,6 @@ from moa_dspy.signatures import (
     among,
     for_role,
     fusion_signature,
-    grouped_among,
     proposal_signature,
     selection_signature,
     synthesis_signature,
@@ -244,13 +243,13 @@ def test_other_names_are_free(strategy: Strategy, text: str) -> None:
 
 
 def test_a_choice_is_one_of_the_labels_shown() -> None:
-    narrowed = among(selection_signature(Rich), "choice", ("P1", "P2"))
+    narrowed = among(selection_signature(Rich), ("P1", "P2"))
     assert narrowed.output_fields["choice"].annotation == Literal["P1", "P2"]
     assert narrowed.instructions == selection_signature(Rich).instructions
 
 
 def test_groups_are_of_the_labels_shown() -> None:
-    narrowed = grouped_among(voting_signature(Rich), ("P1", "P2"))
+    narrowed = among(voting_signature(Rich), ("P1", "P2"))
     assert narrowed.output_fields["groups"].annotation == list[list[Literal["P1", "P2"]]]
     assert narrowed.output_fields["best"].annotation == Literal["P1", "P2"]
 
@@ -284,9 +283,9 @@ def test_braces_in_a_docstring_are_only_braces(text: str) -> None:
 
 def test_what_an_optimizer_writes_into_the_class_itself_reaches_what_is_derived_from_it() -> None:
     signature = selection_signature(task_signature("q -> a"))
-    assert among(signature, "choice", ("P1",)) is among(signature, "choice", ("P1",))
+    assert among(signature, ("P1",)) is among(signature, ("P1",))
     signature.instructions += "\n\nA rule."
-    assert among(signature, "choice", ("P1",)).instructions.endswith("A rule.")
+    assert among(signature, ("P1",)).instructions.endswith("A rule.")
 
 
 @pytest.mark.parametrize("strategy", ["synthesis", "selection", "voting", "fusion"])

@@ -140,7 +140,7 @@ class Selection(Strategy):
         signature: Any = self.select.signature
 
         def narrow(shown: Rendering) -> type[dspy.Signature]:
-            return among(signature, CHOICE, tuple(shown.labels))
+            return among(signature, tuple(shown.labels))
 
         try:
             return (yield from self.ask(self.select, case, narrow=narrow, rotation=rotation))

@@ -13,7 +13,7 @@ from dspy.adapters.utils import annotation_allows_none
 
 from moa_dspy.concurrency import Steps
 from moa_dspy.rendering import Rendering
-from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, grouped_among, selection_signature, voting_signature
+from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, selection_signature, voting_signature
 from moa_dspy.strategies.answers import Answer, answer_of, free_text, output_types
 from moa_dspy.strategies.asking import Reply, Unusable
 from moa_dspy.strategies.base import Case, Strategy, Verdict
@@ -154,7 +154,7 @@ class Voting(Strategy):
         reply = yield from self.ask(
             group,
             case,
-            narrow=lambda shown: grouped_among(signature, tuple(shown.labels)),
+            narrow=lambda shown: among(signature, tuple(shown.labels)),
             complaint=_find_overlap,
         )
         labels = reply.shown.labels
@@ -168,9 +168,7 @@ class Voting(Strategy):
     def _ask_for_best(self, break_tie: dspy.Predict, case: Case, tally: Tally) -> Steps[tuple[Tally, Reply]]:
         signature: Any = break_tie.signature
         leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tally.tied])
-        reply = yield from self.ask(
-            break_tie, leaders, narrow=lambda shown: among(signature, CHOICE, tuple(shown.labels))
-        )
+        reply = yield from self.ask(break_tie, leaders, narrow=lambda shown: among(signature, tuple(shown.labels)))
         return _led_by(tally, reply.chosen(CHOICE)[0].id), reply
 
 
