@@ -1,8 +1,8 @@
-"""A comparison of systems on the same questions: one row per system, with intervals."""
+"""A comparison of systems on the same questions: one row per system, by every measure, with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from moa_dspy.evaluation.intervals import Interval, bootstrap, wilson
-from moa_dspy.evaluation.measures import Measure, measure
-from moa_dspy.evaluation.perturbing import PERTURBED_FROM
+from moa_dspy.evaluation.intervals import Interval, bootstrap, calibration_error, calibration_interval, wilson
 from moa_dspy.evaluation.scores import Kind, ScoredRow, System
 from moa_dspy.evaluation.table import groups_table, measures_table, rows_table, shown_as_text
 from moa_dspy.recording import Recording, Trouble
@@ -23,9 +21,12 @@ from moa_dspy.recording.summary import count_troubles
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
 
-__all__ = ["Comparison", "Row"]
+__all__ = ["PERTURBED_FROM", "Comparison", "Measure", "Row"]
 
 CONFIDENCE = 0.95
+
+PERTURBED_FROM = "perturbed_from"
+"""The field of a question in other words that holds the id of the original."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,27 @@ class Row:
         if self.prompt_tokens is None or self.completion_tokens is None:
             return None
         return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One system by one measure.
+
+    Attributes:
+        system: Its name.
+        name: A metric's name; `robustness`, the mean of the worst score that a question has among its wordings;
+            `ECE`, the `calibration_error` of a calibrated mixture's confidence; `tokens`, `USD` and `seconds` per
+            question, without those that DSPy's cache answered.
+        value: What it is.
+        interval: Its 95% interval.
+        questions: On how many it rests.
+    """
+
+    system: str
+    name: str
+    value: float
+    interval: Interval
+    questions: int
 
 
 @dataclass(frozen=True)
@@ -136,28 +158,9 @@ class Comparison:
         return next(row for row in self.rows if row.name == system)
 
     @cached_property
-    def worst(self) -> Comparison:
-        """The questions that were put in other words, each system by the worst of its scores."""
-        wordings: dict[str, list[ScoredRow]] = {}
-        for one in self.perturbed:
-            wordings.setdefault(one.row.extra[PERTURBED_FROM], []).append(one)
-        questions = [
-            replace(
-                one,
-                answers={
-                    name: min([answer, *(other.answers[name] for other in others)], key=lambda said: said.score)
-                    for name, answer in one.answers.items()
-                },
-            )
-            for one in self.questions
-            if (others := wordings.get(str(one.row.id)))
-        ]
-        return Comparison(self.systems, questions, len(questions), self.metric, self.seed)
-
-    @cached_property
     def measures(self) -> list[Measure]:
-        """Every system by every measure: metrics, robustness, calibration, cost and latency."""
-        return list(measure(self)) if self.questions else []
+        """Every system by every measure: metrics, robustness, calibration, cost and latency; unknown ones left out."""
+        return [one for system in self.systems for one in self._measure(system.name)] if self.questions else []
 
     @property
     def usage(self) -> Usage:
@@ -167,12 +170,8 @@ class Comparison:
     @cached_property
     def troubles(self) -> list[Trouble]:
         """What went wrong, by system and type of error, as often as it did."""
-        failures = (
-            (system.name, question.answers[system.name].failure)
-            for system in self.systems
-            for question in self.questions
-        )
-        return count_troubles([(name, one.error, one.message) for name, one in failures if one is not None], [])
+        found = ((one.name, asked.answers[one.name].failure) for one in self.systems for asked in self.questions)
+        return count_troubles([(who, failure.error, failure.message) for who, failure in found if failure], [])
 
     def split(self, key: str | Callable[[dspy.Example], Any]) -> dict[Any, Comparison]:
         """One comparison per group of questions, in order of first appearance.
@@ -225,8 +224,8 @@ class Comparison:
         """The rows as a rich table; scores are in percent if the metric says right or wrong.
 
         Args:
-            width: Columns of the terminal: where there is room, intervals get a decimal and columns more space; where
-                there is little, numbers are whole, and calls, tokens and time are left out.
+            width: Columns of the terminal: where there is little room, numbers are whole, and calls, tokens and time
+                are left out.
         """
         return rows_table(self, width)
 
@@ -247,23 +246,9 @@ class Comparison:
 
         return save_plot(self, path)
 
-    def taken(self, system: str) -> dict[str, list[float]]:
-        """What a system's answers take, one number per question of which it is known."""
-        answers = [question.answers[system] for question in self.questions]
-        taken = [(answer, Usage.of(answer.calls)) for answer in answers if answer.calls is not None]
-        fresh = [(answer, usage) for answer, usage in taken if not usage.cache_hits]
-        priced = [(a.share, u.cost_usd) for a, u in fresh if u.cost_usd is not None and not u.unpriced_calls]
-        return {
-            "calls": [answer.share * usage.calls for answer, usage in taken],
-            "prompt_tokens": [answer.share * usage.prompt_tokens for answer, usage in fresh],
-            "completion_tokens": [answer.share * usage.completion_tokens for answer, usage in fresh],
-            "cost_usd": [share * cost for share, cost in priced],
-            "seconds": [answer.seconds for answer, _ in fresh],
-        }
-
     def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
         answers = [question.answers[system.name] for question in self.questions]
-        taken = self.taken(system.name)
+        taken = self._taken(system.name)
         score, best = float(self.scores(system.name).mean()), float(self.scores(self.best_single).mean())
         return Row(
             name=system.name,
@@ -277,3 +262,46 @@ class Comparison:
             fallbacks=sum(answer.fallback_used for answer in answers),
             cached=len(taken["calls"]) - len(taken["seconds"]),
         )
+
+    def _taken(self, system: str) -> dict[str, list[float]]:
+        """What a system's answers take, one number per question of which it is known."""
+        answers = [question.answers[system] for question in self.questions]
+        taken = [(answer, Usage.of(answer.calls)) for answer in answers if answer.calls is not None]
+        fresh = [(answer, usage) for answer, usage in taken if not usage.cache_hits]
+        priced = [(a.share, u.cost_usd) for a, u in fresh if u.cost_usd is not None and not u.unpriced_calls]
+        return {
+            "calls": [answer.share * usage.calls for answer, usage in taken],
+            "prompt_tokens": [answer.share * usage.prompt_tokens for answer, usage in fresh],
+            "completion_tokens": [answer.share * usage.completion_tokens for answer, usage in fresh],
+            "cost_usd": [share * cost for share, cost in priced],
+            "seconds": [answer.seconds for answer, _ in fresh],
+        }
+
+    def _measure(self, system: str) -> Iterator[Measure]:
+        scored = {self.metric: self, **self.further, **({"robustness": self._worst} if self.perturbed else {})}
+        for name, one in scored.items():
+            row = one.row(system)
+            yield Measure(system, name, row.score, row.interval, len(one.questions))
+        answers = [question.answers[system] for question in self.questions]
+        sure = np.array([(one.confidence, one.score) for one in answers if one.confidence is not None]).T
+        if len(sure) and self.is_accuracy:
+            yield Measure(system, "ECE", calibration_error(*sure), calibration_interval(*sure), sure.shape[1])
+        taken = self._taken(system)
+        tokens = [sum(pair) for pair in zip(taken["prompt_tokens"], taken["completion_tokens"], strict=True)]
+        for name, values in {"tokens": tokens, "USD": taken["cost_usd"], "seconds": taken["seconds"]}.items():
+            if values:
+                [interval] = bootstrap(np.reshape(values, (-1, 1)), seed=self.seed, resamples=1000)
+                yield Measure(system, name, float(np.mean(values)), interval, len(values))
+
+    @cached_property
+    def _worst(self) -> Comparison:
+        """The questions that were put in other words, each system by the worst of its scores."""
+        wordings: dict[str, list[ScoredRow]] = {}
+        for one in self.perturbed:
+            wordings.setdefault(one.row.extra[PERTURBED_FROM], []).append(one)
+        questions = [
+            replace(one, answers={n: min((o.answers[n] for o in said), key=lambda a: a.score) for n in one.answers})
+            for one in self.questions
+            if (said := [one, *wordings.get(str(one.row.id), ())])[1:]
+        ]
+        return Comparison(self.systems, questions, len(questions), self.metric, self.seed)

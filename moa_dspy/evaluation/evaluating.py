@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
+import random
+import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dspy
 
 from moa_dspy.agent import Agent
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import TooFewProposals
-from moa_dspy.evaluation.comparison import Comparison
+from moa_dspy.evaluation.comparison import PERTURBED_FROM, Comparison
 from moa_dspy.evaluation.metrics import METRICS, Metric, MetricError, as_metric, metric_name, prediction_of, score
-from moa_dspy.evaluation.perturbing import PERTURBED_FROM, Perturb, perturb_text
 from moa_dspy.evaluation.scores import ORACLE, VOTE, Kind, ScoredRow, System, score_row
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
@@ -36,13 +37,24 @@ from moa_dspy.recording import (
 )
 from moa_dspy.recording.asking import aggregator_for, decide, unused_name, with_aggregator
 from moa_dspy.recording.replay import replay, separate_verdict
+from moa_dspy.recording.rows import failures_of
 from moa_dspy.results import MoAMetadata
 from moa_dspy.strategies import STRATEGIES, Strategy, as_strategy
 from moa_dspy.values import IncompleteProposal, typed_outputs, validated
 
-__all__ = ["EvaluationInterrupted", "aggregator_as_proposer", "default_strategies", "estimate_evaluation", "evaluate"]
+__all__ = [
+    "EvaluationInterrupted",
+    "Perturb",
+    "aggregator_as_proposer",
+    "default_strategies",
+    "estimate_evaluation",
+    "evaluate",
+    "perturb_text",
+]
 
 logger = logging.getLogger(__name__)
+
+Perturb: TypeAlias = Callable[[dspy.Example], Iterable[dspy.Example]]
 
 
 class EvaluationInterrupted(KeyboardInterrupt):
@@ -145,13 +157,15 @@ def evaluate(
         return scoring.compare(recording)
     chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}
-    kinds: dict[str, Kind] = {name: "strategy" for name in name_strategies(chosen)}
-    kinds.update({name: "other" for name in modules})
-    scoring.list_systems(kinds, judge)
+    kinds: dict[str, Kind] = dict.fromkeys(name_strategies(chosen), "strategy")
+    scoring.list_systems({**kinds, **dict.fromkeys(modules, "other")}, judge)
     examples = scoring.read(dataset, perturb_text if perturb is True else perturb or None)
+    is_first = True
 
     def on_row(row: Row | None, summary: Summary) -> None:
-        if row is not None and scoring.first is None:
+        nonlocal is_first
+        if row is not None and is_first:
+            is_first = False
             scoring.look_at_first(row)
         if on_progress is not None:
             on_progress(summary.questions - summary.left, summary.questions)
@@ -178,20 +192,44 @@ def estimate_evaluation(
     return estimate(moa, dataset, path, strategies=strategies or default_strategies(moa), others=others)
 
 
+def perturb_text(example: dspy.Example) -> list[dspy.Example]:
+    """The example with typos, in lower case, and with odd white space, in all inputs that are text.
+
+    Three of the changes by which Liang et al., "Holistic Evaluation of Language Models" (2023), measure robustness.
+    The same text is always changed in the same way; what a change leaves as it is, is left out.
+
+    Examples:
+        >>> example = dspy.Example(question="Name the capital of Peru.", answer="Lima").with_inputs("question")
+        >>> [changed.question for changed in perturb_text(example)]
+        ['Name the capiatl of Peru.', 'name the capital of peru.', '  Name  the  capital of Peru.']
+    """
+
+    def mistype(text: str) -> str:  # a tenth of the longer words, and one of them at least
+        draw, letters = random.Random(text), list(text)
+        words = list(re.finditer(r"[^\W\d_]{4,}", text))
+        for word in draw.sample(words, min(len(words), 1 + len(words) // 10)):
+            place = draw.randrange(word.start() + 1, word.end() - 1)
+            letters[place], letters[place + 1] = letters[place + 1], letters[place]
+        return "".join(letters)
+
+    def space(text: str) -> str:
+        draw = random.Random(text)
+        return re.sub(" ", lambda _: " " * draw.randint(1, 2), f" {text}")
+
+    texts = {name: text for name, text in example.inputs().items() if isinstance(text, str)}
+    changed = [{name: change(text) for name, text in texts.items()} for change in (mistype, str.lower, space)]
+    return [example.copy(**new) for new in changed if new != texts]
+
+
 class _Scoring:
     """Scores recorded rows side by side, and keeps what was scored whatever ends it."""
 
     def __init__(self, moa: MoA, metrics: Mapping[str, str | Metric], concurrency: int, seed: int) -> None:
-        self.moa = moa
+        self.moa, self.concurrency, self.seed = moa, concurrency, seed
         self.metrics = {name: as_metric(metric, moa.signature) for name, metric in metrics.items()}
-        self.need_gold = {
-            name for name, metric in metrics.items() if isinstance(metric, str) and metric.partition(":")[0] in METRICS
-        }
-        self.name = next(iter(metrics))
-        self.concurrency, self.seed = concurrency, seed
+        self.need_gold = {n for n, one in metrics.items() if isinstance(one, str) and one.partition(":")[0] in METRICS}
         self.systems: list[System] = []
         self.examples: dict[str, dspy.Example] = {}
-        self.first: ScoredRow | None = None
 
     def list_systems(self, kinds: Mapping[str, Kind], judge: str) -> None:
         """Enter who is compared: all that the panel gives, and the verdicts of these names."""
@@ -207,7 +245,7 @@ class _Scoring:
             )
 
     def read(self, dataset: Any, perturb: Perturb | None = None) -> list[Any]:
-        """Check the dataset, and try the metric on its first gold outputs."""
+        """Check the dataset, and try the metrics on its first gold outputs; gives what is to be asked."""
         is_file = isinstance(dataset, (str, Path))
         given = [] if is_file else list(dataset)
         questions = as_questions(dataset if is_file else given, self.moa.signature)
@@ -218,24 +256,19 @@ class _Scoring:
             # The caller's own example as it is, of whatever class and types.
             is_own = not is_file and isinstance(row, dspy.Example)
             self.examples[question.key] = row if is_own else self._typed(question.example)
-        self._try_on_gold(next(iter(self.examples.values())))
-        return rows if perturb is None else [*rows, *self._reword(questions, perturb)]
+        self._try_on_gold(self.examples[questions[0].key])
+        return [*rows, *(self._reword(questions, perturb) if perturb is not None else ())]
 
-    def _reword(self, questions: Sequence[Row], perturb: Perturb) -> list[dict[str, Any]]:
+    def _reword(self, questions: Sequence[Row], perturb: Perturb) -> Iterable[dict[str, Any]]:
         """The questions in other words, each with the id of the original."""
-        reworded = []
         for question in questions:
             example = self.examples[question.key].with_inputs(*self.moa.signature.input_fields)
             for number, changed in enumerate(perturb(example), start=1):
                 if not isinstance(changed, dspy.Example):
-                    raise TypeError(
-                        f"perturb gave {changed!r:.60}, which is no Example. Write example.copy(field=...)."
-                    )
-                known = {PERTURBED_FROM: str(question.id)}
-                if "id" not in self.moa.signature.fields:
-                    known["id"] = f"{question.id}~{number}"
-                reworded.append({**dict(changed.items()), **known})
-        return reworded
+                    said = f"perturb gave {changed!r:.60}, which is no Example. Write example.copy(field=...)."
+                    raise TypeError(said)
+                own = {} if "id" in self.moa.signature.fields else {"id": f"{question.id}~{number}"}
+                yield {**dict(changed.items()), PERTURBED_FROM: str(question.id), **own}
 
     def look_at_first(self, row: Row) -> None:
         """Stop before the rest is paid for if nobody answers the first question, or the metric cannot score it."""
@@ -244,23 +277,24 @@ class _Scoring:
             raise _too_few("No proposer answered", self.moa, row)
         if alone and alone[0].outputs is None:
             raise _too_few("The aggregator's model did not answer", self.moa, row)
-        found = self._compare(Recording([row]), self.name)
-        [self.first] = [*found.questions, *found.perturbed]
+        self._compare(Recording([row]), next(iter(self.metrics)))
 
     def compare(self, recording: Recording) -> Comparison:
         """Score all rows by each metric."""
         first, *others = self.metrics
         comparison = self._compare(recording, first)
-        further = {name: self._compare(recording, name) for name in others}
-        return replace(comparison, further=further)
+        return replace(comparison, further={name: self._compare(recording, name) for name in others})
 
     def _compare(self, recording: Recording, metric: str) -> Comparison:
         scored: dict[int, ScoredRow] = {}
-        places = range(len(recording))
+
+        def score_one(place: int) -> tuple[int, ScoredRow]:
+            row = recording[place]
+            example = self.examples.get(row.key) or self._typed(row.example)
+            return place, score_row(self.moa, row, example, self.systems, self.metrics[metric])
+
         try:
-            for place, row in run_side_by_side(
-                lambda n: (n, self._score(recording[n], metric)), places, self.concurrency
-            ):
+            for place, row in run_side_by_side(score_one, range(len(recording)), self.concurrency):
                 scored[place] = row
         except KeyboardInterrupt as stop:
             raise EvaluationInterrupted(self._comparison(scored, recording, metric)) from stop
@@ -269,22 +303,17 @@ class _Scoring:
             raise
         return self._comparison(scored, recording, metric)
 
-    def _score(self, row: Row, metric: str) -> ScoredRow:
-        if self.first is not None and self.first.row is row and metric == self.name:
-            return self.first
-        example = self.examples.get(str(row.id)) or self._typed(row.example)
-        return score_row(self.moa, row, example, self.systems, self.metrics[metric])
-
     def _comparison(self, scored: Mapping[int, ScoredRow], recording: Recording, metric: str) -> Comparison:
         rows = [scored[place] for place in sorted(scored)]
-        asked = [row for row in rows if PERTURBED_FROM not in row.row.extra]
-        reworded = [row for row in rows if PERTURBED_FROM in row.row.extra]
+        kinds: tuple[list[ScoredRow], list[ScoredRow]] = ([], [])
+        for row in rows:
+            kinds[PERTURBED_FROM in row.row.extra].append(row)
         planned = max(sum(PERTURBED_FROM not in row.extra for row in recording), len(self.examples))
         systems = []
         for system in self.systems:
             calls = [call for row in rows for call in row.answers[system.name].calls or ()]
             systems.append(replace(system, models=tuple(dict.fromkeys(call.model for call in calls))))
-        return Comparison(systems, asked, planned, metric, self.seed, perturbed=reworded)
+        return Comparison(systems, kinds[0], planned, metric, self.seed, perturbed=kinds[1])
 
     def _typed(self, example: dspy.Example) -> dspy.Example:
         """A question that a file held, with inputs and gold outputs of the task's types."""
@@ -370,9 +399,8 @@ def aggregator_as_proposer(moa: MoA) -> Agent | None:
 
 
 def _too_few(complaint: str, moa: MoA, row: Row) -> TooFewProposals:
-    failures = [*row.failures, *(verdict.failure for verdict in row.verdicts.values() if verdict.failure is not None)]
+    failures = list(failures_of(row))
     causes = [f"{failed.agent}: {failed.error}: {failed.message}" for failed in failures]
-    causes = causes or ([] if row.error is None else [row.error.message])
     account = MoAMetadata(
         strategy=moa.strategy.name,
         answered_by=moa.strategy.name,
@@ -383,6 +411,7 @@ def _too_few(complaint: str, moa: MoA, row: Row) -> TooFewProposals:
         failures=failures,
         calls=[*row.calls, *(call for verdict in row.verdicts.values() for call in verdict.calls)],
     )
-    return TooFewProposals(
-        f"{complaint} the first question, so the others were not asked. {'; '.join(causes)}", account
-    )
+    if not causes and row.error is not None:
+        causes = [row.error.message]
+    said = f"{complaint} the first question, so the others were not asked. {'; '.join(causes)}"
+    return TooFewProposals(said, account)

@@ -1,4 +1,4 @@
-"""Intervals: how far a measured accuracy, mean or difference may be off because the questions are a sample."""
+"""Intervals: how far what was measured may be off because the questions are a sample."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Interval", "bootstrap", "difference_interval", "mean_interval", "wilson"]
+__all__ = [
+    "Interval",
+    "bootstrap",
+    "calibration_error",
+    "calibration_interval",
+    "cut_bins",
+    "difference_interval",
+    "mean_interval",
+    "wilson",
+]
+
+Floats = npt.NDArray[np.float64]
 
 _BLOCK = 100  # resamples held in memory at a time
+_BINS = 10
 
 
 class Interval(NamedTuple):
@@ -24,9 +36,8 @@ class Interval(NamedTuple):
 def wilson(right: int, asked: int, confidence: float = 0.95) -> Interval:
     """The interval of an accuracy, from the counts of a right-or-wrong score.
 
-    Sound near 0 and 1 and for few questions, where the textbook's `p +- 1.96 s` leaves the unit interval
-    or has no width at all. Source: Wilson, "Probable Inference, the Law of Succession, and Statistical
-    Inference" (Journal of the American Statistical Association 22, 1927).
+    Sound near 0 and 1 and for few questions. Source: Wilson, "Probable Inference, the Law of Succession, and
+    Statistical Inference" (Journal of the American Statistical Association 22, 1927).
 
     Raises:
         ValueError: If these are no counts of right answers.
@@ -50,8 +61,8 @@ def difference_interval(
 ) -> Interval:
     """The interval of the difference of two systems' means, by the paired bootstrap.
 
-    Both answered the same questions, in the same order, so that what makes a question hard for both cancels out: the
-    interval is narrower than that of two separate samples. Above zero throughout: the first is better.
+    Both answered the same questions, in the same order, so that what makes a question hard for both cancels out.
+    Above zero throughout: the first is better.
 
     Raises:
         ValueError: If the two do not score the same questions; as `bootstrap`.
@@ -100,3 +111,28 @@ def bootstrap(
         block[:] = table[random.integers(questions, size=(len(block), questions))].mean(axis=1)
     lows, highs = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return [Interval(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]
+
+
+def calibration_error(confidences: Floats, right: Floats) -> float:
+    """The expected calibration error: how far confidence and accuracy differ in a bin, on average.
+
+    In bins of equally many answers. Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning"
+    (AAAI 2015). Chance alone makes it larger than 0: see the interval.
+    """
+    over = confidences - right
+    return float(sum(abs(over[part].sum()) for part in cut_bins(confidences)) / len(over))
+
+
+def calibration_interval(confidences: Floats, right: Floats) -> Interval:
+    """Its 95% interval, by the bootstrap."""
+    draws = np.random.default_rng(0).integers(len(right), size=(1000, len(right)))
+    errors = [calibration_error(confidences[draw], right[draw]) for draw in draws]
+    return Interval(*map(float, np.quantile(errors, [0.025, 0.975])))
+
+
+def cut_bins(confidences: Floats) -> list[npt.NDArray[np.intp]]:
+    """Tenths of the answers, the least sure first; equal confidences stand in one bin."""
+    order = np.argsort(confidences, kind="stable")
+    rising = confidences[order]
+    cuts = np.searchsorted(rising, rising[np.arange(1, _BINS) * len(order) // _BINS])
+    return [part for part in np.split(order, np.unique(cuts)) if len(part)]

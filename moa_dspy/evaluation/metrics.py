@@ -64,7 +64,7 @@ def as_metric(metric: str | Metric, task: type[dspy.Signature]) -> Metric:
         if metric.startswith("exact:"):
             convention: Any = metric.removeprefix("exact:")
             return _of_outputs(partial(_exact, convention=find_convention(convention)), task, metric)
-        return _imported(metric)
+        return _import(metric)
     if not callable(metric):
         raise TypeError(f"A metric is a name or a function, not {type(metric).__name__}.")
     return metric
@@ -81,7 +81,7 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction) ->
     except Exception as error:
         raise MetricError(
             f"The metric {metric_name(metric)} raised {type(error).__name__}: {error}. It was given the example "
-            f"{_short(example)} and the prediction {_short(prediction)}."
+            f"{dict(example.items())!r:.200} and the prediction {dict(prediction.items())!r:.200}."
         ) from error
     # Metrics written for GEPA give a prediction of a score and its feedback; numpy's scalars are no Python numbers.
     value = value.score if isinstance(value, dspy.Prediction) and "score" in value else value
@@ -89,7 +89,7 @@ def score(metric: Metric, example: dspy.Example, prediction: dspy.Prediction) ->
     if not isinstance(value, (bool, int, float)) or not math.isfinite(value):
         raise MetricError(
             f"The metric {metric_name(metric)} gave {value!r}, which is no score: return a number, or True and False. "
-            f"It was given the example {_short(example)}."
+            f"It was given the example {dict(example.items())!r:.200}."
         )
     return float(value)
 
@@ -100,6 +100,11 @@ def prediction_of(outputs: Mapping[str, Any]) -> dspy.Prediction:
     for name, value in outputs.items():
         prediction[name] = value
     return prediction
+
+
+def metric_name(metric: str | Metric) -> str:
+    """What a metric is called."""
+    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
 
 
 def _exact(gold: Any, given: Any, annotation: Any, convention: Callable[[Any], Any] | None = None) -> bool:
@@ -143,7 +148,7 @@ def _of_outputs(is_same: Callable[[Any, Any, Any], bool], task: type[dspy.Signat
     return metric
 
 
-def _imported(path: str) -> Metric:
+def _import(path: str) -> Metric:
     module, colon, name = path.partition(":")
     if not colon:
         raise ValueError(
@@ -153,19 +158,9 @@ def _imported(path: str) -> Metric:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), name)
+        found: Metric = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"The metric {path!r} cannot be imported from {os.getcwd()}: {error}.") from error
     if not callable(found):
         raise TypeError(f"{path!r} is no function but {type(found).__name__}.")
-    metric: Metric = found
-    return metric
-
-
-def metric_name(metric: str | Metric) -> str:
-    """What a metric is called."""
-    return metric if isinstance(metric, str) else getattr(metric, "__name__", type(metric).__name__)
-
-
-def _short(values: Any) -> str:
-    return f"{dict(values.items())!r:.200}"
+    return found

@@ -15,7 +15,6 @@ from moa_dspy.evaluation.table import shown_as_text
 
 __all__ = ["check_plot", "save_figure", "save_plot"]
 
-_HEAD = '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
 _ENDINGS = (".html", ".svg", ".png", ".pdf")
 _MARKERS = "osD^vP*X<>ph"
 _COLORS: dict[Kind, str] = {
@@ -27,10 +26,7 @@ _COLORS: dict[Kind, str] = {
     "oracle": "#8a2f8a",
 }
 # Equal comparisons give equal files: no date, no random ids.
-_METADATA: dict[str, dict[str, None]] = {
-    "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
-    "pdf": {"CreationDate": None},
-}
+_METADATA = {"svg": dict.fromkeys(("Date", "Creator", "Format", "Type")), "pdf": {"CreationDate": None}}
 
 
 def save_plot(comparison: Comparison, path: str | Path) -> Path:
@@ -49,9 +45,18 @@ def save_plot(comparison: Comparison, path: str | Path) -> Path:
         ValueError: If there is nothing to plot, or the ending is another.
         OSError: If the file cannot be written.
     """
-    return save_figure(
-        path, partial(_draw, comparison), _title(comparison), _subtitle(comparison), lambda: comparison.table(120)
-    )
+    count = len(comparison.questions)
+    rows = [row for row in comparison.rows if row.kind != "oracle" and row.failures < count]
+    if not rows:
+        raise ValueError("There is nothing to plot: no system answered any question.")
+    unit, costs = _find_costs(rows)
+    title = f"{'accuracy' if comparison.is_accuracy else 'mean score'}{f' against {unit}' if unit else ''}"
+    title = f"SIMULATED models: {title}" if comparison.is_simulated else title[0].upper() + title[1:]
+    asked = f"{count} question{'s' if count != 1 else ''}, metric {comparison.metric}; bars are 95% intervals"
+    if silent := [row.name for row in comparison.rows if row.kind != "oracle" and row.failures == count]:
+        asked += f"; never answered: {', '.join(silent)}"
+    draw = partial(_draw, comparison, rows, unit, costs)
+    return save_figure(path, draw, title, asked, lambda: comparison.table(120))
 
 
 def save_figure(
@@ -70,7 +75,6 @@ def save_figure(
     import matplotlib
     from matplotlib.figure import Figure
 
-    kind = path.suffix.lower()[1:]
     # No pyplot: it would choose a backend and keep global state, in the user's process.
     figure = Figure(figsize=(9, 5.6), facecolor="white")
     axes = figure.add_axes((0.08, 0.12, 0.68, 0.76))
@@ -83,14 +87,15 @@ def save_figure(
     legend = axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)  # a name may hold a dollar sign
-    target: Any = io.StringIO() if kind == "html" else path
-    form = "svg" if kind == "html" else kind
+    is_page = path.suffix.lower() == ".html"
+    target: Any = io.StringIO() if is_page else path
+    form = "svg" if is_page else path.suffix.lower()[1:]
     with matplotlib.rc_context({"svg.hashsalt": "moa-dspy", "svg.fonttype": "none"}):
         figure.savefig(target, format=form, dpi=200, bbox_inches="tight", metadata=_METADATA.get(form))
-    if kind == "html":
-        drawing, head = target.getvalue(), escape(title)
-        below = escape(shown_as_text(table(), 120))
-        page = f"{_HEAD}<title>{head}</title>\n{drawing[drawing.index('<svg') :]}\n<pre>\n{below}</pre>\n</html>\n"
+    if is_page:
+        drawing, below = target.getvalue(), escape(shown_as_text(table(), 120))
+        head = f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
+        page = f"{head}{drawing[drawing.index('<svg') :]}\n<pre>\n{below}</pre>\n</html>\n"
         path.write_text(page, encoding="utf-8")
     return path
 
@@ -115,11 +120,9 @@ def check_plot(path: str | Path) -> Path:
     return path
 
 
-def _draw(comparison: Comparison, axes: Any) -> None:
+def _draw(comparison: Comparison, rows: list[Row], unit: str, costs: list[float], axes: Any) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    rows = _shown(comparison)
-    unit, costs = _costs(rows)
     span = max(costs) / min(costs) if min(costs) > 0 else 1.0
     if span > 3:
         axes.set_xscale("log")
@@ -133,8 +136,8 @@ def _draw(comparison: Comparison, axes: Any) -> None:
         axes.errorbar(x, row.score, errors, fmt=marker, color=color, capsize=3, label=row.name)
     for row in comparison.rows:
         if row.kind == "oracle":
-            color = _COLORS["oracle"]
-            axes.axhline(row.score, color=color, linestyle="--", linewidth=1, label="oracle: some proposer is right")
+            line: Any = {"color": _COLORS["oracle"], "linestyle": "--", "linewidth": 1}
+            axes.axhline(row.score, label="oracle: some proposer is right", **line)
     axes.set_ylabel("accuracy, % of the questions" if comparison.is_accuracy else "mean score")
     if comparison.is_accuracy:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f}"))
@@ -145,36 +148,10 @@ def _draw(comparison: Comparison, axes: Any) -> None:
     axes.margins(x=0.12)
 
 
-def _shown(comparison: Comparison) -> list[Row]:
-    rows = [row for row in comparison.rows if row.kind != "oracle" and row.failures < len(comparison.questions)]
-    if not rows:
-        raise ValueError("There is nothing to plot: no system answered any question.")
-    return rows
-
-
-def _costs(rows: list[Row]) -> tuple[str, list[float]]:
+def _find_costs(rows: list[Row]) -> tuple[str, list[float]]:
     """The unit of the x axis, and each row's cost in it; no unit where costs are not recorded."""
-    units = {
-        "USD": [row.cost_usd for row in rows],
-        "tokens": [row.tokens for row in rows],
-        "calls": [row.calls for row in rows],
-    }
-    for unit, values in units.items():
-        known = [value for value in values if value is not None]
+    for unit, name in (("USD", "cost_usd"), ("tokens", "tokens"), ("calls", "calls")):
+        known = [value for row in rows if (value := getattr(row, name)) is not None]
         if len(known) == len(rows) and any(known):
             return unit, known
     return "", [float(place) for place in range(len(rows))]
-
-
-def _title(comparison: Comparison) -> str:
-    unit = _costs(_shown(comparison))[0]
-    title = f"{'accuracy' if comparison.is_accuracy else 'mean score'}{f' against {unit}' if unit else ''}"
-    return f"SIMULATED models: {title}" if comparison.is_simulated else title[0].upper() + title[1:]
-
-
-def _subtitle(comparison: Comparison) -> str:
-    """What the reader must know to take the numbers for what they are."""
-    count = len(comparison.questions)
-    silent = [row.name for row in comparison.rows if row.kind != "oracle" and row.failures == count]
-    asked = f"{count} question{'s' if count != 1 else ''}, metric {comparison.metric}; bars are 95% intervals"
-    return f"{asked}; never answered: {', '.join(silent)}" if silent else asked

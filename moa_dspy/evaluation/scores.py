@@ -85,12 +85,20 @@ class ScoredRow:
 
 
 def score_row(moa: MoA, row: Row, example: dspy.Example, systems: Sequence[System], metric: Metric) -> ScoredRow:
-    """Score what every system answered to a question.
-
-    Raises:
-        MetricError: If the metric gives no score.
-    """
-    return _Scorer(moa, row, example, metric).score_all(systems)
+    """Score what every system answered to a question; MetricError if the metric gives no score."""
+    scorer = _Scorer(moa, row, example, metric)
+    samples = {id: scorer.sample(id) for id in proposal_ids(moa.panels[0])}
+    answers = {}
+    for system in systems:
+        if system.kind == "proposer":
+            answer = _average([sample for id, sample in samples.items() if agent_of(id) == system.name])
+        elif system.kind == "oracle":
+            best = max(samples.values(), key=lambda sample: sample.score)
+            answer = Answer(best.outputs, best.score)
+        else:
+            answer = scorer.vote() if system.kind == "vote" else scorer.verdict(system)
+        answers[system.name] = answer
+    return ScoredRow(row, example, {id: sample.score for id, sample in samples.items()}, answers)
 
 
 class _Scorer:
@@ -99,36 +107,21 @@ class _Scorer:
     def __init__(self, moa: MoA, row: Row, example: dspy.Example, metric: Metric) -> None:
         self.moa, self.row, self.example, self.metric = moa, row, example, metric
         self.panel = moa.panels[0]
-        self.received = {proposal.id: proposal for proposal in row.proposals if proposal.layer == 1}
         self.is_measured = bool(row.calls) or row.mixture != IMPORTED
         # A recording may hold more agents and samples than this mixture asks.
         self.calls = [call for call in row.calls if any(call.agent in panel.names for panel in moa.panels)]
         recorded = sum(agent_of(id) == self.panel.names[0] for id in row.asked)
         self.one_sample = 1 / max(recorded, self.panel.samples)
 
-    def score_all(self, systems: Sequence[System]) -> ScoredRow:
-        samples = {id: self.sample(id) for id in proposal_ids(self.panel)}
-        answers = {}
-        for system in systems:
-            if system.kind == "proposer":
-                mine = [sample for id, sample in samples.items() if agent_of(id) == system.name]
-                answers[system.name] = _average(mine)
-            elif system.kind == "oracle":
-                best = max(samples.values(), key=lambda sample: sample.score)
-                answers[system.name] = Answer(best.outputs, best.score)
-            else:
-                answers[system.name] = self.vote() if system.kind == "vote" else self.verdict(system)
-        scores = {id: sample.score for id, sample in samples.items()}
-        return ScoredRow(self.row, self.example, scores, answers)
-
     def sample(self, id: str) -> Answer:
-        calls, proposal = self._calls_of([agent_of(id)]), self.received.get(id)
-        if proposal is None:
-            failed = {failure.id: failure for failure in self.row.failures if failure.layer == 1}
-            failure = failed.get(id) or self._missing(agent_of(id))
-            return Answer(None, failure=failure, calls=calls, share=self.one_sample, seconds=failure.seconds)
-        answer = self._scored(proposal.outputs, reasoning=proposal.reasoning)
-        return replace(answer, calls=calls, share=self.one_sample, seconds=proposal.seconds)
+        taken: Any = {"calls": self._calls_of([agent_of(id)]), "share": self.one_sample}
+        for proposal in self.row.proposals:
+            if proposal.layer == 1 and proposal.id == id:
+                answer = self._scored(proposal.outputs, reasoning=proposal.reasoning)
+                return replace(answer, seconds=proposal.seconds, **taken)
+        failed = (failure for failure in self.row.failures if failure.layer == 1 and failure.id == id)
+        failure = next(failed, None) or self._missing(agent_of(id))
+        return Answer(None, failure=failure, seconds=failure.seconds, **taken)
 
     def vote(self) -> Answer:
         answer, case = Answer(None), self._case(self.panel)
@@ -156,25 +149,24 @@ class _Scorer:
             calls=calls if self.is_measured else None,
             share=share,
             seconds=seconds,
-            confidence=self._confidence(system.name, verdict),
+            confidence=self._confidence(system.name, verdict, answer.outputs or {}),
         )
+
+    def _confidence(self, name: str, verdict: RecordedVerdict, outputs: Mapping[str, Any]) -> float | None:
+        """How sure a calibrated mixture is of an answer; of this one's own strategy, also where it was not recorded."""
+        if all(value is None for value in outputs.values()):  # there is none, or it abstained
+            return None
+        calibration, case = self.moa.calibration, self._case(self.moa.panels[-1])
+        if calibration is None or name != self.moa.strategy.name or not case.proposals:
+            return verdict.confidence
+        beside: Any = {"flip_rate": verdict.flip_rate, "fallback_used": verdict.fallback_used}
+        return calibration.confidence(weigh_evidence(case, dict(outputs), self.moa.strategy, **beside))
 
     def _case(self, panel: Panel) -> Case:
         task, ids = self.moa.signature, proposal_ids(panel)
         came = {one.id: one for one in self.row.proposals if one.layer == panel.layer}
         proposals = [came[id].model_copy(update={"outputs": typed(came[id].outputs, task)}) for id in ids if id in came]
         return Case(task, self.row.inputs, proposals, {id: agent_of(id) for id in ids})
-
-    def _confidence(self, name: str, verdict: RecordedVerdict) -> float | None:
-        """How sure a calibrated mixture is of an answer; of this one's own strategy, also where it was not recorded."""
-        calibration, case = self.moa.calibration, self._case(self.moa.panels[-1])
-        outputs = {} if verdict.outputs is None else typed(verdict.outputs, self.moa.signature)
-        if all(value is None for value in outputs.values()):  # there is none, or it abstained
-            return None
-        if calibration is None or name != self.moa.strategy.name or not case.proposals:
-            return verdict.confidence
-        beside: Any = {"flip_rate": verdict.flip_rate, "fallback_used": verdict.fallback_used}
-        return calibration.confidence(weigh_evidence(case, outputs, self.moa.strategy, **beside))
 
     def _scored(self, outputs: Mapping[str, Any], **beside: Any) -> Answer:
         outputs = typed(outputs, self.moa.signature)

@@ -12,20 +12,17 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.evaluation.measures import Measure
 from moa_dspy.evaluation.scores import Kind
 from moa_dspy.terminal import printable
 
 if TYPE_CHECKING:
-    from moa_dspy.evaluation.comparison import Comparison, Row
+    from moa_dspy.evaluation.comparison import Comparison, Measure, Row
 
 __all__ = ["groups_table", "measures_table", "rows_table", "shown_as_text"]
 
 _HEADINGS: dict[Kind, str] = {
-    "proposer": "alone",
-    "aggregator": "alone",
-    "vote": "mixed",
-    "strategy": "mixed",
+    **dict.fromkeys(("proposer", "aggregator"), "alone"),
+    **dict.fromkeys(("vote", "strategy"), "mixed"),
     "other": "others",
     "oracle": "bound",
 }
@@ -65,12 +62,12 @@ def groups_table(comparison: Comparison, groups: Mapping[Any, Comparison]) -> Ta
         table.add_column(Text(printable(group)), justify="right")
     table.add_row("questions", *(str(len(part.questions)) for part in groups.values()), style="dim")
     names = [system.name for system in comparison.systems if system.kind != "oracle"]
-    best = [max(part.scores(name).mean() for name in names) for part in groups.values()]
+    means = {name: [float(part.scores(name).mean()) for part in groups.values()] for name in names}
+    best = [max(column) for column in zip(*means.values(), strict=True)]
     for name in names:
-        means = [float(part.scores(name).mean()) for part in groups.values()]
         cells = [
             Text(_score(mean, comparison.is_accuracy, 0), "bold" if mean == top else "")
-            for mean, top in zip(means, best, strict=True)
+            for mean, top in zip(means[name], best, strict=True)
         ]
         table.add_row(Text(printable(name)), *cells)
     return table
@@ -85,9 +82,8 @@ def measures_table(measures: Sequence[Measure]) -> Table:
         table.add_column(Text(printable(name)), overflow="fold", justify="right")
     for system, of_system in groupby(measures, key=lambda one: one.system):
         known = {one.name: one for one in of_system}
-        values = (_number(known[name].value) if name in known else "-" for name in names)
-        bounds = ("-".join(map(_number, known[name].interval)) if name in known else "" for name in names)
-        table.add_row(Text(printable(system)), *values)
+        table.add_row(Text(printable(system)), *(_number(known[n].value) if n in known else "-" for n in names))
+        bounds = ("-".join(map(_number, known[n].interval)) if n in known else "" for n in names)
         table.add_row("", *bounds, style="dim")
     return table
 
@@ -109,9 +105,12 @@ def _score(value: float, percent: bool, decimals: int, sign: str = "-") -> str:
 
 def _costs(row: Row) -> dict[str, str]:
     usd, seconds = row.cost_usd, row.seconds
+    counts = {
+        name: "-" if count is None else f"{count:,.0f}" if count >= 100 or count == round(count) else f"{count:.1f}"
+        for name, count in {"calls": row.calls, "tokens": row.tokens}.items()
+    }
     return {
-        "calls": _count(row.calls),
-        "tokens": _count(row.tokens),
+        **counts,
         "USD": "-" if usd is None else f"{usd:.2g}" if usd < 0.01 else f"{usd:.3f}",
         "time": "-" if seconds is None else f"{1000 * seconds:.0f} ms" if seconds < 0.95 else f"{seconds:.1f} s",
     }
@@ -119,9 +118,3 @@ def _costs(row: Row) -> dict[str, str]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.2g}" if 0 < value < 0.01 else f"{value:.2f}"
-
-
-def _count(number: float | None) -> str:
-    if number is None:
-        return "-"
-    return f"{number:,.0f}" if number >= 100 or number == round(number) else f"{number:.1f}"
