@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from itertools import chain
+from typing import TypeAlias
 
 import dspy
 import numpy as np
@@ -15,6 +14,7 @@ from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
 from moa_dspy.recording import Recording, replay
+from moa_dspy.recording.budget import count_rotations
 from moa_dspy.recording.rows import agent_of
 from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.usage import Usage
@@ -22,13 +22,15 @@ from moa_dspy.usage import Usage
 from .examples import CompileInterrupted, ask_examples, find_rows, keeping
 from .from_answers import Asked, FromAnswers
 from .mixtures import restricted
-from .recipes import Budget, count_rotations
 from .reports import Report
-from .votes import Floats, Votes, Weights, voting_of
+from .vote_weights import Weights
+from .votes import Floats, Votes, voting_of
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick", "price_proposals"]
 
-Prices = Mapping[str, float | None]
+Prices: TypeAlias = Mapping[str, float | None]
+
+FEW = 50  # examples, on fewer of which chance decides which committee is ahead
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ class SelectCommittee(FromAnswers[MoA]):
 
     Each proposer is asked once per example and sample; committees that vote are then compared in code. Of each size,
     those with the highest accuracies are taken, their votes weighted as `FitVoteWeights` does. Scores are of examples
-    held out. One model alone, asked once, is always among the candidates: the answer may be not to mix.
+    held out. One model alone, asked once, is always among the candidates: the answer may be not to mix. On fewer than
+    50 examples the plain vote of all stays, unless another candidate is proven better.
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
@@ -154,16 +157,6 @@ class SelectCommittee(FromAnswers[MoA]):
         self.max_usd = max_usd
         self.report: CommitteeReport | None = None
 
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most."""
-        panel, examples, judged = student.panels[0], trainset + valset, valset or trainset
-        proposals, verdicts = len(panel.names) * panel.samples, sum(map(count_rotations, self._asking))
-        if self.aggregators:  # each step tries all that are left
-            verdicts *= len(self.aggregators) * len(panel.names) * (len(panel.names) - 1) // 2
-        formula = f"{examples} examples x {proposals} proposals"
-        formula += f" + {judged} examples x {verdicts} verdicts" if verdicts else ""
-        return Budget(examples * proposals + judged * verdicts, 0, formula)
-
     def check(self, moa: MoA) -> None:
         """Refuse a mixture that cannot be chosen from."""
         least = moa.limits.min_proposals
@@ -182,19 +175,32 @@ class SelectCommittee(FromAnswers[MoA]):
         moa, recording = asked.moa, asked.ask()
         votes = Votes.of(moa, recording, [*asked.train, *asked.val], asked.scored, self.concurrency)
         prices = price_proposals(votes.agents, recording)
-        votes = votes.of_agents(self._affordable(prices, recording), votes.samples)
+        if self.max_usd is not None and (unknown := [name for name, price in prices.items() if price is None]):
+            raise CompileInterrupted(
+                f"What {', '.join(unknown)} cost is not known (no price, or DSPy's cache answered), so no budget in "
+                "USD can be kept. Give max_calls instead.",
+                recording=recording,
+            )
+        most = float("inf") if self.max_usd is None else self.max_usd
+        votes = votes.of_agents([name for name, price in prices.items() if (price or 0.0) <= most], votes.samples)
         made = [one for one in list_committees(votes, len(asked.train), prices) if self._fits(one, moa)]
         candidates = [one for one in made if "voting" in self.strategies or one.is_single]
         usage = recording.usage
         for strategy in self._asking:
-            judge = partial(self._judge, asked, recording, strategy)
-            most = self.max_calls - count_rotations(strategy)
-            several = [one for one in made if 1 < one.calls <= most]
-            best = [judge(max(several, key=lambda one: one.score))] if several and not self.aggregators else []
-            grown = (_grow(made, prices, model, most, judge) for model in self.aggregators if several)
-            for judged, spent in chain(best, *grown):
-                candidates += [judged] if self._fits(judged, moa) else []
+
+            def judge(one: Candidate, strategy: Strategy = strategy) -> Candidate:
+                nonlocal usage
+                judged, spent = self._judge(asked, recording, strategy, one)
                 usage += spent
+                candidates.extend([judged] if self._fits(judged, moa) else [])
+                return judged
+
+            left = self.max_calls - count_rotations(strategy)
+            several = [one for one in made if 1 < one.calls <= left]
+            if several and not self.aggregators:
+                judge(max(several, key=lambda one: one.score))
+            for model in self.aggregators if several else ():
+                _grow(made, prices, model, left, judge)
         if not candidates:
             cheapest = min((price for price in prices.values() if price is not None), default=None)
             price = "" if cheapest is None else f" The cheapest proposal costs {cheapest:.2g} USD."
@@ -210,15 +216,6 @@ class SelectCommittee(FromAnswers[MoA]):
     def _fits(self, one: Candidate, moa: MoA) -> bool:
         is_affordable = self.max_usd is None or (one.cost_usd is not None and one.cost_usd <= self.max_usd)
         return is_affordable and moa.limits.min_proposals <= one.calls <= self.max_calls
-
-    def _affordable(self, prices: Prices, recording: Recording) -> list[str]:
-        if self.max_usd is not None and (unknown := [name for name, price in prices.items() if price is None]):
-            raise CompileInterrupted(
-                f"What {', '.join(unknown)} cost is not known (no price, or DSPy's cache answered), so no budget in "
-                "USD can be kept. Give max_calls instead.",
-                recording=recording,
-            )
-        return [name for name, price in prices.items() if self.max_usd is None or (price or 0.0) <= self.max_usd]
 
     def _judge(
         self, asked: Asked, recording: Recording, strategy: Strategy, committee: Candidate
@@ -243,8 +240,9 @@ class SelectCommittee(FromAnswers[MoA]):
         if chosen.strategy != "voting":
             where = f"of the {'valset' if has_valset else 'trainset'}, by which its proposers were chosen too"
             where += " (it looks better than it is)"
-        reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on "
-        reason += f"{len(chosen.scores)} examples {where}"
+        number = len(chosen.scores)
+        reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on {number} examples "
+        reason += where
         single = next((one for one in candidates if one.is_single), None)
         gain, interval = None if single is None else chosen.score - single.score, None
         if single is None or single is chosen:
@@ -255,6 +253,8 @@ class SelectCommittee(FromAnswers[MoA]):
             reason += f", against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
             reason += f"{interval.high:+.3f})."
             reason += " The gain may be chance, which more examples would tell." if interval.low <= 0 else ""
+        if number < FEW:
+            reason += f" On so few only what is proven replaces the vote of all: give {FEW} examples."
         return CommitteeReport(candidates, chosen, gain, interval, reason, usage)
 
     def _mixture(self, moa: MoA, chosen: Candidate) -> MoA:
@@ -271,22 +271,26 @@ class SelectCommittee(FromAnswers[MoA]):
 def list_committees(votes: Votes, trained: int, prices: Prices | None = None) -> Iterator[Candidate]:
     """The committee that votes, of each size and number of samples: the most accurate agents.
 
-    The first `trained` votes are of the trainset, the others of the valset; `prices` are in USD per proposal.
+    The first `trained` votes are of the trainset, the others of the valset; `prices` are in USD per proposal. On few
+    votes that of all is not weighted.
     """
     for samples in range(1, votes.samples + 1):
         here = votes.of_agents(votes.agents, samples)
         val, fitted = here.rows(slice(trained, None)), Weights(here.rows(slice(None, trained)))
         for size in range(1, len(here.agents) + 1):
-            weights = {name: w for name, w in zip(here.agents, fitted.of(size).tolist(), strict=True) if w > 0}
+            is_plain = size == len(here.agents) > 1 and (len(val.scores) or trained) < FEW
+            found = np.ones(size) if is_plain else fitted.of(size)
+            weights = {name: w for name, w in zip(here.agents, found.tolist(), strict=True) if w > 0}
             if len(weights) < size:  # one more who weighs nothing: the committee before
                 continue
+            held_out = here.score(found) if is_plain else fitted.score_held_out(size)
             yield Candidate(
                 agents=tuple(weights),
                 samples=samples,
-                weights=weights if len(weights) > 1 else {},
+                weights={} if len(weights) == 1 or is_plain else weights,
                 calls=len(weights) * samples,
                 cost_usd=_price(weights, samples, prices or {}),
-                scores=val.score(fitted.of(size)) if len(val.scores) else fitted.score_held_out(size),
+                scores=val.score(found) if len(val.scores) else held_out,
             )
 
 
@@ -296,7 +300,8 @@ def pick(candidates: Sequence[Candidate], cost_of: Callable[[Candidate], float] 
     The best score of many is a matter of chance on a few hundred questions, so the choice is between the cheapest
     (one model alone) and the dearest (all of them); the cheaper one if they are equal. Another is taken only if it is
     better than that one by more than one standard error, as in the one-standard-error rule (Breiman et al.,
-    "Classification and Regression Trees", 1984, section 3.4.3).
+    "Classification and Regression Trees", 1984, section 3.4.3). On fewer than `FEW` questions chance decides between
+    those two as well: the vote of all stays, unless another is better by two standard errors.
     """
 
     def mean(one: Candidate) -> float:
@@ -304,9 +309,13 @@ def pick(candidates: Sequence[Candidate], cost_of: Callable[[Candidate], float] 
 
     order = sorted(candidates, key=lambda one: (cost_of(one), -mean(one)))
     cheapest, dearest = order[0], max(order, key=lambda one: (cost_of(one), mean(one)))
-    anchor = cheapest if mean(cheapest) >= mean(dearest) else dearest
+    is_few = len(cheapest.scores) < FEW
+    if is_few:
+        dearest = max((one for one in order if one.strategy == "voting"), key=cost_of, default=dearest)
+    anchor = cheapest if mean(cheapest) >= mean(dearest) and not is_few else dearest
     gains = [(one, one.scores - anchor.scores) for one in order]
-    evident = [one for one, gain in gains if gain.mean() > gain.std() / len(gain) ** 0.5 + 1e-9]
+    errors = 2 if is_few else 1
+    evident = [one for one, gain in gains if gain.mean() > errors * gain.std() / len(gain) ** 0.5 + 1e-9]
     return max(evident, key=mean, default=anchor)
 
 
@@ -325,13 +334,9 @@ def price_proposals(agents: Sequence[str], recording: Recording) -> Prices:
 
 
 def _grow(
-    made: Sequence[Candidate],
-    prices: Prices,
-    model: str,
-    most: float,
-    judge: Callable[[Candidate], tuple[Candidate, Usage]],
-) -> Iterator[tuple[Candidate, Usage]]:
-    """Committees under this judge, from the best single model on: each step adds who gains most, while one does."""
+    made: Sequence[Candidate], prices: Prices, model: str, most: float, judge: Callable[[Candidate], Candidate]
+) -> None:
+    """Judge committees by this model, from the best single one on: each step adds who gains most, while one does."""
     single = max((one for one in made if len(one.agents) == 1), key=lambda one: one.score)
     everyone, samples = max(made, key=lambda one: len(one.agents)).agents, single.samples
     members, best = {*single.agents}, 0.0
@@ -341,8 +346,7 @@ def _grow(
             agents = tuple(name for name in everyone if name in members or name == added)
             calls, cost = len(agents) * samples, _price(agents, samples, prices)
             tried.append(judge(replace(single, agents=agents, calls=calls, cost_usd=cost, aggregator=model)))
-            yield tried[-1]
-        leading = max((judged for judged, _ in tried), key=lambda one: one.score)
+        leading = max(tried, key=lambda one: one.score)
         if leading.score <= best:
             break
         members, best = {*leading.agents}, leading.score

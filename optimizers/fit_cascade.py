@@ -22,7 +22,8 @@ from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
 from .reports import Report, list_table
 from .stopping import Committees, Looks, Stop, list_stops, stop_within
-from .votes import Floats, Votes, Weights, take_vote
+from .vote_weights import Weights
+from .votes import Floats, Votes, take_vote
 
 if TYPE_CHECKING:
     from rich.table import Table

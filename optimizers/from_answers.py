@@ -21,7 +21,6 @@ from moa_dspy.recording.rows import typed
 from moa_dspy.strategies import Case, Unusable, fall_back
 
 from .examples import ask_examples, check_mixture, checked_sets, keeping
-from .recipes import Budget, count_rotations
 from .scoring import Scored
 from .votes import Votes, read_cases
 
@@ -60,9 +59,7 @@ class Asked:
         """Rows of `Evidence.row`, and 1 where the answer is right; examples without an answer are left out.
 
         Without `score`, there are no gold answers, and all are 0. With `keep_all`, what has no answer is wrong.
-
-        Raises:
-            MetricError: If the metric gives another score than 0 or 1; the recording is on it.
+        `MetricError`, for another score than 0 or 1, has the recording on it.
         """
         agents = self.moa.panels[-1].names
 
@@ -109,12 +106,6 @@ class FromAnswers(Teleprompter, Generic[Made]):
         require_positive(concurrency=concurrency)
         self.metric = metric
         self.concurrency = concurrency
-
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most."""
-        calls = sum(len(panel.names) * panel.samples for panel in student.panels)
-        calls += count_rotations(student.strategy) if asks_aggregator(student) else 0
-        return Budget((trainset + valset) * calls, 0, f"{trainset + valset} examples x {calls} calls")
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self,

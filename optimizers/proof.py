@@ -17,7 +17,8 @@ from .committee import list_committees, pick
 from .fit_route import is_win, route_held_out
 from .reports import Report, list_table
 from .stopping import Committees, list_stops, stop_within
-from .votes import Floats, Votes, Weights
+from .vote_weights import Weights
+from .votes import Floats, Votes
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -21,7 +21,8 @@ from .recipes import Budget
 from .reports import StageReport
 from .scoring import Scored
 from .specialize import Specialize
-from .votes import OPEN, Votes
+from .vote_weights import OPEN
+from .votes import Votes
 
 __all__ = ["Bagging", "Boosting"]
 

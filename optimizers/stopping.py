@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from moa_dspy.certainty import count_fewest, fit, is_kept, predict
 
-from .votes import Floats, Votes, Weights
+from .vote_weights import Weights
+from .votes import Floats, Votes
 
 __all__ = ["Committees", "Looks", "Stop", "list_stops", "stop_within"]
 

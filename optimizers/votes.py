@@ -1,10 +1,10 @@
-"""Recorded votes as numbers: what a weighted vote scores, and the weights that follow from who was right."""
+"""Recorded votes as numbers: what a weighted vote scores on each question, and how sure it may be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import dspy
 import numpy as np
@@ -20,25 +20,12 @@ from .examples import find_rows, inputs_of, keeping
 from .mixtures import restricted
 from .scoring import Scored
 
-__all__ = [
-    "OPEN",
-    "Floats",
-    "Votes",
-    "Weights",
-    "log_odds",
-    "read_cases",
-    "shrink",
-    "take_vote",
-    "voting_of",
-]
+__all__ = ["Floats", "Votes", "read_cases", "take_vote", "voting_of"]
 
-Floats = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.float64]
 Read = TypeVar("Read")
 
 MISSING, ABSTAINS = -2, -1
-OPEN = 9.0  # wrong answers to an open question: "some"
-PRIOR = 10.0  # votes that the panel's mean accuracy counts for
-FOLDS, DRAWS = 5, 4  # fifths that are held out in turns, drawn anew so often
 
 
 @dataclass(frozen=True)
@@ -117,6 +104,11 @@ class Votes:
         kept = [n for n, a in enumerate(self.columns) if a in names and self.columns[:n].count(a) < samples]
         return Votes([self.columns[n] for n in kept], self.answers[:, kept], self.scores[:, kept])
 
+    def compare(self) -> tuple[Floats, Floats]:
+        """Of each question and agent, its right votes (fractions where scores are), and its votes."""
+        cast = (self.answers >= 0).astype(float)
+        return (self.scores * cast) @ self.owners.T, cast @ self.owners.T
+
     def score(self, weights: npt.ArrayLike) -> Floats:
         """What a vote without an aggregator scores on each question.
 
@@ -158,63 +150,6 @@ class Votes:
         return np.where(cast.any(axis=1), winner, first), each, support, cast
 
 
-class Weights:
-    """Vote weights from who was right: `log_odds` of accuracies that are drawn to the panel's mean.
-
-    `alternatives` is among how many wrong answers errors spread. None: two answers (1) or many (9), whichever weights
-    vote better on questions held out. Of each agent there are `votes` (what did not abstain or fail), `right` ones
-    (fractions where scores are) and its `accuracy`.
-    """
-
-    def __init__(self, votes: Votes, alternatives: float | None = None) -> None:
-        cast = (votes.answers >= 0).astype(float)
-        right, counts = (votes.scores * cast) @ votes.owners.T, cast @ votes.owners.T
-        self.right, self.votes = right.sum(axis=0), counts.sum(axis=0)
-        self.accuracy = shrink(self.right, self.votes)
-        self._of = votes
-        # Of each question, accuracies on the questions of other folds.
-        self._unseen = [
-            shrink(sum_other_folds(right, fold), sum_other_folds(counts, fold)) for fold in draw_folds(len(cast))
-        ]
-        offered = [1.0, OPEN] if alternatives is None else [alternatives]
-        self.alternatives = max(offered, key=lambda number: (self._score(number).mean().round(9), number))
-
-    def of(self, size: int | None = None) -> Floats:
-        """The weights of the agents, 0 for all but the `size` most accurate ones."""
-        return _weigh(self.accuracy[None], self.alternatives, size)[0]
-
-    def score_held_out(self, size: int | None = None) -> Floats:
-        """What the vote scores on each question with weights that follow from other questions."""
-        return self._score(self.alternatives, size)
-
-    def _score(self, alternatives: float, size: int | None = None) -> Floats:
-        return np.mean([self._of.score(_weigh(unseen, alternatives, size)) for unseen in self._unseen], axis=0)
-
-
-def log_odds(accuracy: npt.ArrayLike, alternatives: float) -> Floats:
-    """The weights of voters of these accuracies: `ln(alternatives * p / (1 - p))`, not below 0.
-
-    With independent voters whose errors spread evenly over the wrong answers, the vote with these weights finds the
-    right answer most often. Two answers, one of them wrong: Nitzan and Paroush, "Optimal Decision Rules in Uncertain
-    Dichotomous Choice Situations" (International Economic Review 23, 1982). More: the term `ln(alternatives)` that
-    Zhu et al., "Multi-class AdaBoost" (Statistics and Its Interface 2, 2009) add. Without it whoever is right less
-    than half of the time would count for nothing, though to open questions it is still right far more often than
-    chance. What remains below 0 is clipped: the winner is an actual proposal.
-    """
-    p = np.asarray(accuracy, dtype=float)
-    return np.maximum(np.log(alternatives * p / (1 - p)), 0.0)
-
-
-def shrink(right: Floats, votes: Floats) -> Floats:
-    """Accuracies along the last axis, drawn to the mean of all, the less the more an agent has voted.
-
-    As if each had voted `PRIOR` times more, and been right as often as all together; these are taken to have been
-    right once and wrong once more (Laplace), so that no accuracy is 0 or 1.
-    """
-    mean = (right.sum(axis=-1, keepdims=True) + 1) / (votes.sum(axis=-1, keepdims=True) + 2)
-    return (right + PRIOR * mean) / (votes + PRIOR)
-
-
 def read_cases(
     moa: MoA,
     recording: Recording,
@@ -249,23 +184,3 @@ def take_vote(moa: MoA, agents: Sequence[str], samples: int, weights: Mapping[st
     mixture = restricted(moa, agents, samples, strategy=voting_of(moa, weights))
     mixture.limits = mixture.panels[0].limits = mixture.limits.model_copy(update={"min_proposals": 1})
     return mixture
-
-
-def draw_folds(number: int) -> list[npt.NDArray[np.int64]]:
-    """The fold of each question, `DRAWS` times."""
-    return [np.random.default_rng(seed).permutation(number) % min(FOLDS, number) for seed in range(DRAWS)]
-
-
-def sum_other_folds(counts: Floats, fold: npt.NDArray[np.int64]) -> Floats:
-    sums = np.zeros((fold.max() + 1, counts.shape[1]))
-    np.add.at(sums, fold, counts)
-    return counts.sum(axis=0) - sums[fold]
-
-
-def _weigh(accuracy: Floats, alternatives: float, size: int | None) -> Floats:
-    rank = np.argsort(np.argsort(-accuracy, axis=1, kind="stable"), axis=1)
-    chosen = rank < (size or accuracy.shape[1])
-    weights = np.where(chosen, log_odds(accuracy, alternatives), 0.0)
-    # Who stands alone is the whole vote, whatever it weighs; so are those of whom none weighs anything.
-    nothing = (weights > 0).sum(axis=1, keepdims=True) == 0
-    return np.where(nothing | (size == 1), chosen.astype(float), weights)

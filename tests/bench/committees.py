@@ -34,6 +34,7 @@ from moa_dspy.evaluation import difference_interval
 committee: Any = import_module("moa_dspy.optimizers.committee")
 diagnosis: Any = import_module("moa_dspy.optimizers.diagnosis")
 numbers: Any = import_module("moa_dspy.optimizers.votes")
+weighing: Any = import_module("moa_dspy.optimizers.vote_weights")
 Scored: Any = import_module("moa_dspy.optimizers.scoring").Scored
 
 Floats = npt.NDArray[np.float64]
@@ -78,7 +79,7 @@ def same(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) 
 
 def learn(votes: Any) -> dict[str, Floats]:
     """System -> the weights of all agents, learned from these questions."""
-    fitted, single = numbers.Weights(votes), np.eye(len(votes.agents))[votes.alone.mean(axis=0).argmax()]
+    fitted, single = weighing.Weights(votes), np.eye(len(votes.agents))[votes.alone.mean(axis=0).argmax()]
     plurality = 1 + 1e-6 * fitted.accuracy  # ties go to the strongest on these questions
     kept = fitted.score_held_out().mean() >= votes.score(plurality).mean() - 1e-9
     made = list(committee.list_committees(votes, len(votes.scores)))

@@ -279,4 +279,3 @@ def test_the_report_is_data_a_table_and_a_plot(tmp_path: Path) -> None:
     assert report.table().row_count == len(report.bins)
     page = report.plot(tmp_path / "reliability.html").read_text(encoding="utf-8")
     assert "rows that were not learned from" in page and "as it should be" in page
-    assert Calibrate().budget(voters(PANEL)[0], 100).formula == "100 examples x 3 calls"

@@ -14,6 +14,7 @@ from support.voters import examples
 from moa_dspy import Agent, MoA, MoAError, Recording, Voting, replay
 
 numbers: Any = import_module("moa_dspy.optimizers.votes")
+weights_room: Any = import_module("moa_dspy.optimizers.vote_weights")
 Scored: Any = import_module("moa_dspy.optimizers.scoring").Scored
 AGENTS = ("ada", "bo", "cy", "dee")
 
@@ -55,14 +56,14 @@ def test_weights_of_zero_ask_nobody() -> None:
     [([0.5, 0.9], 1.0, [0.0, 2.197]), ([0.1, 0.05, 0.5], 9.0, [0.0, 0.0, 2.197])],
 )
 def test_log_odds(accuracy: list[float], alternatives: float, weights: list[float]) -> None:
-    assert numbers.log_odds(accuracy, alternatives).round(3).tolist() == weights
+    assert weights_room.log_odds(accuracy, alternatives).round(3).tolist() == weights
 
 
 def test_what_is_held_out_is_not_learned_from() -> None:
     # Who is right on one question only has no weight to win it with.
     table = np.array([[0, 1, 1]] + [[1, 0, 0]] * 19)
     found = numbers.Votes(["ada", "bo", "cy"], table, (table == 0).astype(float))
-    fitted = numbers.Weights(found, 9.0)
+    fitted = weights_room.Weights(found, 9.0)
     assert fitted.score_held_out().tolist() == [0.0] + [1.0] * 19
     assert found.score(fitted.of()).tolist() == [0.0] + [1.0] * 19
     assert fitted.of(1).tolist() == [0.0, 1.0, 0.0]
