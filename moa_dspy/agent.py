@@ -139,16 +139,14 @@ class Agent(Keyless):
         Returns:
             The meter that sees its LM calls, and DSPy's settings, its LM among them.
         """
-        kind = type(self.program)
-        asks_one_lm = kind in _ASK_ONE_LM or (
-            vars(kind).get("asks_one_lm", False) and getattr(self.program, "asks_one_lm", False)
-        )
-        everywhere = not asks_one_lm or self._shows_lm or bool(self._own_lms)
+        its = vars(self)  # at once: DSPy makes each look at a module's attribute five times as dear
+        kind = type(its["program"])
+        watches_itself = vars(kind).get("asks_one_lm", False)  # a strategy, call by call
+        asks_one_lm = kind in _ASK_ONE_LM or (watches_itself and its["program"].asks_one_lm)
+        everywhere = not asks_one_lm or its["_shows_lm"] or bool(its["_own_lms"])
         everywhere = everywhere or type(dspy.settings.adapter) not in _ADAPTERS
-        meter = Meter(self.name, everywhere, owner=self)
-        # A strategy watches the LM itself, call by call.
-        watch = resample if vars(kind).get("asks_one_lm", False) else meter.watch
-        lm, rollout = self._lm_for(compose(ambient_rollout(), rollout), watch)
+        meter = Meter(its["name"], everywhere, owner=self)
+        lm, rollout = self._lm_for(compose(ambient_rollout(), rollout), resample if watches_itself else meter.watch)
         return meter, {**meter.settings(), "lm": lm, AMBIENT: rollout}
 
     def rename(self, name: str) -> Agent:
@@ -186,7 +184,8 @@ class Agent(Keyless):
         self, rollout: Rollout | None, watch: Callable[[dspy.BaseLM, Rollout | None], dspy.BaseLM]
     ) -> tuple[dspy.BaseLM | None, Rollout | None]:
         """The LM as it answers this rollout and the agent's own, and both rollouts as one."""
-        rollout = compose(rollout, self._rollout)
+        own: Rollout | None = self._rollout
+        rollout = compose(rollout, own) if rollout or own else None
         lm: dspy.BaseLM | None = self.lm
         if lm is not None:
             return watch(lm, rollout and compose(rollout_of(lm), rollout)), rollout
@@ -238,10 +237,11 @@ class Agent(Keyless):
     def _predictors(self) -> list[tuple[str, Any]]:
         """The program's predictors, without those that belong to agents inside it."""
         program: Any = self.program
-        if type(program) is dspy.Predict:
-            return [("", program)]
-        if type(program) is dspy.ChainOfThought:
+        kind = type(program)
+        if kind is dspy.ChainOfThought:
             return [(".predict", program.predict)]
+        if kind is dspy.Predict:
+            return [("", program)]
         found = list(find_modules(() if program is None else program, Agent, dspy.Predict))
         inside = [item for _, item in found if isinstance(item, Agent)]
         theirs = {id(p) for agent in inside for _, p in find_modules(agent, dspy.Predict)}
@@ -252,7 +252,8 @@ class Agent(Keyless):
 
     def _put_in(self) -> list[tuple[str, Any, dspy.BaseLM | None]]:
         """What somebody put into the predictors since the last call."""
-        return [(path, p, p.lm) for path, p in self._predictors() if p.lm is not self._held.get(path)]
+        held = self._held
+        return [(path, p, lm) for path, p in self._predictors() if (lm := p.lm) is not held.get(path)]
 
     def _adopt(self, path: str, lm: dspy.BaseLM | None) -> dspy.BaseLM | None:
         """Adopt an LM; gives the one that the predictor shall hold instead."""

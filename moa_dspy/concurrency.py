@@ -214,8 +214,8 @@ def _settle(outcomes: list[Outcome]) -> list[Outcome]:
     """Merge the private traces in declared order, whatever order the calls finished in."""
     for outcome in outcomes:
         _raise_interrupt(outcome)
-    trace, limit = dspy.settings.trace, dspy.settings.max_trace_size
-    if trace is not None and limit > 0:
+    trace = dspy.settings.trace
+    if trace is not None and (limit := dspy.settings.max_trace_size) > 0:
         trace.extend(step for outcome in outcomes for step in outcome.trace)
         del trace[: max(0, len(trace) - limit)]
     return outcomes
@@ -261,7 +261,7 @@ def _gather(batch: Batch) -> list[Outcome]:
     with suppress(queue.Empty):
         while len(done) < len(outcomes):
             done.add(finished.get(timeout=end.remaining))
-            if end.is_brought_by(_seen(outcomes, done)):
+            if batch.patience is not None and end.is_brought_by(_seen(outcomes, done)):
                 break
     return _seen(outcomes, done)
 
@@ -269,6 +269,11 @@ def _gather(batch: Batch) -> list[Outcome]:
 async def _agather(batch: Batch) -> list[Outcome]:
     """Run a batch as tasks; what is no longer needed is cancelled."""
     outcomes = batch.outcomes
+    if len(outcomes) == 1 and batch.timeout is None:
+        await _arun(batch.calls[0], outcomes[0])
+        if isinstance(outcomes[0].error, asyncio.CancelledError):  # of this task: there is no other
+            raise outcomes[0].error
+        return outcomes
     tasks = [asyncio.create_task(_arun(call, outcome)) for call, outcome in zip(batch.calls, outcomes, strict=True)]
     end = _End(batch)
     when = asyncio.ALL_COMPLETED if batch.patience is None else asyncio.FIRST_COMPLETED

@@ -200,7 +200,6 @@ class _Watching(dspy.BaseLM):
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         with self._watched(prompt, messages) as allowance:
             for attempt in range(self.tries + 1):
-                self._hand_down(allowance)
                 try:
                     async with apermitted(allowance):
                         self.said = await super().acall(prompt, messages=messages, **kwargs)
@@ -246,7 +245,7 @@ class _Watching(dspy.BaseLM):
             call.end(failed)
 
     def _hand_down(self, allowance: Allowance | None) -> None:
-        """Give the backend the time that is left."""
+        """Give the backend the time that is left: a thread that reads cannot be cancelled, as a task is."""
         if self.takes_timeouts and allowance is not None and allowance.deadline != float("inf"):
             remaining, own = allowance.remaining, self.own_timeout
             if own is None or (isinstance(own, (int, float)) and own > remaining):

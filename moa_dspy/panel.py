@@ -403,8 +403,8 @@ def _answers_the_same(agent: Agent, agents: Sequence[Agent]) -> bool:
 
 def _models(agent: Agent) -> set[str]:
     """Names of the models that an agent may ask; its own name if that cannot be known."""
-    if agent.lm is not None and agent.asks_only_its_lm:
-        return {agent.lm.model}
+    if (lm := agent.lm) is not None and agent.asks_only_its_lm:
+        return {lm.model}
     ambient = dspy.settings.lm if agent.asks_ambient_lm else None
     return {lm.model for lm in [*agent.lms, ambient] if isinstance(lm, dspy.BaseLM)} or {agent.name}
 

@@ -77,7 +77,10 @@ def to_jsonable(value: Any, name_opaque: Callable[[Any], str] | None = None) -> 
 
 def to_json(value: Any, name_opaque: Callable[[Any], str] | None = None) -> str:
     """The value as JSON, the same for equal values."""
-    return json.dumps(to_jsonable(value, name_opaque), sort_keys=True, ensure_ascii=False)
+    return _encode(to_jsonable(value, name_opaque))
+
+
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False).encode
 
 
 def as_text(value: Any) -> str:
