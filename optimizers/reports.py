@@ -142,7 +142,7 @@ class SpecializationReport(Report):
                 f"{jointly:,}" if jointly else "-",
                 f"{stage.optimizer_usage.calls:,}",
                 f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k",
-                "unknown" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
+                "-" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
                 f"{stage.seconds:.0f} s",
             )
         notes = [f"{stage.name}: {stage.note}." for stage in self.stages if stage.note]

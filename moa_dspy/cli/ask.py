@@ -16,10 +16,14 @@ from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
     import dspy
+    from rich.table import Table
     from rich.text import Text
 
     from moa_dspy.moa import MoA
     from moa_dspy.results import MoAMetadata, MoAPrediction
+
+_LENGTH = 300  # characters of each proposal; --json has all of it
+_WIDE = 76  # columns: on a narrower terminal the agents' names say enough of the models
 
 
 def ask(
@@ -28,8 +32,6 @@ def ask(
     ],
     who: options.Who,
     limits: options.Limits,
-    strategy: options.Strategy = None,
-    signature: options.Signature = None,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,
 ) -> None:
@@ -59,9 +61,9 @@ def ask(
     question = sys.stdin.read().strip() if question == "-" else question
     if not question.strip():
         raise ValueError("The question is empty, so there is nothing to ask. - reads it from stdin.")
-    moa = who.mixture(signature, strategy)
+    moa = who.mixture()
     limits.bound(moa, one_answer=True)
-    inputs = _read_inputs(moa, question)
+    inputs = _read_inputs(moa.signature, question)
     check_keys(moa.agents)
     outputs, problem = None, None
     try:
@@ -106,22 +108,20 @@ async def _follow(moa: MoA, inputs: Mapping[str, Any]) -> MoAPrediction:
     raise RuntimeError("A stream ends with its prediction.")
 
 
-def _read_inputs(moa: MoA, question: str) -> dict[str, Any]:
+def _read_inputs(task: type[dspy.Signature], question: str) -> dict[str, Any]:
     from moa_dspy.values import is_needed, validated
 
-    fields = moa.signature.input_fields
-    first, *others = fields
-    needed = [name for name in others if is_needed(fields[name])]
-    if needed:
+    (first, field), *others = task.input_fields.items()
+    if needed := [name for name, other in others if is_needed(other)]:
         raise ValueError(
             f"`ask` gives the question to the first input, {first}; {', '.join(needed)} would be missing. Put all "
             "inputs into a file, one JSON object a line, and use `moa-dspy run`."
         )
     try:
-        return {first: validated(question, fields[first].annotation)}
+        return {first: validated(question, field.annotation)}
     except ValueError as error:
         try:
-            return {first: validated(json.loads(question), fields[first].annotation)}
+            return {first: validated(json.loads(question), field.annotation)}
         except ValueError:
             raise ValueError(f"`{first}` cannot be read as the signature says: {error}") from None
 
@@ -136,18 +136,22 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
         agreement = "" if metadata.agreement is None else f", agreement {metadata.agreement:.0%}"
         here.print(harmless(f"{made_of(metadata)}{agreement}, {metadata.seconds:.1f} s", "dim"))
     here.print()
-    here.print(table(["proposer", "proposal", "agrees"], proposal_rows(outputs, metadata, task)))
+    here.print(proposals_table(outputs, metadata, task))
     here.print()
     if pieces := [piece for piece in metadata.elements if piece.kind != "consensus"]:
         rows = [(one.kind, harmless(one.statement, length=_LENGTH), ", ".join(one.supported_by)) for one in pieces]
         here.print(table(["element", "statement", "supported by"], rows))
         here.print()
-    # On a narrow terminal the agents' names say enough of the models.
-    shown = [0, *([1] if here.width >= _WIDE else []), *range(2, 7)]
-    costs = [[row[column] for column in shown] for row in cost_rows(metadata)]
-    here.print(table([COST_HEADINGS[column] for column in shown], costs, right=5))
-    for line in _degraded(metadata):
-        here.print(harmless(line, "yellow"))
+    here.print(costs_table(metadata, here.width))
+    asked, received = metadata.proposals_asked, metadata.proposals_received
+    if received < asked:
+        here.print(harmless(f"Degraded: {asked - received} of {asked} proposals did not come.", "yellow"))
+    if metadata.fallback_used:
+        voted = f"Degraded: the {metadata.strategy} failed, so the answer is the vote among the proposals."
+        here.print(harmless(voted, "yellow"))
+    for id, lost in metadata.shortened.items():
+        cut = f"Degraded: {lost:,} characters of {id}'s proposal did not fit the aggregator's context window."
+        here.print(harmless(cut, "yellow"))
 
 
 def made_of(metadata: MoAMetadata) -> str:
@@ -156,10 +160,14 @@ def made_of(metadata: MoAMetadata) -> str:
     return f"{metadata.answered_by} of {count} proposal{'s' * (count != 1)}"
 
 
-def proposal_rows(
+def proposals_table(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[dspy.Signature]) -> Table:
+    """The last layer's proposals, those that say the same beside each other, and who failed."""
+    return table(["proposer", "proposal", "agrees"], _proposal_rows(outputs, metadata, task))
+
+
+def _proposal_rows(
     outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[dspy.Signature]
 ) -> Iterator[tuple[str | Text, ...]]:
-    """The last layer's proposals, those that say the same beside each other, and who failed."""
     import dspy
 
     from moa_dspy.evaluation import as_metric
@@ -168,7 +176,7 @@ def proposal_rows(
     last = max((proposal.layer for proposal in metadata.all_proposals), default=1)
     left = {proposal.id: proposal for proposal in metadata.all_proposals if proposal.layer == last}
     for vote in metadata.votes:
-        agrees = metadata.selected in vote.proposals if metadata.selected is not None else False
+        agrees = metadata.selected is not None and metadata.selected in vote.proposals
         if metadata.selected is None and outputs is not None:
             agrees = bool(is_same(dspy.Example(**vote.answer), dspy.Prediction(**outputs)))
         for id in vote.proposals:
@@ -180,26 +188,19 @@ def proposal_rows(
         yield failure.agent, cause, harmless("failed", "yellow")
 
 
-def cost_rows(metadata: MoAMetadata) -> Iterator[list[str]]:
+def costs_table(metadata: MoAMetadata, width: int) -> Table:
     """What each agent cost, and all together."""
     models = {call.agent: call.model for call in metadata.calls}
     rows = [(agent, [models[agent]], usage, usage.seconds) for agent, usage in metadata.agents.items()]
-    total = [("all", list(metadata.models), metadata.usage, metadata.seconds)] if len(rows) > 1 else []
-    for name, asked, usage, seconds in [*rows, *total]:
+    if len(rows) > 1:
+        rows.append(("all", list(metadata.models), metadata.usage, metadata.seconds))
+    is_wide, shown = width >= _WIDE, []
+    for name, asked, usage, seconds in rows:
         cached = f" ({usage.cache_hits} cached)" if usage.cache_hits else ""
         tokens = [f"{usage.prompt_tokens:,}", f"{usage.completion_tokens:,}"]
-        model = asked[0] if name in models else ""
-        yield [name, model, f"{usage.calls}{cached}", *tokens, cost_of(usage, asked), f"{seconds:.1f}"]
-
-
-def _degraded(metadata: MoAMetadata) -> Iterator[str]:
-    asked, received = metadata.proposals_asked, metadata.proposals_received
-    if received < asked:
-        yield f"Degraded: {asked - received} of {asked} proposals did not come."
-    if metadata.fallback_used:
-        yield f"Degraded: the {metadata.strategy} failed, so the answer is the vote among the proposals."
-    for id, lost in metadata.shortened.items():
-        yield f"Degraded: {lost:,} characters of {id}'s proposal did not fit the aggregator's context window."
+        model = [asked[0] if name in models else ""] * is_wide
+        shown.append([name, *model, f"{usage.calls}{cached}", *tokens, cost_of(usage, asked), f"{seconds:.1f}"])
+    return table(["agent", *["model"] * is_wide, "calls", "tokens in", "out", "cost", "seconds"], shown, right=5)
 
 
 def _text(outputs: Mapping[str, Any], length: int | None = None) -> Text:
@@ -209,8 +210,3 @@ def _text(outputs: Mapping[str, Any], length: int | None = None) -> Text:
     values = {name: as_text(value) for name, value in outputs.items()}
     lines = list(values.values()) if len(values) == 1 else [f"{name}: {value}" for name, value in values.items()]
     return harmless("\n".join(lines), length=length)
-
-
-COST_HEADINGS = ["agent", "model", "calls", "tokens in", "out", "cost", "seconds"]
-_LENGTH = 300  # characters of each proposal; --json has all of it
-_WIDE = 76  # columns

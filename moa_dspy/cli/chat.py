@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli import options
-from moa_dspy.cli.ask import COST_HEADINGS, ask_live, cost_rows, made_of, proposal_rows
-from moa_dspy.cli.output import complain, console, cost_of, harmless, note, quietly, table
+from moa_dspy.cli.ask import ask_live, costs_table, made_of, proposals_table
+from moa_dspy.cli.output import complain, console, cost_of, harmless, note, quietly
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 def chat(
     who: options.Who,
     limits: options.Limits,
-    strategy: options.Strategy = None,
     system: Annotated[str, typer.Option(metavar="TEXT", help="What all models are told.")] = "",
 ) -> None:
     """Talk with a mixture: each answer knows the turns before it, and is shown as it is written.
@@ -40,7 +39,7 @@ def chat(
     from moa_dspy.agent import check_keys
     from moa_dspy.serving.conversation import message_field
 
-    moa = who.mixture(None, strategy, default="moa_dspy.serving.conversation:Chat")
+    moa = who.mixture("moa_dspy.serving.conversation:Chat")
     limits.bound(moa, one_answer=True)
     message_field(moa.signature)
     check_keys(moa.agents)
@@ -49,10 +48,8 @@ def chat(
         import readline  # noqa: F401  # what gives input() a history; Windows has none
     with suppress(EOFError, KeyboardInterrupt):
         while (said := input("> " if sys.stdin.isatty() else "").strip()) != "/exit":
-            if said == "/proposals":
-                conversation.show_proposals()
-            elif said == "/cost":
-                conversation.show_cost()
+            if said in ("/proposals", "/cost"):
+                conversation.show(said)
             elif said.startswith("/"):
                 note("/proposals, /cost, /exit")
             elif said:
@@ -83,17 +80,14 @@ class _Conversation:
                 self.last = ask_live(self.moa, inputs_for(self.moa.signature, [*self.system, *turns]))
         except KeyboardInterrupt:
             note("Stopped. The chat goes on; what the stopped answer took is not in /cost.")
-        except ProposersOutOfContext as error:
-            self.usage += error.metadata.usage
-            if not self.turns:
-                complain(str(error))
-                return
-            note("The chat is longer than the models read: its older half is left out from here on.")
-            self.turns = self.turns[(len(self.turns) // 2 + 1) // 2 * 2 :]
-            self.ask(message)
         except MoAError as error:
             self.usage += error.metadata.usage
-            complain(str(error))
+            if self.turns and isinstance(error, ProposersOutOfContext):
+                note("The chat is longer than the models read: its older half is left out from here on.")
+                self.turns = self.turns[(len(self.turns) // 2 + 1) // 2 * 2 :]
+                self.ask(message)
+            else:
+                complain(str(error))
         else:
             outputs, metadata = dict(self.last.items()), self.last.metadata
             answer = "\n".join(as_text(value) for value in outputs.values())
@@ -104,19 +98,16 @@ class _Conversation:
             degraded = ", degraded" if metadata.degraded else ""
             here.print(harmless(f"{made_of(metadata)}, {metadata.seconds:.1f} s{degraded}", "dim"))
 
-    def show_proposals(self) -> None:
-        """Who proposed what of the last answer."""
-        if self.last is None:
+    def show(self, what: str) -> None:
+        """Who proposed what of the last answer; or what it took, and the whole chat."""
+        here, last, usage = console(), self.last, self.usage
+        if what == "/cost":
+            if last is not None:
+                here.print(costs_table(last.metadata, here.width))
+            tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
+            cost = cost_of(usage, [agent.model for agent in self.moa.agents])
+            here.print(harmless(f"The chat: {usage.calls} calls, {tokens}, cost {cost}"))
+        elif last is None:
             note("Nothing was answered yet.")
         else:
-            rows = proposal_rows(dict(self.last.items()), self.last.metadata, self.moa.signature)
-            console().print(table(["proposer", "proposal", "agrees"], rows))
-
-    def show_cost(self) -> None:
-        """What the last answer took, by agent, and the whole chat."""
-        if self.last is not None:
-            console().print(table(COST_HEADINGS, cost_rows(self.last.metadata), right=5))
-        usage = self.usage
-        models = [agent.model for agent in self.moa.agents]
-        tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
-        console().print(harmless(f"The chat: {usage.calls} calls, {tokens}, cost {cost_of(usage, models)}"))
+            here.print(proposals_table(dict(last.items()), last.metadata, self.moa.signature))

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,6 @@ import typer
 from moa_dspy.cli import options
 from moa_dspy.cli.output import (
     INTERRUPTED,
-    Progress,
     Stopped,
     console,
     cost_of,
@@ -26,6 +24,7 @@ from moa_dspy.cli.output import (
     is_verbose,
     note,
     print_json,
+    progress,
     quietly,
 )
 from moa_dspy.cli.show import prompts_of
@@ -45,8 +44,6 @@ def compile_(
     who: options.Who,
     limits: options.Limits,
     scoring: options.Scoring,
-    strategy: options.Strategy = None,
-    signature: options.Signature = None,
     optimizer: Annotated[str, _tuning(metavar="NAME", help="specialize, gepa, bootstrap or mipro.")] = "specialize",
     recipe: Annotated[str, _tuning(metavar="NAME", help="How much to spend: quick, balanced or thorough.")] = "quick",
     reflection_model: Annotated[
@@ -102,22 +99,23 @@ def compile_(
     from moa_dspy.recording.budget import Budget, calls_per_answer, estimate_questions
 
     _check_out(out, force)
-    moa, metric, seed = who.mixture(signature, strategy), scoring.metric, scoring.seed
-    most = limits.bound(moa, one_answer=False)
-    train, val, held = split(scoring.examples(data, moa), heldout, seed)
+    moa = who.mixture()
+    own, most = moa.limits, limits.bound(moa, one_answer=False)
+    train, val, held = split(scoring.examples(data, moa), heldout, scoring.seed)
     checkpoint = out.with_suffix(".checkpoint")
     tuner: Any = build(
         optimizer,  # type: ignore[arg-type]  # what it does not know it refuses
-        metric,
+        scoring.metric,
         recipe=recipe,
         reflection_lm=as_lm(reflection_model) if reflection_model else None,
         num_threads=concurrency,
-        seed=seed,
+        seed=scoring.seed,
         checkpoint=checkpoint,
         on_stage=_tell_stage,
         verbose=is_verbose(),
     )
-    budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * calls_per_answer(moa)
+    each = calls_per_answer(moa)
+    budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * each
     counts = f"{len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back"
     note(f"{optimizer}, recipe {recipe}. {counts}.")
     note(
@@ -136,14 +134,15 @@ def compile_(
         check_keys(moa.agents)
         Budget(estimate_questions(moa, [Row(id=0, inputs={})]), limits.max_cost_usd, None)  # refuses unknown prices
         with tracking(mlflow, moa, out.stem, train) as tracked:
-            under_way = concurrency * calls_per_answer(moa)
-            with _counting("compiling", budget.calls, under_way, **most):
+            with _counting(budget.calls, concurrency * each, **most):
                 tuned = _compile(tuner, moa, train, val, checkpoint)
+            options.Limits(timeout=own.timeout).bound(tuned, one_answer=False)  # --timeout is for this command
             tuned.save(out)
+            limits.bound(tuned, one_answer=False)
             shutil.rmtree(checkpoint, ignore_errors=True)
             result |= {"report": tuner.report.to_dict(), "prompts": _compare_prompts(moa, tuned)}
-            with _counting("measuring", measuring):
-                result |= _measure(moa, tuned, held, metric, concurrency, seed, result["prompts"])
+            is_same = all(one["before"] == one["after"] for one in result["prompts"])
+            result |= _measure(moa, moa if is_same else tuned, held, scoring, concurrency)
             if tracked is not None and result["gain"] is not None:
                 tracked.log_metrics({f"heldout/{name}": result[name] for name in ("before", "after", "gain")})
     if as_json:
@@ -171,51 +170,34 @@ def _compile(tuner: Any, moa: MoA, train: Sequence[Any], val: Sequence[Any], che
 
 
 def _measure(
-    moa: MoA,
-    tuned: MoA,
-    held: Sequence[dspy.Example],
-    metric: str,
-    concurrency: int,
-    seed: int,
-    prompts: Sequence[dict[str, Any]],
+    moa: MoA, tuned: MoA, held: Sequence[dspy.Example], scoring: options.Scoring, concurrency: int
 ) -> dict[str, Any]:
-    """The scores on the held-back data, with 95% intervals; where the prompts are the same, asked once."""
-    import dspy
+    """The scores of both on the held-back data, with 95% intervals; None where there are none."""
+    from moa_dspy.errors import MoAError
+    from moa_dspy.evaluation import MetricError, difference_interval, evaluate
+    from moa_dspy.recording import RecordingStopped
 
-    from moa_dspy.evaluation import MetricError, as_metric, difference_interval, mean_interval, score, wilson
-    from moa_dspy.recording import RecordingStopped, record
-    from moa_dspy.usage import Usage
-
-    measure, usage = as_metric(metric, moa.signature), Usage.of([])
-
-    def scores_of(program: MoA) -> list[float]:
-        nonlocal usage
-        with quietly():
-            rows = record(program, held, concurrency=concurrency)
-        usage += rows.usage
-        answers = [None if row.outputs is None else dspy.Prediction(**row.outputs) for row in rows]
-        return [0.0 if a is None else score(measure, e, a) for e, a in zip(held, answers, strict=True)]
-
-    def interval(scores: Sequence[float]) -> list[float]:
-        is_accuracy = set(scores) <= {0.0, 1.0}
-        return [*(wilson(int(sum(scores)), len(scores)) if is_accuracy else mean_interval(scores, seed=seed))]
-
+    settings: dict[str, Any] = {"concurrency": concurrency, "seed": scoring.seed, "aggregator_alone": False}
+    others = {} if tuned is moa else {"tuned mixture": tuned}
     names = ("before", "before_interval", "after", "after_interval", "gain", "interval", "measuring")
     if not held:
         return dict.fromkeys(names)
     try:
-        before = scores_of(moa)
-        after = before if all(one["before"] == one["after"] for one in prompts) else scores_of(tuned)
-    except (MetricError, RecordingStopped) as error:
+        with quietly(), progress("measuring") as update:
+            found = evaluate(
+                moa, held, scoring.metric, strategies=[moa.strategy.name], others=others, on_progress=update, **settings
+            )
+    except (MetricError, MoAError, RecordingStopped) as error:
         note(f"{error} The mixture is saved, but there is no score.")
         return dict.fromkeys(names)
     except KeyboardInterrupt:
         raise Stopped(
             "Interrupted. The mixture is saved, but not measured on the held-back data.", INTERRUPTED
         ) from None
-    gain = fmean(after) - fmean(before), [*difference_interval(after, before, seed=seed)]
-    values = fmean(before), interval(before), fmean(after), interval(after), *gain, usage.model_dump()
-    return dict(zip(names, values, strict=True))
+    before, after = found.row(moa.strategy.name), found.row(next(iter(others), moa.strategy.name))
+    interval = difference_interval(found.scores(after.name), found.scores(before.name), seed=scoring.seed)
+    values = before.score, [*before.interval], after.score, [*after.interval], after.score - before.score, [*interval]
+    return dict(zip(names, (*values, found.usage.model_dump()), strict=True))
 
 
 def _compare_prompts(moa: MoA, tuned: MoA) -> list[dict[str, Any]]:
@@ -226,11 +208,7 @@ def _compare_prompts(moa: MoA, tuned: MoA) -> list[dict[str, Any]]:
     )
     # Where the agents had one prompt, and each has its own now, they began with that one.
     return [
-        {
-            "name": name,
-            "before": before.get(name) or before[f"{name.partition('.')[0]}.shared.predict"],
-            "after": prompt,
-        }
+        {"name": name, "before": before.get(name) or before[f"{name.split('.')[0]}.shared.predict"], "after": prompt}
         for name, prompt in after.items()
     ]
 
@@ -253,14 +231,14 @@ def _tell_stage(stage: Any) -> None:
 
 
 @contextmanager
-def _counting(
-    what: str, most: int, under_way: int = 0, max_calls: int | None = None, max_cost_usd: float | None = None
-) -> Iterator[None]:
+def _counting(most: int, under_way: int, max_calls: int | None, max_cost_usd: float | None) -> Iterator[None]:
     """Show how many LM calls have ended, of how many at most; as Ctrl-C does, stop at the end of the budget."""
     import dspy
     from dspy.utils.callback import BaseCallback
 
     from moa_dspy.meter import metered
+
+    spent: list[str] = []
 
     class Counter(BaseCallback):
         calls, billed, cost, stops_at = 0, 0, 0.0, 1
@@ -278,8 +256,7 @@ def _counting(
                 self.stops_at = self.billed + under_way + 1
                 signal.raise_signal(signal.SIGINT)
 
-    spent: list[str] = []
-    with metered("all") as meter, Progress(f"{what} (LM calls)") as update:
+    with metered("all") as meter, progress("compiling (LM calls)") as update:
         try:
             with dspy.context(callbacks=[*dspy.settings.get("callbacks", []), Counter()]):
                 yield
@@ -291,12 +268,13 @@ def _counting(
 
 def _show(result: dict[str, Any], report: Any) -> None:
     """The prompts as a diff, what each stage did, and the scores."""
-    here = console()
+    here, is_same = console(), True
     for prompt in result["prompts"]:
         before, after = prompt["before"], prompt["after"]
         if before == after:
             here.print(harmless(f"\n{prompt['name']}: unchanged", "dim"))
             continue
+        is_same = False
         here.print(harmless(f"\n{prompt['name']}", "bold"))
         lines = [*difflib.ndiff(before["instructions"].splitlines(), after["instructions"].splitlines())]
         if before["demos"] != after["demos"]:
@@ -307,18 +285,16 @@ def _show(result: dict[str, Any], report: Any) -> None:
                 here.print(harmless(line, style), soft_wrap=True)
     here.print()
     here.print(report.table())
-    gain, same = result["gain"], all(prompt["before"] == prompt["after"] for prompt in result["prompts"])
-    if gain is None:
+    if result["gain"] is None:
         here.print(harmless("No held-back data were scored, so whether this helped is not known.", "yellow"))
     else:
         here.print(f"On {result['examples']['heldout']} held-back examples, with 95% intervals:")
         for name in ("before", "after"):
-            low, high = result[f"{name}_interval"]
-            here.print(f"  {name:<6}  {result[name]:.3f}  {low:.3f} to {high:.3f}")
+            here.print("  {:<6}  {:.3f}  {:.3f} to {:.3f}".format(name, result[name], *result[f"{name}_interval"]))
         low, high = result["interval"]
         style = "green" if low > 0 else "red" if high < 0 else "yellow"
-        here.print(harmless(f"  gain   {gain:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
-        if same:
+        here.print(harmless(f"  gain   {result['gain']:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
+        if is_same:
             here.print("Nothing better was found: the prompts are as they were, and so is the score.", style="yellow")
         elif low <= 0 <= high:
             here.print("The gain's interval includes 0: it may be chance. More held-back data would tell.", style="dim")

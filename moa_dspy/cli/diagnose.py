@@ -17,8 +17,6 @@ def diagnose(
     who: options.Who,
     limits: options.Limits,
     scoring: options.Scoring,
-    strategy: options.Strategies = None,
-    signature: options.Signature = None,
     self_moa: Annotated[
         bool, typer.Option("--self-moa/--no-self-moa", help="Ask the best model as often as the whole panel.")
     ] = True,
@@ -61,17 +59,17 @@ def diagnose(
 
     if plot is not None:
         check_plot(plot)
-    moa, metric = who.mixture(signature, strategy), scoring.metric
+    moa, metric = who.mixture(compares=True), scoring.metric
     most = limits.bound(moa, one_answer=False)
     examples = scoring.examples(data, moa)
     recorded = Recording.load(out) if out is not None and out.exists() else None
-    budget = diagnosis_budget(moa, len(examples), strategies=strategy, self_moa=self_moa)
+    budget = diagnosis_budget(moa, len(examples), strategies=who.strategy, self_moa=self_moa)
     note(f"At most {budget.calls:,} LM calls: {budget.formula}.")
     if dry_run:
         if as_json:
             print_json({"calls": budget.calls, "formula": budget.formula})
         return
-    asking: dict[str, Any] = {"strategies": strategy, "self_moa": self_moa, "recorded": recorded}
+    asking: dict[str, Any] = {"strategies": who.strategy, "self_moa": self_moa, "recorded": recorded}
     asking |= {"concurrency": concurrency, "seed": scoring.seed, "path": out, **most}
     with tracking(mlflow, moa, "diagnose", examples) as tracked:
         diagnosis: Any = None
@@ -85,7 +83,7 @@ def diagnose(
             complain(getattr(stop, "reason", "Interrupted."))
             status = INTERRUPTED if isinstance(stop, RecordingInterrupted) else FAILED
             if stop.recording:
-                comparison = evaluate(moa, stop.recording, metric, strategies=strategy, seed=scoring.seed)
+                comparison = evaluate(moa, stop.recording, metric, strategies=who.strategy, seed=scoring.seed)
         if tracked is not None and comparison is not None:
             tracked.log_comparison(comparison)
     if diagnosis is None or comparison is None:

@@ -17,7 +17,6 @@ _MARKS = {"ok": ("ok", "green"), "note": ("?", "yellow"), "fix": ("FIX", "red")}
 
 def doctor(
     who: options.Who,
-    strategy: options.Strategy = None,
     timeout: Annotated[float, typer.Option(min=1, metavar="SECONDS", help="For all of it.")] = 60.0,
     as_json: options.Json = False,
 ) -> None:
@@ -36,32 +35,28 @@ def doctor(
     """
     from moa_dspy.cli.examination import examine
 
-    moa = who.mixture(None, strategy)
+    moa = who.mixture()
     with quietly():
         found = examine(moa, timeout)
-    is_well = not any(check.state == "fix" for _, _, checks in found for check in checks)
+    to_do: dict[str, dict[tuple[str, str], list[str]]] = {"fix": {}, "note": {}}
+    rows = []
+    here = console()
+    shown = _COLUMNS if here.width >= _WIDE else _COLUMNS[1:5]  # what must be done stands below
+    for model, agents, checks in found:
+        marks = {check.name: harmless(*_MARKS[check.state]) for check in checks}
+        marks["agents"] = harmless(", ".join(agents))
+        rows.append([model, *(marks.get(name, "-") for name in shown)])
+        for check in checks:
+            if check.state != "ok":
+                to_do[check.state].setdefault((check.name, check.text), []).append(model)
     if as_json:
-        models = [
-            {"model": model, "agents": agents, "checks": [asdict(check) for check in checks]}
-            for model, agents, checks in found
-        ]
-        print_json({"ok": is_well, "models": models})
+        models = [{"model": m, "agents": a, "checks": [asdict(check) for check in checks]} for m, a, checks in found]
+        print_json({"ok": not to_do["fix"], "models": models})
     else:
-        here, rows = console(), []
-        shown = _COLUMNS if here.width >= _WIDE else _COLUMNS[1:5]  # what must be done stands below
-        for model, agents, checks in found:
-            marks = {check.name: harmless(*_MARKS[check.state]) for check in checks}
-            marks["agents"] = harmless(", ".join(agents))
-            rows.append([model, *(marks.get(name, "-") for name in shown)])
         here.print(table(["model", *shown], rows))
-        for state, heading in (("fix", "To do"), ("note", "Worth knowing")):
-            told: dict[tuple[str, str], list[str]] = {}
-            for model, _, checks in found:
-                for check in checks:
-                    if check.state == state:
-                        told.setdefault((check.name, check.text), []).append(model)
+        for heading, told in zip(("To do", "Worth knowing"), to_do.values(), strict=True):
             here.print(harmless(f"\n{heading}" if told else "", "bold"), end="\n" if told else "")
             for (name, text), those in told.items():
                 here.print(harmless(f"- {', '.join(those)}: {name}: {text}"), soft_wrap=not here.is_terminal)
-    if not is_well:
+    if to_do["fix"]:
         raise typer.Exit(FAILED)

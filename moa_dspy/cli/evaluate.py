@@ -12,7 +12,6 @@ from moa_dspy.cli import options
 from moa_dspy.cli.output import (
     FAILED,
     INTERRUPTED,
-    Progress,
     Stopped,
     complain,
     console,
@@ -20,12 +19,12 @@ from moa_dspy.cli.output import (
     harmless,
     note,
     print_json,
+    progress,
     quietly,
 )
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
-    import dspy
     from rich.console import Console
 
     from moa_dspy.evaluation import Comparison
@@ -42,8 +41,6 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Argument(metavar="DATA", help="Questions and gold answers; - for stdin.")
     ] = None,
-    strategy: options.Strategies = None,
-    signature: options.Signature = None,
     by: Annotated[str | None, typer.Option(metavar="FIELD", help="Also show the scores by this field of DATA.")] = None,
     plot: options.Plot = None,
     out: options.Kept = None,
@@ -95,25 +92,27 @@ def evaluate(
     Exit status: 0 compared, 1 stopped by a failure, 2 bad input, 130 interrupted.
     """
     from moa_dspy import evaluation
-    from moa_dspy.recording import Recording
+    from moa_dspy.recording import Recording, is_recording
 
     if (data is None) == (recording is None):
         raise ValueError("Give DATA to ask, or --recording FILE to score anew: one of them.")
+    if data is not None and is_recording(data):
+        raise ValueError(f"{data} is a recording of answers. To score it, without a call: --recording {data}")
     if plot is not None:
         evaluation.check_plot(plot)
-    moa = who.mixture(signature, strategy)
+    moa, strategies = who.mixture(compares=True), who.strategy
     asked: Any
     if recording is not None:
         asked = Recording(scoring.draw(Recording.load(recording).rows))
         examples = [row.example for row in asked]
     else:
-        asked = examples = _read_examples(data or Path(), moa, scoring)
+        asked = examples = scoring.examples(data or Path(), moa)
     if by is not None and not any(by in example for example in examples):
         raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
-    settings: dict[str, Any] = {"strategies": strategy, "concurrency": concurrency, "seed": scoring.seed, "path": out}
+    settings: dict[str, Any] = {"strategies": strategies, "concurrency": concurrency, "seed": scoring.seed, "path": out}
     settings |= limits.bound(moa, one_answer=False)
     if dry_run:
-        return options.tell_estimate(evaluation.estimate_evaluation(moa, asked, strategy, out), as_json)
+        return options.tell_estimate(evaluation.estimate_evaluation(moa, asked, strategies, out), as_json)
     with tracking(mlflow, moa, "eval", examples) as tracked:
         comparison, status = compare(
             "asking", lambda update: evaluation.evaluate(moa, asked, scoring.metric, on_progress=update, **settings)
@@ -133,27 +132,12 @@ def evaluate(
     raise typer.Exit(status)
 
 
-def _read_examples(data: Path, moa: MoA, scoring: options.Scoring) -> list[dspy.Example]:
-    from moa_dspy.recording import Recording
-
-    try:
-        return scoring.examples(data, moa)
-    except ValueError as error:
-        try:
-            is_recording = bool(Recording.load(data).rows)
-        except (ValueError, OSError):
-            raise error from None
-        if not is_recording:
-            raise
-        raise ValueError(f"{data} is a recording of answers. To score it, without a call: --recording {data}") from None
-
-
 def _prove(moa: MoA, comparison: Comparison, by: str | None) -> Proof | None:
     """What is learned from a part of the questions, judged on the rest; routes go by the same field as the scores."""
     from moa_dspy.optimizers import prove
 
     try:
-        with quietly(), Progress("splitting") as update:
+        with quietly(), progress("splitting") as update:
             return prove(moa, comparison, by=by, on_split=lambda split: update(split, SPLITS), splits=SPLITS)
     except ValueError as problem:  # the comparison has been paid for, and is shown without it
         complain(str(problem))
@@ -169,20 +153,16 @@ def save_plot(comparison: Comparison, plot: Path | None) -> None:
             complain(str(error))
 
 
-def compare(what: str, run: Callable[[Progress], Any]) -> tuple[Any, int]:
-    """What a comparison or a diagnosis gives, run with progress on stderr.
+def compare(what: str, run: Callable[[Callable[..., None]], Any]) -> tuple[Any, int]:
+    """What a comparison or a diagnosis gives, run with progress on stderr, and the exit status.
 
-    Returns:
-        What it gives, or the comparison of the part that was finished, and the exit status.
-
-    Raises:
-        Stopped: If there is nothing to compare.
+    Where it was cut short, that is the comparison of the part that was finished; `Stopped` if there is none.
     """
     from moa_dspy.evaluation import EvaluationInterrupted, MetricError
     from moa_dspy.recording import RecordingStopped
 
     try:
-        with quietly(), Progress(what) as update:
+        with quietly(), progress(what) as update:
             return run(update), 0
     except (EvaluationInterrupted, MetricError, RecordingStopped) as stop:
         status = INTERRUPTED if isinstance(stop, EvaluationInterrupted) else FAILED
@@ -201,29 +181,23 @@ def show_comparison(here: Console, comparison: Comparison, by: str | None = None
     here.print()
     here.print(comparison.table(here.width))
     here.print()
-    for line in _notes(comparison):
+    best, usage = comparison.best_single, comparison.usage
+    judges = [system.name for system in comparison.systems if system.kind == "aggregator"]
+    cost = cost_of(usage, [model for system in comparison.systems for model in system.models])
+    for line in (
+        f"alone: one model, with the proposers' prompt{f'; {judges[0]} is the aggregator' if judges else ''}.",
+        "plain vote: counted, without an aggregator. oracle: right if any proposer is, the bound for picking one.",
+        f"gain: against {best} alone on the same questions (paired bootstrap). {best} was picked as the best on "
+        "these very questions, which flatters it.",
+        "calls, tokens, USD, time: per question, each system on its own. This run asked each proposer once for all "
+        f"systems: {usage.calls:,} calls, {usage.prompt_tokens + usage.completion_tokens:,} tokens, cost {cost}.",
+    ):
         here.print(harmless(line, "dim"))
     for line in _warnings(comparison):
         here.print(harmless(line, "yellow"))
     if by is not None:
         here.print()
         here.print(comparison.split_table(by))
-
-
-def _notes(comparison: Comparison) -> Iterator[str]:
-    best, usage = comparison.best_single, comparison.usage
-    judges = [system.name for system in comparison.systems if system.kind == "aggregator"]
-    yield f"alone: one model, with the proposers' prompt{f'; {judges[0]} is the aggregator' if judges else ''}."
-    yield "plain vote: counted, without an aggregator. oracle: right if any proposer is, the bound for picking one."
-    yield (
-        f"gain: against {best} alone on the same questions (paired bootstrap). {best} was picked as the best on "
-        "these very questions, which flatters it."
-    )
-    cost = cost_of(usage, [model for system in comparison.systems for model in system.models])
-    yield (
-        "calls, tokens, USD, time: per question, each system on its own. This run asked each proposer once for all "
-        f"systems: {usage.calls:,} calls, {usage.prompt_tokens + usage.completion_tokens:,} tokens, cost {cost}."
-    )
 
 
 def _warnings(comparison: Comparison) -> Iterator[str]:

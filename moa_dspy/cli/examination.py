@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import urllib.request
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import dspy
-from dspy.clients.model_metadata import model_info
+import litellm
 
 from moa_dspy.concurrency import Batch, Call, Outcome, Steps, drive
 from moa_dspy.meter import metered
-from moa_dspy.models import missing_key
+from moa_dspy.models import context_window, missing_key, prices_of
 from moa_dspy.secrets import redact
 
 if TYPE_CHECKING:
@@ -39,29 +38,28 @@ class Check:
 
 def examine(moa: MoA, seconds: float) -> list[tuple[str, list[str], list[Check]]]:
     """Ask each model of a mixture, all at once; gives its name, its agents and what was found."""
-    who: dict[str, tuple[dspy.BaseLM, list[str]]] = {}
+    exams: dict[str, _Examination] = {}
     for agent in moa.agents:
         if agent.lm is not None:
-            names = who.setdefault(json.dumps([agent.lm.model, agent.lm.kwargs], default=repr), (agent.lm, []))[1]
+            key = json.dumps([agent.lm.model, agent.lm.kwargs], default=repr)
+            names = exams.setdefault(key, _Examination(agent.lm, seconds)).agents
             names += [agent.name] * (agent.name not in names)
-    exams = [_Examination(lm, seconds) for lm, _ in who.values()]
 
     def ask() -> Steps[list[Outcome]]:
-        outcomes = yield Batch([Call(exam, {}, {}) for exam in exams], seconds)
-        return outcomes
+        return (yield Batch([Call(exam, {}, {}) for exam in exams.values()], seconds))
 
     found = []
-    for exam, outcome, (lm, names) in zip(exams, drive(ask()), who.values(), strict=True):
+    for exam, outcome in zip(exams.values(), drive(ask()), strict=True):
         checks = list(exam.checks)
         if outcome.error is not None:
-            checks.append(Check("answers", "fix", _cut(f"{type(outcome.error).__name__}: {outcome.error}", lm)))
+            checks.append(Check("answers", "fix", exam.cut(f"{type(outcome.error).__name__}: {outcome.error}")))
         elif not outcome.finished:
-            late = "answers" if not any(check.name == "answers" for check in checks) else "stream"
+            late = "stream" if any(check.name == "answers" for check in checks) else "answers"
             checks.append(
                 Check(late, "fix", f"Not done within {seconds:g} s. Is it loaded, or far away? See --timeout.")
             )
-        place = f" at {_cut(_base(lm), lm)}" if _base(lm) else ""
-        found.append((f"{lm.model}{place}", names, checks))
+        place = f" at {exam.cut(exam.base)}" if exam.base else ""
+        found.append((f"{exam.asked.model}{place}", exam.agents, checks))
     return found
 
 
@@ -70,20 +68,30 @@ class _Examination(dspy.Module):
 
     def __init__(self, lm: dspy.BaseLM, seconds: float) -> None:
         super().__init__()
-        self.asked = lm
-        self.seconds = seconds
+        self.asked, self.seconds = lm, seconds
+        self.base = str(lm.kwargs.get("api_base") or lm.kwargs.get("base_url") or "")
+        self.agents: list[str] = []
         self.checks: list[Check] = []
-        self.variable = missing_key(lm)
-        self._look_up()  # before the clock starts: it may import LiteLLM
+        self.key = _missing_key(lm)
+        self._look_up()
+
+    def cut(self, text: str) -> str:
+        """The first line of a text, without secrets."""
+        line = next(iter(redact(text, self.asked).strip().splitlines()), "")
+        return line if len(line) <= 200 else f"{line[:200]} ..."
 
     def forward(self) -> None:
         lm: Any = self.asked
-        if self.variable is not None:
+        if self.key is not None:
             return
         with suppress(Exception):  # of a class of somebody's own that takes other options
             lm = lm.copy(cache=False, num_retries=0, timeout=self.seconds)
         with dspy.context(lm=lm):
-            if self._answers(lm):
+            try:
+                is_well = self._answers(lm)
+            except Exception as error:
+                return self._add("answers", "fix", self._explain(error))
+            if is_well:
                 self._gives_json()
                 self._streams()
 
@@ -91,56 +99,45 @@ class _Examination(dspy.Module):
         self.checks.append(Check(name, state, text))
 
     def _look_up(self) -> None:
-        model, prices, variable = self.asked.model, getattr(self.asked, "prices", None), self.variable
-        if variable is not None:
-            self._add("key", "fix", f"{variable} is not set: export it, or name another with api_key:.")
+        model, prices, window = self.asked.model, prices_of(self.asked), context_window(self.asked.model)
+        if self.key is not None:
+            self._add("key", "fix", f"{self.key} is not set: export it, or name another with api_key:.")
         else:
             self._add("key", "ok", "found, or none is needed")
         if model.startswith(("simulated/", "router/")):
             return
-        provider, name = model.split("/", 1) if "/" in model else ("openai", model)
-        info = model_info(provider, name)
-        if info.get("litellm_provider"):
+        provider, _, name = model.rpartition("/") if "/" not in model else model.partition("/")
+        known = [one.removeprefix(f"{provider}/") for one in litellm.models_by_provider.get(provider or "openai", ())]
+        if name in known:
             self._add("name", "ok", "known")
-        elif not _base(self.asked):
-            near = get_close_matches(name, list(_names_of(provider)), n=1)
-            meant = f" Did you mean {provider}/{near[0]}?" if near else ""
-            self._add("name", "note", f"No model of this name is in DSPy's metadata.{meant}")
-        cost = [info.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
-        if prices is not None or None not in cost:
-            told = [prices.input, prices.output] if prices is not None else [one * 1e6 for one in cost]
-            self._add("price", "ok", "${:g} and ${:g} per million tokens".format(*told))
+        elif not self.base:
+            near = get_close_matches(name, known, n=1)
+            meant = f" Did you mean {provider or 'openai'}/{near[0]}?" if near else ""
+            self._add("name", "note", f"LiteLLM's list of models has none of this name.{meant}")
+        if prices is not None:
+            self._add("price", "ok", f"${prices.input:g} and ${prices.output:g} per million tokens")
         else:
             self._add("price", "note", "Unknown, so costs will be. State it: prices: {input: 0.15, output: 0.60}.")
-        window = info.get("max_input_tokens")
-        if window:
+        if window is not None:
             self._add("window", "ok", f"{window:,} tokens")
         else:
             self._add("window", "note", "Unknown: long proposals are shortened only once the model refuses them.")
 
     def _answers(self, lm: Any) -> bool:
-        try:
-            with metered("doctor") as meter:
-                [first, *_] = lm("Answer with one word: ready") or [None]
-        except Exception as error:
-            self._add("answers", "fix", _explain(error, lm))
-            return False
+        with metered("doctor") as meter:
+            [first, *_] = lm("Answer with one word: ready") or [None]
         text = first.get("text") if isinstance(first, dict) else first
         call, most = meter.calls()[-1], lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens")
+        is_cut = call.finish_reason == "length"
         if not (text or "").strip():
             thought = f" after {call.reasoning_tokens} tokens of reasoning" if call.reasoning_tokens else ""
-            self._add(
-                "answers",
-                "fix",
-                f"An empty answer{thought}"
-                + (f": max_tokens={most} leaves no room to write. Give it 8000 or more." if most else "."),
-            )
-            return False
-        if call.finish_reason == "length":
+            room = f": max_tokens={most} leaves no room to write. Give it 8000 or more." if most else "."
+            self._add("answers", "fix", f"An empty answer{thought}{room}")
+        elif is_cut:
             self._add("answers", "fix", f"Cut off: max_tokens={most} is too little for a reasoning model. Raise it.")
-            return False
-        self._add("answers", "ok", f"in {call.seconds:.1f} s")
-        return True
+        else:
+            self._add("answers", "ok", f"in {call.seconds:.1f} s")
+        return bool((text or "").strip()) and not is_cut
 
     def _gives_json(self) -> None:
         try:
@@ -148,9 +145,8 @@ class _Examination(dspy.Module):
                 dspy.Predict("question -> answer: str, letters: int")(question="How many letters has the word ready?")
             self._add("json", "ok", "keeps to it")
         except Exception as error:
-            self._add(
-                "json", "note", f"Does not keep to JSON ({type(error).__name__}): the chat format is used anyway."
-            )
+            told = f"Does not keep to JSON ({type(error).__name__}): the chat format is used anyway."
+            self._add("json", "note", told)
 
     def _streams(self) -> None:
         listener = dspy.streaming.StreamListener("answer")
@@ -158,73 +154,64 @@ class _Examination(dspy.Module):
             dspy.Predict("question -> answer"), stream_listeners=[listener], async_streaming=False
         )
         try:
-            pieces = [one for one in program(question="Say: ready") if isinstance(one, dspy.streaming.StreamResponse)]
-            self._add("stream", "ok" if pieces else "note", "streams" if pieces else "Comes in one piece.")
+            streams = any(isinstance(one, dspy.streaming.StreamResponse) for one in [*program(question="Say: ready")])
+            self._add("stream", "ok" if streams else "note", "streams" if streams else "Comes in one piece.")
         except Exception as error:
             self._add("stream", "note", f"Cannot be streamed ({type(error).__name__}); plain calls work.")
 
+    def _explain(self, error: Exception) -> str:
+        """What an error means, and what to do."""
+        told = self.cut(str(error))
+        if isinstance(error, dspy.LMAuthError):
+            return f"The key is refused: {told}"
+        if isinstance(error, dspy.LMTimeoutError) or "timed out" in told:
+            return f"No answer in time: {told}"
+        if isinstance(error, dspy.LMRateLimitError):
+            return f"It answers, and wants no more calls now: {told}"
+        of_address = (dspy.LMTransportError, dspy.LMInvalidRequestError, dspy.LMUnsupportedModelError)
+        return (self._check_address() if self.base and isinstance(error, of_address) else None) or told
 
-def _explain(error: Exception, lm: Any) -> str:
-    """What an error means, and what to do."""
-    told = _cut(str(error), lm)
-    if isinstance(error, dspy.LMAuthError):
-        return f"The key is refused: {told}"
-    if isinstance(error, dspy.LMTimeoutError) or "timed out" in told:
-        return f"No answer in time: {told}"
-    if isinstance(error, dspy.LMRateLimitError):
-        return f"It answers, and wants no more calls now: {told}"
-    is_address = isinstance(error, (dspy.LMTransportError, dspy.LMInvalidRequestError, dspy.LMUnsupportedModelError))
-    return (_check_address(lm) if is_address else None) or told
+    def _check_address(self) -> str | None:
+        """What is wrong with the address of a server of one's own, as far as its list of models tells."""
+        base, (provider, _, name) = self.base.rstrip("/"), self.asked.model.partition("/")
+        # By itself DSPy asks in OpenAI's dialect, which all serve under /v1; LiteLLM asks Ollama in its own.
+        is_ollama = provider.startswith("ollama") and getattr(self.asked, "engine", None) == "litellm"
+        root = base.removesuffix("/v1")
+        other = root if is_ollama or base != root else f"{root}/v1"
+        for address in dict.fromkeys((base, other, root)):
+            listed = _list_models(address + ("/api/tags" if is_ollama else "/models"), self.asked.kwargs.get("api_key"))
+            if listed is None:
+                continue
+            shown = self.cut(address)
+            if address != base:
+                return (
+                    f"The address is wrong: write api_base: {shown} ({'without' if address == root else 'with'} /v1)."
+                )
+            if name not in listed:
+                near = get_close_matches(name, listed, n=1)
+                meant = f"Did you mean {near[0]}? " if near else ""
+                return f"{shown} has no model {name}. {meant}It has: {', '.join(listed[:8]) or 'none'}."
+            return None
+        return f"Nobody answers at {self.cut(base)}: is the server running, and is this its address?"
 
 
-def _check_address(lm: Any) -> str | None:
-    """What is wrong with the address of a server of one's own, as far as its list of models tells."""
-    base, (provider, _, name) = _base(lm).rstrip("/"), lm.model.partition("/")
-    if not base:
+def _missing_key(lm: dspy.BaseLM) -> str | None:
+    """The variable of a key that is missing, also as LiteLLM knows it of the providers that DSPy leaves to it."""
+    engine, own = getattr(lm, "engine", None), ("api_key", "api_base", "base_url", "headers", "extra_headers")
+    if (variable := missing_key(lm)) is not None or engine not in ("auto", "litellm"):
+        return variable
+    if any(lm.kwargs.get(name) for name in own):
         return None
-    # By itself DSPy asks in OpenAI's dialect, which all serve under /v1; LiteLLM asks Ollama in its own.
-    is_ollama = provider.startswith("ollama") and getattr(lm, "engine", None) == "litellm"
-    root = base.removesuffix("/v1")
-    other = root if is_ollama or base != root else f"{root}/v1"
-    for address in dict.fromkeys((base, other, root)):
-        listed = _list_models(address, "/api/tags" if is_ollama else "/models", lm)
-        if listed is None:
-            continue
-        shown = _cut(address, lm)
-        if address != base:
-            return f"The address is wrong: write api_base: {shown} ({'without' if address == root else 'with'} /v1)."
-        if name not in listed:
-            near = get_close_matches(name, listed, n=1)
-            meant = f"Did you mean {near[0]}? " if near else ""
-            return f"{shown} has no model {name}. {meant}It has: {', '.join(listed[:8]) or 'none'}."
-        return None
-    return f"Nobody answers at {_cut(base, lm)}: is the server running, and is this its address?"
+    # Only keys: what else it may want has other ways, as credentials of a cloud have.
+    missing = litellm.validate_environment(lm.model)["missing_keys"]
+    return next((name for name in missing if name.endswith("_API_KEY")), None)
 
 
-def _list_models(address: str, path: str, lm: Any) -> list[str] | None:
-    key = lm.kwargs.get("api_key")
-    request = urllib.request.Request(address + path, headers={"Authorization": f"Bearer {key}"} if key else {})
+def _list_models(address: str, key: Any) -> list[str] | None:
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"} if key else {})
     try:
         with urllib.request.urlopen(request, timeout=3) as reply:
             data = json.loads(reply.read(2**20))
         return [str(row.get("id") or row.get("name")) for row in data.get("data", data.get("models"))]
     except (OSError, ValueError, AttributeError, TypeError):  # no server, no JSON, or of another shape
         return None
-
-
-def _names_of(provider: str) -> Iterator[str]:
-    with suppress(ImportError):
-        import litellm
-
-        for name, info in litellm.model_cost.items():
-            if info.get("litellm_provider") == provider:
-                yield name.removeprefix(f"{provider}/")
-
-
-def _base(lm: Any) -> str:
-    return str(lm.kwargs.get("api_base") or lm.kwargs.get("base_url") or "")
-
-
-def _cut(text: str, lm: Any) -> str:
-    line = next(iter(redact(text, lm).strip().splitlines()), "")
-    return line if len(line) <= 200 else f"{line[:200]} ..."

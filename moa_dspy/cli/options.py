@@ -8,10 +8,10 @@ import pkgutil
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
@@ -28,19 +28,8 @@ STRATEGIES = ["synthesis", "selection", "voting", "fusion"]
 _who = partial(typer.Option, rich_help_panel="Who answers")
 _most = partial(typer.Option, rich_help_panel="What it may take")
 _right = partial(typer.Option, rich_help_panel="What is measured")
-_name = partial(typer.Option, "--strategy", "-s", metavar="NAME", autocompletion=lambda: STRATEGIES)
 _verbose = partial(typer.Option, callback=set_verbosity, expose_value=False, is_eager=True, show_default=False)
 
-Strategy = Annotated[str | None, _name(help="synthesis, selection, voting or fusion.", rich_help_panel="Who answers")]
-Strategies = Annotated[list[str] | None, _name(help="synthesis, selection, voting, fusion; several times, else all.")]
-Signature = Annotated[
-    str | None,
-    typer.Option(
-        metavar="SIGNATURE",
-        help="The task: 'question -> answer: float', or module:Class importable from here. By default the config's "
-        "own, else 'question -> answer'.",
-    ),
-]
 Data = Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")]
 Kept = Annotated[
     Path | None,
@@ -85,43 +74,64 @@ class Models:
     aggregator: Annotated[
         str | None, _who("--aggregator", "-a", metavar="MODEL", help="The model that makes one answer of them.")
     ] = None
+    strategy: Annotated[
+        list[str] | None,
+        _who(
+            *("--strategy", "-s"),
+            metavar="NAME",
+            autocompletion=lambda: STRATEGIES,
+            help="synthesis, selection, voting or fusion; eval and diagnose compare several, by default all.",
+        ),
+    ] = None
 
-    def named(self, strategy: str | None) -> dict[str, Any]:
-        """What the options name by themselves, as a config calls it."""
+    def named(self) -> dict[str, Any]:
+        """What the options say by themselves, as a config calls it."""
+        strategy, *more = self.strategy or [""]
+        if more:
+            raise ValueError("--strategy stands here several times, and one of them makes the answer. Give one.")
         named = {"proposer_models": self.proposer, "aggregator_model": self.aggregator}
         return {name: value for name, value in {**named, "aggregation_strategy": strategy}.items() if value}
 
 
 @dataclass(frozen=True)
 class Who(Models):
-    """Who answers; the simulated panel if no model is named."""
+    """Who answers, and what; the simulated panel if no model is named."""
 
     config: Annotated[
         Path | None, _who("--config", "-c", metavar="FILE", help="A mixture in YAML or JSON, or a compiled one.")
     ] = None
+    signature: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIGNATURE",
+            help="The task: 'question -> answer: float', or module:Class importable from here. By default the config's "
+            "own, else 'question -> answer'.",
+        ),
+    ] = None
 
-    def mixture(
-        self, signature: str | None = None, strategy: str | list[str] | None = None, default: str = DEFAULT_TASK
-    ) -> MoA:
-        """The mixture that the options describe.
+    def mixture(self, default: str = DEFAULT_TASK, *, compares: bool = False) -> MoA:
+        """The mixture that the options describe: what they name replaces what the config or the preset says.
 
-        `--proposer`, `--aggregator` and `--strategy` replace what the config or the preset says. Where several
-        strategies are compared, only a vote alone says something of the mixture: it needs no aggregator. `default` is
-        the task where neither the options nor the config name one.
+        Args:
+            default: The task where neither the options nor the config name one.
+            compares: Whether strategies are compared: then only a vote alone, which needs no aggregator, says
+                something of the mixture.
 
         Raises:
             ValueError: If they describe none.
             OSError: If a file cannot be read.
         """
         from moa_dspy.config import MoAConfig
+        from moa_dspy.files import read_data
         from moa_dspy.moa import MoA
+        from moa_dspy.saved_mixture import is_saved
 
         if self.config is not None and self.preset is not None:
             raise ValueError("--config and --preset both say who answers. Give one of them.")
-        if isinstance(strategy, list):
-            strategy = "voting" if strategy == ["voting"] and not _is_compiled(self.config) else None
-        given = self.named(strategy)
-        if given and _is_compiled(self.config):
+        is_compiled = self.config is not None and self.config.suffix == ".json" and is_saved(read_data(self.config))
+        is_left_out = compares and (is_compiled or self.strategy != ["voting"])
+        given = (replace(self, strategy=None) if is_left_out else self).named()
+        if given and is_compiled:
             raise ValueError(
                 f"{self.config} is a compiled mixture: its prompts were tuned for its models and its strategy. Leave "
                 "out --proposer, --aggregator and --strategy, or give the config that it was compiled from."
@@ -146,7 +156,8 @@ class Who(Models):
                 f"The strategy {name} needs a model that judges, and there is none: give --aggregator MODEL. "
                 "Only --strategy voting does without."
             )
-        task = None if signature is None and described.signature is not None else _read_signature(signature or default)
+        is_told = self.signature is None and described.signature is not None
+        task = None if is_told else _read_signature(self.signature or default)
         moa = MoA.from_config(task, self.config if self.config is not None and not given else described)
         if is_simulated:
             note(_SIMULATED_NOTE)
@@ -168,11 +179,7 @@ class Limits:
     def bound(self, moa: MoA, *, one_answer: bool) -> dict[str, Any]:
         """Bound each answer of a mixture in time, and in cost and calls too where one answer is all there is.
 
-        Returns:
-            The bounds of all answers together, as `record` and `evaluate` take them.
-
-        Raises:
-            ValueError: If they make no sense beside the config's.
+        Gives the bounds of all answers together, as `record` and `evaluate` take them.
         """
         from moa_dspy.limits import bound
 
@@ -193,12 +200,7 @@ class Scoring:
     seed: Annotated[int, _right(min=0, metavar="N", help="Of all that is drawn.")] = 0
 
     def examples(self, path: Path, moa: MoA) -> list[dspy.Example]:
-        """The questions of a file with their gold outputs, or a sample of them in the file's order.
-
-        Raises:
-            ValueError: If rows are malformed, or lack what the metric compares with; the message names them.
-            OSError: If the file cannot be read.
-        """
+        """The questions of a file with their gold outputs, or a sample of them in the file's order."""
         from moa_dspy.evaluation import METRICS
         from moa_dspy.recording import read_questions
 
@@ -225,25 +227,18 @@ def spread(command: Callable[..., None]) -> Callable[..., None]:
     # Not get_type_hints: before Python 3.11 it makes optional, and hides, what has None as its default.
     asked = inspect.signature(command, eval_str=True).parameters
     groups: dict[str, Any] = {name: one.annotation for name, one in asked.items() if is_dataclass(one.annotation)}
-    shown: dict[str, tuple[Any, Any]] = {}
-    for name, parameter in asked.items():
-        if name in groups:
-            of_group = get_type_hints(groups[name], include_extras=True)
-            shown |= {field.name: (of_group[field.name], field.default) for field in fields(groups[name])}
-        else:
-            shown[name] = parameter.annotation, parameter.default
-    shown["verbose"] = Verbose, None
+    shown: list[inspect.Parameter] = []
+    for name, one in asked.items():
+        shown += inspect.signature(groups[name], eval_str=True).parameters.values() if name in groups else [one]
+    shown.append(inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Verbose))
 
     def run(verbose: Any = None, **given: Any) -> None:  # whose callback has been called by then
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in fields(group)})
         command(**given)
 
-    parameters = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        for name, (hint, default) in shown.items()
-    ]
-    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    by_name = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in shown]
+    run.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
     # A paragraph is as wide as the terminal; examples stay as they are.
     told = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     run.__doc__ = "\n\n".join(one if one.startswith("[bold]Examples") else one.replace("\n", " ") for one in told)
@@ -256,14 +251,6 @@ def tell_estimate(estimate: Estimate, as_json: bool) -> None:
         print_json(asdict(estimate))
     else:
         console().print(harmless(estimate), soft_wrap=True)
-
-
-def _is_compiled(config: Path | None) -> bool:
-    """Whether a file holds prompts beside the mixture's settings."""
-    from moa_dspy.files import read_data
-    from moa_dspy.saved_mixture import is_saved
-
-    return config is not None and config.suffix == ".json" and is_saved(read_data(config))
 
 
 def _read_signature(text: str) -> type[dspy.Signature]:

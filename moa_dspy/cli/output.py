@@ -8,9 +8,9 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 from pydantic import ValidationError
@@ -49,87 +49,97 @@ class Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the arguments name."""
+        logging.getLogger("moa_dspy").addHandler(_notes)
         as_json = "--json" in ctx.args
-        logging.getLogger("moa_dspy").addHandler(_Notes.one)
         try:
             return super().invoke(ctx)
-        except (ValueError, TypeError, OSError) as error:
-            _end(error, BAD_INPUT, as_json)
-        except ImportError as error:
-            if "pip install" not in str(error):  # what ours say of an extra that is missing
-                raise
-            _end(error, BAD_INPUT, as_json)
-        except Stopped as stop:
-            _end(stop, stop.status, as_json)
         except KeyboardInterrupt:
-            _end(Stopped("Interrupted: what was under way is lost."), INTERRUPTED, as_json)
-        except Exception as error:
+            error: Exception = Stopped("Interrupted: what was under way is lost.", INTERRUPTED)
+        except Exception as caught:
+            error = caught
+        secrets = sys.modules.get("moa_dspy.secrets")  # else nothing has read one
+        if (status := _status_of(error)) is None:
             describe = getattr(error, "format_message", None)  # typer's own, of arguments that it cannot read
             if describe is not None and as_json:
                 _print_error(error, describe())
-            if (secrets := sys.modules.get("moa_dspy.secrets")) is not None:
+            if secrets is not None:
                 secrets.scrub(error)
-            if not type(error).__module__.startswith("moa_dspy."):
-                raise
-            _end(error, FAILED, as_json)
+            raise error
+        message = _describe(error) if secrets is None else secrets.redact(_describe(error))
+        complain(message)
+        if as_json:
+            _print_error((isinstance(error, Stopped) and error.__cause__) or error, message)
+        raise typer.Exit(status)
 
 
-class Progress:
-    """How far the work is, on stderr: a bar on a terminal, else a line every ten seconds.
+def _status_of(error: Exception) -> int | None:
+    """The exit status of an error that is told in a sentence; None of one that is typer's, or a mistake of ours."""
+    if isinstance(error, Stopped):
+        return error.status
+    is_missing = isinstance(error, ImportError) and "pip install" in str(error)  # what ours say of an extra
+    if is_missing or isinstance(error, (ValueError, TypeError, OSError)):
+        return BAD_INPUT
+    return FAILED if type(error).__module__.startswith("moa_dspy.") else None
 
-    Args:
-        what: What is done.
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, ValidationError):
+        problems = [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
+        return "\n".join(f"{place}: {text}" if place else text for place, text in problems)
+    return str(error)
+
+
+def _print_error(error: BaseException, message: str) -> None:
+    print_json({"error": {"type": type(error).__name__, "message": message}})
+
+
+@contextmanager
+def progress(what: str) -> Iterator[Callable[..., None]]:
+    """Show how far the work is, on stderr: a bar on a terminal, else a line every ten seconds.
 
     Examples:
         ```python
-        with Progress("asking") as update:
-            update(3, 10)
+        with progress("asking") as update:
+            update(3, 10, ", 1 failed")
         ```
     """
+    here = console(stderr=True)
+    columns = bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(compact=True)
+    is_off = not here.is_terminal or _verbosity["level"] < 0
+    shape = bars.TextColumn("{task.description}"), bars.BarColumn(bar_width=None), *columns
+    bar = bars.Progress(*shape, console=here, expand=True, transient=True, disable=is_off)
+    task = bar.add_task(what, total=None)
+    started = told = time.monotonic()
 
-    def __init__(self, what: str) -> None:
-        here = console(stderr=True)
-        columns = bars.MofNCompleteColumn(), bars.TimeElapsedColumn(), bars.TimeRemainingColumn(compact=True)
-        self.what = what
-        self.bar = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(bar_width=None),
-            *columns,
-            console=here,
-            expand=True,
-            transient=True,
-            disable=not here.is_terminal or _verbosity["level"] < 0,
-        )
+    def update(done: int, total: int, more: str = "") -> None:
+        nonlocal told
+        bar.update(task, completed=done, total=total, description=f"{what}{more}")
+        if is_off and (now := time.monotonic()) - told >= SECONDS_BETWEEN_LINES:
+            told = now
+            note(f"{what}: {done:,} of {total:,}{more}, {now - started:.0f} s")
 
-    def __enter__(self) -> Progress:
-        self.task = self.bar.add_task(self.what, total=None)
-        self.bar.start()
-        self.started = self.told = time.monotonic()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if not self.bar.disable:
-            self.bar.stop()  # which would end a line that was not begun
-
-    def __call__(self, done: int, total: int, more: str = "") -> None:
-        """Tell how much is done, of how much, and what else there is to say."""
-        self.bar.update(self.task, completed=done, total=total, description=f"{self.what}{more}")
-        now = time.monotonic()
-        if self.bar.disable and now - self.told >= SECONDS_BETWEEN_LINES:
-            self.told = now
-            note(f"{self.what}: {done:,} of {total:,}{more}, {now - self.started:.0f} s")
+    with nullcontext() if is_off else bar:  # which would end a line that was not begun
+        yield update
 
 
-class _Notes(logging.Handler):
-    """What the library warns of, said as the commands say things."""
-
-    one: logging.Handler
-
-    def emit(self, record: logging.LogRecord) -> None:
-        note(record.getMessage())
-
-
-_Notes.one = _Notes(logging.WARNING)
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep stdout for the results, and what DSPy and GEPA log for `-v`: what matters of it is told by us."""
+    loggers = [logging.getLogger(name) for name in ("dspy", "gepa")]
+    after = [logger.level for logger in loggers]
+    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if is_verbose() else nowhere):
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.INFO if is_verbose() else logging.CRITICAL)
+            yield
+        except KeyboardInterrupt:
+            after = [logging.CRITICAL] * 2  # threads that nobody waits for any more would log how they end
+            raise
+        finally:
+            for logger, level in zip(loggers, after, strict=True):
+                logger.setLevel(level)
 
 
 class _Console(Console):
@@ -155,30 +165,16 @@ def silence(stream: IO[str]) -> None:
 
 
 def harmless(text: object, style: str = "", length: int | None = None) -> Text:
-    """What a model or a file wrote, for the terminal: no markup, and nothing but printable characters.
-
-    Args:
-        text: The text, or what has one.
-        style: Of rich.
-        length: Where to cut it.
-    """
+    """What a model or a file wrote, cut at this length: no markup, and nothing but printable characters."""
     clean = printable(text)
-    is_long = length is not None and len(clean) > length
-    return Text(f"{clean[:length].rstrip()} ..." if is_long else clean, style)
+    return Text(f"{clean[:length].rstrip()} ..." if length is not None and len(clean) > length else clean, style)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str | Text]], right: int = 0) -> Table:
-    """A table of foreign texts.
-
-    Args:
-        headings: Of the columns; none of any length shows no head.
-        rows: The cells.
-        right: How many of the last columns hold numbers.
-    """
+    """A table of foreign texts, of whose columns so many on the right hold numbers; empty headings show no head."""
     shown = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0), show_header=any(headings))
-    for number, heading in enumerate(headings):
-        is_number = number >= len(headings) - right
-        shown.add_column(heading, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold")
+    for number, heading in enumerate(headings, start=right - len(headings)):
+        shown.add_column(heading, justify="left" if number < 0 else "right", no_wrap=number >= 0, overflow="fold")
     for row in rows:
         shown.add_row(*(cell if isinstance(cell, Text) else harmless(cell) for cell in row))
     return shown
@@ -208,7 +204,7 @@ def print_json(data: Any) -> None:
 
 
 def note(message: str, style: str = "yellow") -> None:
-    """Say something beside the results."""
+    """Say something beside the results, unless `-q` was given; in a log on one line, so that it can be searched for."""
     if _verbosity["level"] >= 0:
         _say(message, style)
 
@@ -216,6 +212,21 @@ def note(message: str, style: str = "yellow") -> None:
 def complain(message: str) -> None:
     """Say what went wrong."""
     _say(f"Error: {message}", "red")
+
+
+def _say(message: str, style: str) -> None:
+    here = console(stderr=True)
+    here.print(harmless(message, style), soft_wrap=not here.is_terminal)
+
+
+class _Notes(logging.Handler):
+    """What the library warns of, said as the commands say things."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+_notes = _Notes(logging.WARNING)
 
 
 def set_verbosity(ctx: typer.Context, verbose: bool | None) -> None:
@@ -227,47 +238,3 @@ def set_verbosity(ctx: typer.Context, verbose: bool | None) -> None:
 def is_verbose() -> bool:
     """Whether `-v` was given."""
     return _verbosity["level"] > 0
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Keep stdout for the results, and what DSPy and GEPA log for `-v`: what matters of it is told by us."""
-    loggers = [logging.getLogger(name) for name in ("dspy", "gepa")]
-    levels = [logger.level for logger in loggers]
-    is_stopped = False
-    with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stderr if is_verbose() else nowhere):
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.INFO if is_verbose() else logging.CRITICAL)
-            yield
-        except KeyboardInterrupt:
-            is_stopped = True  # and quiet: threads that nobody waits for any more would log how they end
-            raise
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(logging.CRITICAL if is_stopped else level)
-
-
-def _say(message: str, style: str) -> None:
-    here = console(stderr=True)
-    # In a log a message stays on its lines, so that it can be searched for.
-    here.print(harmless(message, style), soft_wrap=not here.is_terminal)
-
-
-def _end(error: Exception, status: int, as_json: bool) -> NoReturn:
-    message = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        message = f"{error.filename}: {error.strerror}."
-    elif isinstance(error, ValidationError):
-        problems = [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
-        message = "\n".join(f"{place}: {text}" if place else text for place, text in problems)
-    if (secrets := sys.modules.get("moa_dspy.secrets")) is not None:  # else nothing has read one
-        message = secrets.redact(message)
-    complain(message)
-    if as_json:
-        _print_error(error.__cause__ if isinstance(error, Stopped) and error.__cause__ else error, message)
-    raise typer.Exit(status) from None
-
-
-def _print_error(error: BaseException, message: str) -> None:
-    print_json({"error": {"type": type(error).__name__, "message": message}})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,6 @@ from moa_dspy.cli.output import (
     FAILED,
     INTERRUPTED,
     PENDING,
-    Progress,
     Stopped,
     complain,
     console,
@@ -25,6 +23,7 @@ from moa_dspy.cli.output import (
     harmless,
     note,
     print_json,
+    progress,
     quietly,
     silence,
     table,
@@ -47,8 +46,6 @@ def run(
     ],
     who: options.Who,
     limits: options.Limits,
-    strategy: options.Strategy = None,
-    signature: options.Signature = None,
     concurrency: options.Concurrency = 8,
     force: Annotated[
         bool, typer.Option("--force", help="Keep ANSWERS of another mixture and ask the rest with this one.")
@@ -106,30 +103,23 @@ def run(
 
     Exit status: 0 all answered, 1 some failed or stopped, 2 bad input, 3 a batch is pending, 130 interrupted.
     """
-    to_stdout = str(out) == "-"
+    to_stdout, is_batch = str(out) == "-", engine == "batch"
     if to_stdout and as_json:
         raise ValueError("--out - and --json would both write to stdout. Give --out a file, or leave --json out.")
-    moa = who.mixture(signature, strategy)
+    if to_stdout and is_batch:
+        raise ValueError("--engine batch keeps in ANSWERS what it has submitted. Give --out a file.")
+    if mlflow and engine != "local":
+        raise ValueError("--mlflow traces what this process asks, and another asks it here. Leave out one of them.")
+    moa = who.mixture()
     most = limits.bound(moa, one_answer=False)
+    settings: dict[str, Any] = {"force": force, "retry_degraded": retry_degraded, "engine": engine}
     if dry_run:
         from moa_dspy.recording import estimate
 
-        there = None if to_stdout else out
-        options.tell_estimate(
-            estimate(moa, questions, there, force=force, retry_degraded=retry_degraded, engine=engine), as_json
-        )
-        return
-    settings: dict[str, Any] = {"concurrency": concurrency, "max_failures": max_failures}
-    if mlflow and engine != "local":
-        raise ValueError("--mlflow traces what this process asks, and another asks it here. Leave out one of them.")
-    if to_stdout and engine == "batch":
-        raise ValueError("--engine batch keeps in ANSWERS what it has submitted. Give --out a file.")
-    settings |= {"engine": engine, **most}
+        return options.tell_estimate(estimate(moa, questions, None if to_stdout else out, **settings), as_json)
+    settings |= {"concurrency": concurrency, "max_failures": max_failures, **most}
     with tracking(mlflow, moa, "run"):
-        if to_stdout:
-            summary = _print_answers(moa, questions, **settings)
-        else:
-            summary = _record(moa, questions, out, force=force, retry_degraded=retry_degraded, **settings)
+        summary = _print_answers(moa, questions, settings) if to_stdout else _record(moa, questions, out, settings)
     if as_json:
         print_json(summary.model_dump())
     else:
@@ -149,11 +139,7 @@ def run(
 
 
 def _record(
-    moa: MoA,
-    questions: Path,
-    out: Path,
-    deliver: Callable[[Row], object] | None = None,
-    **settings: Any,
+    moa: MoA, questions: Path, out: Path, settings: dict[str, Any], deliver: Callable[[Row], object] = lambda row: None
 ) -> Summary:
     from moa_dspy.recording import RecordingInterrupted, RecordingStopped, record
 
@@ -161,17 +147,23 @@ def _record(
 
     def on_row(row: Row | None, summary: Summary) -> None:
         found[:] = [summary]
-        if row is not None and deliver is not None:
+        if row is not None:
             deliver(row)
         failed = f", {summary.failed} failed" if summary.failed else ""
         more = "; finishing, Ctrl-C again abandons" if summary.interrupted else failed
         update(summary.questions - summary.left, summary.questions, more)
 
     try:
-        with quietly(), Progress("asking") as update:
+        with quietly(), progress("asking") as update:
             record(moa, questions, out, on_row=on_row, **settings)
     except (RecordingInterrupted, RecordingStopped) as stop:
         return stop.summary
+    except BrokenPipeError as error:
+        silence(sys.stdout)
+        raise Stopped(
+            f"Nobody reads the answers any more, so asking has stopped. Those that were paid for are in {out}: with "
+            f"--out {out} the same command goes on from there."
+        ) from error
     except Exception as error:
         if not found:
             raise
@@ -181,33 +173,22 @@ def _record(
     return found[0]
 
 
-def _print_answers(moa: MoA, questions: Path, **settings: Any) -> Summary:
+def _print_answers(moa: MoA, questions: Path, settings: dict[str, Any]) -> Summary:
     """Answer on stdout; what was paid for is in a file beside, until all of it has gone out."""
-    stdout = sys.stdout
     handle, name = tempfile.mkstemp(prefix="moa-answers-", suffix=".jsonl")
     os.close(handle)
-    kept, left = Path(name), []
+    kept, stdout = Path(name), sys.stdout.buffer
 
     def deliver(row: Row) -> None:
-        try:
-            stdout.buffer.write(row.line())
-            stdout.buffer.flush()
-        except BrokenPipeError as error:
-            left.append(error)
-            silence(stdout)
-            signal.raise_signal(signal.SIGINT)  # as Ctrl-C does: the questions under way finish, and are kept
+        stdout.write(row.line())
+        stdout.flush()
 
     try:
-        summary = _record(moa, questions, kept, deliver, **settings)
+        summary = _record(moa, questions, kept, settings, deliver)
     except BaseException:
         if not kept.stat().st_size:
             kept.unlink()
         raise
-    if left:
-        raise Stopped(
-            f"Nobody reads the answers any more, so asking has stopped. Those that were paid for are in {kept}: with "
-            f"--out {kept} the same command goes on from there."
-        ) from left[0]
     kept.unlink()
     return summary
 

@@ -1,4 +1,4 @@
-"""`moa-dspy serve`: mixtures as models of LiteLLM's proxy."""
+"""`moa-dspy serve` and `mcp`: mixtures as models of LiteLLM's proxy, and as a tool for other agents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tempfile
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,29 +46,65 @@ def serve(
 
     Exit status: 0 closed, 1 the proxy failed, 2 bad input.
     """
-    if importlib.util.find_spec("apscheduler") is None:  # of what the proxy needs, what nothing else brings
-        raise ImportError("LiteLLM's proxy is not installed: pip install 'moa-dspy[serve]'")
+    # Of what the proxy needs, what nothing else brings.
+    _require("apscheduler", "LiteLLM's proxy is not installed: pip install 'moa-dspy[serve]'")
     files = _by_name(mixtures)
-    from moa_dspy.serving.litellm import PROVIDER, MixtureLLM
+    from moa_dspy.serving.litellm import MixtureLLM
 
     bounds = {name: value for name, value in asdict(limits).items() if value is not None}
     MixtureLLM(files, bounds)  # which says what is wrong with them
     if write is not None:
         write.mkdir(parents=True, exist_ok=True)
-        note(f"litellm --config {_write(write, PROVIDER, files, bounds)} --host {HOST} --port {port}")
+        note(f"litellm --config {_write(write, files, bounds)} --host {HOST} --port {port}")
         return
     check_port(port)
     with tempfile.TemporaryDirectory() as folder, suppress(KeyboardInterrupt):
-        config = _write(Path(folder), PROVIDER, files, bounds)
         key = os.environ.get("LITELLM_MASTER_KEY") or f"sk-{secrets.token_urlsafe(24)}"
-        note(f"{', '.join(f'{PROVIDER}/{name}' for name in files)} at http://{HOST}:{port}/v1  Ctrl-C ends it.")
+        note(f"{', '.join(f'moa/{name}' for name in files)} at http://{HOST}:{port}/v1  Ctrl-C ends it.")
         if "LITELLM_MASTER_KEY" not in os.environ:
             note(f"The key, until it ends: {key}  To choose it, set LITELLM_MASTER_KEY.")
-        command = [sys.executable, "-m", "litellm.proxy.proxy_cli", "--config", str(config)]
+        config = str(_write(Path(folder), files, bounds))
+        command = [sys.executable, "-m", "litellm.proxy.proxy_cli", "--config", config, "--host", HOST]
         usual = {"LITELLM_MASTER_KEY": key, "LITELLM_DONT_SHOW_FEEDBACK_BOX": "true", "LITELLM_LOG": "ERROR"}
-        done = subprocess.run([*command, "--host", HOST, "--port", str(port)], env=usual | os.environ)
+        done = subprocess.run([*command, "--port", str(port)], env=usual | os.environ)
         if done.returncode:
             raise Stopped(f"LiteLLM's proxy ended with status {done.returncode}.")
+
+
+def mcp(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A config or a compiled mixture.")],
+    limits: options.Limits,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Over HTTP on this port of this machine.", show_default=False)
+    ] = None,
+) -> None:
+    r"""Give other agents the tool `consult`: one question to the whole mixture.
+
+    Without --port it speaks on stdin and stdout, as editors and assistants start their tools; with it, over HTTP on
+    this machine, at /mcp. pip install 'moa-dspy\[mcp]'
+
+    [bold]Examples[/bold]
+    moa-dspy mcp moa.yaml
+    moa-dspy mcp tuned.json --port 8000
+
+    Exit status: 0 closed, 2 bad input.
+    """
+    _require("mcp", "MCP's SDK is not installed: pip install 'moa-dspy[mcp]'")
+    moa = options.Who(config=path).mixture()
+    limits.bound(moa, one_answer=True)
+    from moa_dspy.serving.mcp import as_server
+
+    server = as_server(moa, path.stem)
+    if port is None:
+        server.run("stdio")
+    else:
+        note(f"consult is at http://{HOST}:{port}/mcp  Ctrl-C ends it.")
+        server.run("streamable-http", host=HOST, port=port)
+
+
+def _require(module: str, message: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(message)
 
 
 def _by_name(mixtures: list[str]) -> dict[str, Path]:
@@ -84,17 +120,14 @@ def _by_name(mixtures: list[str]) -> dict[str, Path]:
     return files
 
 
-def _write(folder: Path, provider: str, files: dict[str, Path], bounds: dict[str, float]) -> Path:
+def _write(folder: Path, files: dict[str, Path], bounds: dict[str, Any]) -> Path:
     """The proxy's config, and beside it the module that it takes the mixtures from."""
     made = f"MixtureLLM({ {name: str(file) for name, file in files.items()}!r}, {bounds!r})"
     code = f"from moa_dspy.serving.litellm import MixtureLLM\n\nmixtures = {made}\n"
     (folder / "moa_mixtures.py").write_text(code, encoding="utf-8")
-    models = [f"{provider}/{name}" for name in files]
     settings = {
-        "model_list": [{"model_name": model, "litellm_params": {"model": model}} for model in models],
-        "litellm_settings": {
-            "custom_provider_map": [{"provider": provider, "custom_handler": "moa_mixtures.mixtures"}],
-        },
+        "model_list": [{"model_name": f"moa/{name}", "litellm_params": {"model": f"moa/{name}"}} for name in files],
+        "litellm_settings": {"custom_provider_map": [{"provider": "moa", "custom_handler": "moa_mixtures.mixtures"}]},
         "general_settings": {"cancel_on_disconnect": True},
         # A mixture that fails has asked its models as often as its config says, and the next question may do better.
         "router_settings": {"num_retries": 0, "disable_cooldowns": True},

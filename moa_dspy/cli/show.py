@@ -49,26 +49,24 @@ def show(
         ]
         print_json({"path": path, "config": config.model_dump(), "agents": agents, "prompts": prompts})
         return
-    here = console()
-    is_piped = not here.is_terminal
-    here.print(harmless(f"# {path}", "bold"), soft_wrap=is_piped)
-    here.print(harmless(config.to_yaml()), soft_wrap=is_piped)
+    shown = [(f"# {path}", "bold"), (config.to_yaml(), "")]
     for prompt in prompts:
         count = f" ({len(prompt['demos'])} demos)" if prompt["demos"] else ""
-        here.print(harmless(f"{prompt['name']}{count}", "bold"), soft_wrap=is_piped)
-        here.print(harmless(f"{prompt['instructions']}\n"), soft_wrap=is_piped)
+        shown += [(f"{prompt['name']}{count}", "bold"), (f"{prompt['instructions']}\n", "")]
         for number, demo in enumerate(prompt["demos"] if demos else [], start=1):
-            here.print(harmless(f"demo {number}", "dim"))
             lines = "\n".join(f"  {name}: {value}" for name, value in demo.items())
-            here.print(harmless(f"{lines}\n"), soft_wrap=is_piped)
+            shown += [(f"demo {number}", "dim"), (f"{lines}\n", "")]
+    here = console()
+    for text, style in shown:
+        here.print(harmless(text, style), soft_wrap=not here.is_terminal)
 
 
 def prompts_of(moa: MoA) -> dict[str, dict[str, Any]]:
     """Predictor -> its instructions and demos; without those of an aggregator that nobody is."""
     is_asked = moa.aggregator.lm is not None or moa.strategy.needs_aggregator
-    parts = [(name, part) for name, part in moa.named_predictors() if is_asked or not name.startswith("aggregator.")]
-    return {name: _prompt_of(part) for name, part in parts}
-
-
-def _prompt_of(part: Any) -> dict[str, Any]:
-    return {"instructions": part.signature.instructions, "demos": [dict(demo) for demo in part.demos]}
+    parts: list[tuple[str, Any]] = moa.named_predictors()
+    return {
+        name: {"instructions": part.signature.instructions, "demos": [dict(demo) for demo in part.demos]}
+        for name, part in parts
+        if is_asked or not name.startswith("aggregator.")
+    }

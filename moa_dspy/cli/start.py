@@ -21,9 +21,23 @@ _SMALL_MODELS = {
     "groq": ("GROQ_API_KEY", "groq/openai/gpt-oss-120b"),
     "ollama": ("OLLAMA_HOST", "ollama_chat/llama3.2"),
 }
+_HEAD = """\
+# A mixture, for --config of moa-dspy and for MoA.from_config. A model is a name, or a mapping:
+#   - {model: openai/gpt-5.4-mini, temperature: 0.7, max_tokens: 2000}
+#   - {model: openai/NAME, api_base: https://HOST/v1, api_key: os.environ/MY_KEY, prices: {input: 0.1, output: 0.4}}
+# Keys are read from the environment (OPENAI_API_KEY, ...) and never stand here. What to do: moa-dspy doctor."""
+_COMMENTS = {
+    "proposer_models": "Who proposes, side by side; a model that stands here twice gives two answers.",
+    "aggregator_model": "Who makes one answer of the proposals.",
+    "num_proposals_per_model": "Samples of each proposer.",
+    "aggregation_strategy": "synthesis, selection, voting or fusion; with options: {name: selection, rotations: 3}.",
+    "use_specialized_prompts": "true: a prompt of its own for each proposer, which moa-dspy compile tunes.",
+    "layers": "From 2 on: the later layers read what the layer before them proposed (Wang et al., 2024).",
+    "limits": "What one answer may take.",
+}
 
 
-def presets(as_json: options.Json = False, verbose: options.Verbose = None) -> None:
+def presets(as_json: options.Json = False) -> None:
     """List the ready-made mixtures, for --preset NAME: what they are, their models and LM calls per answer.
 
     [bold]--json[/bold] prints a list of name, about, calls and config.
@@ -33,15 +47,11 @@ def presets(as_json: options.Json = False, verbose: options.Verbose = None) -> N
     from moa_dspy.config import PRESETS
 
     if as_json:
-        print_json(
-            [
-                {"name": name, "about": preset.about, "calls": preset.calls, "config": preset.config.model_dump()}
-                for name, preset in PRESETS.items()
-            ]
-        )
-        return
-    rows = [(name, str(preset.calls), preset.about) for name, preset in PRESETS.items()]
-    console().print(table(["preset", "calls", "what it is"], rows))
+        told = [(name, one.about, one.calls, one.config.model_dump()) for name, one in PRESETS.items()]
+        print_json([dict(zip(("name", "about", "calls", "config"), each, strict=True)) for each in told])
+    else:
+        rows = [(name, str(preset.calls), preset.about) for name, preset in PRESETS.items()]
+        console().print(table(["preset", "calls", "what it is"], rows))
 
 
 def data(
@@ -71,7 +81,6 @@ def init(
         list[str] | None,
         typer.Option(metavar="NAME", help=f"Whose small model proposes: {', '.join(_SMALL_MODELS)}; several times."),
     ] = None,
-    strategy: options.Strategy = None,
     force: options.Force = False,
 ) -> None:
     r"""Write a commented moa.yaml, the mixture for --config.
@@ -99,26 +108,25 @@ def init(
     if models.preset is not None:
         config = MoAConfig.preset(cast(Any, models.preset))
     else:
-        names = _ask_for_providers(provider, models.proposer)
-        panel = models.proposer or [_SMALL_MODELS[name][1] for name in names]
+        panel = models.proposer or [_SMALL_MODELS[name][1] for name in _ask_for_providers(provider)]
         config = MoAConfig(
             proposer_models=[*(panel or options.PANEL)], aggregator_model=panel[0] if panel else options.JUDGE
         )
-    config = config.model_copy(update=models.named(strategy))
-    lines = []
+    config = config.model_copy(update=models.named())
+    lines = [_HEAD]
     for line in config.to_yaml().splitlines():
         comment = _COMMENTS.get(line.partition(":")[0])
         lines += [line] if comment is None else ["", f"# {comment}", line]
-    out.write_text("\n".join([_HEAD, *lines, ""]), encoding="utf-8")
+    out.write_text("\n".join([*lines, ""]), encoding="utf-8")
     is_simulated = all(str(model).startswith("simulated/") for model in config.proposer_models)
     whose = " Its models are simulated, as no provider was named and no key found." if is_simulated else ""
     note(f"{out} is written.{whose} Next: moa-dspy doctor --config {out}")
 
 
-def _ask_for_providers(given: list[str] | None, proposers: list[str] | None) -> list[str]:
+def _ask_for_providers(given: list[str] | None) -> list[str]:
     """The providers that were named, else chosen on a terminal, else those whose key is in the environment."""
     held = [name for name, (variable, _) in _SMALL_MODELS.items() if os.environ.get(variable)]
-    if given is None and not proposers and sys.stdin.isatty():
+    if given is None and sys.stdin.isatty():
         for name, (variable, model) in _SMALL_MODELS.items():
             note(f"{name:10} {model:30} {variable} is {'set' if name in held else 'not set'}", style="")
         chosen = typer.prompt("Which of them (none: simulated models)", default=" ".join(held) or "none", err=True)
@@ -129,19 +137,3 @@ def _ask_for_providers(given: list[str] | None, proposers: list[str] | None) -> 
                 f"There is no provider {name!r} here. Give {', '.join(_SMALL_MODELS)}, or --proposer MODEL."
             )
     return held if given is None else given
-
-
-_HEAD = """\
-# A mixture, for --config of moa-dspy and for MoA.from_config. A model is a name, or a mapping:
-#   - {model: openai/gpt-5.4-mini, temperature: 0.7, max_tokens: 2000}
-#   - {model: openai/NAME, api_base: https://HOST/v1, api_key: os.environ/MY_KEY, prices: {input: 0.1, output: 0.4}}
-# Keys are read from the environment (OPENAI_API_KEY, ...) and never stand here. What to do: moa-dspy doctor."""
-_COMMENTS = {
-    "proposer_models": "Who proposes, side by side; a model that stands here twice gives two answers.",
-    "aggregator_model": "Who makes one answer of the proposals.",
-    "num_proposals_per_model": "Samples of each proposer.",
-    "aggregation_strategy": "synthesis, selection, voting or fusion; with options: {name: selection, rotations: 3}.",
-    "use_specialized_prompts": "true: a prompt of its own for each proposer, which moa-dspy compile tunes.",
-    "layers": "From 2 on: the later layers read what the layer before them proposed (Wang et al., 2024).",
-    "limits": "What one answer may take.",
-}

@@ -105,6 +105,7 @@ def test_options_replace_parts_of_a_config() -> None:
             ["--strategy", "nope"],
             "there is no strategy 'nope'. Allowed: synthesis, selection, voting, fusion, revision.",
         ),
+        (["--strategy", "voting", "--strategy", "fusion"], "--strategy stands here several times"),
         (["--preset", "nope"], "There is no preset 'nope'. Allowed: balanced, "),
         (["--preset", "budget", "--config", "moa.yaml"], "--config and --preset both say who answers."),
         (["--config", "none.yaml"], "There is no file none.yaml"),

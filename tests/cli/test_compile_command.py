@@ -22,7 +22,7 @@ def data(here: Path) -> None:
 
 
 def test_it_shows_the_prompts_before_and_after_and_the_gain_on_what_it_held_back() -> None:
-    result = moa_dspy(*COMPILE, *THREE)
+    result = moa_dspy(*COMPILE, *THREE, "--timeout", 77)
     assert result.exit_code == 0
     shown = result.stdout.splitlines()
     assert max(len(line) for line in shown if line.startswith(" ")) <= 80
@@ -35,6 +35,7 @@ def test_it_shows_the_prompts_before_and_after_and_the_gain_on_what_it_held_back
     assert "At most 393 LM calls: 363 of the agents" in told and "then 54 on the held-back data." in told
     assert "alice: 0." in told and not Path("moa.checkpoint").exists()
     tuned = MoA.from_file("moa.json")
+    assert tuned.limits.timeout == 600  # --timeout was for this command
     assert tuned.use_specialized_prompts and tuned(question="What is the capital of Turkey?").answer
 
 

@@ -91,6 +91,11 @@ def test_late_models_missing_keys_and_names_that_nobody_knows(server: OpenAIServ
     assert "Did you mean openai/gpt-4o-mini?" in found["gpt_4o_minni"]["name"]
 
 
+def test_a_key_that_only_litellm_knows_is_missed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
+    assert examined("mistral/mistral-small-2603")["mistral_small_2603"]["key"].startswith("MISTRAL_API_KEY is not set")
+
+
 def test_a_model_that_keeps_to_no_format_is_noted_and_the_table_says_all(server: OpenAIServer) -> None:
     entry = {"model": "openai/chatty", "api_base": server.url, "api_key": "os.environ/MINE"}
     assert examined(entry, status=0)["chatty"].keys() >= {"json", "stream"}

@@ -266,10 +266,10 @@ def test_show_tells_what_is_in_a_file() -> None:
 
 
 def test_ui_opens_what_it_can() -> None:
-    done = moa_dspy("ui", "http://127.0.0.1:5001", "--no-browser")
+    done = moa_dspy("ui", "http://127.0.0.1:5001")
     assert done.exit_code == 0 and "http://127.0.0.1:5001" in done.stderr
     for store in ("sqlite:///none.db", "nonsense://x"):
-        assert moa_dspy("ui", store, "--no-browser").exit_code == 2
+        assert moa_dspy("ui", store).exit_code == 2
 
 
 # Mistakes: one message, status 2, before anything is asked.

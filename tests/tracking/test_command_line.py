@@ -1,5 +1,6 @@
 import json
 import signal
+import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -89,12 +90,16 @@ def test_a_deleted_experiment_of_the_environment_costs_one_sentence(monkeypatch:
 
 def test_ui_serves_a_store_until_it_is_closed(store: Path) -> None:
     port = str(free_port())
-    process = Process("ui", f"sqlite:///{store / 'mlflow.db'}", "--port", port, "--no-browser")
+    process = Process("ui", f"sqlite:///{store / 'mlflow.db'}", "--port", port)
     told = process.popen.stderr.readline()  # type: ignore[union-attr]
     assert f"http://127.0.0.1:{port}  Ctrl-C ends it." in told
+    deadline = time.monotonic() + 120
+    while socket.socket().connect_ex(("127.0.0.1", int(port))):
+        assert time.monotonic() < deadline and process.popen.poll() is None
+        time.sleep(0.1)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/health") as answer:
         assert answer.status == 200
-    taken = moa_dspy("ui", f"sqlite:///{store / 'mlflow.db'}", "--port", port, "--no-browser")
+    taken = moa_dspy("ui", f"sqlite:///{store / 'mlflow.db'}", "--port", port)
     assert taken.exit_code == 1 and f"Port {port} is taken" in words(taken.stderr)
     process.popen.send_signal(signal.SIGINT)
     assert process.end()[0] == 0
@@ -112,5 +117,5 @@ def test_ui_serves_a_store_until_it_is_closed(store: Path) -> None:
     ],
 )
 def test_ui_opens_what_it_can(store_address: str, status: int, message: str) -> None:
-    done = moa_dspy("ui", store_address, "--no-browser")
+    done = moa_dspy("ui", store_address)
     assert done.exit_code == status and message in words(done.stderr)
