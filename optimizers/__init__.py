@@ -4,23 +4,27 @@ DSPy's optimizers compile a mixture like any other program; these know that it i
 recordings: what was asked once is arithmetic from then on.
 """
 
-from .by_name import OPTIMIZERS, build, split
 from .calibrate import Calibrate
 from .committee import SelectCommittee
-from .diagnose import diagnose, diagnosis_budget
-from .examples import CompileInterrupted, ProposersUnreachable
+from .diagnose import diagnose
+from .diagnose import diagnosis_budget as diagnosis_budget  # this, and what is imported so below, for the command line
+from .examples import CompileInterrupted
+from .examples import ProposersUnreachable as ProposersUnreachable
 from .finetune import Finetune
 from .fit_cascade import FitCascade
 from .fit_route import FitRoute
-from .proof import Proof, prove
-from .recipes import Recipe
+from .proof import Proof as Proof
+from .proof import prove
+from .recipes import Recipe as Recipe
 from .resampled import Bagging, Boosting
+from .specialize import OPTIMIZERS as OPTIMIZERS
 from .specialize import Specialize
+from .specialize import build as build
+from .specialize import split as split
 from .tune_weights import tune_weights
 from .vote_weights import FitVoteWeights
 
 __all__ = [
-    "OPTIMIZERS",
     "Bagging",
     "Boosting",
     "Calibrate",
@@ -29,15 +33,9 @@ __all__ = [
     "FitCascade",
     "FitRoute",
     "FitVoteWeights",
-    "Proof",
-    "ProposersUnreachable",
-    "Recipe",
     "SelectCommittee",
     "Specialize",
-    "build",
     "diagnose",
-    "diagnosis_budget",
     "prove",
-    "split",
     "tune_weights",
 ]

@@ -13,13 +13,14 @@ from moa_dspy.evaluation.evaluating import aggregator_as_proposer, default_strat
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
+from moa_dspy.recording.budget import calls_per_answer, calls_per_verdict, count_rotations
 from moa_dspy.strategies import Strategy, as_strategy
 
 from .committee import Candidate, list_committees, pick
 from .diagnosis import SELF_MOA, Diagnosis, Diversity, Recommendation, recommend
 from .examples import ask_examples, check_mixture, checked_examples
 from .mixtures import restricted
-from .recipes import Budget, calls_per_answer, calls_per_verdict, count_rotations
+from .recipes import Budget
 from .scoring import Scored
 from .votes import Votes
 

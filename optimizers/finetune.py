@@ -21,7 +21,6 @@ from moa_dspy.moa import MoA
 
 from .examples import CompileInterrupted, check_mixture, checked_examples
 from .mixtures import specialized
-from .recipes import Budget, calls_per_answer
 from .scoring import Scored
 
 __all__ = ["Finetune", "Training"]
@@ -88,11 +87,6 @@ class Finetune(Teleprompter):
         self.agents, self.train_kwargs = agents, dict(train_kwargs or {})
         self.num_threads = num_threads
         self.trainings: list[Training] = []
-
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most, the training itself not counted."""
-        each = calls_per_answer(student)
-        return Budget(trainset * each, 0, f"{trainset} examples x {each} calls")
 
     def compile(  # pyright: ignore[reportIncompatibleMethodOverride]  # DSPy's swallows any further argument
         self, student: MoA, *, trainset: Sequence[dspy.Example]

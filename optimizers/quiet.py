@@ -15,6 +15,7 @@ __all__ = ["heard", "quiet"]
 
 # Among DSPy's settings, because those reach the workers of its executors: whether an optimizer is speaking.
 _QUIET = "moa_dspy_quiet"
+_lock, _streams, _inside = threading.Lock(), ExitStack(), 0
 
 
 @contextmanager
@@ -23,10 +24,8 @@ def quiet() -> Iterator[None]:
     global _inside
     with _lock:
         if not _inside:
-            out: Any = _Filtered(sys.stdout)
-            err: Any = _Filtered(sys.stderr)
-            _streams.enter_context(redirect_stdout(out))
-            _streams.enter_context(redirect_stderr(err))
+            for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
+                _streams.enter_context(redirect(_Filtered(stream)))
         _inside += 1
     try:
         with dspy.context(**{_QUIET: True}):
@@ -52,12 +51,8 @@ class _Filtered:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        if dspy.settings.get(_QUIET) or isinstance(threading.current_thread(), TMonitor):
-            return len(text)
-        return self._stream.write(text)
+        is_left_out = dspy.settings.get(_QUIET) or isinstance(threading.current_thread(), TMonitor)
+        return len(text) if is_left_out else self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-_lock, _inside, _streams = threading.Lock(), 0, ExitStack()

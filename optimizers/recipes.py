@@ -9,21 +9,15 @@ from typing import Any
 
 import dspy
 
-from moa_dspy.recording.budget import calls_per_answer, calls_per_verdict, count_rotations
-
-__all__ = ["Budget", "Recipe", "calls_per_answer", "calls_per_verdict", "count_rotations"]
+__all__ = ["Budget", "Recipe"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a compile may spend.
-
-    A run is one answer of the program that is tuned: one LM call for a proposer alone, `n * samples + 1` for a
-    mixture of n proposers.
+    """How much a compile may spend. A run is one answer of the program that is tuned.
 
     Attributes:
         name: What it is called.
-        purpose: What it is for.
         evaluations: Of the whole valset by one run of GEPA, per prompt.
         reflections: By one run of GEPA, per prompt; each tries a new prompt on a minibatch.
         minibatch: Examples per reflection.
@@ -38,7 +32,6 @@ class Recipe:
     """
 
     name: str
-    purpose: str
     evaluations: int
     reflections: int
     minibatch: int
@@ -48,11 +41,7 @@ class Recipe:
 
     @classmethod
     def named(cls, name: str | Recipe) -> Recipe:
-        """The recipe of this name, `quick`, `balanced` or `thorough`; one that is a recipe already is itself.
-
-        Raises:
-            ValueError: If there is none.
-        """
+        """The recipe of this name, `quick`, `balanced` or `thorough`; one that is a recipe already is itself."""
         if isinstance(name, Recipe):
             return name
         if name not in _RECIPES:
@@ -89,12 +78,9 @@ class Recipe:
 
 # Positions: evaluations, reflections, minibatch, candidates, trials, demos.
 _RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("quick", "A first look: is there anything to gain?", 3, 6, 3, 2, 4, 2),
-        Recipe("balanced", "What most tasks need.", 6, 15, 3, 6, 12, 3),
-        Recipe("thorough", "Until there is little more to gain.", 15, 40, 4, 12, 30, 4),
-    )
+    "quick": Recipe("quick", 3, 6, 3, 2, 4, 2),
+    "balanced": Recipe("balanced", 6, 15, 3, 6, 12, 3),
+    "thorough": Recipe("thorough", 15, 40, 4, 12, 30, 4),
 }
 
 

@@ -121,32 +121,24 @@ class SpecializationReport(Report):
 
     def table(self) -> Table:
         """The report as a rich table: `calls` of the agents, `jointly` what the whole mixture would have taken."""
-        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
-        table.add_column("stage", overflow="fold", max_width=17)
-        for heading in (self.judged_on, "calls", "jointly", "tuning", "tokens", "USD", "time"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        agents, optimizer = (
-            sum((getattr(stage, name) for stage in self.stages), Usage.of([])) for name in ("usage", "optimizer_usage")
-        )
-        runs = sum(stage.runs for stage in self.stages)
-        every = StageReport(name="all", runs=runs, usage=agents, optimizer_usage=optimizer, seconds=self.seconds)
-        for stage in [*self.stages, every] if len(self.stages) > 1 else self.stages:
-            if stage is every:
-                table.add_section()
-            whole, jointly = stage.usage + stage.optimizer_usage, stage.runs * self.calls_per_answer
-            tokens = whole.prompt_tokens + whole.completion_tokens
-            table.add_row(
-                Text(printable(stage.name)),
-                "" if stage.before is None else f"{stage.before:.3f} > {stage.after:.3f}",
-                f"{stage.usage.calls:,}",
-                f"{jointly:,}" if jointly else "-",
-                f"{stage.optimizer_usage.calls:,}",
-                f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k",
-                "-" if whole.cost_usd is None else f"{whole.cost_usd:.4f}",
-                f"{stage.seconds:.0f} s",
-            )
+        rows = []
+        for one in self.stages:
+            scores = "" if one.before is None else f"{one.before:.3f} > {one.after:.3f}"
+            counts = one.usage.calls, one.runs * self.calls_per_answer, one.optimizer_usage.calls
+            rows.append([one.name, scores, *_cells(*counts, one.usage + one.optimizer_usage, one.seconds)])
+        if len(rows) > 1:
+            counts = self.calls, self.joint_calls, self.optimizer_calls
+            rows.append(["all", "", *_cells(*counts, self.usage, self.seconds)])
+        table = list_table(["stage", self.judged_on, "calls", "jointly", "tuning", "tokens", "USD", "time"], rows)
         notes = [f"{stage.name}: {stage.note}." for stage in self.stages if stage.note]
         if self.judged_on == "trainset":
             notes.append("Scores are of the examples that were learned from: a valset would tell more.")
-        table.caption = Text(printable("\n".join(notes)), "dim") if notes else None
+        table.caption, table.caption_justify = Text(printable("\n".join(notes)), "dim") if notes else None, "left"
         return table
+
+
+def _cells(calls: int, jointly: int, tuning: int, usage: Usage, seconds: float) -> list[str]:
+    tokens = usage.prompt_tokens + usage.completion_tokens
+    shown = f"{tokens:,}" if tokens < 10_000 else f"{tokens / 1000:,.0f}k"
+    cost = "-" if usage.cost_usd is None else f"{usage.cost_usd:.4f}"
+    return [f"{calls:,}", f"{jointly:,}" if jointly else "-", f"{tuning:,}", shown, cost, f"{seconds:.0f} s"]

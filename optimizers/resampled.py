@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
-import dspy
 import numpy as np
 
 from moa_dspy.evaluation import Metric
@@ -17,7 +15,6 @@ from moa_dspy.strategies import Voting
 from .compiling import Compiling
 from .examples import ask_examples
 from .mixtures import alone
-from .recipes import Budget
 from .reports import StageReport
 from .scoring import Scored
 from .specialize import Specialize
@@ -42,6 +39,7 @@ class Bagging(Specialize):
         ValueError: If a setting makes no sense.
 
     Examples:
+        >>> import dspy
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
         >>> moa = MoA("question -> answer", ["simulated/alice"], strategy="voting")
@@ -65,10 +63,9 @@ class Bagging(Specialize):
                 "strategy='voting')."
             )
         [agent] = student.panels[0].agents
-        names = [f"{agent.name}_{place}" for place in range(1, self.proposers + 1)]
         made = MoA(
             student.signature,
-            [agent.with_program(None).rename(name) for name in names],
+            [agent.with_program(None).rename(f"{agent.name}_{place + 1}") for place in range(self.proposers)],
             strategy=student.strategy if isinstance(student.strategy, Voting) else Voting(),
             use_specialized_prompts=True,
             limits=student.limits,
@@ -80,19 +77,17 @@ class Bagging(Specialize):
             predictor.demos = list(learned.demos)
         return made
 
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most, with the default optimizer."""
-        number = valset or trainset
-        runs = 2 * number + self.recipe.most_runs(number)
-        reflections = self.proposers * self.recipe.most_reflections(number)
-        return Budget(self.proposers * runs, reflections, f"{self.proposers} proposers x {runs} runs")
-
     def tune(self, compiling: Compiling) -> None:
         """Tune each proposer on a draw of its own."""
-        examples, generator = compiling.train, np.random.default_rng(self.seed)
+        number, generator = len(compiling.train), np.random.default_rng(self.seed)
         for name in compiling.moa.panels[0].names:
-            compiling.train = [examples[place] for place in generator.integers(len(examples), size=len(examples))]
-            compiling.tune(name, alone(compiling.moa, "proposers", name, ()))
+            self.tune_on(compiling, name, generator.integers(number, size=number))
+
+    def tune_on(self, compiling: Compiling, name: str, drawn: Any) -> None:
+        """Tune a proposer on these examples, given by their places."""
+        examples = compiling.train
+        compiling.train = [examples[place] for place in drawn]
+        compiling.tune(name, alone(compiling.moa, "proposers", name, ()))
         compiling.train = examples
 
     def settings(self) -> dict[str, Any]:
@@ -109,7 +104,7 @@ class Boosting(Bagging):
 
     Args:
         metric: As `Specialize` takes it.
-        proposers: How many at most; one that does no better than chance ends it, and counts nothing.
+        proposers: How many at most; one that does no better than chance counts nothing.
         **settings: As `Specialize` takes them.
 
     Examples:
@@ -120,33 +115,21 @@ class Boosting(Bagging):
         ```
     """
 
-    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most, with the default optimizer."""
-        base, asked = super().budget(student, trainset, valset), self.proposers * trainset
-        return Budget(base.agents + asked, base.optimizer, f"{base.formula} + {self.proposers} x {trainset} answers")
-
     def tune(self, compiling: Compiling) -> None:
         """Tune one proposer after the other, then weigh their votes."""
         moa, examples, generator = compiling.moa, compiling.train, np.random.default_rng(self.seed)
         weights, votes = np.full(len(examples), 1 / len(examples)), dict[str, float]()
         for name in moa.panels[0].names:
-            drawn = generator.choice(len(examples), size=len(examples), p=weights)
-            compiling.train = [examples[place] for place in drawn]
-            compiling.tune(name, alone(moa, "proposers", name, ()))
-            compiling.refuse_failures()
-            wrong = 1 - self._scores(compiling, name, examples)
+            self.tune_on(compiling, name, generator.choice(len(examples), size=len(examples), p=weights))
+            program = alone(moa, "proposers", name, ())
+            recording = ask_examples(program, examples, concurrency=self.num_threads)
+            compiling.finish(StageReport(name=f"answers of {name}", usage=recording.usage))
+            scored = Scored(self.metric, program.signature)
+            wrong = 1 - Votes.of(program, recording, examples, scored, self.num_threads).scores[:, 0]
             # As if one more example had been half wrong: a proposer without an error is not worth everything.
             error = (float(weights @ wrong) * len(examples) + 0.5) / (len(examples) + 1)
             votes[name] = max(0.0, math.log((1 - error) / error) + math.log(OPEN))
             weights = weights * np.exp(votes[name] * wrong)
             weights /= weights.sum()
-        compiling.train = examples
         strategy: Any = moa.strategy
         strategy.weights = votes if any(votes.values()) else {}
-
-    def _scores(self, compiling: Compiling, name: str, examples: Sequence[dspy.Example]) -> Any:
-        program = alone(compiling.moa, "proposers", name, ())
-        recording = ask_examples(program, examples, concurrency=self.num_threads)
-        compiling.finish(StageReport(name=f"answers of {name}", usage=recording.usage))
-        scored = Scored(self.metric, program.signature)
-        return Votes.of(program, recording, examples, scored, self.num_threads).scores[:, 0]

@@ -57,11 +57,16 @@ class Scored:
                 number, value = self._measure(gold, pred, trace, name, pred_trace)
         except MetricError as error:
             raise Stop from error
+        said = value if isinstance(value, dspy.Prediction) else dspy.Prediction()
         if pred_name is None:
             # Several objectives are GEPA's own; all else is a number to every optimizer.
-            return value if isinstance(value, dspy.Prediction) and value.get("objective_scores") else number
-        feedback = value.get("feedback") if isinstance(value, dspy.Prediction) else None
-        return ScoreWithFeedback(score=number, feedback=feedback or self._words(gold, pred, number))
+            return value if said.get("objective_scores") else number
+        feedback = said.get("feedback")
+        if not feedback:
+            names = [name for name in self.task.output_fields if name in gold]
+            right, given = ("; ".join(f"{name}: {one.get(name)}" for name in names) for one in (gold, pred))
+            feedback = f"Score {number:g}." + (f" Right would be {right}. Given was {given}." if names else "")
+        return ScoreWithFeedback(score=number, feedback=feedback)
 
     @property
     def with_two_arguments(self) -> str | Metric:
@@ -101,12 +106,6 @@ class Scored:
 
         measure.__name__ = self.__name__
         return score(measure, example, prediction), given[-1]
-
-    def _words(self, gold: dspy.Example, pred: dspy.Prediction, number: float) -> str:
-        names = [name for name in self.task.output_fields if name in gold]
-        right = "; ".join(f"{name}: {gold[name]}" for name in names)
-        given = "; ".join(f"{name}: {pred.get(name)}" for name in names)
-        return f"Score {number:g}." + (f" Right would be {right}. Given was {given}." if names else "")
 
 
 def _count_arguments(metric: Metric) -> int:

@@ -1,7 +1,8 @@
-"""Staged tuning: every agent of a mixture alone, one LM call per example, instead of the whole mixture at once."""
+"""Staged tuning: every agent of a mixture alone, one LM call per example; beside it DSPy's optimizers on the whole."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,16 +13,20 @@ from dspy.teleprompt import Teleprompter
 from moa_dspy.evaluation import Metric, metric_name
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
+from moa_dspy.recording.budget import calls_per_answer, calls_per_verdict
 
 from .compiling import Compiling
 from .examples import check_mixture, checked_sets, require_optuna
 from .mixtures import specialized
-from .recipes import Budget, Recipe, calls_per_verdict
+from .recipes import Budget, Recipe
 from .reports import SpecializationReport, StageReport
 from .scoring import Scored
 from .stages import Stage, own_copy
 
-__all__ = ["Specialize"]
+__all__ = ["OPTIMIZERS", "Specialize", "build", "split"]
+
+OPTIMIZERS = ("specialize", "gepa", "bootstrap", "mipro")
+"""Names that `build` knows: `Specialize`, and DSPy's on the whole mixture."""
 
 
 class Specialize(Teleprompter):
@@ -95,11 +100,10 @@ class Specialize(Teleprompter):
         A stage evaluates what it starts from and what it ends with, and runs one GEPA. Between the stages the
         proposals are recorded.
         """
-        examples, valset = trainset + valset, valset or trainset
+        moa, examples, valset = self.copy(student), trainset + valset, valset or trainset
         stage = 2 * valset + self.recipe.most_runs(valset)
-        proposers = sum(len(panel.names) for panel in student.panels)
-        recorded = student.panels[0].samples * examples
-        verdict = calls_per_verdict(student)
+        proposers, recorded = sum(len(panel.names) for panel in moa.panels), moa.panels[0].samples * examples
+        verdict = calls_per_verdict(moa)
         return Budget(
             agents=proposers * (stage + recorded) + verdict * stage,
             optimizer=(proposers + bool(verdict)) * self.recipe.most_reflections(valset),
@@ -132,7 +136,6 @@ class Specialize(Teleprompter):
         compiling = Compiling(self, self.copy(student), train, val)
         try:
             self.tune(compiling)
-            compiling.refuse_failures()
         finally:
             self.report = compiling.report()
         return compiling.moa
@@ -149,15 +152,9 @@ class Specialize(Teleprompter):
         """The optimizer of a stage."""
         if self.optimizer is not None:
             return own_copy(self.optimizer, stage)
-        return self.recipe.gepa(
-            stage.scored,
-            self.reflection_lm or stage.program.get_lm() or dspy.settings.lm,
-            len(stage.valset),
-            prompts=len(stage.program.named_predictors()),
-            log_dir=stage.room,
-            num_threads=self.num_threads,
-            seed=self.seed,
-        )
+        settings: dict[str, Any] = {"log_dir": stage.room, "num_threads": self.num_threads, "seed": self.seed}
+        prompts, lm = len(stage.program.named_predictors()), self._prompt_lm(stage.program)
+        return self.recipe.gepa(stage.scored, lm, len(stage.valset), prompts=prompts, **settings)
 
     def settings(self) -> dict[str, Any]:
         """What decides on the result, beside the mixture and the examples."""
@@ -171,6 +168,9 @@ class Specialize(Teleprompter):
             "seed": self.seed,
         }
 
+    def _prompt_lm(self, program: MoA) -> Any:
+        return self.reflection_lm or program.get_lm() or dspy.settings.lm
+
     def _check_budget(self, student: MoA, valset: int) -> None:
         budget = getattr(self.optimizer, "max_metric_calls", None)
         least = valset + 2 * getattr(self.optimizer, "reflection_minibatch_size", 0)
@@ -179,8 +179,96 @@ class Specialize(Teleprompter):
                 f"max_metric_calls={budget} is too little for one round of GEPA: it evaluates {valset} examples first, "
                 f"and then a minibatch twice. Give at least {least}, or a smaller valset."
             )
-        if self.optimizer is None and (self.reflection_lm or student.get_lm() or dspy.settings.lm) is None:
+        if self.optimizer is None and self._prompt_lm(student) is None:
             raise ValueError(
                 "There is no LM that could propose prompts. Give reflection_lm=, a strong model, or an optimizer "
                 "that needs none, such as dspy.BootstrapFewShot(metric)."
             )
+
+
+class Jointly(Specialize):
+    """One of DSPy's optimizers on the whole mixture, metered, ended when nothing answers; see `build`."""
+
+    def __init__(self, name: str, metric: str | Metric, **settings: Any) -> None:
+        super().__init__(metric, **settings)
+        self.name = name
+        self.resumes = name == "gepa"
+        if name == "mipro":
+            require_optuna(name)
+
+    def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
+        """What a compile on so many examples will take at most."""
+        recipe, prompts, valset = self.recipe, len(student.named_predictors()), valset or trainset
+        if self.name == "gepa":
+            runs, proposals = recipe.most_runs(valset, prompts), recipe.most_reflections(valset, prompts)
+        elif self.name == "bootstrap":
+            # The program without demos, with labelled ones (here none), with the first and `candidates` further sets.
+            runs, proposals = (recipe.candidates + 3) * valset + (recipe.candidates + 1) * trainset, 0
+        else:
+            runs = (recipe.trials + 1) * valset + recipe.candidates * trainset
+            # A proposal takes three calls (the program, the module, the instruction); data are summed up in tens.
+            proposals = 3 * recipe.candidates * prompts + trainset // 10 + 3
+        each = calls_per_answer(student)
+        return Budget(runs * each, proposals, f"{runs} runs x {each} calls")
+
+    def build_optimizer(self, stage: Stage) -> Any:
+        """The optimizer of the one stage."""
+        # No labelled demos: a labelled example shows an aggregator no proposals.
+        demos: Any = {"max_bootstrapped_demos": self.recipe.demos, "max_labeled_demos": 0}
+        demos |= {"metric": stage.scored, "num_threads": self.num_threads}
+        number, lm = self.recipe.candidates, self._prompt_lm(stage.program)
+        if self.name == "bootstrap":
+            return dspy.BootstrapFewShotWithRandomSearch(num_candidate_programs=number, **demos)
+        if self.name == "mipro":
+            models: Any = {"prompt_model": lm, "task_model": lm}
+            return dspy.MIPROv2(auto=None, seed=self.seed, num_candidates=number, **models, **demos)
+        return super().build_optimizer(stage)
+
+    def settings(self) -> dict[str, Any]:
+        """What decides on the result, beside the mixture and the examples."""
+        return {**super().settings(), "optimizer": self.name, "reflection": getattr(self.reflection_lm, "model", None)}
+
+    def copy(self, student: MoA) -> MoA:
+        """The copy that is tuned: prompts that are shared stay so."""
+        return student.deepcopy()
+
+    def tune(self, compiling: Compiling) -> None:
+        """Tune the whole mixture, in one stage."""
+        arguments = {"num_trials": self.recipe.trials, "minibatch": False} if self.name == "mipro" else {}
+        compiling.tune("mixture", compiling.moa.deepcopy(), compares=False, arguments=arguments)
+
+
+def build(
+    name: Literal["specialize", "gepa", "bootstrap", "mipro"], metric: str | Metric, **settings: Any
+) -> Specialize:
+    """The optimizer of this name, one of `OPTIMIZERS`, with a recipe's budget; `settings` are those of `Specialize`.
+
+    Examples:
+        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
+        >>> build("gepa", "exact", recipe="quick").budget(moa, trainset=20, valset=20).formula
+        '197 runs x 3 calls'
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"There is no optimizer {name!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
+    return Specialize(metric, **settings) if name == "specialize" else Jointly(name, metric, **settings)
+
+
+def split(
+    examples: Sequence[dspy.Example], heldout: float = 0.3, seed: int = 0
+) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
+    """Examples to learn from, to compare by, and to hold back (a share of all); the first two are halves of the rest.
+
+    Examples:
+        >>> [len(part) for part in split([dspy.Example(question=str(n)) for n in range(10)], heldout=0.2)]
+        [4, 4, 2]
+    """
+    shuffled = list(examples)
+    random.Random(seed).shuffle(shuffled)
+    held = round(heldout * len(shuffled)) or int(heldout > 0)
+    rest = shuffled[held:]
+    if len(rest) < 2:
+        raise ValueError(
+            f"{len(shuffled)} examples are too few: with {held} held back, an optimizer needs one to learn from and "
+            "one to compare by. Give more, or hold less back."
+        )
+    return rest[: len(rest) // 2], rest[len(rest) // 2 :], shuffled[:held]

@@ -64,44 +64,36 @@ class Stage:
         that is at least as good on the valset.
         """
         resumed = self.room is not None and (self.room / "gepa_state.bin").exists()
-        program = _Watched(self.program, self.meter)
+        program, found, note = _Watched(self.program, self.meter), dict[str, Any](), ""
         before = after = None
-        found: dict[str, Any] = {}
-        notes = []
         said = nullcontext() if self.owner.verbose else quiet()
         try:
             with _heeding_interrupts(self.meter), dspy.context(**self.meter.settings()), said:
                 before = after = self._evaluate(program) if self.compares else None
                 if self.compares and not self.meter.calls():
-                    notes.append("never asked: nothing to tune")
+                    note = "never asked: nothing to tune"
+                elif _same_prompts(tuned := self._compiled(program), program):
+                    note = "no better prompt found"
                 else:
-                    tuned = self._compiled(program)
-                    if _same_prompts(tuned, program):
-                        notes.append("no better prompt found")
-                    else:
-                        found = {name.removeprefix(INSIDE): part for name, part in tuned.named_predictors()}
-                        after = self._evaluate(tuned) if self.compares else None
+                    found = {name.removeprefix(INSIDE): part for name, part in tuned.named_predictors()}
+                    after = self._evaluate(tuned) if self.compares else None
         except BaseException as error:  # Ctrl-C too: what runs on in a thread shall ask no more
             self.meter.stop(error)
             raise
         if before is not None and after is not None and after < before:
-            found = {}
-            notes.append("not kept: worse on the valset")
-        if resumed:
-            notes.append("resumed, earlier calls not counted")
-        details = {"before": before, "after": after, "kept": bool(found), "note": "; ".join(notes)}
-        return self.meter.report(self.name, **details), found
+            found, note = {}, "not kept: worse on the valset"
+        note = "; ".join(filter(None, [note, "resumed, earlier calls not counted" if resumed else ""]))
+        return self.meter.report(self.name, before=before, after=after, kept=bool(found), note=note), found
 
     def _compiled(self, program: _Watched) -> dspy.Module:
         optimizer = self.owner.build_optimizer(self)
         offered = {
-            "trainset": list(self.trainset),
             "valset": list(self.valset),
             "eval_kwargs": {"num_threads": self.owner.num_threads, "display_progress": False},  # COPRO
         }
         takes = inspect.signature(optimizer.compile).parameters
-        given = {name: value for name, value in offered.items() if name == "trainset" or name in takes}
-        tuned = optimizer.compile(program.deepcopy(), **given, **self.arguments)
+        given = {name: value for name, value in offered.items() if name in takes}
+        tuned = optimizer.compile(program.deepcopy(), trainset=list(self.trainset), **given, **self.arguments)
         # A compiled program is frozen: it would show none of its predictors to the mixture.
         tuned._compiled = False
         if [name for name, _ in tuned.named_predictors()] != [name for name, _ in program.named_predictors()]:
@@ -136,13 +128,11 @@ class StageMeter(Meter):
 
     def __init__(self) -> None:
         super().__init__("stage")
-        self.runs = 0
-        self._ids: dict[bool, list[str]] = {False: [], True: []}  # of the optimizer's calls, of the agents'
-        self._started = time.perf_counter()
+        self.runs, self._started = 0, time.perf_counter()
+        self._is_agents: dict[str, bool] = {}  # call id -> whether the program made it, or the optimizer
         self._failed_in_a_row: Counter[tuple[bool, str]] = Counter()
         self._stopped: BaseException | None = None
-        self._allowance = Allowance()
-        self._lock = threading.Lock()
+        self._allowance, self._lock = Allowance(), threading.Lock()
 
     @contextmanager
     def asking(self) -> Iterator[None]:
@@ -161,21 +151,20 @@ class StageMeter(Meter):
 
     def report(self, stage: str, **details: Any) -> StageReport:
         """What came of the stage until now, with these details."""
-        optimizer, agents = (
-            Usage.of(call for id in self._ids[is_agents] if (call := self.call(id))) for is_agents in (False, True)
-        )
-        details |= {"optimizer_usage": optimizer, "seconds": time.perf_counter() - self._started}
-        return StageReport(name=stage, runs=self.runs, usage=agents, **details)
+        calls: dict[bool, list[LMCall]] = {False: [], True: []}
+        for id, is_agents in list(self._is_agents.items()):
+            calls[is_agents] += [call] if (call := self.call(id)) else []
+        details |= {"optimizer_usage": Usage.of(calls[False]), "seconds": time.perf_counter() - self._started}
+        return StageReport(name=stage, runs=self.runs, usage=Usage.of(calls[True]), **details)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         super().on_lm_start(call_id, instance, inputs)
-        with self._lock:
-            self._ids[bool(dspy.settings.get(_ASKING))].append(call_id)
+        self._is_agents[call_id] = bool(dspy.settings.get(_ASKING))
 
     def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         super().on_lm_end(call_id, outputs, exception)
-        call: LMCall | None = self.call(call_id)
-        who = (bool(dspy.settings.get(_ASKING)), call.model if call else "")
+        call = self.call(call_id)
+        who = (self._is_agents[call_id], call.model if call else "")
         with self._lock:
             if exception is None:
                 self._failed_in_a_row[who] = 0
@@ -242,8 +231,7 @@ def own_copy(optimizer: Any, stage: Stage) -> Any:
             setattr(own, name, copy.copy(value))
     if getattr(own, "log_dir", None):
         # A folder of its own: GEPA would take another stage's state for its own, and resume.
-        [folder] = {".".join(name.split(".")[:2]) for name, _ in stage.program.named_predictors()}
-        own.log_dir = str(Path(own.log_dir) / folder)
+        own.log_dir = str(Path(own.log_dir) / stage.name.replace(", ", "-"))
     elif stage.room is not None and isinstance(own, _GEPA):
         own.log_dir = str(stage.room)
     return own

@@ -12,7 +12,7 @@ from support.roles import TRAIN, Task, coach, right, role
 from moa_dspy import MoA, Selection
 from moa_dspy.optimizers import OPTIMIZERS, CompileInterrupted, Recipe, Specialize, build, split
 
-TINY = Recipe("tiny", "", evaluations=2, reflections=2, minibatch=2, candidates=2, trials=2, demos=1)
+TINY = Recipe("tiny", evaluations=2, reflections=2, minibatch=2, candidates=2, trials=2, demos=1)
 JOINT = [name for name in OPTIMIZERS if name != "specialize"]
 
 

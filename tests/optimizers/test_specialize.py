@@ -16,7 +16,7 @@ from moa_dspy import MoA
 from moa_dspy.evaluation import MetricError
 from moa_dspy.optimizers import CompileInterrupted, Recipe, Specialize
 
-TINY = Recipe("tiny", "", evaluations=2, reflections=2, minibatch=2, candidates=1, trials=1, demos=1)
+TINY = Recipe("tiny", evaluations=2, reflections=2, minibatch=2, candidates=1, trials=1, demos=1)
 GONE = dspy.lm15.AuthError("the key was revoked")
 
 
@@ -218,7 +218,7 @@ def test_a_stage_that_was_cut_short_goes_on_where_gepa_was(tmp_path: Path) -> No
     again = specialize(lms, num_threads=1, checkpoint=tmp_path / "c")
     tuned = compiled(lms, student(lms), again)
     ada, bo = again.report.stages[:2]
-    assert ada.note == "resumed, earlier calls not counted" and (bo.resumed, ada.resumed) == (True, False)
+    assert ada.note == "resumed, earlier calls not counted" and not (ada.resumed or bo.resumed)
     # What GEPA had evaluated is not asked again.
     assert ada.runs < optimizer.report.stages[0].runs
     assert set(prompts(tuned).values()) == {TIP} and not (tmp_path / "c" / "ada").exists()
@@ -234,7 +234,7 @@ def test_a_folder_in_which_nothing_was_kept_is_for_anyone(tmp_path: Path) -> Non
         compiled(lms, student(lms), specialize(lms, never, checkpoint=tmp_path))
 
 
-def test_one_dead_proposer_does_not_take_the_others_with_it() -> None:
+def test_a_dead_proposer_ends_it_and_what_was_tuned_before_is_kept() -> None:
     lms = cast(bo=FakeLM("bo", lambda prompt: GONE))
     with pytest.raises(CompileInterrupted, match=r"The stage bo failed: .*revoked") as caught:
         compiled(lms, student(lms), specialize(lms, num_threads=1))
@@ -249,7 +249,7 @@ def test_one_dead_proposer_does_not_take_the_others_with_it() -> None:
 def test_a_dead_reflection_lm_is_not_tried_for_the_whole_budget() -> None:
     lms = cast(coach=FakeLM("coach", lambda prompt: GONE))
     with pytest.raises(CompileInterrupted, match="revoked"):
-        compiled(lms, student(lms), specialize(lms, recipe=Recipe("big", "", 2, 500, 2, 1, 1, 1)))
+        compiled(lms, student(lms), specialize(lms, recipe=Recipe("big", 2, 500, 2, 1, 1, 1)))
     assert lms["ada"].calls < 60 and lms["coach"].calls < 30
 
 
@@ -274,7 +274,7 @@ def good_for_gold(example: Any, pred: Any, trace: Any = None) -> Any:
 
 def test_a_metric_that_gives_an_answer_no_score_ends_it() -> None:
     lms = cast()
-    with pytest.raises(CompileInterrupted, match=r"stage ada failed: .* gave 'good'.* The stage bo failed: "):
+    with pytest.raises(CompileInterrupted, match=r"stage ada failed: .* gave 'good'"):
         compiled(lms, student(lms), specialize(lms, good_for_gold))
     assert sum(calls(lms).values()) <= 12
 
