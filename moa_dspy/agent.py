@@ -204,7 +204,7 @@ class Agent(Keyless):
         lm = self.lm
         if lm is None and self.asks_ambient_lm:
             lm = dspy.settings.lm
-        if not isinstance(lm, dspy.BaseLM) or lm is self._key_checked:
+        if lm is self._key_checked or not isinstance(lm, dspy.BaseLM):
             return None
         variable = missing_key(lm)
         if variable is None:

@@ -18,7 +18,7 @@ from moa_dspy.allowance import ALLOWANCE, Allowance, wait_for
 from moa_dspy.given_up import ENDED, enter_call, run_awaited
 from moa_dspy.permits import apermitted, permitted
 from moa_dspy.rollouts import Rollout, resample
-from moa_dspy.usage import LMCall, cut_by, read_entry, read_finish_reason, read_tokens
+from moa_dspy.usage import LMCall, cut_by, read_entry, read_tokens
 
 __all__ = ["METER", "Meter", "metered", "watch_lm"]
 
@@ -211,7 +211,7 @@ class _Watching(dspy.BaseLM):
     def update_history(self, entry: dict[str, Any]) -> None:
         call: Any = dspy.settings.usage_tracker
         call.hear(entry)
-        self.cut = cut_by(read_finish_reason(entry.get("response")))
+        self.cut = cut_by(call.row["finish_reason"])
         if call.keeps_no_history:
             with dspy.context(disable_history=True):
                 super().update_history(entry)

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-__all__ = ["LMCall", "Usage", "call_of", "cut_by", "read_entry", "read_finish_reason", "read_tokens"]
+__all__ = ["LMCall", "Usage", "call_of", "cut_by", "read_entry", "read_tokens"]
 
 
 class LMCall(BaseModel):
@@ -110,40 +110,24 @@ def call_of(entry: Mapping[str, Any], agent: str) -> LMCall:
 def read_entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """What of an `LMCall` an entry of DSPy's history says beside the tokens."""
     response = entry.get("response")
+    # One response a candidate natively, `choices` in LiteLLM's form.
+    candidates = response if isinstance(response, (list, tuple)) else getattr(response, "choices", None) or [response]
+    told = [getattr(one, "provider_data", None) or {} for one in candidates]
+    # The Responses API has a status instead of a reason: "completed" or "incomplete".
+    reasons = [getattr(one, "finish_reason", None) or getattr(one, "status", None) for one in candidates]
+    cost = entry.get("cost")
     return {
-        "cost_usd": _cost(entry),
-        "finish_reason": read_finish_reason(response),
-        "deployment": _deployment(response),
+        "cost_usd": _stated_cost(told) if cost is None else cost,
+        "finish_reason": next((str(reason) for reason in reasons if reason is not None), None),
+        "deployment": next((str(one["deployment"]) for one in told if one.get("deployment")), None),
     }
 
 
-def _cost(entry: Mapping[str, Any]) -> float | None:
-    return entry["cost"] if entry.get("cost") is not None else _stated_cost(entry.get("response"))
-
-
-def _stated_cost(response: Any) -> float | None:
+def _stated_cost(told: Sequence[Mapping[str, Any]]) -> float | None:
     """What a custom engine says a call cost, under `provider_data["response_cost"]`: DSPy prices its own only."""
-    costs = [(getattr(one, "provider_data", None) or {}).get("response_cost") for one in _responses(response)]
+    costs = [one.get("response_cost") for one in told]
     known = [float(cost) for cost in costs if isinstance(cost, (int, float)) and not isinstance(cost, bool)]
     return sum(known) if known and len(known) == len(costs) else None
-
-
-def read_finish_reason(response: Any) -> str | None:
-    """Why the model stopped; the Responses API has a status instead: "completed" or "incomplete"."""
-    reasons = [getattr(one, "finish_reason", None) or getattr(one, "status", None) for one in _responses(response)]
-    return next((str(reason) for reason in reasons if reason is not None), None)
-
-
-def _deployment(response: Any) -> str | None:
-    told = [(getattr(one, "provider_data", None) or {}).get("deployment") for one in _responses(response)]
-    return next((str(name) for name in told if name), None)
-
-
-def _responses(response: Any) -> Sequence[Any]:
-    """The responses of a history entry: one a candidate natively, `choices` in litellm's form."""
-    if isinstance(response, (list, tuple)):
-        return response
-    return getattr(response, "choices", None) or [response]
 
 
 def read_tokens(usage: Mapping[str, Any]) -> dict[str, Any]:
