@@ -242,7 +242,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Provider() as provider:
         os.chdir(folder)
         dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-        with mlflow_server(Path(folder), migrated(Path(folder) / "server.db")) as url:
+        with mlflow_server(Path(folder), migrated(Path(folder) / "empty.db")) as url:
             mlflow.set_tracking_uri(url)
             print("| LM calls, tokens, USD | provider | runs | traces |", "|---|---|---|---|", sep="\n")
             for name, scenario in SCENARIOS.items():

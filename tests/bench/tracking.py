@@ -46,7 +46,7 @@ def main() -> None:
     counts = Table("store", "calls", "stored", "another cost", "calls took", "storing took", title="Traces, 8 threads")
     with tempfile.TemporaryDirectory() as folder:
         stores: dict[str, str] = {"SQLite": f"sqlite:///{migrated(Path(folder) / 'mlflow.db')}"}
-        with mlflow_server(Path(folder), migrated(Path(folder) / "server.db")) as url:
+        with mlflow_server(Path(folder), migrated(Path(folder) / "empty.db")) as url:
             stores["HTTP"] = url
             for name, uri in stores.items():
                 mlflow.set_tracking_uri(uri)

@@ -1,6 +1,8 @@
 """A real MLflow server on the loopback interface, and servers that are none."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,11 +11,19 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["broken_server", "free_port", "hanging_server", "migrated", "mlflow_server"]
+from filelock import FileLock
+from mlflow.server.constants import (
+    ARTIFACT_ROOT_ENV_VAR,
+    ARTIFACTS_DESTINATION_ENV_VAR,
+    BACKEND_STORE_URI_ENV_VAR,
+    SERVE_ARTIFACTS_ENV_VAR,
+)
+
+__all__ = ["broken_server", "free_port", "hanging_server", "migrated", "mlflow_server", "mortal_server"]
 
 
 def free_port() -> int:
@@ -34,22 +44,60 @@ def migrated(database: Path) -> Path:
 
 
 @contextmanager
-def mlflow_server(folder: Path, database: Path | None = None) -> Iterator[str]:
-    """`mlflow server` in a process of its own, at this address, with a SQLite store in the folder."""
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{database or folder / 'server.db'}"]
-    command += ["--artifacts-destination", str(folder / "server-artifacts")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with open(folder / "server.log", "wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            _wait_for(f"{url}/health", process, folder / "server.log")
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait(timeout=10)
+def mlflow_server(folder: Path, template: Path) -> Iterator[str]:
+    """MLflow's server on a copy of a store, one for all workers: who comes first starts it, who leaves last ends it."""
+    lock, told = FileLock(folder / "mlflow-server.lock"), folder / "mlflow-server.json"
+
+    def count(users: int) -> Any:
+        state = json.loads(told.read_text())
+        state["users"] += users
+        told.write_text(json.dumps(state))
+        return state
+
+    with lock:
+        if not told.exists():
+            process, url = _start(folder, Path(shutil.copy(template, folder / "server.db")))
+            told.write_text(json.dumps({"url": url, "pid": process.pid, "users": 0}))
+        url = count(+1)["url"]
+    try:
+        yield url
+    finally:
+        with lock:
+            if (state := count(-1))["users"] == 0:
+                os.kill(state["pid"], signal.SIGKILL)
+                told.unlink()
+
+
+@contextmanager
+def mortal_server(url: str) -> Iterator[str]:
+    """The server by another address, at which it is dead once the block has ended."""
+    passed_on: list[socket.socket] = []
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                pair = listening.accept()[0], socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+                passed_on.extend(pair)
+                for source, sink in (pair, pair[::-1]):
+                    threading.Thread(target=_pass_on, args=(source, sink), daemon=True).start()
+
+    with closing(socket.create_server(("127.0.0.1", 0), backlog=128)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        for end in (listening, *passed_on):
+            _shut(end)
+
+
+def _pass_on(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+    _shut(sink)
+
+
+def _shut(end: socket.socket) -> None:
+    with suppress(OSError):
+        end.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
@@ -83,13 +131,27 @@ def broken_server(status: int = 500) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
+def _start(folder: Path, database: Path) -> "tuple[subprocess.Popen[bytes], str]":
+    """Start what `mlflow server` starts, without the command's own process, which imports all of MLflow once more."""
+    port, log = free_port(), folder / "server.log"
+    environment = {
+        BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{database}",
+        ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
+        ARTIFACTS_DESTINATION_ENV_VAR: str(folder / "server-artifacts"),
+        SERVE_ARTIFACTS_ENV_VAR: "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    command = [sys.executable, "-m", "uvicorn", "--port", str(port), "mlflow.server.fastapi_app:app"]
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, env=os.environ | environment, stdout=out, stderr=out)
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        assert process.poll() is None, f"mlflow server ended: {log.read_text()[-2000:]}"
+        assert process.poll() is None, f"the server ended: {log.read_text()[-2000:]}"
         try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                return process, f"http://127.0.0.1:{port}"
         except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"mlflow server does not answer after {seconds:g} s: {log.read_text()[-2000:]}")
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError(f"MLflow's server does not answer after 120 s: {log.read_text()[-2000:]}")

@@ -1,6 +1,5 @@
 """Each test has a store of its own; the one real server is shared. All of MLflow's state is put back."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,11 +23,9 @@ def without_mlflows_own() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def server_url(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real MLflow server on SQLite, one for all tests of a worker."""
-    folder = tmp_path_factory.mktemp("server")
-    database = Path(shutil.copy(template, folder / "server.db"))
-    with mlflow_server(folder, database) as url:
+def server_url(template: Path) -> Iterator[str]:
+    """The address of a real MLflow server on SQLite, one for all tests."""
+    with mlflow_server(template.parent, template) as url:
         yield url
 
 

@@ -14,6 +14,7 @@ from support.mlflow_server import free_port
 
 import moa_dspy
 from moa_dspy import MoA
+from moa_dspy.tracking import store as mlflow_store
 
 PROGRAM_PATH = "artifacts/program.json"
 
@@ -117,7 +118,8 @@ class TestRefusal:
 
 
 class TestServer:
-    def test_that_is_down_is_said_soon(self, untracked: None) -> None:
+    def test_that_is_down_is_said_soon(self, untracked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(mlflow_store, "LIMIT", 1.0)
         mlflow.set_tracking_uri(f"http://me:{PLANTED['login']}@127.0.0.1:{free_port()}")
         started = time.monotonic()
         with pytest.raises(ConnectionError, match=r"MLflow at http://\*\*\*@127.* does not answer") as caught:

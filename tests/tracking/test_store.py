@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import mlflow
 import pytest
 from mlflow.utils.import_hooks import register_post_import_hook
 from support.mixtures import EXAMPLES, cast, mixture
-from support.mlflow_server import free_port, mlflow_server
+from support.mlflow_server import free_port, mortal_server
 
 import moa_dspy
 from moa_dspy import track
@@ -51,9 +50,9 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name.split(".")[0] in names]
 
 
-def test_one_that_dies_in_the_middle(tmp_path: Path, template: Path, caplog: pytest.LogCaptureFixture) -> None:
-    moa, database = mixture(cast("a", "b", "judge")), Path(shutil.copy(template, tmp_path / "server.db"))
-    with mlflow_server(tmp_path, database) as url:
+def test_one_that_dies_in_the_middle(server_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    moa = mixture(cast("a", "b", "judge"))
+    with mortal_server(server_url) as url:
         mlflow.set_tracking_uri(url)
         mlflow.set_experiment("dying")
         moa_dspy.autolog()
@@ -70,7 +69,7 @@ def test_one_that_dies_in_the_middle(tmp_path: Path, template: Path, caplog: pyt
     [warning] = [line for line in said(caplog) if "is incomplete" in line]
     assert str(tracked.run_id) in warning and "its end" in warning
     # The next block is not below the one that could not end.
-    mlflow.set_tracking_uri(f"sqlite:///{database}")
+    mlflow.set_tracking_uri(server_url)
     with track(moa, "next") as following:
         pass
     runs = {run.info.run_id: run for run in mlflow.search_runs(output_format="list", search_all_experiments=True)}
@@ -137,7 +136,7 @@ def test_the_end_of_the_program_stores_what_is_left(local: Path) -> None:
     assert (done.stdout, len(mlflow.search_traces(return_type="list"))) == ("judge\n", 1)
 
 
-def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: Path, template: Path) -> None:
+def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: Path, server_url: str) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "import mlflow, moa_dspy\n"
@@ -152,7 +151,7 @@ def test_the_end_of_the_program_does_not_wait_for_a_server_that_died(tmp_path: P
     # Not the limits of the tests, nor the experiment of another store, which `mlflow.set_experiment` leaves there.
     others = ("MLFLOW_HTTP", "MLFLOW_EXPERIMENT")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(others)}
-    with mlflow_server(tmp_path, Path(shutil.copy(template, tmp_path / "server.db"))) as url:
+    with mortal_server(server_url) as url:
         command = [sys.executable, "-c", code, url, str(Path(__file__).parents[1])]
         process = subprocess.Popen(command, env=environment, stdin=-1, stdout=-1, stderr=-1, text=True, cwd=tmp_path)
         assert process.stdout is not None and len(process.stdout.readline().strip()) == 32
