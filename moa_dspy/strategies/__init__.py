@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 
-from moa_dspy.strategies.asking import FAILED, AggregatorTimeout, Reply, Unusable
-from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.strategies.base import FAILED, AggregatorTimeout, Case, Reply, Strategy, Unusable, Verdict
 from moa_dspy.strategies.fusion import Fusion
-from moa_dspy.strategies.revision import Revision
 from moa_dspy.strategies.selection import Selection
-from moa_dspy.strategies.synthesis import Synthesis
+from moa_dspy.strategies.synthesis import Revision, Synthesis
 from moa_dspy.strategies.voting import Voting, count_votes, fall_back
 
 __all__ = [

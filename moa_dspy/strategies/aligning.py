@@ -6,11 +6,10 @@ import difflib
 import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from itertools import combinations
+from itertools import combinations, count
 from typing import Any, Final
 
-from moa_dspy.strategies.counting import cluster
-from moa_dspy.strategies.equality import ABSTAIN, normalise, same
+from moa_dspy.strategies.equality import ABSTAIN, cluster, normalise, same
 
 __all__ = ["align"]
 
@@ -19,13 +18,9 @@ Row = dict[tuple[Any, ...], Hashable]
 Thing = dict[str, int]
 """The id of each list that holds the thing -> its place there."""
 
-_MISREAD: Final = 0.7
-"""How much two texts have in common, as difflib's ratio, if one may be a misreading of the other."""
-
-_RIVALS: Final = 8
-"""With how many rows of each list a row is compared: made up rows could be a little like all others."""
-_COLUMNS: Final = 64
-"""Among how many columns of rows the own numbers of a list are looked for."""
+_MISREAD: Final = 0.7  # of two texts in common, as difflib's ratio, if one may be a misreading of the other
+_RIVALS: Final = 8  # rows of each list with which a row is compared: made up ones could be a little like all others
+_COLUMNS: Final = 64  # among which the own numbers of a list are looked for
 
 
 def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]:
@@ -46,39 +41,36 @@ def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]
         [{'a': 'x', 'b': 'X'}, {'b': 'y'}, {'a': 'z', 'b': 'z'}]
     """
     rows = {id: [dict(_said_by(normalise(item, kind))) for item in given] for id, given in lists.items()}
-    _drop_own_numbers(rows)
+    _drop_own_numbers([given for given in rows.values() if given])
     things = _unite_misread(_equal_rows(rows), rows)
     return [{id: lists[id][thing[id]] for id in lists if id in thing} for thing in _in_shared_order(things, rows)]
 
 
 def _said_by(form: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Hashable]]:
     if isinstance(form, tuple) and form[0] is dict:
-        _, kind, parts = form
-        for name, part in parts:
-            yield from _said_by(part, (*path, kind, name))
+        for name, part in form[2]:
+            yield from _said_by(part, (*path, form[1], name))
     elif form is not ABSTAIN:
         yield path, form
 
 
-def _drop_own_numbers(rows: Mapping[str, list[Row]]) -> None:
+def _drop_own_numbers(lists: Sequence[list[Row]]) -> None:
     """Take out the columns in which every list counts 0, 1, 2, ... or 1, 2, 3, ..., unless the rest bears them out.
 
     A count is borne out if rows that are equal without it have the same number in all lists, as months have.
     """
-    full = [given for given in rows.values() if given]
-    if all(len(given) == 1 for given in full) or any(len(row) < 2 for given in full for row in given):
+    if all(len(given) == 1 for given in lists) or any(len(row) < 2 for given in lists for row in given):
         return
-    for column in list(full[0][0])[:_COLUMNS]:
-        if not all(_counts_up([row.get(column) for row in given]) for given in full):
+    for column in list(lists[0][0])[:_COLUMNS]:
+        if not all(_counts_up([row.get(column) for row in given]) for given in lists):
             continue
-        numbers: dict[Hashable, dict[str, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
-        for id, given in rows.items():
+        numbers: dict[Hashable, dict[int, set[Hashable]]] = defaultdict(lambda: defaultdict(set))
+        for number, given in enumerate(lists):
             for row in given:
-                rest = tuple(said for said in row.items() if said[0] != column)
-                numbers[rest][id].add(row[column])
+                numbers[tuple(said for said in row.items() if said[0] != column)][number].add(row[column])
         shared = [list(by_list.values()) for by_list in numbers.values() if len(by_list) > 1]
         if not shared or any(found != alike[0] for alike in shared for found in alike):
-            for row in [row for given in full for row in given]:
+            for row in [row for given in lists for row in given]:
                 del row[column]
 
 
@@ -94,32 +86,30 @@ def _equal_rows(rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
     numbers = iter(cluster([tuple(row.items()) for given in rows.values() for row in given]))
     numbered = {id: [next(numbers) for _ in given] for id, given in rows.items()}
     longest = _occurrences(max(numbered.values(), key=len, default=[]))
-    things: dict[tuple[int, int], Thing] = {}
+    things: dict[tuple[int, int], Thing] = defaultdict(dict)
     for id, given in numbered.items():
         # In [2, 1] beside [1, 2, 1] the 1 is the second one.
         rest = iter(longest)
-        embedded = [next((key for key in rest if key[0] == item), None) for item in given]
-        keys = _occurrences(given) if None in embedded else embedded
-        for place, key in enumerate(keys):
-            if key is not None:
-                things.setdefault(key, {})[id] = place
+        embedded = [key for item in given if (key := next((one for one in rest if one[0] == item), None))]
+        for place, key in enumerate(embedded if len(embedded) == len(given) else _occurrences(given)):
+            things[key][id] = place
     return list(things.values())
 
 
 def _occurrences(given: Sequence[int]) -> list[tuple[int, int]]:
     """Each item with the number of times that it stood there before."""
-    seen: Counter[int] = Counter()
-    keys = []
-    for item in given:
-        keys.append((item, seen[item]))
-        seen[item] += 1
-    return keys
+    seen: dict[int, Iterator[int]] = defaultdict(count)
+    return [(item, next(seen[item])) for item in given]
 
 
 def _unite_misread(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
     """Unite the things that differ in what a minority misread, where no other row could be meant."""
     said = [next(rows[id][place] for id, place in thing.items()) for thing in things]
-    beside = _neighbours(things, rows)
+    orders = {id: [None, *order, None] for id, order in _orders(things, rows).items()}
+    # What stands before each thing and after it in the lists that hold it; None is an edge.
+    beside = [
+        {(side, orders[id][place + 1 + side]) for id, place in thing.items() for side in (-1, 1)} for thing in things
+    ]
     likeness = _find_alike(said, len(rows))
 
     def is_clear(one: int, other: int) -> bool:
@@ -152,37 +142,26 @@ def _find_alike(said: Sequence[Row], number_of_lists: int) -> dict[int, dict[int
         for part in row.items():
             holders[part].append(number)
     alike: dict[int, dict[int, float]] = {number: {} for number in range(len(said))}
-    most = _RIVALS * number_of_lists
     for numbers in holders.values():
         # What more rows say than there are readings of one tells none of them, and comparing all with all of them
         # would take the square of their number.
-        if len(numbers) <= 2 * number_of_lists:
-            for one, other in combinations(numbers, 2):
-                if other not in alike[one] and max(len(alike[one]), len(alike[other])) < most:
-                    a, b = said[one], said[other]
-                    shared = a.keys() & b.keys()
-                    share = sum(same(a[path], b[path]) for path in shared) / len(shared)
-                    alike[one][other] = alike[other][one] = share
+        for one, other in combinations(numbers, 2) if len(numbers) <= 2 * number_of_lists else ():
+            if other not in alike[one] and max(len(alike[one]), len(alike[other])) < _RIVALS * number_of_lists:
+                a, b = said[one], said[other]
+                shared = a.keys() & b.keys()
+                alike[one][other] = alike[other][one] = sum(same(a[path], b[path]) for path in shared) / len(shared)
     return alike
 
 
 def _may_be_misread(a: Row, b: Row) -> bool:
     """Whether what differs are other numbers, or nearly the same texts."""
-    return all(_is_near(a[path], b[path]) for path in a.keys() & b.keys() if not same(a[path], b[path]))
+    return all(same(a[path], b[path]) or _is_near(a[path], b[path]) for path in a.keys() & b.keys())
 
 
 def _is_near(a: Hashable, b: Hashable) -> bool:
     if isinstance(a, str) and isinstance(b, str):
         return difflib.SequenceMatcher(None, a[:200], b[:200], autojunk=False).ratio() >= _MISREAD
     return isinstance(a, tuple) and isinstance(b, tuple) and (a[0] is b[0] or {a[0], b[0]} == {int, float})
-
-
-def _neighbours(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[set[tuple[int, int | None]]]:
-    """For each thing, what stands before it (-1) and after it (1) in the lists that hold it; None is an edge."""
-    orders = {id: [None, *order, None] for id, order in _orders(things, rows).items()}
-    return [
-        {(side, orders[id][place + 1 + side]) for id, place in thing.items() for side in (-1, 1)} for thing in things
-    ]
 
 
 def _orders(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> dict[str, list[int]]:
@@ -203,10 +182,8 @@ def _in_shared_order(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]])
     left = {id: deque(order) for id, order in _orders(things, rows).items()}
     taken: dict[int, Thing] = {}
     while heads := Counter(order[0] for order in left.values() if order):
-        ready = (number for number, first_in in heads.items() if first_in == len(things[number]))
-        following = next(ready, None)
-        if following is None:
-            following = max(heads, key=lambda number: 2 * heads[number] - len(things[number]))
+        ready = [number for number, first_in in heads.items() if first_in == len(things[number])]
+        following = ready[0] if ready else max(heads, key=lambda number: 2 * heads[number] - len(things[number]))
         taken[following] = things[following]
         for order in left.values():
             while order and order[0] in taken:

@@ -2,20 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+import copy
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import dspy
+from dspy.utils.exceptions import (
+    AdapterParseError,
+    ContextWindowExceededError,
+    LMError,
+    LMProviderError,
+    LMUnexpectedError,
+    is_retryable_lm_error,
+)
 
-from moa_dspy.concurrency import Steps, adrive, drive
+from moa_dspy import values
+from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
+from moa_dspy.meter import METER, watch_lm
+from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, render, seed_of
 from moa_dspy.results import Element, Proposal
-from moa_dspy.strategies.asking import ask_aggregator
+from moa_dspy.rollouts import ask_again
+from moa_dspy.signatures import PROPOSALS
+from moa_dspy.strategies.counting import Tally
+from moa_dspy.strategies.equality import is_refusal
+from moa_dspy.values import IncompleteProposal, as_text, check_showable, refuse_nulls, typed_outputs
 
-if TYPE_CHECKING:
-    from moa_dspy.strategies.counting import Tally
+__all__ = ["FAILED", "AggregatorTimeout", "Case", "Reply", "Strategy", "Unusable", "Verdict", "fields_of"]
 
-__all__ = ["Case", "Strategy", "Verdict"]
+
+class Unusable(Exception):
+    """The aggregator gave no usable answer, also when it was asked again."""
+
+
+class AggregatorTimeout(Unusable):
+    """The aggregator did not answer in time."""
+
+
+FAILED = (LMError, AdapterParseError, Unusable)
+"""How the aggregator fails; anything else is a bug in a strategy."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +91,24 @@ class Verdict:
     reasoning: str | None = None
 
 
+@dataclass(frozen=True)
+class Reply:
+    """The aggregator's reply, what it was shown, and whether it had to be asked again."""
+
+    prediction: dspy.Prediction
+    shown: Rendering
+    repaired: bool
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a `Verdict` tells of how it was asked for."""
+        return {"order_shown": self.shown.order, "shortened": self.shown.shortened, "repaired": self.repaired}
+
+    def chosen(self, name: str) -> list[Proposal]:
+        """The proposals behind the label in a field of the reply."""
+        return self.shown.labels[self.prediction[name]]
+
+
 class Strategy(dspy.Module):
     """Makes one answer of proposals.
 
@@ -99,11 +142,7 @@ class Strategy(dspy.Module):
     has_aggregator: bool = True
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
-        """Build the predictors for a task.
-
-        Args:
-            task: The task's signature.
-            agents: The names of the agents that will propose.
+        """Build the predictors for a task on which agents of these names will propose.
 
         Raises:
             ValueError: If the task or the agents do not suit the strategy's settings.
@@ -136,4 +175,138 @@ class Strategy(dspy.Module):
         decision = self.decide(case)
         return await adrive(decision) if isinstance(decision, Generator) else decision
 
-    ask = ask_aggregator
+    def ask(
+        self,
+        predictor: dspy.Module,
+        case: Case,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        narrow: Callable[[Any, tuple[str, ...]], type[dspy.Signature]] | None = None,
+        complaint: Callable[[dspy.Prediction, Rendering], str | None] | None = None,
+        rotation: int = 0,
+    ) -> Steps[Reply]:
+        """Show the proposals to the aggregator and ask it.
+
+        An unusable reply is asked for once more, past the cache. A prompt that the model refuses as too
+        long is halved; a refusal is not billed.
+
+        Args:
+            predictor: What asks.
+            case: The inputs and the proposals.
+            extra: Further inputs of the predictor.
+            narrow: Gives the signature to ask with, of the predictor's and the labels shown.
+            complaint: Says what is wrong with a reply; None if nothing is.
+            rotation: By how many places the order shown is turned; once it is round, as another rollout.
+
+        Raises:
+            Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
+        """
+        asked = fields_of(predictor)
+        given = {**escape_inputs(_inputs_for(asked, case)), **(extra or {})}
+        limit = limit_for(dspy.settings.lm, given, case.proposals)
+        names = (*values.fields_of(case.task), *asked)
+        repair = _Repair()
+        while True:
+            shown = render(case.proposals, seed=seed_of(case.inputs), rotation=rotation, limit=limit, field_names=names)
+            call: dict[str, Any] = {**given, PROPOSALS: shown.text}
+            narrowed = narrow(getattr(predictor, "signature", None), tuple(shown.labels)) if narrow else None
+            # An adapter made on the fly, as dspy.Refine's is, hands out hints by the very signature class.
+            if narrowed is not None and "<locals>" not in type(dspy.settings.adapter).__qualname__:
+                call["signature"], narrowed = narrowed, None
+            # Once all have stood in each place, the same prompt is sent again: another rollout then.
+            settings = repair.settings(rotation // len(shown.labels))
+            [outcome] = yield Batch([Call(predictor, call, settings)])
+            error: Any = outcome.error
+            if error is None:
+                flaw = _find_flaw(outcome.value, settings.get("lm"), case, narrowed)
+                flaw = flaw or (complaint(outcome.value, shown) if complaint else None)
+                if flaw is None:
+                    return Reply(outcome.value, shown, repair.is_made)
+                error = Unusable(flaw)
+            shorter = min(limit or len(shown.text), len(shown.text)) // 2
+            if isinstance(error, ContextWindowExceededError) and shorter >= SHORTEST:
+                limit = shorter
+            elif repair.helps(error):
+                repair.asked_again = True
+            else:
+                raise error
+
+
+class _Repair:
+    """The one repair that a question may have.
+
+    Most of DSPy's adapters ask again in JSON by themselves if they cannot read a reply. That is the repair then, seen
+    by its second LM call for one asking; else it is another rollout.
+    """
+
+    def __init__(self) -> None:
+        self.adapter = dspy.settings.adapter or dspy.ChatAdapter()
+        falls_back = bool(getattr(self.adapter, "use_json_adapter_fallback", False))
+        self.falls_back = falls_back and not isinstance(self.adapter, dspy.JSONAdapter)
+        self.asked_again = False  # set, it makes the next call the repair
+        self.lms: list[Any] = []
+
+    @property
+    def is_made(self) -> bool:
+        return self.asked_again or (self.falls_back and any(lm.asked > 1 for lm in self.lms))
+
+    def helps(self, error: Exception) -> bool:
+        """Whether to ask again after this error."""
+        if self.is_made:
+            return False
+        if isinstance(error, AdapterParseError):
+            # An adapter that could have asked again and did not has shown a part of the reply already.
+            return not self.falls_back
+        # Retries that were used up are enough: a dead model would be asked as often again. A body that could not be
+        # read is a provider's hiccup as well, whatever a backend calls it.
+        is_passing = is_retryable_lm_error(error) and not any(lm.tries for lm in self.lms)
+        return is_passing or isinstance(error, Unusable) or type(error) in (LMProviderError, LMUnexpectedError)
+
+    def settings(self, lap: int) -> dict[str, Any]:
+        """The DSPy settings of the next call, if the very same prompt has been sent `lap` times before on purpose."""
+        settings: dict[str, Any] = {}
+        lm, rollout = dspy.settings.lm, 2 * lap + self.asked_again
+        if lm is not None:
+            meter = dspy.settings.get(METER)
+            meter = None if meter is None or meter.everywhere else meter
+            settings["lm"] = watch_lm(ask_again(lm, rollout) if rollout else lm, meter)
+            self.lms.append(settings["lm"])
+        if self.is_made and self.falls_back:
+            settings["adapter"] = copy.copy(self.adapter)
+            settings["adapter"].use_json_adapter_fallback = False
+        return settings
+
+
+def fields_of(predictor: dspy.Module) -> dict[str, Any]:
+    """The fields of the prompts that a predictor, or a program of several, sends."""
+    # A predictor would look for others in all that it holds, its history included.
+    predictors: list[Any] = [predictor] if isinstance(predictor, dspy.Predict) else predictor.predictors()
+    return {name: field for one in predictors for name, field in values.fields_of(one.signature).items()}
+
+
+def _find_flaw(reply: dspy.Prediction, lm: Any, case: Case, narrowed: type[dspy.Signature] | None) -> str | None:
+    """What makes a reply that could be read no answer, or none to the narrowed signature; None if nothing does."""
+    if lm is not None and lm.cut is not None:
+        return f"The reply is not whole: it was ended by {lm.cut}."
+    outputs = {name: reply[name] for name in values.outputs_of(case.task) if name in reply}
+    for name, value in outputs.items():
+        if is_refusal(value) and not any(is_refusal(proposal.outputs.get(name)) for proposal in case.proposals):
+            return f"The aggregator refuses what no proposer refused: {value:.200}"
+    try:
+        refuse_nulls(outputs, case.task, None if lm is None else lm.said)
+        check_showable(outputs)
+        if narrowed is not None:
+            typed_outputs(reply, narrowed)
+    except IncompleteProposal as error:
+        return str(error)
+    return None
+
+
+def _inputs_for(asked: Mapping[str, Any], case: Case) -> dict[str, Any]:
+    """The task's inputs as these fields take them: a conversation as text, if they want text."""
+    given = {name: case.inputs[name] for name in values.inputs_of(case.task) if name in case.inputs}
+    for name, value in given.items():
+        if isinstance(value, dspy.History) and name in asked and asked[name].annotation is str:
+            turns = ["\n".join(f"{said}: {as_text(it)}" for said, it in turn.items()) for turn in value.messages]
+            given[name] = "\n\n".join(turns) or "nothing yet"
+    return given

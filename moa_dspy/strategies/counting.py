@@ -6,13 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-from moa_dspy.strategies.answers import approximate, free_text
-from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, as_float, is_number, normalise, same
+from moa_dspy.strategies.answers import INEXACT, may_hold
+from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, cluster, normalise, same
 
-__all__ = ["Ballot", "Candidate", "Tally", "cluster", "count", "decided"]
+__all__ = ["Ballot", "Candidate", "Tally", "count", "decided"]
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,7 @@ def count(
 
     Two ballots say the same when all fields in `annotations` do, and so do ballots that a chain of alike ones links:
     which groups there are does not depend on the order of the ballots. Ballots without weight join a group, and unite
-    none. A ballot abstains when all of its fields do.
-
-    Args:
-        ballots: In declared order, one per voter asked; a voter that failed gets one without values.
-        annotations: The fields to compare and their declared types.
-        tolerance: How far numbers may differ and be the same: see `same`.
-        groups: Voters whose ballots a model found to say the same, added to what the code finds.
-        exact_text: Compare text letter by letter; see `normalise`.
-        convention: What makes a value comparable first; see `normalise`.
+    none; `groups` are voters whose ballots a model found to say the same. For the rest see `normalise` and `same`.
 
     Examples:
         >>> tally = count([Ballot("a", {"n": -5}), Ballot("b", {"n": 5}), Ballot("c", {"n": "5"})], {"n": int})
@@ -113,19 +104,16 @@ def count(
     """
     forms: dict[str, Hashable] = {}
     for ballot in ballots:
-        fields = [
-            normalise(ballot.values.get(name), kind, exact_text=exact_text, convention=convention)
-            for name, kind in annotations.items()
-        ]
-        if any(field is not ABSTAIN for field in fields):
-            forms[ballot.voter] = tuple(fields)
+        form = _form(ballot, annotations, exact_text=exact_text, convention=convention)
+        if any(field is not ABSTAIN for field in form):
+            forms[ballot.voter] = form
     speaking = [ballot for ballot in ballots if ballot.voter in forms]
     candidates = [_candidate(alike, annotations) for alike in _groups(speaking, forms, tolerance, groups)]
     return Tally(
         candidates=tuple(sorted(candidates, key=lambda candidate: (-candidate.weight, -candidate.heaviest))),
         abstained=tuple(ballot.voter for ballot in ballots if ballot.voter not in forms),
         weight=_sum(ballot.weight for ballot in ballots),
-        may_merge=any(free_text(kind) or (tolerance > 0 and approximate(kind)) for kind in annotations.values()),
+        may_merge=any(may_hold(kind, (str, *INEXACT) if tolerance else str) for kind in annotations.values()),
     )
 
 
@@ -145,47 +133,8 @@ def decided(tally: Tally, outstanding_weight: float) -> bool:
     return tally.winner is not None and tally.winner.weight > _sum([rival, outstanding_weight])
 
 
-def cluster(forms: Sequence[Hashable], tolerance: float = TOLERANCE) -> list[int]:
-    """Number the forms: those that say the same share a number, in order of first appearance.
-
-    Forms that differ in numbers only are sorted number by number, and cut where two neighbours are not the same.
-    """
-    if len(different := dict.fromkeys(forms)) < 2:
-        return [0] * len(forms)
-    by_text: dict[Hashable, list[tuple[Hashable, list[Any]]]] = defaultdict(list)
-    for form in different:
-        numbers: list[Any] = []
-        by_text[_without_numbers(form, numbers)].append((form, numbers))
-    leader: dict[Hashable, Hashable] = {}
-    for alike in by_text.values():
-        groups = [alike]
-        for place in range(len(alike[0][1])):
-            groups = [run for group in groups for run in _runs(group, place, tolerance)]
-        leader.update({form: group[0][0] for group in groups for form, _ in group})
-    known: dict[Hashable, int] = {}
-    return [known.setdefault(leader[form], len(known)) for form in forms]
-
-
-def _without_numbers(form: Hashable, numbers: list[Any]) -> Hashable:
-    """The form with its numbers taken out, into the list."""
-    if is_number(form):
-        numbers.append(form)
-        return float
-    return tuple(_without_numbers(part, numbers) for part in form) if isinstance(form, tuple) else form
-
-
-def _runs(group: list[tuple[Hashable, list[Any]]], place: int, tolerance: float) -> list[list[Any]]:
-    """The group sorted by its numbers at this place, and cut where two neighbours are not the same."""
-    if len(group) == 1:
-        return [group]
-    ordered = sorted(group, key=lambda item: as_float(item[1][place][1]))
-    runs = [ordered[:1]]
-    for (_, before), item in pairwise(ordered):
-        if same(before[place], item[1][place], tolerance=tolerance):
-            runs[-1].append(item)
-        else:
-            runs.append([item])
-    return runs
+def _form(ballot: Ballot, annotations: Mapping[str, Any], **settings: Any) -> tuple[Hashable, ...]:
+    return tuple(normalise(ballot.values.get(name), kind, **settings) for name, kind in annotations.items())
 
 
 def _groups(
@@ -196,12 +145,11 @@ def _groups(
     for group in groups:
         joined = {number[voter] for voter in group if voter in number}
         number = {voter: min(joined) if own in joined else own for voter, own in number.items()}
-    # Who weighs nothing joins a group and never bridges two; who joins none is grouped with its like.
     alone = []
     for voter in [voter for voter in forms if voter not in number]:
         near = [other for other in weighty if same(forms[voter], forms[other], tolerance=tolerance)]
         if near:
-            number[voter] = number[min(near, key=lambda other: _place(forms[other]))]
+            number[voter] = number[min(near, key=lambda other: repr(forms[other]))]
         else:
             alone.append(voter)
     apart = cluster([forms[voter] for voter in alone], tolerance)
@@ -212,36 +160,20 @@ def _groups(
     return list(found.values())
 
 
-def _place(form: Hashable) -> list[float]:
-    """Where a form stands among those that differ in numbers only."""
-    numbers: list[Any] = []
-    _without_numbers(form, numbers)
-    return [as_float(number[1]) for number in numbers]
-
-
 def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:
-    spoken = _most_frequent(ballots, annotations)
+    # Bxc3 is another move than bxc3, though counted as one: the spelling with the most weight is returned.
+    spelling = {ballot.voter: _form(ballot, annotations, exact_text=True) for ballot in ballots if len(ballots) > 1}
+    weights: dict[Any, list[float]] = defaultdict(list)
+    for ballot in ballots:
+        weights[spelling.get(ballot.voter)].append(ballot.weight)
+    spoken = max(ballots, key=lambda ballot: (_sum(weights[spelling.get(ballot.voter)]), ballot.weight))
     return Candidate(
-        voters=tuple([ballot.voter for ballot in ballots]),
+        voters=tuple(ballot.voter for ballot in ballots),
         weight=_sum(ballot.weight for ballot in ballots),
         values=spoken.values,
         representative=spoken.voter,
         heaviest=_sum([max(ballot.weight for ballot in ballots)]),
     )
-
-
-def _most_frequent(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Ballot:
-    """The first ballot of the spelling with the most weight: Bxc3 is another move than bxc3, though counted as one."""
-    if len(ballots) == 1:
-        return ballots[0]
-    spelling = {
-        ballot.voter: tuple(normalise(ballot.values.get(n), kind, exact_text=True) for n, kind in annotations.items())
-        for ballot in ballots
-    }
-    weights: dict[Hashable, list[float]] = defaultdict(list)
-    for ballot in ballots:
-        weights[spelling[ballot.voter]].append(ballot.weight)
-    return max(ballots, key=lambda ballot: (_sum(weights[spelling[ballot.voter]]), ballot.weight))
 
 
 def _sum(weights: Iterable[float]) -> float:

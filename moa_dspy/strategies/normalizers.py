@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, datetime
 from fractions import Fraction
-from functools import wraps
 from typing import Any, Final, Literal
 
 from moa_dspy.escaping import unicode_form
@@ -39,26 +38,12 @@ def find_convention(normalize: Convention | NormalizerName | None) -> Convention
     return normalize
 
 
-def _for_text(convention: Callable[[str], Any]) -> Convention:
-    """The convention for any value: used on each text in it, and on nothing else."""
-
-    @wraps(convention)
-    def normalizer(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [normalizer(item) for item in value]
-        return convention(value) if isinstance(value, str) else value
-
-    return normalizer
-
-
-@_for_text
 def _number(text: str) -> Any:
     """A number however it is written: `$1,000` is `1e3`, `50%` is `1/2` and `½`. Other text as without."""
     number = _read_number(text)
     return fold(text) if number is None else number
 
 
-@_for_text
 def _choice(text: str) -> Any:
     """The letter or the one digit of a multiple choice: `(B)`, `b.`, `Answer: **B**` and `B) Paris` are `B`."""
     said = re.sub(r"[*_`$]|\\(?:boxed|text|mathrm|mathbf)\b|[{}]", "", unicode_form("NFKC", text)).strip()
@@ -68,23 +53,41 @@ def _choice(text: str) -> Any:
     return found[1].upper() if found else fold(text)
 
 
-@_for_text
 def _latex(text: str) -> Any:
     r"""The last boxed formula, or the whole, without what only sets it: `\boxed{\frac12}` is `$1/2$`. Case counts."""
-    said = _boxed(text) or text
+    said = _unbox(text)
     for pattern, instead in _SETTING:
         said = re.sub(pattern, instead, said.strip())
     number = _read_number(re.sub(r"\\frac\{([^{}]+)\}\{([^{}]+)\}", r"\1/\2", said))
     return re.sub(r"\s+", "", said) if number is None else number
 
 
-@_for_text
-def _date(text: str) -> Any:
+def _date(text: str) -> date | str:
     """A calendar day, where it can be only one: `1 May 2024` is `2024-05-01`, but `05/06/2024` stays text."""
-    return _read_date(text) or fold(text)
+    folded, days = fold(text), set()
+    said = re.sub(r"^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+", "", folded[:100])
+    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,|\bof\b|(?<=[a-z])\.|t00:00(?::00)?z?$", " ", said.rstrip("."))
+    for pattern in _DATES if len(text) <= 100 else ():
+        with suppress(ValueError):
+            days.add(datetime.strptime(" ".join(said.split()), pattern).date())
+    return days.pop() if len(days) == 1 else folded
 
 
-NORMALIZERS: Final[dict[str, Convention]] = {"number": _number, "choice": _choice, "latex": _latex, "date": _date}
+def _on_texts(convention: Callable[[str], Any]) -> Convention:
+    """The convention for any value: used on each text in it, and on nothing else."""
+
+    def normalizer(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [normalizer(item) for item in value]
+        return convention(value) if isinstance(value, str) else value
+
+    return normalizer
+
+
+NORMALIZERS: Final[dict[str, Convention]] = {
+    name: _on_texts(convention)
+    for name, convention in {"number": _number, "choice": _choice, "latex": _latex, "date": _date}.items()
+}
 """The bundled conventions by name."""
 
 
@@ -106,10 +109,9 @@ def _read_amount(body: str) -> Fraction | None:
     if found := re.fullmatch(r"(?:(\d+) )?(\d+) ?/ ?(\d+)", body):
         whole, top, bottom = (int(digits or 0) for digits in found.groups())
         return whole + Fraction(top, bottom) if bottom else None
-    if not (found := _DECIMAL.fullmatch(body)):
-        return None
-    tens = int(found["tens"] or found["power"] or 0)
-    if abs(tens) > 400:  # its digits would fill the memory
+    found = _DECIMAL.fullmatch(body)
+    tens = int(found["tens"] or found["power"] or 0) if found else 0
+    if found is None or abs(tens) > 400:  # its digits would fill the memory
         return None
     return Fraction(re.sub(r"[,' _]", "", found["digits"])) * Fraction(10) ** tens
 
@@ -126,15 +128,15 @@ _DECIMAL: Final = re.compile(
 )
 
 
-def _boxed(text: str) -> str | None:
-    """What stands in the last box, braces matched."""
+def _unbox(text: str) -> str:
+    """What stands in the last box, braces matched; the text, if there is none."""
     start = max(text.rfind("\\boxed{"), text.rfind("\\fbox{"))
-    depth, begin = 0, text.find("{", start)
-    for place in range(begin, len(text) if start >= 0 else begin):
+    begin, depth = text.find("{", start) + 1, 1
+    for place in range(begin, len(text)) if start >= 0 else ():
         depth += {"{": 1, "}": -1}.get(text[place], 0)
         if depth == 0:
-            return text[begin + 1 : place]
-    return None
+            return text[begin:place] or text
+    return text
 
 
 _SETTING: Final = (
@@ -148,20 +150,6 @@ _SETTING: Final = (
     (r"\\([%$])", r"\1"),
     (r"\^\{?\\circ\}?", ""),
 )
-
-
-def _read_date(text: str) -> date | None:
-    if len(text) > 100:
-        return None
-    said = re.sub(r"^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?\.?,?\s+", "", fold(text))
-    said = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b|,|\bof\b|(?<=[a-z])\.|t00:00(?::00)?z?$", " ", said.rstrip("."))
-    days = set()
-    for pattern in _DATES:
-        with suppress(ValueError):
-            days.add(datetime.strptime(" ".join(said.split()), pattern).date())
-    return days.pop() if len(days) == 1 else None
-
-
 _DATES: Final = (
     *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d", "%d.%m.%Y"),
     *("%d %B %Y", "%d %b %Y", "%d-%b-%Y", "%B %d %Y", "%b %d %Y"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -12,11 +12,9 @@ import dspy
 
 from moa_dspy.agent import Agent
 from moa_dspy.concurrency import Batch, Call, Steps, together
-from moa_dspy.rendering import Rendering, group_identical
-from moa_dspy.results import Proposal
+from moa_dspy.rendering import group_identical
 from moa_dspy.signatures import CHOICE, among, selection_signature
-from moa_dspy.strategies.asking import FAILED, Reply
-from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Verdict
 
 __all__ = ["Function", "Selection", "Verifier", "score_proposals"]
 
@@ -97,53 +95,45 @@ class Selection(Strategy):
             self.select = dspy.Predict(selection_signature(task))
 
     def decide(self, case: Case) -> Steps[Verdict]:
-        verifiers = self.verifiers
-        if not verifiers:
+        if not self.verifiers:
             return (yield from self._judge(case))
-        scores, errors = yield from score_proposals(verifiers, case, self.verifier_weights)
+        scores, errors = yield from score_proposals(self.verifiers, case, self.verifier_weights)
         best = max(scores.values(), default=0.0)
-        leading = [one for one in case.proposals if scores.get(one.id, best) >= best - 1e-9]
-        if scores:
-            leading = [one for one in leading if one.id in scores]
-        groups = group_identical(leading)
-        if len(groups) > 1 and case.has_aggregator:
+        leading = [one for one in case.proposals if not scores or scores.get(one.id, -math.inf) >= best - 1e-9]
+        if case.has_aggregator:
             verdict = yield from self._judge(replace(case, proposals=leading))
         else:
-            winner = max(groups, key=len)[0]
+            winner = max(group_identical(leading), key=len)[0]
             verdict = Verdict(winner.outputs, selected=winner.id)
         return replace(verdict, scores=scores, errors=[*verdict.errors, *errors])
 
     def _judge(self, case: Case) -> Steps[Verdict]:
         if len(group_identical(case.proposals)) == 1:
             return Verdict(case.proposals[0].outputs, selected=case.proposals[0].id)
-        attempts = yield from together(*(self._verdict(case, rotation) for rotation in range(self.rotations)))
+        attempts = yield from together(*(self._ask(case, rotation) for rotation in range(self.rotations)))
         errors = [attempt for attempt in attempts if isinstance(attempt, Exception)]
         replies = [attempt for attempt in attempts if isinstance(attempt, Reply)]
         if not replies:
             raise errors[0]
         chosen = [reply.chosen(CHOICE) for reply in replies]
-        verdicts = Counter(group[0].id for group in chosen)
-        support = {group[0].id: len(group) for group in chosen}
-        declared = [proposal.id for proposal in case.proposals]
-        winner = max(verdicts, key=lambda id: (verdicts[id], support[id], -declared.index(id)))
+        verdicts, order = Counter(group[0].id for group in chosen), [proposal.id for proposal in case.proposals]
+        # Ties: what more proposals gave, then declared order.
+        rank = {group[0].id: (verdicts[group[0].id], len(group), -order.index(group[0].id)) for group in chosen}
+        place = max(range(len(chosen)), key=lambda place: rank[chosen[place][0].id])
+        winner = chosen[place][0]
         return Verdict(
-            case.proposal(winner).outputs,
-            selected=winner,
-            flip_rate=1 - verdicts[winner] / len(replies),
+            winner.outputs,
+            selected=winner.id,
+            flip_rate=1 - verdicts[winner.id] / len(replies),
             errors=errors,
             **{**replies[0].told, "repaired": any(reply.repaired for reply in replies)},
-            reasoning=replies[[group[0].id for group in chosen].index(winner)].prediction.get("reasoning"),
+            reasoning=replies[place].prediction.get("reasoning"),
         )
 
-    def _verdict(self, case: Case, rotation: int) -> Steps[Reply | Exception]:
+    def _ask(self, case: Case, rotation: int) -> Steps[Reply | Exception]:
         """One rotation; one that fails leaves the verdict to the others."""
-        signature: Any = self.select.signature
-
-        def narrow(shown: Rendering) -> type[dspy.Signature]:
-            return among(signature, tuple(shown.labels))
-
         try:
-            return (yield from self.ask(self.select, case, narrow=narrow, rotation=rotation))
+            return (yield from self.ask(self.select, case, narrow=among, rotation=rotation))
         except FAILED as error:
             return error
 
@@ -169,43 +159,34 @@ def score_proposals(
     Returns:
         Proposal id -> score, of those that somebody scored; and what went wrong.
     """
-    groups = group_identical(case.proposals)
     asked = [
         (verifier, weight, group)
         for verifier, weight in zip(verifiers, weights, strict=True)
-        for group in groups
-        if weight > 0 and not _is_its_own(verifier, group)
+        for group in group_identical(case.proposals)
+        if weight > 0 and not {proposal.model for proposal in group} <= _models_of(verifier)
     ]
-    outcomes = yield Batch([_call(verifier, case, group[0]) for verifier, _, group in asked])
-    found: dict[str, list[tuple[float, float]]] = {}
+    calls = []
+    for verifier, _, group in asked:
+        fields = {"inputs": case.inputs, "outputs": group[0].outputs}
+        is_function = isinstance(verifier, Function)
+        calls.append(Call(verifier, fields if is_function else {**case.inputs, **group[0].outputs}))
+    outcomes = yield Batch(calls)
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     errors: list[Exception] = []
     for (_, weight, group), outcome in zip(asked, outcomes, strict=True):
         try:
             if outcome.error is not None:
                 raise outcome.error
-            score = _number(outcome.value)
+            score = float(outcome.value.score if isinstance(outcome.value, dspy.Prediction) else outcome.value)
+            if not math.isfinite(score):
+                raise ValueError(f"A verifier gave {score!r}, which is no score. Give a bool, or a finite number.")
+            for proposal in group:
+                found[proposal.id].append((weight, score))
         except Exception as error:
             errors.append(error)
-        else:
-            for proposal in group:
-                found.setdefault(proposal.id, []).append((weight, score))
     return {id: sum(w * s for w, s in rows) / sum(w for w, _ in rows) for id, rows in found.items()}, errors
 
 
-def _is_its_own(verifier: dspy.Module, group: Sequence[Proposal]) -> bool:
+def _models_of(verifier: dspy.Module) -> set[Any]:
     lms = verifier.lms if isinstance(verifier, Agent) else [predictor.lm for predictor in verifier.predictors()]
-    models = {lm.model for lm in lms if lm is not None}
-    return bool(models) and all(proposal.model in models for proposal in group)
-
-
-def _call(verifier: dspy.Module, case: Case, proposal: Proposal) -> Call:
-    if isinstance(verifier, Function):
-        return Call(verifier, {"inputs": case.inputs, "outputs": proposal.outputs})
-    return Call(verifier, {**case.inputs, **proposal.outputs})
-
-
-def _number(value: Any) -> float:
-    score = float(value.score if isinstance(value, dspy.Prediction) else value)
-    if not math.isfinite(score):
-        raise ValueError(f"A verifier gave {value!r}, which is no score. Give a bool, or a finite number.")
-    return score
+    return {lm.model for lm in lms if lm is not None}

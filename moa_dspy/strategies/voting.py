@@ -14,9 +14,8 @@ from dspy.adapters.utils import annotation_allows_none
 from moa_dspy.concurrency import Steps
 from moa_dspy.rendering import Rendering
 from moa_dspy.signatures import BEST, CHOICE, GROUPS, among, selection_signature, voting_signature
-from moa_dspy.strategies.answers import Answer, answer_of, free_text, output_types
-from moa_dspy.strategies.asking import Reply, Unusable
-from moa_dspy.strategies.base import Case, Strategy, Verdict
+from moa_dspy.strategies.answers import Answer, answer_of, may_hold, output_types
+from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
 from moa_dspy.strategies.counting import Ballot, Tally, count, decided
 from moa_dspy.strategies.equality import TOLERANCE
 from moa_dspy.strategies.normalizers import Convention, NormalizerName, find_convention
@@ -46,8 +45,7 @@ class Voting(Strategy):
             `"date"` (see `NORMALIZERS`), by which `$1,000` and `1000` are one answer. The value returned is as it was.
 
     Raises:
-        ValueError: If a weight or the tolerance is negative or not finite, no field is named, or `normalize` is no
-            name that there is; at binding, if a field or an agent is unknown.
+        ValueError: If a setting would make no count; at binding, if a field or an agent is unknown.
         TypeError: If `normalize` is neither a name nor a function.
     """
 
@@ -55,6 +53,8 @@ class Voting(Strategy):
     asks_one_lm = True
     ballot: Answer | None = None
     """Once bound: the output fields that make up a ballot, and the paths of what is left out."""
+    group: dspy.Predict | None = None
+    break_tie: dspy.Predict | None = None
 
     def __init__(
         self,
@@ -80,8 +80,6 @@ class Voting(Strategy):
         self.tolerance = tolerance
         self.exact_text = exact_text
         self.normalize: Convention | NormalizerName | None = normalize
-        self.group: dspy.Predict | None = None
-        self.break_tie: dspy.Predict | None = None
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
         if unknown := [agent for agent in self.weights if agent not in agents]:
@@ -93,31 +91,36 @@ class Voting(Strategy):
         if self.ballot.left_out:
             logger.info("The vote leaves out %s. Name in fields= what should count.", ", ".join(self.ballot.left_out))
         # An optimizer would tune predictors that nobody asks, and pay for it.
-        may_be_reworded = not self.exact_text and any(free_text(kind) for kind in self._ballot_types(task).values())
+        may_be_reworded = not self.exact_text and any(may_hold(kind, str) for kind in self._types(task).values())
         self.group = dspy.Predict(voting_signature(task)) if self.has_aggregator and may_be_reworded else None
         self.break_tie = dspy.Predict(selection_signature(task)) if self.has_aggregator else None
 
     def decide(self, case: Case) -> Steps[Verdict]:
         tally = self.count(case)
-        reply: Reply | None = None
-        if case.has_aggregator and len(tally.candidates) > 1:
-            if tally.majority is None and self.group is not None:
-                tally, reply = yield from self._ask_for_groups(self.group, case)
-            elif len(tally.tied) > 1 and self.break_tie is not None:
-                tally, reply = yield from self._ask_for_best(self.break_tie, case, tally)
-        return self.verdict(case, tally, reply)
+        if not case.has_aggregator or len(tally.candidates) < 2:
+            return self._verdict(case, tally)
+        reply, best = None, ""
+        if tally.majority is None and self.group is not None:
+            reply = yield from self.ask(self.group, case, narrow=among, complaint=_find_overlap)
+            groups = [[reply.shown.labels[label] for label in group] for group in reply.prediction[GROUPS]]
+            tally = self.count(case, [[one.id for same in group for one in same] for group in groups])
+            # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
+            best = reply.chosen(BEST)[0].id
+        elif len(tally.tied) > 1 and self.break_tie is not None:
+            tied = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tally.tied])
+            reply = yield from self.ask(self.break_tie, tied, narrow=among)
+            best = reply.chosen(CHOICE)[0].id
+        if any(best in candidate.voters for candidate in tally.tied):
+            first = sorted(tally.candidates, key=lambda candidate: best not in candidate.voters)
+            tally = replace(tally, candidates=tuple(first))
+        return self._verdict(case, tally, reply)
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
         return decided(self.count(case), math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
 
     def count(self, case: Case, groups: Sequence[Collection[str]] = ()) -> Tally:
-        """Count the proposals; those that did not come abstain.
-
-        Args:
-            case: What was asked for and what came.
-            groups: Ids of proposals that are known to say the same.
-        """
-        types = self._ballot_types(case.task)
+        """Count the proposals; those that did not come abstain. `groups` are ids that are known to say the same."""
+        types = self._types(case.task)
         values = {p.id: {name: p.outputs.get(name) for name in types} for p in case.proposals}
         return count(
             [Ballot(id, values.get(id, {}), self.weights.get(agent, 1.0)) for id, agent in case.asked.items()],
@@ -128,48 +131,22 @@ class Voting(Strategy):
             convention=find_convention(self.normalize),
         )
 
-    def verdict(self, case: Case, tally: Tally, reply: Reply | None = None) -> Verdict:
-        """The leading proposal, and how it came to lead.
-
-        Raises:
-            Unusable: If nobody votes; but if all say None, and the task allows it, that is the answer.
-        """
-        id = tally.winner.representative if tally.winner else self._id_of_none(case)
+    def _verdict(self, case: Case, tally: Tally, reply: Reply | None = None) -> Verdict:
+        """The leading proposal; if all say None, and the task allows it, that is the answer."""
+        if tally.winner is None:
+            types = self._types(case.task)
+            says_none = all(proposal.outputs.get(name) is None for proposal in case.proposals for name in types)
+            if not (says_none and all(map(annotation_allows_none, types.values()))):
+                number = len(case.proposals)
+                raise Unusable(
+                    f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count."
+                )
+        id = tally.winner.representative if tally.winner else case.proposals[0].id
         return Verdict(case.proposal(id).outputs, selected=id, tally=tally, **(reply.told if reply else {}))
 
-    def _id_of_none(self, case: Case) -> str:
-        types = self._ballot_types(case.task)
-        says_none = (proposal.outputs.get(name) is None for proposal in case.proposals for name in types)
-        if all(says_none) and all(annotation_allows_none(kind) for kind in types.values()):
-            return case.proposals[0].id
-        number = len(case.proposals)
-        raise Unusable(f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count.")
-
-    def _ballot_types(self, task: type[dspy.Signature]) -> dict[str, Any]:
+    def _types(self, task: type[dspy.Signature]) -> dict[str, Any]:
         types = output_types(task)
         return {name: types[name] for name in answer_of(task, self.fields).fields}
-
-    def _ask_for_groups(self, group: dspy.Predict, case: Case) -> Steps[tuple[Tally, Reply]]:
-        signature: Any = group.signature
-        reply = yield from self.ask(
-            group,
-            case,
-            narrow=lambda shown: among(signature, tuple(shown.labels)),
-            complaint=_find_overlap,
-        )
-        labels = reply.shown.labels
-        groups = [[proposal.id for label in named for proposal in labels[label]] for named in reply.prediction[GROUPS]]
-        grouped = self.count(case, groups)
-        # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
-        best = reply.chosen(BEST)[0].id
-        is_tied = any(best in candidate.voters for candidate in grouped.tied)
-        return (_led_by(grouped, best) if is_tied else grouped), reply
-
-    def _ask_for_best(self, break_tie: dspy.Predict, case: Case, tally: Tally) -> Steps[tuple[Tally, Reply]]:
-        signature: Any = break_tie.signature
-        leaders = replace(case, proposals=[case.proposal(candidate.representative) for candidate in tally.tied])
-        reply = yield from self.ask(break_tie, leaders, narrow=lambda shown: among(signature, tuple(shown.labels)))
-        return _led_by(tally, reply.chosen(CHOICE)[0].id), reply
 
 
 def count_votes(case: Case) -> Tally:
@@ -180,12 +157,7 @@ def count_votes(case: Case) -> Tally:
 def fall_back(case: Case, strategy: Strategy | None = None) -> Verdict:
     """The vote among the proposals, without any model; counted as the strategy does, if it is a vote itself."""
     voting = strategy if isinstance(strategy, Voting) else Voting()
-    return voting.verdict(case, voting.count(case))
-
-
-def _led_by(tally: Tally, id: str) -> Tally:
-    candidates = sorted(tally.candidates, key=lambda candidate: id not in candidate.voters)
-    return replace(tally, candidates=tuple(candidates))
+    return voting._verdict(case, voting.count(case))
 
 
 def _find_overlap(prediction: dspy.Prediction, shown: Rendering) -> str | None:

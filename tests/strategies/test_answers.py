@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from support.cases import case_of, decide
 
 from moa_dspy import Fusion, Voting
-from moa_dspy.strategies.answers import answer_of, approximate, free_text, left_out
+from moa_dspy.strategies.answers import INEXACT, answer_of, left_out, may_hold
 
 
 class Color(Enum):
@@ -119,16 +119,16 @@ def test_a_fusion_tells_what_follows_the_rest() -> None:
     [str, Any, object, list, list[str], dict[str, int], str | None, SHORT, Claim, "X", Report],
 )
 def test_free_text_may_stand_in(annotation: Any) -> None:
-    assert free_text(annotation)
+    assert may_hold(annotation, str)
 
 
 @pytest.mark.parametrize(
     "annotation", [int, None, Literal["a", "b"], Color, list[Literal["a"]], tuple[int, ...], UserId, bytes, CODE]
 )
 def test_free_text_may_not_stand_in(annotation: Any) -> None:
-    assert not free_text(annotation)
+    assert not may_hold(annotation, str)
 
 
 def test_approximate_types() -> None:
-    assert [approximate(kind) for kind in (float, list[Decimal], Point, Any)] == [True] * 4
-    assert [approximate(kind) for kind in (int, str, list[int], Color, Claim)] == [False] * 5
+    assert [may_hold(kind, INEXACT) for kind in (float, list[Decimal], Point, Any)] == [True] * 4
+    assert [may_hold(kind, INEXACT) for kind in (int, str, list[int], Color, Claim)] == [False] * 5

@@ -15,8 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.strategies.counting import cluster
-from moa_dspy.strategies.equality import ABSTAIN, fold, normalise, same
+from moa_dspy.strategies.equality import ABSTAIN, cluster, fold, normalise, same
 
 NAN = float("nan")
 REFUSAL = "I'm sorry, but I can't help with that."

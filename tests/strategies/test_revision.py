@@ -45,8 +45,8 @@ def test_it_is_saved_with_its_draft_and_its_principles(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "error"),
     [
-        ({"principles": []}, "no principle"),
-        ({"principles": "Be brief."}, "no list of sentences"),
+        ({"principles": []}, "against no sentence"),
+        ({"principles": "Be brief."}, "against no sentence"),
         ({"draft": "voting"}, "no Strategy"),
     ],
 )
