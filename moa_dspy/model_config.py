@@ -24,7 +24,7 @@ from moa_dspy.agent import Agent, check_name
 from moa_dspy.limits import name_nearest
 from moa_dspy.models import Prices, as_lm
 from moa_dspy.router import PREFIX, RouterEngine, router_lm
-from moa_dspy.secrets import find_secrets
+from moa_dspy.secrets import advise, find_secrets
 
 __all__ = ["OF_SAVED", "ConfigPart", "Model", "ModelConfig"]
 
@@ -60,7 +60,7 @@ class ConfigPart(BaseModel):
             # What fields are called is no setting: a task may well ask for a `key`.
             text = "a config holds no secrets, as it is saved, shared and logged."
             if found := find_secrets({name: value for name, value in data.items() if name != "signature"}):
-                raise _refuse((path, f"{text} {advice}") for path, advice in found)
+                raise _refuse((path, f"{text} {advise(path)}") for path in found)
         try:
             made: Part = handler(data)
         except ValidationError as error:

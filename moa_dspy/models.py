@@ -14,7 +14,7 @@ from dspy.clients.model_metadata import model_info
 from dspy.lm15 import LM15Error, LMRouter, Resolution, RouterConfig, registered_providers
 from pydantic import BaseModel, ConfigDict, Field
 
-from moa_dspy.secrets import reference_name, remember
+from moa_dspy.secrets import reference_name, remember, unset_references
 
 __all__ = ["CLIENT_OPTIONS", "Prices", "as_lm", "context_window", "load_backend", "missing_key", "prices_of"]
 
@@ -85,12 +85,11 @@ def missing_key(lm: dspy.BaseLM) -> str | None:
     A key that was named before its variable was set is taken over here.
     """
     engine: Any = getattr(remember(lm), "engine", None)
-    if hasattr(engine, "missing_key"):
-        return engine.missing_key()
-    if _unresolved(lm.kwargs):
+    deployments = getattr(engine, "deployments", None)  # of a router
+    if deployments is None:
         lm.kwargs.update(_resolve(lm.kwargs))
-        if (unset := _unresolved(lm.kwargs)) is not None:
-            return unset
+    if unset := unset_references(lm.kwargs if deployments is None else deployments):
+        return " and ".join(unset)
     by_dspy = engine in ("auto", "lm15") and lm.model_type != "text"
     if not by_dspy or any(lm.kwargs.get(name) for name in _OWN_ACCESS):
         return None
@@ -162,10 +161,3 @@ def _resolve(settings: Any) -> Any:
         return {name: _resolve(value) for name, value in settings.items()}
     name = reference_name(settings)
     return settings.replace(f"os.environ/{name}", os.environ[name]) if name and os.environ.get(name) else settings
-
-
-def _unresolved(settings: Any) -> str | None:
-    """The environment variables that settings name and that are not set."""
-    if isinstance(settings, Mapping):
-        return " and ".join(dict.fromkeys(name for value in settings.values() if (name := _unresolved(value)))) or None
-    return reference_name(settings)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
 from fnmatch import fnmatchcase
@@ -27,7 +26,7 @@ from dspy.lm15 import (
 )
 
 from moa_dspy.files import read_data
-from moa_dspy.secrets import find_secrets, is_secret, reference_name, without_secrets
+from moa_dspy.secrets import advise, find_secrets, unset_references, without_secrets
 from moa_dspy.values import hash_of
 
 __all__ = ["PREFIX", "AsyncRouterEngine", "RouterEngine", "as_engine", "router_lm"]
@@ -44,8 +43,8 @@ def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
         router: A `litellm.Router`, or what it is made of as litellm's proxy reads it (`model_list`,
             `router_settings`), as a dict or the path of its YAML file; or the `RouterEngine` of either. LMs of one
             engine share the router: its limits, failures and cooldowns.
-        **options: What `dspy.LM` takes: `temperature`, `max_tokens`, `cache`, ... `num_retries` is 0 by
-            default: the router retries by itself, and DSPy would repeat all of its retries and fallbacks.
+        **options: What `dspy.LM` takes. `num_retries` is 0 by default: the router retries by itself, and DSPy would
+            repeat all of its retries and fallbacks.
 
     Raises:
         ValueError: If the router has no such group, or holds a key.
@@ -56,8 +55,7 @@ def router_lm(group: str, router: Any, **options: Any) -> dspy.LM:
         >>> router_lm("fast", {"model_list": [deployment]}).model
         'router/fast'
     """
-    engine = as_engine(router)
-    group = group.removeprefix(PREFIX)
+    engine, group = as_engine(router), group.removeprefix(PREFIX)
     groups = list(dict.fromkeys(row["model_name"] for row in engine.deployments))
     if not any(fnmatchcase(group, known) for known in groups):
         raise ValueError(f"The router has no group {group!r}. Its groups: {', '.join(groups)}.")
@@ -74,11 +72,7 @@ def as_engine(router: Any) -> RouterEngine:
 
 
 class RouterEngine:
-    """DSPy's synchronous engine over a router. It repeats nothing itself: the router does.
-
-    Attributes:
-        config: What the router is made of; None if a `litellm.Router` was given.
-    """
+    """DSPy's synchronous engine over a router, which repeats by itself; `config` is what it is made of, if given so."""
 
     def __init__(self, router: Any) -> None:
         router = read_data(router) if isinstance(router, (str, Path)) else router
@@ -100,24 +94,14 @@ class RouterEngine:
         """The `litellm.Router`."""
         with self._lock:
             if self._router is None and self.config is not None:
-                if (variable := self.missing_key()) is not None:
+                if unset := unset_references(self.deployments):
                     # LiteLLM would go on without, and send this deployment another provider's key.
                     raise ConfigurationError(
-                        f"The environment variable {variable}, which a deployment of the router names, is not set. "
-                        "Set it, or take the deployment out."
+                        f"The environment variable {' and '.join(unset)}, which a deployment of the router names, is "
+                        "not set. Set it, or take the deployment out."
                     )
                 self._router = _make_router(self.config)
             return self._router
-
-    def missing_key(self) -> str | None:
-        """The environment variables that deployments name and that are not set."""
-        names = [] if self._router is not None else self._variables()
-        return " and ".join(name for name in names if not os.environ.get(name)) or None
-
-    def secrets(self) -> list[str]:
-        """The keys of its deployments, also those whose environment variables have harmless names."""
-        given = [value for name, value in self._params() if is_secret(name) and isinstance(value, str)]
-        return [*given, *(os.environ[name] for name in self._variables() if name in os.environ)]
 
     def complete(self, request: Request) -> Response:
         return _open_chat(OpenAIChatLM, _Call(self, request)).complete(request)
@@ -145,12 +129,6 @@ class RouterEngine:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self).load_state, (self.dump_state(),)
 
-    def _params(self) -> list[tuple[str, Any]]:
-        return [setting for row in self.deployments for setting in row["litellm_params"].items()]
-
-    def _variables(self) -> list[str]:
-        return list(dict.fromkeys(name for _, value in self._params() if (name := reference_name(value))))
-
 
 class AsyncRouterEngine:
     """DSPy's asynchronous engine over the router of a `RouterEngine`."""
@@ -177,8 +155,9 @@ class AsyncRouterEngine:
 
 def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a router is made of, refused where it could not be one; the rest is litellm's to judge."""
-    for path, advice in find_secrets(config):
-        raise ValueError(f"router.{'.'.join(map(str, path))}: this holds a secret, and is saved and logged. {advice}")
+    for path in find_secrets(config):
+        where = ".".join(map(str, path))
+        raise ValueError(f"router.{where}: this holds a secret, and is saved and logged. {advise(path)}")
     if proxys := sorted({"litellm_settings", "general_settings", "environment_variables"} & config.keys()):
         raise ValueError(f"router: {', '.join(proxys)} is the proxy's own. Give `model_list` and `router_settings`.")
     rows = config.get("model_list")
@@ -251,7 +230,9 @@ class _Call:
     def _json(self, part: Any) -> bytes:
         """A reply or a piece of a stream; what says the usage says the cost too."""
         data = part.model_dump(mode="json")
-        return json.dumps({**data, **_account(self.engine, data)} if data.get("usage") else data).encode()
+        if data.get("usage"):
+            data |= {"response_cost": _cost(self.engine.deployments, data), "deployment": data.get("model")}
+        return json.dumps(data).encode()
 
 
 class _AsyncCall(_Call):
@@ -265,8 +246,7 @@ class _AsyncCall(_Call):
         return self
 
     async def __aexit__(self, *problem: Any) -> None:
-        close: Any = getattr(self.answer, "aclose", None)
-        if close is not None:
+        if callable(close := getattr(self.answer, "aclose", None)):
             await close()
 
     async def read(self) -> bytes:
@@ -278,29 +258,22 @@ class _AsyncCall(_Call):
                 yield b"data: " + self._json(chunk) + b"\n\n"
 
 
-def _account(engine: RouterEngine, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """What an answer costs in USD, and which deployment gave it, as far as the model says that it names.
+def _cost(deployments: list[Any], answer: Mapping[str, Any]) -> float | None:
+    """What an answer costs in USD; None where those that may have given it have several prices, or an unknown one."""
+    params, model, usage = [row["litellm_params"] for row in deployments], answer.get("model") or "", answer["usage"]
+    # Providers date their names: gpt-5-2026-01-01 is of gpt-5.
+    named = [one for one in params if f"/{one['model']}".endswith(f"/{model}")]
+    named = named or [one for one in params if model.startswith(one["model"].rpartition("/")[2])]
+    said = [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
+    told = response_from_openai_chat({"model": model, "usage": usage, "choices": said})
 
-    The cost is None where those that may have answered have several prices.
-    """
-    params, name = [row["litellm_params"] for row in engine.deployments], answer["model"] or "unknown"
-    named = [one for one in params if f"/{one['model']}".endswith(f"/{name}")]
-    dated = [one for one in params if name.startswith(one["model"].rpartition("/")[2])]  # gpt-5-2026-01-01 of gpt-5
-    costs = {_cost(one, name, answer["usage"]) for one in named or dated or params}
-    models = {one["model"] for one in named}
-    return {
-        "response_cost": costs.pop() if len(costs) == 1 else None,
-        "deployment": models.pop() if len(models) == 1 else name,
-    }
+    def price(one: Mapping[str, Any]) -> float | None:
+        stated: list[Any] = [one.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
+        if None not in stated:
+            return float(usage["prompt_tokens"] * stated[0] + usage["completion_tokens"] * stated[1])
+        provider = one["model"].partition("/")[0] if "/" in one["model"] else "openai"
+        known: float | None = estimate_cost(told, provider=provider, requested_model=model)[0]
+        return known
 
-
-def _cost(params: Mapping[str, Any], model: str, usage: Mapping[str, Any]) -> float | None:
-    stated: list[Any] = [params.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
-    if None not in stated:
-        tokens = usage["prompt_tokens"], usage["completion_tokens"]
-        return sum(count * float(price) for count, price in zip(tokens, stated, strict=True))
-    said = {"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}
-    told = response_from_openai_chat({"model": model, "usage": usage, "choices": [said]})
-    provider = params["model"].partition("/")[0] if "/" in params["model"] else "openai"
-    cost: float | None = estimate_cost(told, provider=provider, requested_model=model)[0]
-    return cost
+    costs = set(map(price, named or params))
+    return costs.pop() if len(costs) == 1 else None

@@ -13,28 +13,12 @@ import os
 import re
 import traceback
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 import dspy
-
-__all__ = [
-    "Keyless",
-    "find_secrets",
-    "is_secret",
-    "mask",
-    "redact",
-    "reference_name",
-    "remember",
-    "remembered",
-    "scrub",
-    "secret_values",
-    "strip_lm",
-    "strip_module",
-    "without_secrets",
-]
 
 KeyPath = tuple[int | str, ...]
 Holder = TypeVar("Holder")
@@ -72,31 +56,60 @@ def is_secret(name: object) -> bool:
     return bool(_SECRET.search(words)) and not _PUBLIC.search(words)
 
 
-def find_secrets(data: Mapping[str, Any]) -> list[tuple[KeyPath, str]]:
-    """Where data holds secrets, and what to write instead; never what they are.
+def reference_name(value: Any) -> str | None:
+    """The environment variable that `os.environ/NAME` (or `Bearer os.environ/NAME`) refers to; None if it is none."""
+    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+    return found and found.group(1)
+
+
+def unset_references(settings: Any) -> list[str]:
+    """The environment variables that settings name and that are not set."""
+    names = dict.fromkeys(reference_name(value) for _, value in _leaves(settings))
+    return [name for name in names if name and not os.environ.get(name)]
+
+
+def find_secrets(data: Any, known: Iterable[str] = ()) -> list[KeyPath]:
+    """Where secrets stand in the data; numbers are none, whatever they are called.
+
+    Args:
+        data: Mappings and lists.
+        known: Texts that are secret wherever they stand.
 
     Examples:
         >>> find_secrets({"models": [{"model": "groq/x", "api_key": "abc"}]})
-        [(('models', 0, 'api_key'), 'Set an environment variable and name it: api_key: os.environ/GROQ_API_KEY.')]
+        [('models', 0, 'api_key')]
     """
-    return [(path, _advise(data, path)) for path, _ in _walk(data)]
+
+    def is_one(path: KeyPath, value: Any) -> bool:
+        if value is None or isinstance(value, (bool, int, float)) or reference_name(value):
+            return False
+        return any(map(is_secret, path)) or (isinstance(value, str) and mask(value, known) != value)
+
+    return [path for path, value in _leaves(data) if is_one(path, value)]
+
+
+def advise(path: KeyPath) -> str:
+    """What to write in the place of the secret at this path."""
+    name = next((step for step in reversed(path) if isinstance(step, str)), "api_key")
+    if re.search("base|url|endpoint", name):
+        return f"Leave the login out of {name}, and name the variable that holds the key: api_key: os.environ/MY_KEY."
+    return (
+        f"Name the environment variable that holds it: {name}: os.environ/MY_{re.sub(r'[^A-Z0-9]', '_', name.upper())}."
+    )
 
 
 def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) -> tuple[dict[str, Any], list[str]]:
-    """The settings without what is secret, at any depth.
+    """The settings without what is secret, at any depth, and the dotted names of what is not in them.
 
     Args:
         settings: The settings, of an LM for instance.
         lm: The LM they belong to: its secrets are found under other names too.
 
-    Returns:
-        What is left, and the names of what is not, dotted where it was nested.
-
     Examples:
         >>> without_secrets({"max_tokens": 9, "api_key": "k", "extra_body": {"user": "me", "token": "t"}})
         ({'max_tokens': 9, 'extra_body': {'user': 'me'}}, ['api_key', 'extra_body.token'])
     """
-    found = dict(_walk(settings, secret_values(lm)))
+    found = dict.fromkeys(find_secrets(settings, secret_values(lm)))
 
     def clean(value: Any, path: KeyPath = ()) -> Any:
         if isinstance(value, Mapping):
@@ -110,23 +123,46 @@ def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) 
 
 def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
     """The secrets in the LMs' settings and in the environment, the longest first."""
-    settings = [found for lm in lms for found in _walk(getattr(lm, "kwargs", None) or getattr(lm, "config", {}))]
-    settings += [inside for path, value in settings for inside in _walk(_as_data(value), path=path)]
-    texts = [value for _, value in settings if isinstance(value, str)]
-    named = [value for path, value in settings if isinstance(value, str) and any(map(is_secret, path))]
-    # A header says "Bearer" before the key; a key of several lines is escaped in as many ways.
-    found = [part for value in named for part in (value, value.split(" ")[-1], *value.split("\n"))]
-    engines: list[Any] = [getattr(lm, "engine", None) for lm in lms]
-    found += [text for engine in engines if hasattr(engine, "secrets") for text in engine.secrets()]
-    found += _in_addresses(texts)
+    found: set[str] = set()
+    for lm in lms:
+        settings = getattr(lm, "kwargs", None) or getattr(lm, "config", {})  # of an LM, of a predictor
+        for path, value in _leaves([settings, getattr(getattr(lm, "engine", None), "deployments", ())]):
+            if variable := reference_name(value):
+                found.add(os.environ.get(variable, ""))
+            elif isinstance(value, str):
+                found |= _secrets_of(value, any(map(is_secret, path)))
     short = {text for text in found if 4 <= len(text) < _SHORTEST and text.lower() not in _NO_KEYS}
-    # SPARE_KEY_2 holds a key; PWD and SSH_AUTH_SOCK hold paths.
-    held = {name: text for name, text in os.environ.items() if not text.startswith("/")}
-    found += [text for name, text in held.items() if is_secret(name) or re.search("(_|^)(KEY|TOKEN)_", name)]
-    found += _in_addresses(text for text in held.values() if "://" in text)
+    for name, text in os.environ.items():
+        if not text.startswith("/"):  # PWD and SSH_AUTH_SOCK hold paths; SPARE_KEY_2 holds a key
+            found |= _secrets_of(text, is_secret(name) or bool(re.search("(_|^)(KEY|TOKEN)_", name)))
     whole = {text for text in found if len(text) >= _SHORTEST}
     forms = {form for text in whole for form in (quote(text, safe=""), json.dumps(text)[1:-1])}
     return sorted(whole | forms | short, key=len, reverse=True)
+
+
+def _secrets_of(text: str, is_named: bool) -> set[str]:
+    """What of a setting's text is secret: the logins in addresses, and all of it if its name says so."""
+    logins = set(map(unquote, _LOGIN.findall(text)))
+    found = logins | {login.partition(":")[2] for login in logins} | {value for _, value in _QUERY.findall(text)}
+    found |= {base64.b64encode(login.encode()).decode() for login in logins}  # as it is sent
+    if is_named:
+        # A header says "Bearer" before the key; a key of several lines is escaped in as many ways.
+        found |= {text, text.split(" ")[-1], *text.split("\n")}
+        with suppress(ValueError):  # credentials may be the text of their JSON
+            for _, value in _leaves(json.loads(text) if text.lstrip().startswith("{") else ()):
+                found |= _secrets_of(value, True) if isinstance(value, str) else set()
+    return found
+
+
+def _leaves(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
+    if isinstance(data, (Mapping, list, tuple)):
+        for key, item in data.items() if isinstance(data, Mapping) else enumerate(data):
+            yield from _leaves(item, (*path, key))
+    else:
+        yield path, data
+
+
+# Texts that leave.
 
 
 def mask(text: str, values: Iterable[str]) -> str:
@@ -148,11 +184,6 @@ def redact(text: str, *lms: dspy.BaseLM | None) -> str:
     return mask(text, secret_values(*lms, *remembered()))
 
 
-def scrub(error: BaseException, *lms: dspy.BaseLM | None) -> BaseException:
-    """The error, with what it and all those behind it say masked in place: it may end in a log or a traceback."""
-    return _scrub(error, secret_values(*lms, *remembered()), {})
-
-
 def remember(holder: Holder) -> Holder:
     """The LM or the predictor: as long as it lives, its secrets are known wherever texts are masked."""
     _SEEN[id(holder)] = holder
@@ -164,86 +195,31 @@ def remembered() -> list[Any]:
     return [holder for ref in _SEEN.valuerefs() if (holder := ref()) is not None]
 
 
-def reference_name(value: Any) -> str | None:
-    """The environment variable that `os.environ/NAME` (or `Bearer os.environ/NAME`) refers to; None if it is none."""
-    found = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-    return found and found.group(1)
-
-
-class Keyless(dspy.Module):
-    """A module whose pickles hold no secret: its LMs take their keys from the environment again.
-
-    Copies within the process share the LMs as they are.
-    """
-
-    def __getstate__(self) -> dict[str, Any]:
-        return dspy.Module.__getstate__(strip_module(self))
-
-    def __copy__(self) -> Any:
-        clone: Any = object.__new__(type(self))
-        clone.__setstate__(dspy.Module.__getstate__(self))
-        return clone
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        clone: Any = object.__new__(type(self))
-        memo[id(self)] = clone
-        clone.__setstate__(copy.deepcopy(dspy.Module.__getstate__(self), memo))
-        return clone
-
-
-def strip_module(module: Any) -> Any:
-    """A copy of the module without the secrets of its LMs and of its predictors' own settings.
-
-    The module itself where there are none: a part that is copied no longer shares predictors with the others.
-    """
-    held = list(_held_by(module))
-    telling = list(filter(_tells, held))
-    if not telling:
-        return module
-    # A copy shares its LMs, here those that tell nothing: a deep copy takes what stands in its memo.
-    memo = {id(one): one for one in held if isinstance(one, dspy.BaseLM)}
-    memo |= {id(one): strip_lm(one) if isinstance(one, dspy.BaseLM) else without_secrets(one)[0] for one in telling}
-    clone = copy.deepcopy(module, memo)
-    if any(map(_tells, _held_by(clone))):
-        raise TypeError(
-            "A secret is held by what cannot be copied, so it cannot be left out of a pickle. Let the LM read its key "
-            "from the environment."
-        )
-    return clone
-
-
-def strip_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
-    """A copy of the LM without its secrets and its history, which holds each call's headers."""
-    settings = _settings_of(lm)
-    clean, _ = without_secrets(settings, lm)
-    copied = lm.copy()
-    vars(copied).update({name: clean.get(name) for name in settings})
-    return copied
+def scrub(error: BaseException, *lms: dspy.BaseLM | None) -> BaseException:
+    """The error, with what it and all those behind it say masked in place: it may end in a log or a traceback."""
+    return _scrub(error, secret_values(*lms, *remembered()), {})
 
 
 def _scrub(error: BaseException, values: Sequence[str], done: dict[int, BaseException]) -> BaseException:
     if id(error) in done:
         return done[id(error)]
     done[id(error)] = error
-    for name, value in {**vars(error), **{name: getattr(error, name, None) for name in _OF_ERRORS}}.items():
+    said = {name: getattr(error, name, None) for name in ("args", "filename", "strerror", "__notes__")}
+    for name, value in {**vars(error), **said}.items():
         tells = name in ("request", "_request") and mask(repr(value), values) != repr(value)
         if (clean := None if tells else _mask_within(value, values)) is not value:
             with suppress(AttributeError, TypeError):
                 setattr(error, name, clean)
+    suppressed = error.__suppress_context__  # which setting the cause would change
     for link in ("__cause__", "__context__"):
-        behind = getattr(error, link)
-        if behind is not None and (clean := _scrub(behind, values, done)) is not behind:
-            suppressed = error.__suppress_context__
-            setattr(error, link, clean)
-            error.__suppress_context__ = suppressed
+        if (behind := getattr(error, link)) is not None:
+            setattr(error, link, _scrub(behind, values, done))
+    error.__suppress_context__ = suppressed
     for one in getattr(error, "exceptions", ()):
         _scrub(one, values, done)
     if (told := str(error)) != (masked := mask(told, values)):  # it says more than stands in what can be set
         done[id(error)] = type(type(error).__name__, (Exception,), {})(masked)
     return done[id(error)]
-
-
-_OF_ERRORS = ("args", "filename", "strerror", "__notes__")
 
 
 def _mask_within(value: Any, values: Sequence[str], depth: int = 4) -> Any:
@@ -260,30 +236,13 @@ def _mask_within(value: Any, values: Sequence[str], depth: int = 4) -> Any:
     return dict(zip(value, clean, strict=True)) if isinstance(value, dict) else type(value)(clean)
 
 
-def _as_data(value: Any) -> Any:
-    """Credentials that are given as the text of their JSON."""
-    try:
-        return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("{") else None
-    except ValueError:
-        return None
-
-
-def _in_addresses(texts: Iterable[str]) -> Iterator[str]:
-    """The logins in URLs, as they are sent too, and the secret ones among their parameters."""
-    for text in texts:
-        for login in map(unquote, _LOGIN.findall(text)):
-            yield from (login, login.partition(":")[2], base64.b64encode(login.encode()).decode())
-        yield from (value for _, value in _QUERY.findall(text))
-
-
 class _Masking(logging.Filter):
     """Masks what others log of our calls: at DEBUG, whole requests with their addresses and headers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        values = secret_values(*remembered())
-        record.msg, record.args = mask(record.getMessage(), values), None
+        record.msg, record.args = redact(record.getMessage()), None
         if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-            record.exc_text = mask("".join(traceback.format_exception(record.exc_info[1])).rstrip(), values)
+            record.exc_text = redact("".join(traceback.format_exception(record.exc_info[1])).rstrip())
         return True
 
 
@@ -291,29 +250,64 @@ for _name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "httpx", "openai", "
     logging.getLogger(_name).addFilter(_Masking())
 
 
-def _walk(data: Any, known: Iterable[str] = (), path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Each secret in the data, with where it stands; numbers are none, whatever they are called."""
-    if isinstance(data, (Mapping, list, tuple)):
-        for key, item in data.items() if isinstance(data, Mapping) else enumerate(data):
-            yield from _walk(item, known, (*path, key))
-    elif data is None or isinstance(data, (bool, int, float)) or reference_name(data):
-        return
-    elif any(map(is_secret, path)) or (isinstance(data, str) and mask(data, known) != data):
-        yield path, data
+# Objects that leave.
 
 
-def _advise(data: Any, path: KeyPath) -> str:
-    """What to write in the place of the secret at this path."""
-    provider = ""
-    for step in path:
-        if isinstance(data, Mapping) and isinstance(model := data.get("model"), str):
-            provider = model.partition("/")[0] if "/" in model else "openai"
-        data = data[step]
-    name = next((step for step in reversed(path) if isinstance(step, str)), "it")
-    leave = f"Leave the login out of {name}. " if re.search("base|url|endpoint", name) else ""
-    name = "api_key" if leave else name
-    variable = re.sub(r"\W+", "_", f"{provider}_{name}" if name == "api_key" and provider else name).upper()
-    return f"{leave}Set an environment variable and name it: {name}: os.environ/{variable}."
+class Keyless(dspy.Module):
+    """A module whose pickles hold no secret: its LMs take their keys from the environment again.
+
+    Copies within the process share the LMs as they are.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dspy.Module.__getstate__(strip_module(self))
+
+    def __copy__(self) -> Any:
+        return self._cloned({}, lambda state: state)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return self._cloned(memo, lambda state: copy.deepcopy(state, memo))
+
+    def _cloned(self, memo: dict[int, Any], copied: Callable[[Any], Any]) -> Any:
+        memo[id(self)] = clone = object.__new__(type(self))
+        clone.__setstate__(copied(dspy.Module.__getstate__(self)))
+        return clone
+
+
+def strip_module(module: Any) -> Any:
+    """A copy of the module without the secrets of its LMs and of its predictors' own settings.
+
+    The module itself where there are none: a part that is copied no longer shares predictors with the others.
+    """
+    held = {id(one): one for one in _held_by(module)}
+    memo = {key: _strip(one) for key, one in held.items()}  # a deep copy takes what stands in its memo
+    if all(memo[key] is one for key, one in held.items()):
+        return module
+    clone = copy.deepcopy(module, memo)
+    if any(_strip(one) is not one for one in _held_by(clone)):
+        raise TypeError(
+            "A secret is held by what cannot be copied, so it cannot be left out of a pickle. Let the LM read its key "
+            "from the environment."
+        )
+    return clone
+
+
+def strip_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
+    """The LM without its secrets and its history, which holds each call's headers: a copy, if it has any."""
+    settings = {name: value for name, value in vars(lm).items() if isinstance(value, (str, dict))}
+    clean, left_out = without_secrets(settings, lm)
+    if not left_out and not lm.history:
+        return lm
+    copied = lm.copy()
+    vars(copied).update({name: clean.get(name) for name in settings})
+    return copied
+
+
+def _strip(held: Any) -> Any:
+    if isinstance(held, dspy.BaseLM):
+        return strip_lm(held)
+    clean, left_out = without_secrets(held)
+    return clean if left_out else held
 
 
 # What of a module holds neither LMs nor settings; its history alone can be thousands of entries long.
@@ -333,13 +327,3 @@ def _held_by(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
         for key, item in held.items() if isinstance(held, dict) else enumerate(held):
             if key not in _SKIPPED:
                 yield from _held_by(item, seen)
-
-
-def _tells(held: Any) -> bool:
-    if isinstance(held, dspy.BaseLM):
-        return bool(held.history) or any(_walk(_settings_of(held), secret_values(held)))
-    return any(_walk(held))
-
-
-def _settings_of(lm: dspy.BaseLM) -> dict[str, Any]:
-    return {name: value for name, value in vars(lm).items() if isinstance(value, (str, dict))}

@@ -96,7 +96,7 @@ def test_a_group_answers_with_usage_and_cost(server: OpenAIServer, way: str) -> 
     assert row.model_copy(update={"cost_usd": None, "seconds": 0.0}) == LMCall(
         agent="me",
         model="router/priced",
-        deployment="openai/gpt-4o-mini",
+        deployment="gpt-4o-mini",
         finish_reason="stop",
         prompt_tokens=100,
         completion_tokens=50,
@@ -210,7 +210,7 @@ def test_what_is_sent_is_what_dspy_asks_for(server: OpenAIServer, way: str) -> N
 def test_an_answer_of_either_of_two_deployments_at_two_prices_has_no_known_cost(server: OpenAIServer) -> None:
     rows = [deployment(server, "two", "mine", input_cost_per_token=n, output_cost_per_token=n) for n in (1e-6, 2e-6)]
     row = ask(router_lm("two", {"model_list": rows}, cache=False), "sync")[1]
-    assert (row.deployment, row.cost_usd) == ("openai/mine", None)
+    assert (row.deployment, row.cost_usd) == ("mine", None)
 
 
 def test_a_dated_name_has_the_price_that_its_provider_has_for_it(server: OpenAIServer) -> None:
@@ -288,7 +288,7 @@ def test_it_may_be_the_proxys_own_file(server: OpenAIServer, tmp_path: Path) -> 
         ({"litellm_settings": {}, "model_list": []}, "litellm_settings is the proxy's own"),
         (
             {"model_list": [{"model_name": "g", "litellm_params": {"model": "openai/a", "api_key": "planted-s3cret"}}]},
-            r"router.model_list.0.litellm_params.api_key: this holds a secret.*os.environ/OPENAI_API_KEY",
+            r"router.model_list.0.litellm_params.api_key: this holds a secret.*os.environ/MY_API_KEY",
         ),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from support.mixtures import QA
 
 from moa_dspy import Agent, MoA, MoAConfig, Panel, Strategy, Verdict
-from moa_dspy.secrets import find_secrets, is_secret, mask, redact, secret_values, strip_lm, without_secrets
+from moa_dspy.secrets import is_secret, mask, redact, secret_values, strip_lm, without_secrets
 from moa_dspy.signatures import task_signature
 
 SECRET = "planted-" + "s3cret-1234"
@@ -141,14 +141,16 @@ class TestWithoutSecrets:
         assert without_secrets(settings) == (settings, [])
 
 
-def test_a_secret_in_a_config_is_named_with_what_to_write() -> None:
-    found = find_secrets(
-        {"proposers": [{"model": "groq/x", "api_key": SECRET}, {"model": "gpt-4o", "headers": {"X": "y"}}]}
-    )
-    assert found == [
-        (("proposers", 0, "api_key"), "Set an environment variable and name it: api_key: os.environ/GROQ_API_KEY."),
-        (("proposers", 1, "headers", "X"), "Set an environment variable and name it: X: os.environ/X."),
-    ]
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"headers": {"X": SECRET}}, r"0\.headers\.X\n.* holds it: X: os.environ/MY_X\."),
+        ({"api_base": f"http://me:{SECRET}@host"}, r"Leave the login out of api_base, .*api_key: os.environ/MY_KEY"),
+    ],
+)
+def test_a_secret_in_a_config_is_named_with_what_to_write(entry: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        MoAConfig.model_validate({"proposer_models": [{"model": "openai/a", **entry}]})
 
 
 @pytest.mark.parametrize("value", [SECRET, {"x": SECRET}, [SECRET]], ids=["text", "mapping", "list"])

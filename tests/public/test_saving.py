@@ -109,15 +109,6 @@ def test_the_same_prompts_are_sent_after_loading(file: Path, strategy: Any) -> N
     assert "Do it." in others["judge"].prompts[0] and "demo 0" in others["a"].prompts[0]
 
 
-def test_typed_demos_are_typed_again(file: Path) -> None:
-    tea = Item(name="tea", since=date(2024, 2, 29))
-    moa = taught(MoA(Task, NAMES, strategy="voting"), note="n", items=[tea])
-    moa.save(file)
-    fresh: Any = MoA(Task, NAMES, strategy="voting")
-    fresh.load(file)
-    assert fresh.predictors()[0].demos[0]["items"] == [tea]
-
-
 @both_ways
 def test_live_lms_stay_when_a_file_is_loaded(file: Path, ask: Any) -> None:
     taught(mixture(cast("a", "judge"))).save(file)

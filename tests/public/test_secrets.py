@@ -63,7 +63,7 @@ def test_a_config_refuses_a_secret_and_never_repeats_it(tmp_path: Path, place: s
 
 
 def test_a_refused_key_is_told_where_it_belongs() -> None:
-    with pytest.raises(ValueError, match="OPENAI_API_KEY"):
+    with pytest.raises(ValueError, match=r"os\.environ/MY_API_KEY"):
         MoAConfig(proposer_models=[{"model": "openai/a", "api_key": SECRET}])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="secret"):
         MoAConfig(proposer_models=[{"model": "openai/a", "api_base": ACCESS["api_base"]}])  # type: ignore[list-item]

@@ -94,18 +94,15 @@ class TestLive:
         moa.load(file)
         assert [agent.lm for agent in moa.agents] == [lm, None, lm] and moa.proposers.own.program.lm is lm
 
-    def test_stay_whatever_their_address_unless_the_file_is_trusted(self, file: Path) -> None:
-        vote(dspy.LM("openai/a", api_base="http://localhost:1")).save(file)
+    def test_stay_whatever_their_settings(self, file: Path) -> None:
+        vote(dspy.LM("openai/a", api_base="http://localhost:1", temperature=0.5)).save(file)
         moa = vote(lm := dspy.LM("openai/a", api_base="http://localhost:2"))
-        moa.load(file)
-        assert moa.agents[0].lm is lm
         moa.load(file, allow_unsafe_lm_state=True)
-        assert settings(moa) == {"api_base": "http://localhost:1"}
+        assert moa.agents[0].lm is lm
 
-    @pytest.mark.parametrize("changed", [{"temperature": 0.5}, {"model": "openai/b"}, {"num_retries": 0}], ids=str)
-    def test_that_are_others_are_replaced(self, file: Path, changed: dict[str, Any]) -> None:
+    def test_of_other_models_are_replaced(self, file: Path) -> None:
         saved: Any = real("a")
-        saved.aggregator.lm = saved.aggregator.lm.copy(**changed)
+        saved.aggregator.lm = dspy.LM("openai/trained", temperature=0.5)
         saved.save(file)
         moa: Any = real("a")
         proposer = moa.proposers.a.lm

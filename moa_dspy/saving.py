@@ -1,7 +1,13 @@
-"""What a mixture can do with files and configs."""
+"""Saving and loading mixtures: a file is the mixture's config with its signature, and DSPy's own state.
+
+A saved mixture is a JSON file of DSPy's: one entry per predictor, with its prompt and demos, and one of ours,
+`moa_dspy`, from which the mixture is built (`SavedMixture`). Nothing that a file names is imported, and no address in
+it is used, unless the caller says that it is trusted (`allow_unsafe_lm_state`). No secret is written.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
 from collections.abc import Mapping
@@ -10,16 +16,23 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import dspy
+from dspy.predict.parameter import Parameter
+from pydantic_core import to_jsonable_python
 from typing_extensions import Self
 
 from moa_dspy.config import MoAConfig, as_config, naming
+from moa_dspy.describing import (
+    agents_of,
+    describe_mixture,
+    find_differences,
+    make_lm,
+    take_settings,
+    without_addresses,
+)
 from moa_dspy.files import drafting, read_data
 from moa_dspy.model_config import OF_SAVED
 from moa_dspy.saved_mixture import SAVED, SavedMixture, is_saved
-from moa_dspy.saving.lms import make_lm, without_addresses
-from moa_dspy.saving.mixture import agents_of, describe_mixture
-from moa_dspy.saving.state import MixtureParameter, dump_predictor, has_lm_of, type_demos
-from moa_dspy.secrets import Keyless
+from moa_dspy.secrets import Keyless, without_secrets
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
@@ -117,9 +130,9 @@ class Savable(Keyless):
         data = saved.buildable() if trusts_addresses else _without_trust(saved.buildable())
         config = MoAConfig.model_validate(data, context=OF_SAVED)
         moa, unsafe = cls._build(config, **given), given.get("allow_unsafe_lm_state", False)
-        if trusts_addresses:
-            for path, entry in saved.lms.items():
-                agents_of(cast("MoA", moa))[path].lm = make_lm(entry, given.get("router") or config.router, unsafe)
+        for path, entry in saved.lms.items():
+            entry = entry if trusts_addresses else without_addresses(entry)
+            agents_of(cast("MoA", moa))[path].lm = make_lm(entry, given.get("router") or config.router, unsafe)
         for path, names in saved.left_out.items():
             # A missing key is told at the first call, if the environment does not have it either.
             if missing := [name for name in names if name != "api_key"]:
@@ -148,7 +161,8 @@ class Savable(Keyless):
         if save_program or target.suffix not in (".json", ".pkl"):
             super().save(path, save_program=save_program, modules_to_serialize=modules_to_serialize)
             return
-        if frozen := self._frozen():
+        written, parts = {id(part) for part in self.parameters()}, cast(Any, self).named_sub_modules(dspy.Predict)
+        if frozen := [name.removeprefix("self.") for name, part in parts if id(part) not in written]:
             warnings.warn(
                 f"{path} lacks the prompts and demos of {', '.join(frozen)}: DSPy freezes what was compiled before it "
                 "became a part, and does not save it. Set its `_compiled` to False, or use save_program=True.",
@@ -161,7 +175,7 @@ class Savable(Keyless):
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Load what was saved of a mixture of the same shape; see `dspy.Module.load`.
 
-        Where the file has the same LM as this program, the program's own stays, with its key and its connections.
+        Where the file has the same model as this program, the program's own LM stays, with its key and its settings.
 
         Raises:
             ValueError: Naming the file and the differences, if it holds another mixture; nothing is changed then.
@@ -176,7 +190,7 @@ class Savable(Keyless):
         return {
             name: describe_mixture(part.moa).data()
             if isinstance(part, MixtureParameter)
-            else dump_predictor(part, json_mode)
+            else _dump_predictor(part, json_mode)
             for name, part in self.named_parameters()
         }
 
@@ -191,13 +205,9 @@ class Savable(Keyless):
             )
         kept = {}
         for name, predictor in self.named_predictors():
-            if has_lm_of(parts[name], predictor, allow_unsafe_lm_state):
+            if predictor.lm is not None and (parts[name].get("lm") or {}).get("model") == predictor.lm.model:
                 kept[name] = predictor.lm
-            parts[name] = {
-                **parts[name],
-                "demos": type_demos(parts[name], predictor),
-                "lm": None if name in kept else parts[name]["lm"],
-            }
+                parts[name] = {**parts[name], "lm": None}
         super().load_state(parts, allow_unsafe_lm_state=allow_unsafe_lm_state)
         for name, predictor in self.named_predictors():
             predictor.lm = kept.get(name, predictor.lm)
@@ -206,11 +216,81 @@ class Savable(Keyless):
         """Those of the agents, and the mixture's settings: DSPy saves and loads them with any program."""
         return [(SAVED, MixtureParameter(cast("MoA", self))), *super().named_parameters()]
 
-    def _frozen(self) -> list[str]:
-        """The predictors that DSPy leaves out of the state."""
-        saved = {id(part) for part in self.parameters()}
-        parts: Any = self.named_sub_modules(dspy.Predict)
-        return [name.removeprefix("self.") for name, part in parts if id(part) not in saved]
+
+class MixtureParameter(dspy.Module, Parameter):
+    """A mixture's models and settings, as DSPy's own machinery saves and loads them.
+
+    A view: made when DSPy asks for the parameters, it holds nothing itself. It is a module, as DSPy tells only
+    modules whether a file is trusted; it takes no LM from `set_lm`, and says for `get_lm` what the predictors say.
+    """
+
+    def __init__(self, moa: MoA) -> None:
+        super().__init__()
+        self.moa = moa
+
+    @property
+    def lm(self) -> dspy.BaseLM | None:
+        return next((predictor.lm for predictor in self.moa.predictors()), None)
+
+    @lm.setter
+    def lm(self, lm: dspy.BaseLM | None) -> None:
+        pass
+
+    def reset(self) -> None:
+        """Nothing: a reset copy of a program answers with the same models, samples and weights."""
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """The settings, as a program around the mixture asks for them."""
+        for name, part in self.moa.named_predictors():
+            if part.lm is not None and (found := without_secrets(part.lm.dump_state(), part.lm)[1]):
+                raise ValueError(
+                    f"Saved with the program around it, the mixture would tell secrets: DSPy writes the LM of {name} "
+                    f"as it is, with {', '.join(found)}. Give the LM to the agent, as in Agent(lm, program), or save "
+                    "the mixture by its own save()."
+                )
+        return describe_mixture(self.moa).data()
+
+    def check(self, saved: SavedMixture) -> None:
+        """Refuse what was saved of a mixture of another shape."""
+        if different := find_differences(saved, describe_mixture(self.moa)):
+            raise ValueError(
+                f"The file holds another mixture than this program, and nothing was loaded: {'; '.join(different)}. "
+                "Build the program as the file has it, or let MoA.from_file build it."
+            )
+
+    def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
+        """Take the settings over, and the LMs that are not the program's already."""
+        saved = SavedMixture.of({SAVED: state})
+        self.check(saved)
+        take_settings(self.moa, saved)
+        for path, agent in agents_of(self.moa).items():
+            entry = saved.entry(path)
+            if "model" not in entry:
+                agent.lm = None
+            elif agent.lm is None or agent.lm.model != entry["model"]:
+                if (why := saved.code.get(f"the LM of {path}")) is not None:
+                    raise ValueError(f"The LM of {path} ({entry['model']}) is not in the file: it {why}")
+                unsafe = allow_unsafe_lm_state
+                router = saved.config.get("router") if unsafe else None
+                agent.lm = make_lm(entry if unsafe else without_addresses(entry), router, unsafe)
+
+
+def _dump_predictor(predictor: Any, json_mode: bool) -> dict[str, Any]:
+    state: dict[str, Any] = predictor.dump_state(json_mode=json_mode)
+    if state.get("lm"):
+        state["lm"] = without_secrets(state["lm"], predictor.lm)[0]
+    if json_mode:
+        state |= {name: _as_json(state[name]) for name in ("traces", "train", "demos") if name in state}
+    return state
+
+
+def _as_json(value: Any) -> Any:
+    """The value as a file can hold it: what has no JSON form is text, as in DSPy's prompts."""
+
+    def short(digits: str) -> int | str:
+        return int(digits) if -(2**63) <= int(digits) < 2**64 else digits
+
+    return json.loads(json.dumps(to_jsonable_python(value, by_alias=False, fallback=str)), parse_int=short)
 
 
 def _without_trust(data: Mapping[str, Any]) -> dict[str, Any]:
