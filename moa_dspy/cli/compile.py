@@ -14,19 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli import options
-from moa_dspy.cli.output import (
-    INTERRUPTED,
-    Stopped,
-    console,
-    cost_of,
-    harmless,
-    is_verbose,
-    note,
-    print_json,
-    progress,
-    quietly,
-)
+from moa_dspy.cli import options, output
 from moa_dspy.cli.show import prompts_of
 from moa_dspy.cli.tracking import tracking
 
@@ -112,13 +100,13 @@ def compile_(
         seed=scoring.seed,
         checkpoint=checkpoint,
         on_stage=_tell_stage,
-        verbose=is_verbose(),
+        verbose=output.is_verbose(),
     )
     each = calls_per_answer(moa)
     budget, measuring = tuner.budget(moa, len(train), len(val)), 2 * len(held) * each
     counts = f"{len(train)} examples to learn from, {len(val)} to compare by, {len(held)} held back"
-    note(f"{optimizer}, recipe {recipe}. {counts}.")
-    note(
+    output.note(f"{optimizer}, recipe {recipe}. {counts}.")
+    output.note(
         f"At most {budget.calls:,} LM calls: {budget.agents:,} of the agents ({budget.formula}) and "
         f"{budget.optimizer:,} of the optimizer; then {measuring:,} on the held-back data.",
         style="bold",
@@ -146,7 +134,7 @@ def compile_(
             if tracked is not None and result["gain"] is not None:
                 tracked.log_metrics({f"heldout/{name}": result[name] for name in ("before", "after", "gain")})
     if as_json:
-        print_json(result)
+        output.print_json(result)
     elif not dry_run:
         _show(result, tuner.report)
 
@@ -158,15 +146,16 @@ def _compile(tuner: Any, moa: MoA, train: Sequence[Any], val: Sequence[Any], che
     if tuner.resumes:
         again = f"The same command goes on from {checkpoint}."
     try:
-        with quietly():
+        with output.quietly():
             return tuner.compile(moa, trainset=train, valset=val)
     except CompileInterrupted as error:
         if error.report is not None:
             usage = error.report.usage
-            note(f"Spent until then: {usage.calls:,} LM calls, cost {cost_of(usage, [a.model for a in moa.agents])}.")
-        raise Stopped(f"{error.reason} {again}") from error
+            cost = output.cost_of(usage, [agent.model for agent in moa.agents])
+            output.note(f"Spent until then: {usage.calls:,} LM calls, cost {cost}.")
+        raise output.Stopped(f"{error.reason} {again}") from error
     except KeyboardInterrupt:
-        raise Stopped(f"Interrupted. {again}", INTERRUPTED) from None
+        raise output.Stopped(f"Interrupted. {again}", output.INTERRUPTED) from None
 
 
 def _measure(
@@ -183,16 +172,16 @@ def _measure(
     if not held:
         return dict.fromkeys(names)
     try:
-        with quietly(), progress("measuring") as update:
+        with output.quietly(), output.progress("measuring") as update:
             found = evaluate(
                 moa, held, scoring.metric, strategies=[moa.strategy.name], others=others, on_progress=update, **settings
             )
     except (MetricError, MoAError, RecordingStopped) as error:
-        note(f"{error} The mixture is saved, but there is no score.")
+        output.note(f"{error} The mixture is saved, but there is no score.")
         return dict.fromkeys(names)
     except KeyboardInterrupt:
-        raise Stopped(
-            "Interrupted. The mixture is saved, but not measured on the held-back data.", INTERRUPTED
+        raise output.Stopped(
+            "Interrupted. The mixture is saved, but not measured on the held-back data.", output.INTERRUPTED
         ) from None
     before, after = found.row(moa.strategy.name), found.row(next(iter(others), moa.strategy.name))
     interval = difference_interval(found.scores(after.name), found.scores(before.name), seed=scoring.seed)
@@ -227,7 +216,7 @@ def _check_out(out: Path, force: bool) -> None:
 def _tell_stage(stage: Any) -> None:
     change = "" if stage.before is None else f": {stage.before:.3f} -> {stage.after:.3f} on the valset"
     more = f" ({stage.note})" if stage.note else ""
-    note(f"{stage.name}{change}, {stage.usage.calls + stage.optimizer_usage.calls} calls{more}")
+    output.note(f"{stage.name}{change}, {stage.usage.calls + stage.optimizer_usage.calls} calls{more}")
 
 
 @contextmanager
@@ -256,46 +245,48 @@ def _counting(most: int, under_way: int, max_calls: int | None, max_cost_usd: fl
                 self.stops_at = self.billed + under_way + 1
                 signal.raise_signal(signal.SIGINT)
 
-    with metered("all") as meter, progress("compiling (LM calls)") as update:
+    with metered("all") as meter, output.progress("compiling (LM calls)") as update:
         try:
             with dspy.context(callbacks=[*dspy.settings.get("callbacks", []), Counter()]):
                 yield
-        except Stopped as stop:
+        except output.Stopped as stop:
             if spent:
-                raise Stopped(f"{spent[0]} {stop}") from stop
+                raise output.Stopped(f"{spent[0]} {stop}") from stop
             raise
 
 
 def _show(result: dict[str, Any], report: Any) -> None:
     """The prompts as a diff, what each stage did, and the scores."""
-    here, is_same = console(), True
+    here, is_same = output.console(), True
     for prompt in result["prompts"]:
         before, after = prompt["before"], prompt["after"]
         if before == after:
-            here.print(harmless(f"\n{prompt['name']}: unchanged", "dim"))
+            here.print(output.harmless(f"\n{prompt['name']}: unchanged", "dim"))
             continue
         is_same = False
-        here.print(harmless(f"\n{prompt['name']}", "bold"))
+        here.print(output.harmless(f"\n{prompt['name']}", "bold"))
         lines = [*difflib.ndiff(before["instructions"].splitlines(), after["instructions"].splitlines())]
         if before["demos"] != after["demos"]:
             lines += [f"- {before['demos']} demos", f"+ {after['demos']} demos"]
         for line in lines:
             if not line.startswith("?"):
                 style = {"+": "green", "-": "red"}.get(line[0], "dim")
-                here.print(harmless(line, style), soft_wrap=True)
+                here.print(output.harmless(line, style), soft_wrap=True)
     here.print()
     here.print(report.table())
     if result["gain"] is None:
-        here.print(harmless("No held-back data were scored, so whether this helped is not known.", "yellow"))
+        here.print(output.harmless("No held-back data were scored, so whether this helped is not known.", "yellow"))
     else:
         here.print(f"On {result['examples']['heldout']} held-back examples, with 95% intervals:")
         for name in ("before", "after"):
             here.print("  {:<6}  {:.3f}  {:.3f} to {:.3f}".format(name, result[name], *result[f"{name}_interval"]))
         low, high = result["interval"]
         style = "green" if low > 0 else "red" if high < 0 else "yellow"
-        here.print(harmless(f"  gain   {result['gain']:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style))
+        here.print(
+            output.harmless(f"  gain   {result['gain']:+.3f}  {low:+.3f} to {high:+.3f} (paired bootstrap)", style)
+        )
         if is_same:
             here.print("Nothing better was found: the prompts are as they were, and so is the score.", style="yellow")
         elif low <= 0 <= high:
             here.print("The gain's interval includes 0: it may be chance. More held-back data would tell.", style="dim")
-    here.print(harmless(f"Saved: {result['out']}. Next: moa-dspy show {result['out']}"), soft_wrap=True)
+    here.print(output.harmless(f"Saved: {result['out']}. Next: moa-dspy show {result['out']}"), soft_wrap=True)

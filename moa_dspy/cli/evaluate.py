@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli import options
-from moa_dspy.cli.output import (
-    FAILED,
-    INTERRUPTED,
-    Stopped,
-    complain,
-    console,
-    cost_of,
-    harmless,
-    note,
-    print_json,
-    progress,
-    quietly,
-)
+from moa_dspy.cli import options, output
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
@@ -121,14 +108,14 @@ def evaluate(
             tracked.log_comparison(comparison)
     save_plot(comparison, plot)
     if out is not None:
-        note(f"Every answer of every system: {out}")
+        output.note(f"Every answer of every system: {out}")
     proven = _prove(moa, comparison, by) if proof else None
     if as_json:
-        print_json(comparison.to_dict() | ({} if proven is None else {"proof": proven.to_dict()}))
+        output.print_json(comparison.to_dict() | ({} if proven is None else {"proof": proven.to_dict()}))
     else:
-        show_comparison(console(), comparison, by)
+        show_comparison(output.console(), comparison, by)
         if proven is not None:
-            console().print(proven.table())
+            output.console().print(proven.table())
     raise typer.Exit(status)
 
 
@@ -137,10 +124,10 @@ def _prove(moa: MoA, comparison: Comparison, by: str | None) -> Proof | None:
     from moa_dspy.optimizers import prove
 
     try:
-        with quietly(), progress("splitting") as update:
+        with output.quietly(), output.progress("splitting") as update:
             return prove(moa, comparison, by=by, on_split=lambda split: update(split, SPLITS), splits=SPLITS)
     except ValueError as problem:  # the comparison has been paid for, and is shown without it
-        complain(str(problem))
+        output.complain(str(problem))
         return None
 
 
@@ -148,9 +135,9 @@ def save_plot(comparison: Comparison, plot: Path | None) -> None:
     """Write the plot, before anything is printed, and say where it is."""
     if plot is not None:
         try:
-            note(f"Plot: {comparison.plot(plot)}")
+            output.note(f"Plot: {comparison.plot(plot)}")
         except (ValueError, OSError) as error:  # the results are worth more than their picture
-            complain(str(error))
+            output.complain(str(error))
 
 
 def compare(what: str, run: Callable[[Callable[..., None]], Any]) -> tuple[Any, int]:
@@ -162,15 +149,15 @@ def compare(what: str, run: Callable[[Callable[..., None]], Any]) -> tuple[Any, 
     from moa_dspy.recording import RecordingStopped
 
     try:
-        with quietly(), progress(what) as update:
+        with output.quietly(), output.progress(what) as update:
             return run(update), 0
     except (EvaluationInterrupted, MetricError, RecordingStopped) as stop:
-        status = INTERRUPTED if isinstance(stop, EvaluationInterrupted) else FAILED
+        status = output.INTERRUPTED if isinstance(stop, EvaluationInterrupted) else output.FAILED
         if stop.comparison is None:
             raise
         if not stop.comparison.rows:
-            raise Stopped(f"{stop} No question was finished, so there is nothing to compare.", status) from None
-        complain(str(stop) if status == FAILED else "Interrupted.")
+            raise output.Stopped(f"{stop} No question was finished, so there is nothing to compare.", status) from None
+        output.complain(str(stop) if status == output.FAILED else "Interrupted.")
         return stop.comparison, status
 
 
@@ -183,7 +170,7 @@ def show_comparison(here: Console, comparison: Comparison, by: str | None = None
     here.print()
     best, usage = comparison.best_single, comparison.usage
     judges = [system.name for system in comparison.systems if system.kind == "aggregator"]
-    cost = cost_of(usage, [model for system in comparison.systems for model in system.models])
+    cost = output.cost_of(usage, [model for system in comparison.systems for model in system.models])
     for line in (
         f"alone: one model, with the proposers' prompt{f'; {judges[0]} is the aggregator' if judges else ''}.",
         "plain vote: counted, without an aggregator. oracle: right if any proposer is, the bound for picking one.",
@@ -192,9 +179,9 @@ def show_comparison(here: Console, comparison: Comparison, by: str | None = None
         "calls, tokens, USD, time: per question, each system on its own. This run asked each proposer once for all "
         f"systems: {usage.calls:,} calls, {usage.prompt_tokens + usage.completion_tokens:,} tokens, cost {cost}.",
     ):
-        here.print(harmless(line, "dim"))
+        here.print(output.harmless(line, "dim"))
     for line in _warnings(comparison):
-        here.print(harmless(line, "yellow"))
+        here.print(output.harmless(line, "yellow"))
     if by is not None:
         here.print()
         here.print(comparison.split_table(by))
@@ -208,7 +195,9 @@ def _warnings(comparison: Comparison) -> Iterator[str]:
         yield f"{count} questions are few: the intervals are rough."
     for row in comparison.rows:
         troubles = [trouble for trouble in comparison.troubles if trouble.who == row.name]
-        causes = harmless("; ".join(f"{t.count} x {t.error}: {' '.join(t.message.split())}" for t in troubles), "", 400)
+        causes = output.harmless(
+            "; ".join(f"{t.count} x {t.error}: {' '.join(t.message.split())}" for t in troubles), "", 400
+        )
         if row.fallbacks:
             yield f"{row.name}: the vote stood in for the aggregator on {row.fallbacks} of {count} questions. {causes}"
         # Where too few proposals came, the proposers' own failures are the news.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -169,30 +168,10 @@ class _Examination(dspy.Module):
         if isinstance(error, dspy.LMRateLimitError):
             return f"It answers, and wants no more calls now: {told}"
         of_address = (dspy.LMTransportError, dspy.LMInvalidRequestError, dspy.LMUnsupportedModelError)
-        return (self._check_address() if self.base and isinstance(error, of_address) else None) or told
-
-    def _check_address(self) -> str | None:
-        """What is wrong with the address of a server of one's own, as far as its list of models tells."""
-        base, (provider, _, name) = self.base.rstrip("/"), self.asked.model.partition("/")
-        # By itself DSPy asks in OpenAI's dialect, which all serve under /v1; LiteLLM asks Ollama in its own.
-        is_ollama = provider.startswith("ollama") and getattr(self.asked, "engine", None) == "litellm"
-        root = base.removesuffix("/v1")
-        other = root if is_ollama or base != root else f"{root}/v1"
-        for address in dict.fromkeys((base, other, root)):
-            listed = _list_models(address + ("/api/tags" if is_ollama else "/models"), self.asked.kwargs.get("api_key"))
-            if listed is None:
-                continue
-            shown = self.cut(address)
-            if address != base:
-                return (
-                    f"The address is wrong: write api_base: {shown} ({'without' if address == root else 'with'} /v1)."
-                )
-            if name not in listed:
-                near = get_close_matches(name, listed, n=1)
-                meant = f"Did you mean {near[0]}? " if near else ""
-                return f"{shown} has no model {name}. {meant}It has: {', '.join(listed[:8]) or 'none'}."
-            return None
-        return f"Nobody answers at {self.cut(base)}: is the server running, and is this its address?"
+        if self.base and isinstance(error, of_address):
+            hint = "OpenAI's dialect is spoken under /v1; only Ollama, where LiteLLM asks it, has its own without"
+            return f"{told} (Is the server there, and has it this model? Is api_base right? {hint}.)"
+        return told
 
 
 def _missing_key(lm: dspy.BaseLM) -> str | None:
@@ -205,13 +184,3 @@ def _missing_key(lm: dspy.BaseLM) -> str | None:
     # Only keys: what else it may want has other ways, as credentials of a cloud have.
     missing = litellm.validate_environment(lm.model)["missing_keys"]
     return next((name for name in missing if name.endswith("_API_KEY")), None)
-
-
-def _list_models(address: str, key: Any) -> list[str] | None:
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {key}"} if key else {})
-    try:
-        with urllib.request.urlopen(request, timeout=3) as reply:
-            data = json.loads(reply.read(2**20))
-        return [str(row.get("id") or row.get("name")) for row in data.get("data", data.get("models"))]
-    except (OSError, ValueError, AttributeError, TypeError):  # no server, no JSON, or of another shape
-        return None

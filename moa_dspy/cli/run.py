@@ -11,23 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moa_dspy.cli import options
-from moa_dspy.cli.output import (
-    FAILED,
-    INTERRUPTED,
-    PENDING,
-    Stopped,
-    complain,
-    console,
-    cost_of,
-    harmless,
-    note,
-    print_json,
-    progress,
-    quietly,
-    silence,
-    table,
-)
+from moa_dspy.cli import options, output
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:
@@ -121,21 +105,23 @@ def run(
     with tracking(mlflow, moa, "run"):
         summary = _print_answers(moa, questions, settings) if to_stdout else _record(moa, questions, out, settings)
     if as_json:
-        print_json(summary.model_dump())
+        output.print_json(summary.model_dump())
     else:
-        here = console(stderr=to_stdout)
+        here = output.console(stderr=to_stdout)
         models = [agent.model for agent in moa.agents]
-        here.print(table(["", ""], [(harmless(name, "dim"), text) for name, text in _lines(summary, models)]))
+        here.print(
+            output.table(["", ""], [(output.harmless(name, "dim"), text) for name, text in _lines(summary, models)])
+        )
         left = "what is pending" if summary.pending else "what is left"
         again = [*(["what failed"] if summary.failed else []), *([left] if summary.left else [])]
         if summary.stopped is not None:
-            complain(f"Stopped: {summary.stopped}")
+            output.complain(f"Stopped: {summary.stopped}")
         if again and not to_stdout:
-            note(f"What was answered is in {out}. The same command again asks {' and '.join(again)}.")
+            output.note(f"What was answered is in {out}. The same command again asks {' and '.join(again)}.")
         elif not to_stdout:
-            here.print(harmless(f"All answers are in {out}.", "green"), soft_wrap=True)
-    status = PENDING if summary.pending else FAILED if summary.failed else 0
-    raise typer.Exit(INTERRUPTED if summary.interrupted else FAILED if summary.stopped else status)
+            here.print(output.harmless(f"All answers are in {out}.", "green"), soft_wrap=True)
+    status = output.PENDING if summary.pending else output.FAILED if summary.failed else 0
+    raise typer.Exit(output.INTERRUPTED if summary.interrupted else output.FAILED if summary.stopped else status)
 
 
 def _record(
@@ -154,22 +140,24 @@ def _record(
         update(summary.questions - summary.left, summary.questions, more)
 
     try:
-        with quietly(), progress("asking") as update:
+        with output.quietly(), output.progress("asking") as update:
             record(moa, questions, out, on_row=on_row, **settings)
     except (RecordingInterrupted, RecordingStopped) as stop:
         return stop.summary
     except BrokenPipeError as error:
-        silence(sys.stdout)
-        raise Stopped(
+        output.silence(sys.stdout)
+        raise output.Stopped(
             f"Nobody reads the answers any more, so asking has stopped. Those that were paid for are in {out}: with "
             f"--out {out} the same command goes on from there."
         ) from error
     except Exception as error:
         if not found:
             raise
-        raise Stopped(f"{error} What came until then is in {out}.") from error
+        raise output.Stopped(f"{error} What came until then is in {out}.") from error
     except KeyboardInterrupt:
-        raise Stopped("Interrupted. The same command again goes on where this one stopped.", INTERRUPTED) from None
+        raise output.Stopped(
+            "Interrupted. The same command again goes on where this one stopped.", output.INTERRUPTED
+        ) from None
     return found[0]
 
 
@@ -203,12 +191,12 @@ def _lines(summary: Summary, models: Iterable[str | None]) -> Iterator[tuple[str
         yield "left", f"{summary.left:,}{f', {summary.pending:,} of them pending' if summary.pending else ''}"
     for batch in summary.batches:
         count = f"{batch.done:,} of {batch.requests:,} calls done{f', {batch.failed:,} failed' if batch.failed else ''}"
-        yield "batch", harmless(f"{batch.model}: {batch.id} is {batch.status}, {count}")
+        yield "batch", output.harmless(f"{batch.model}: {batch.id} is {batch.status}, {count}")
     if summary.failed:
         yield "failed", f"{summary.failed:,}"
     for trouble in sorted(summary.troubles, key=lambda trouble: -trouble.count)[:_SHOWN]:
         text = f"{trouble.count:,} x {trouble.error}: {' '.join(trouble.message.split())}"
-        yield harmless(trouble.who).plain, harmless(text, length=300)
+        yield output.harmless(trouble.who).plain, output.harmless(text, length=300)
     if summary.others:
         yield "others", f"{summary.others:,} in the file, whose questions are not among these: kept"
     if summary.agreement is not None:
@@ -216,8 +204,8 @@ def _lines(summary: Summary, models: Iterable[str | None]) -> Iterator[tuple[str
     if usage.calls:
         cached = f", {usage.cache_hits:,} from the cache" if usage.cache_hits else ""
         yield "tokens", f"{usage.prompt_tokens:,} in, {usage.completion_tokens:,} out, {usage.calls:,} calls{cached}"
-        yield "cost", cost_of(usage, models)
+        yield "cost", output.cost_of(usage, models)
     if summary.earlier_usage.calls:
         total = usage + summary.earlier_usage
-        yield "in all", f"{total.calls:,} calls, cost {cost_of(total, models)}, earlier runs included"
+        yield "in all", f"{total.calls:,} calls, cost {output.cost_of(total, models)}, earlier runs included"
     yield "seconds", f"{summary.seconds:.1f}"

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import dspy
@@ -22,6 +23,10 @@ from moa_dspy.simulated.prompts import prompt_text
 __all__ = ["AsyncSimulatedEngine", "SimulatedEngine", "SimulatedLM", "simulated_lm"]
 
 Event: TypeAlias = lm15.StreamStartEvent | lm15.StreamDeltaEvent | lm15.StreamEndEvent
+_CHARACTERS_PER_TOKEN = 4
+# DSPy keeps rollout ids and the number of a candidate from engines, so they take this way: a call's rollout, and
+# the count of its candidates.
+_call: ContextVar[tuple[object, Iterator[int]] | None] = ContextVar("simulated_call", default=None)
 
 
 class SimulatedLM(dspy.LM):
@@ -80,6 +85,15 @@ class SimulatedLM(dspy.LM):
 simulated_lm = SimulatedLM
 
 
+@contextmanager
+def _sampling(rollout: object) -> Iterator[None]:
+    token = _call.set((rollout, itertools.count()))
+    try:
+        yield
+    finally:
+        _call.reset(token)
+
+
 class _Engine:
     """What the sync and the async engine share."""
 
@@ -89,20 +103,19 @@ class _Engine:
     def __init__(self, profile: SimulatedModel, latency: float = 0.0) -> None:
         if not latency >= 0:
             raise ValueError(f"latency is the seconds that each answer takes, 0 or more: not {latency!r}.")
-        self.profile = profile
-        self.latency = latency
+        self.profile, self.latency = profile, latency
 
     def dump_state(self) -> dict[str, Any]:
-        return {"profile": self.profile.dump_state(), "latency": self.latency}
+        price = self.profile.price and list(self.profile.price)  # as JSON gives it back
+        return {"profile": {**asdict(self.profile), "price": price}, "latency": self.latency}
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> Any:
         return cls(SimulatedModel(**state["profile"]), state["latency"])
 
     def answer(self, request: lm15.Request) -> lm15.Response:
-        """Return the whole answer, at once."""
-        text, finish = reply(self.profile, request, _read_sample(request)), "stop"
-        limit = request.config.max_tokens
+        """The whole answer, at once."""
+        text, finish, limit = reply(self.profile, request, _read_sample(request)), "stop", request.config.max_tokens
         if limit is not None and _count_tokens(text) > limit:
             text, finish = text[: limit * _CHARACTERS_PER_TOKEN], "length"
         read, written = _count_tokens(prompt_text(request)), _count_tokens(text)
@@ -142,24 +155,8 @@ class AsyncSimulatedEngine(_Engine):
         """Do nothing: there is no connection."""
 
 
-_CHARACTERS_PER_TOKEN = 4
-
-# DSPy keeps rollout ids and the number of a candidate from engines, so they take this way: a call's rollout, and
-# the count of its candidates.
-_call: ContextVar[tuple[object, Iterator[int]] | None] = ContextVar("simulated_call", default=None)
-
-
-@contextmanager
-def _sampling(rollout: object) -> Iterator[None]:
-    token = _call.set((rollout, itertools.count()))
-    try:
-        yield
-    finally:
-        _call.reset(token)
-
-
 def _read_sample(request: lm15.Request) -> str:
-    """Return which of the model's answers is asked for; `""` is the one that it gives by default."""
+    """Which of the model's answers is asked for; `""` is the one that it gives by default."""
     rollout, candidates = _call.get() or (None, itertools.count())
     numbers = {"rollout": rollout, "candidate": next(candidates) or None, "seed": request.config.seed}
     asked = [f"{name} {value}" for name, value in numbers.items() if value is not None]
@@ -171,7 +168,7 @@ def _count_tokens(text: str) -> int:
 
 
 def _events(response: lm15.Response) -> Iterator[Event]:
-    """Yield the answer word by word."""
+    """The answer word by word."""
     yield lm15.StreamStartEvent(model=response.model)
     for word in re.findall(r"\s*\S+|\s+", response.text or ""):
         yield lm15.StreamDeltaEvent(lm15.TextDelta(word))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -33,7 +33,7 @@ VERDICTS = frozenset({"choice", "best", "groups", "elements"})
 
 
 def reply(model: SimulatedModel, request: Request, sample: str = "") -> str:
-    """Return the text that the model answers.
+    """The text that the model answers.
 
     Args:
         model: Who answers.
@@ -55,24 +55,16 @@ def reply(model: SimulatedModel, request: Request, sample: str = "") -> str:
     thoughts = _think(model, prompt, sample)
     values: dict[str, object] = {}
     for name, schema in prompt.outputs.items():
-        value = fit(_fill(name, prompt, thoughts, sample), schema)
+        if re.search("instruction|rules", name):  # an optimizer asks
+            given = [text for field, text in prompt.inputs.items() if "instruction" in field]
+            thoughts[name] = _improve("".join(given[-1:]).strip("«» \n"), "\n".join(prompt.inputs.values()), sample)
+        value = fit(thoughts["reasoning"] if name in THOUGHTS else thoughts.get(name), schema)
         values[name] = thoughts["reasoning"] if value is None else value
     return write(prompt.style, values)
 
 
-def _fill(name: str, prompt: Prompt, thoughts: Mapping[str, object], sample: str) -> object:
-    """Return what the output field of this name holds, in whatever type; None if nothing comes to mind."""
-    if "advice" in name:
-        return _advise(prompt, sample)
-    if re.search("instruction|rules", name):
-        return _instruct(prompt, sample)
-    if "prefix" in name:  # COPRO asks how to introduce the answer
-        return "Answer:"
-    return thoughts["reasoning"] if name in THOUGHTS else thoughts.get(name)
-
-
 def _think(model: SimulatedModel, prompt: Prompt, sample: str) -> dict[str, object]:
-    """Return what the model thinks, by the names of the fields that may ask for it."""
+    """What the model thinks, by the names of the fields that may ask for it."""
     proposals = [shown for text in prompt.inputs.values() for shown in read_proposals(text)]
     question = _find_question(prompt)
     if question is None:
@@ -101,7 +93,7 @@ def _think(model: SimulatedModel, prompt: Prompt, sample: str) -> dict[str, obje
 def _answer(
     prompt: Prompt, answer: str, reasoning: str, confidence: float, chosen: ShownProposal | None = None
 ) -> dict[str, object]:
-    """Return the fields of an answer; those of the proposal that it goes with, as far as that answers the same."""
+    """The fields of an answer; those of the proposal that it goes with, as far as that answers the same."""
     asked = [name for name in prompt.outputs if name not in {*THOUGHTS, *VERDICTS, "confidence"}]
     main = "answer" if "answer" in asked or not asked else asked[0]
     known = chosen.fields if chosen else {}
@@ -111,7 +103,7 @@ def _answer(
 
 
 def _judge(proposals: Sequence[ShownProposal], chosen: ShownProposal) -> dict[str, object]:
-    """Return the fields that are about the proposals."""
+    """The fields that are about the proposals."""
     groups = _group(proposals)
     elements = []
     for same in groups:
@@ -121,12 +113,12 @@ def _judge(proposals: Sequence[ShownProposal], chosen: ShownProposal) -> dict[st
         statement = "\n".join(f"{name}: {text}" for name, text in same[0].answers.items())
         labels = [shown.label for shown in same]
         elements.append({"statement": statement, "kind": kind, "supported_by": labels, "resolution": resolution})
-    grouped = [[shown.label for shown in same] for same in groups]
+    grouped = [element["supported_by"] for element in elements]
     return {"choice": chosen.label, "best": chosen.label, "groups": grouped, "elements": elements}
 
 
 def _group(proposals: Sequence[ShownProposal]) -> list[list[ShownProposal]]:
-    """Return the proposals grouped by equal answers, the most supported group first."""
+    """The proposals grouped by equal answers, the most supported group first."""
     groups: list[list[ShownProposal]] = []
     for proposal in proposals:
         same = next((found for found in groups if same_answer(found[0].answer, proposal.answer)), None)
@@ -138,7 +130,7 @@ def _group(proposals: Sequence[ShownProposal]) -> list[list[ShownProposal]]:
 
 
 def _find_question(prompt: Prompt) -> Question | None:
-    """Return the one question that the inputs ask, or None if they ask none or several."""
+    """The one question that the inputs ask, or None if they ask none or several."""
     texts = [text for text in prompt.inputs.values() if not read_proposals(text)]
     whole = next(filter(None, map(recognize, texts)), None)
     alone = (found[0] for found in map(find_questions, texts) if len(found) == 1)
@@ -147,19 +139,19 @@ def _find_question(prompt: Prompt) -> Question | None:
 
 @lru_cache(maxsize=4096)
 def _kind_taught(asked: str, answered: str) -> str | None:
-    """Return the kind of question that a demo teaches: one it asks and answers correctly."""
+    """The kind of question that a demo teaches: one it asks and answers correctly."""
     return next((question.kind for question in find_questions(asked) if _holds(answered, question.answer)), None)
 
 
 def _key(model: SimulatedModel, question: Question, sample: str) -> tuple[object, ...]:
-    """Return what the model's draws about a question depend on."""
+    """What the model's draws about a question depend on."""
     text = question.text.casefold()
     steady = sample and _uniform(EDITION, model.name, text, sample, "steady") < model.steadiness
     return EDITION, model.name, text, "" if steady else sample
 
 
 def _difficulty(question: Question, key: tuple[object, ...]) -> float:
-    """Return how hard the model finds the question, uniform between 0 and 1; it knows what is below its skill."""
+    """How hard the model finds the question, uniform between 0 and 1; it knows what is below its skill."""
     shared, own = _uniform(EDITION, question.text.casefold(), "difficulty"), _uniform(*key, "knows")
     normal = NormalDist()
     return normal.cdf(
@@ -174,24 +166,8 @@ def _mistake(question: Question, key: tuple[object, ...]) -> str:
     return _pick(others[:3], *key, "mistake")
 
 
-def _instruct(prompt: Prompt, sample: str) -> str:
-    """Return an instruction for the task that an optimizer's prompt describes."""
-    given = [text for name, text in prompt.inputs.items() if "instruction" in name]
-    # COPRO lists the attempts by their scores, the best one last.
-    attempts = re.findall(r"Instruction #\d+: (.*)", "\n".join(given))
-    current = attempts[-1] if attempts else given[-1] if given else ""
-    return _improve(current.strip("«» \n"), "\n".join(prompt.inputs.values()), sample)
-
-
-def _advise(prompt: Prompt, sample: str) -> dict[str, str]:
-    """Return a hint for each of the modules that an optimizer's prompt names."""
-    evidence = "\n".join(prompt.inputs.values())
-    modules = re.findall(r"[«\"]([^«»\"]+)[»\"]", prompt.inputs.get("module_names", ""))
-    return {module: _improve("", evidence, f"{sample} {module}") for module in modules}
-
-
 def _improve(instruction: str, evidence: str, sample: str) -> str:
-    """Return the instruction with hints on the questions that were answered wrongly, or on any.
+    """The instruction with hints on the questions that were answered wrongly, or on any.
 
     The hints are phrases that the named models declare. The model does not know which of them will read the
     instruction: so an optimizer has something to find out, and something to gain from the right prompt.
@@ -207,7 +183,7 @@ def _improve(instruction: str, evidence: str, sample: str) -> str:
 
 
 def _weak_kinds(evidence: str) -> Sequence[str]:
-    """Return the kinds that most need a hint."""
+    """The kinds that most need a hint."""
     missed: Counter[str] = Counter()
     for example in re.split(r"^# Example \d+$", evidence, flags=re.MULTILINE)[1:]:
         # The feedback is left out: it may name the right answer.
@@ -225,7 +201,7 @@ def _holds(text: str, answer: str) -> bool:
 
 
 def _uniform(*key: object) -> float:
-    """Return a number strictly between 0 and 1, the same for a key in every process and Python version."""
+    """A number strictly between 0 and 1, the same for a key in every process and Python version."""
     digest = hashlib.blake2b("\x1f".join(map(str, key)).encode(errors="replace"), digest_size=8).digest()
     # 52 bits and a half step: exact in a float, and never 0.0 or 1.0, which an inverse normal cannot take.
     return ((int.from_bytes(digest, "big") >> 12) + 0.5) / 2**52

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 from moa_dspy.simulated.questions import KINDS
 
@@ -71,7 +70,7 @@ class SimulatedModel:
             raise ValueError(f"The price of {self.name!r} is two numbers such as (0.25, 2.0), not {self.price!r}.")
 
     def skill(self, kind: str, instructions: str = "", demos: int = 0) -> float:
-        """Return the probability of answering a question correctly.
+        """The probability of answering a question correctly.
 
         Args:
             kind: The kind of the question, or `"judgement"`.
@@ -83,10 +82,6 @@ class SimulatedModel:
         skill = base + effect + min(demos, self.demo_limit) * self.demo_gain
         # No prompt makes a model perfect or hopeless, but numbers declared beyond the bounds stand.
         return round(min(max(skill, min(base, 0.02)), max(base, 0.98)), 6)
-
-    def dump_state(self) -> dict[str, Any]:
-        """Return its numbers as JSON-able data; `SimulatedModel(**state)` is the same model."""
-        return {**asdict(self), "price": self.price and list(self.price)}
 
 
 def mentions(text: str, phrase: str) -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
-from xml.sax.saxutils import escape
 
 from dspy.lm15 import Request
 from pydantic import TypeAdapter, ValidationError
@@ -17,11 +16,22 @@ from moa_dspy.simulated.questions import same_answer
 
 __all__ = ["THOUGHTS", "Prompt", "ShownProposal", "fit", "prompt_text", "read_prompt", "read_proposals", "write"]
 
-Style = Literal["chat", "json", "xml", "none"]
+Style = Literal["chat", "json", "none"]
 Schema = Mapping[str, Any]
 
 THOUGHTS = frozenset({"reasoning", "rationale", "thought", "next_thought", "explanation", "discussion"})
 """The names of fields that say how an answer came about."""
+# How each adapter closes its request.
+_REQUESTS: dict[Style, str] = {
+    "chat": "Respond with the corresponding output fields, starting with the field ",
+    "json": "Respond with a JSON object in the following order of fields: ",
+}
+_LISTED = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
+_NOTED = re.compile(r"\{(\w+)\} +# note: the value you produce (.*)")
+_PROPOSAL = re.compile(
+    r"^Proposal (\w+)(?: \(given by (\d+) of \d+[^)]*\))?:\s*«««\n(.*?)\n?»»»", re.DOTALL | re.MULTILINE
+)
+_PYTHON_TYPES: dict[str, type] = {"integer": int, "number": float, "boolean": bool, "object": dict}
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class Prompt:
     """A prompt, taken apart.
 
     Attributes:
-        style: The adapter's format; `"none"` for a prompt that no adapter wrote.
+        style: The adapter's format; `"none"` for a prompt that none of these adapters wrote.
         instructions: The objective: what optimizers rewrite.
         inputs: Input field -> its text.
         outputs: Requested output field -> its JSON schema, in the order asked for.
@@ -53,16 +63,13 @@ def read_prompt(request: Request) -> Prompt:
     instructions, inputs, outputs = _describe(system, style)
     if not found or not outputs:
         return Prompt("none", system, {"prompt": asked}, {"answer": {"type": "string"}}, demos)
-    if style == "xml":
-        tags = ((name, re.search(rf"<{name}>\n(.*?)\n</{name}>", values, re.DOTALL)) for name in inputs)
-        return Prompt(style, instructions, {name: tag[1] for name, tag in tags if tag}, outputs, demos)
     # Only declared fields count: an input may quote the heading of another.
     sections = _sections(rf"^\[\[ ## ({'|'.join(inputs)}) ## \]\]$", values)
     return Prompt(style, instructions, sections, outputs, demos)
 
 
 def prompt_text(request: Request) -> str:
-    """Return all the text of a request."""
+    """All the text of a request."""
     return "\n".join([_text(request.system), *(_text(message.parts) for message in request.messages)])
 
 
@@ -90,7 +97,7 @@ class ShownProposal:
 
 
 def read_proposals(text: str) -> list[ShownProposal]:
-    """Return the proposals shown in a text."""
+    """The proposals shown in a text."""
     return [
         ShownProposal(label, int(support or 1), _sections(r"^(\w+): ?", body) or {"answer": body.strip()})
         for label, support, body in _PROPOSAL.findall(text)
@@ -98,7 +105,7 @@ def read_proposals(text: str) -> list[ShownProposal]:
 
 
 def fit(value: object, schema: Schema) -> Any:
-    """Return the value in the type of the schema, or the simplest value of that type.
+    """The value in the type of the schema, or the simplest value of that type.
 
     Examples:
         >>> fit("300", {"type": "integer"}), fit("Ankara", {"type": "integer"}), fit("Ankara", {"type": "array"})
@@ -108,47 +115,34 @@ def fit(value: object, schema: Schema) -> Any:
         same = [option for option in schema["enum"] if same_answer(str(option), str(value))]
         # "finish" is the way out of a loop over tools, as in ReAct.
         return [*same, *({"finish"} & set(schema["enum"])), *schema["enum"]][0]
-    parsed = _parse(value)
-    if schema.get("type") == "array":
+    try:  # proposals are shown with real line breaks inside strings
+        parsed = json.loads(value, strict=False) if isinstance(value, str) else value
+    except ValueError:
+        parsed = value
+    kind = schema.get("type", "")
+    if kind == "array":
         items = parsed if isinstance(parsed, list) else [] if value is None else [value]
         return [fit(item, schema.get("items", {})) for item in items]
-    python_type = _PYTHON_TYPES.get(schema.get("type", ""))
-    if python_type is None:
+    if kind not in _PYTHON_TYPES:
         return value
     try:
-        return TypeAdapter(python_type).validate_python(parsed)
+        return TypeAdapter(_PYTHON_TYPES[kind]).validate_python(parsed)
     except ValidationError:
-        return python_type()
+        return _PYTHON_TYPES[kind]()
 
 
 def write(style: Style, values: Mapping[str, Any]) -> str:
-    """Return the output fields as the adapter of this style parses them."""
+    """The output fields as the adapter of this style parses them."""
     if style == "json":
         return json.dumps(values, ensure_ascii=False, indent=2)
     texts = {
         name: json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
         for name, value in values.items()
     }
-    if style == "xml":
-        return "\n\n".join(f"<{name}>{escape(text)}</{name}>" for name, text in texts.items())
-    if style == "chat":
-        sections = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]
-        return "\n\n".join([*sections, "[[ ## completed ## ]]"])
-    return "\n".join(texts.values())
-
-
-# How each adapter closes its request.
-_REQUESTS: dict[Style, str] = {
-    "chat": "Respond with the corresponding output fields, starting with the field ",
-    "json": "Respond with a JSON object in the following order of fields: ",
-    "xml": "Respond with the corresponding output fields wrapped in XML tags ",
-}
-_LISTED = re.compile(r"^\d+\. `(\w+)` \(", re.MULTILINE)
-_NOTED = re.compile(r"\{(\w+)\} +# note: the value you produce (.*)")
-_PROPOSAL = re.compile(
-    r"^Proposal (\w+)(?: \(given by (\d+) of \d+[^)]*\))?:\s*«««\n(.*?)\n?»»»", re.DOTALL | re.MULTILINE
-)
-_PYTHON_TYPES: dict[str, type] = {"integer": int, "number": float, "boolean": bool, "object": dict}
+    if style == "none":
+        return "\n".join(texts.values())
+    sections = [f"[[ ## {name} ## ]]\n{text}" for name, text in texts.items()]
+    return "\n\n".join([*sections, "[[ ## completed ## ]]"])
 
 
 def _text(parts: object) -> str:
@@ -158,7 +152,7 @@ def _text(parts: object) -> str:
 
 
 def _turns(request: Request) -> list[tuple[str, str]]:
-    """Return what the user said at each turn and what was answered; nothing yet to the last."""
+    """What the user said at each turn and what was answered; nothing yet to the last."""
     turns: list[tuple[str, str]] = []
     for message in request.messages:
         if message.role == "user":
@@ -171,7 +165,7 @@ def _turns(request: Request) -> list[tuple[str, str]]:
 # Reading the same system message again for every question would cost more than all the rest.
 @lru_cache(maxsize=256)
 def _describe(system: str, style: Style) -> tuple[str, list[str], dict[str, Schema]]:
-    """Return the instructions, the names of the inputs, and the outputs with their schemas."""
+    """The instructions, the names of the inputs, and the outputs with their schemas."""
     head, _, objective = system.partition("In adhering to this structure, your objective is:")
     listed, _, structure = head.partition("All interactions will be structured in the following way")
     inputs, _, outputs = listed.partition("Your output fields are:")
@@ -194,17 +188,9 @@ def _schema(note: str) -> Schema:
 
 
 def _sections(heading: str, text: str) -> dict[str, str]:
-    """Return what stands under each heading; of equal ones, under the first."""
+    """What stands under each heading; of equal ones, under the first."""
     pieces = re.split(heading, text, flags=re.MULTILINE)
     sections: dict[str, str] = {}
     for name, value in zip(pieces[1::2], pieces[2::2], strict=True):
         sections.setdefault(name, value.strip())
     return sections
-
-
-def _parse(value: object) -> object:
-    """Return what the text is the JSON of, if it is; proposals are shown with real line breaks inside strings."""
-    try:
-        return json.loads(value, strict=False) if isinstance(value, str) else value
-    except ValueError:
-        return value

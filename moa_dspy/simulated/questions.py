@@ -41,7 +41,7 @@ class Question:
 
 
 def bundled_questions() -> list[dspy.Example]:
-    """Return 120 questions of six kinds, 20 of each, in an order that takes turns between the kinds.
+    """120 questions of six kinds, 20 of each, in an order that takes turns between the kinds.
 
     Returns:
         Examples with `question` (the input), `answer` (a short string) and `kind`.
@@ -55,7 +55,7 @@ def bundled_questions() -> list[dspy.Example]:
 
 
 def held_back_questions() -> list[dspy.Example]:
-    """Return 164 more questions, worded as the bundled ones, to measure what was learned from those.
+    """164 more questions, worded as the bundled ones, to measure what was learned from those.
 
     There are none of geography: the capitals that are got wrong are all bundled.
     """
@@ -63,7 +63,7 @@ def held_back_questions() -> list[dspy.Example]:
 
 
 def recognize(text: str) -> Question | None:
-    """Return what is known of a question: one of the file, plain arithmetic, or a country's capital.
+    """What is known of a question: one of the file, plain arithmetic, or a country's capital.
 
     Examples:
         >>> recognize("what is 17 x 23").answer, recognize("capital of France?").answer
@@ -74,7 +74,7 @@ def recognize(text: str) -> Question | None:
 
 
 def find_questions(text: str) -> list[Question]:
-    """Return the questions of the file that stand in a longer text, in the order they stand in."""
+    """The questions of the file that stand in a longer text, in the order they stand in."""
     text = " ".join(text.casefold().split())
     places = ((text.find(known), question) for known, question in _known().items())
     return [question for place, question in sorted(places, key=lambda found: found[0]) if place >= 0]
@@ -93,12 +93,14 @@ def same_answer(one: str, other: str) -> bool:
 
 
 def read_number(text: str) -> Fraction | None:
-    """Return the decimal number that the text is, such as `1,200.5`; None if it is none."""
+    """The decimal number that the text is, such as `1,200.5`; None if it is none."""
     text = _THOUSANDS.sub("", text.strip())
     return Fraction(text) if re.fullmatch(r"[-+]?\d+(\.\d+)?", text) else None
 
 
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+def _examples(part: str) -> list[dspy.Example]:
+    known = [question for where, question in _questions() if where == part]
+    return [dspy.Example(question=q.text, answer=q.answer, kind=q.kind).with_inputs("question") for q in known]
 
 
 @lru_cache(maxsize=1)
@@ -106,20 +108,15 @@ def _file() -> dict[str, Any]:
     return json.loads(files("moa_dspy.simulated").joinpath("questions.json").read_text("utf-8"))
 
 
-def _questions(part: str) -> list[Question]:
-    return [Question(text, answer, kind, tuple(mistakes)) for kind, text, answer, *mistakes in _file()[part]]
-
-
-def _examples(part: str) -> list[dspy.Example]:
-    return [
-        dspy.Example(question=question.text, answer=question.answer, kind=question.kind).with_inputs("question")
-        for question in _questions(part)
-    ]
+@lru_cache(maxsize=1)
+def _questions() -> list[tuple[str, Question]]:
+    rows = [(part, row) for part in ("bundled", "held_back") for row in _file()[part]]
+    return [(part, Question(text, answer, kind, tuple(wrong))) for part, (kind, text, answer, *wrong) in rows]
 
 
 @lru_cache(maxsize=1)
 def _known() -> dict[str, Question]:
-    return {question.text.casefold(): question for part in ("bundled", "held_back") for question in _questions(part)}
+    return {question.text.casefold(): question for _, question in _questions()}
 
 
 @lru_cache(maxsize=4096)
@@ -132,44 +129,28 @@ def _capital(text: str) -> Question | None:
     if match is None:
         return None
     country = _fold(match[1])
-    # In whatever words, a bundled question stays one that models may get wrong.
-    bundled = _known().get(f"what is the capital of {country}?")
     capitals = {_fold(name): capital for name, capital in _file()["capitals"].items()}
-    return bundled or (Question(text, capitals[country], "geography") if country in capitals else None)
+    known = Question(text, capitals[country], "geography") if country in capitals else None
+    # In whatever words, a bundled question stays one that models may get wrong.
+    return _known().get(f"what is the capital of {country}?", known)
 
 
 def _fold(country: str) -> str:
-    """Return a country's name as it is looked up: without accents, points and the article."""
+    """A country's name as it is looked up: without accents, points and the article."""
     letters = unicodedata.normalize("NFKD", country.casefold().replace("-", " "))
     return re.sub(r"[^a-z ]", "", letters).removeprefix("the ")
 
 
 def _arithmetic(text: str) -> Question | None:
     match = _ARITHMETIC.fullmatch(text)
-    if match is None:
-        return None
-    source = _THOUSANDS.sub("", match[1]).translate(str.maketrans("xX\u00d7\u00f7", "***/"))
-    # A lone number asks for nothing.
-    if read_number(source) is not None:
+    source = _THOUSANDS.sub("", match[1]).translate(str.maketrans("xX\u00d7\u00f7", "***/")) if match else ""
+    if read_number(source) is not None:  # a lone number asks for nothing
         return None
     try:
         value = _calculate(ast.parse(source.strip(), mode="eval").body)
     except (ArithmeticError, SyntaxError, ValueError):
         return None
     return Question(text, str(value) if value.denominator == 1 else f"{float(value):.10g}", "arithmetic")
-
-
-# A date such as 2024-11-20 is no subtraction.
-_ARITHMETIC = re.compile(
-    r"(?:what is|what's|how much is|compute)?\s*(?!\d{4}-\d\d-\d\d)([\d\s.,()+*/x\u00d7\u00f7-]{3,200}?)[\s=?.!]*",
-    re.IGNORECASE,
-)
-_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
 
 
 def _calculate(node: ast.expr) -> Fraction:
@@ -181,3 +162,17 @@ def _calculate(node: ast.expr) -> Fraction:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_calculate(left), _calculate(right))
     raise ValueError("not simple arithmetic")
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+# A date such as 2024-11-20 is no subtraction.
+_ARITHMETIC = re.compile(
+    r"(?:what is|what's|how much is|compute)?\s*(?!\d{4}-\d\d-\d\d)([\d\s.,()+*/x\u00d7\u00f7-]{3,200}?)[\s=?.!]*",
+    re.IGNORECASE,
+)
