@@ -1,4 +1,4 @@
-"""One question put to a mixture, or to its proposers and then to each strategy on the same proposals."""
+"""Asking one question: to a mixture as it is, or to its proposers and then to each strategy on the same proposals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from moa_dspy.strategies import Case, Strategy, Verdict, as_strategy
 from moa_dspy.usage import LMCall
 from moa_dspy.values import typed_outputs
 
-__all__ = ["Asker", "aggregator_for", "decide", "name_strategies", "unused_name"]
+__all__ = ["Asker", "aggregator_for", "decide", "name_strategies", "unused_name", "with_aggregator"]
 
 
 class Asker:
@@ -40,9 +40,7 @@ class Asker:
         force: bool = False,
         retry_degraded: bool = False,
     ) -> None:
-        self.moa = moa
-        self.force = force
-        self.retry_degraded = retry_degraded
+        self.moa, self.force, self.retry_degraded = moa, force, retry_degraded
         self.mixture = identity(moa)
         self.whole = strategies is None
         self.others = dict(others or {})
@@ -68,54 +66,38 @@ class Asker:
         judges = None if self.whole else self.aggregators.values()
         return estimate_questions(self.moa, questions, judges, self.others.values())
 
-    def is_complete(self, row: Row | None) -> bool:
-        """Whether a row holds all that was asked for, without a failure that another try may mend."""
-        if row is None or row.error is not None or (self.retry_degraded and _is_degraded(row)):
+    def is_complete(self, question: Row, row: Row | None) -> bool:
+        """Whether a row holds all that is asked of a question, without a failure that another try may mend."""
+        if row is None or row.error is not None or not row.is_of(question):
+            return False
+        if self.retry_degraded and (row.degraded or any(True for _ in failures_of(row))):
             return False
         if self.whole:
             return row.outputs is not None and not self._has_changed(row)
         return self._has_proposals(row) and self._reusable(row).keys() >= self.by.keys()
 
-    def ask(self, question: Row, earlier: Row | None = None) -> Row:
-        """Ask a question; what an earlier row holds is not asked again, and who failed is asked past the cache."""
-        failures = [] if earlier is None else list(failures_of(earlier))
-        failed = {failure.agent for failure in failures}
-        recorded = earlier if earlier is not None and self._has_proposals(earlier) else None
-        if self.retry_degraded and any(failure.id is not None for failure in failures):
-            recorded = None
-        verdicts = {} if earlier is None else self._reusable(earlier)
-        row = self._start(question, recorded)
-        # Nobody reads the trace of a recording, and it would keep ten thousand prompts in memory.
-        with dspy.context(trace=None):
-            asked = _past_cache(self.moa, failed)
-            if self.whole:
-                asked = asked if recorded is None else replay(asked, [recorded], ask_aggregator=True)
-                row.outputs = self._call(asked, row, question)
-                return row
-            if recorded is None:  # a strategy's verdict is one on the proposals that it was made on
-                verdicts = {name: verdict for name, verdict in verdicts.items() if not verdict.by}
-                panels = with_aggregator(asked, Agent(program=_ProposalsOnly(), name=self.moa.aggregator.name))
-                self._call(panels, row, question)
-            row.verdicts = verdicts
-            self._decide(row, question, failed)
-        return row
+    def answer(self, question: Row, earlier: Row | None = None) -> tuple[Row, list[LMCall]]:
+        """Ask a question; what an earlier row of it holds is not asked again, and what was paid for that is kept.
 
-    def answer(
-        self, question: Row, earlier: Row | None = None, replaced: Row | None = None
-    ) -> tuple[Row, list[LMCall]]:
-        """Ask a question, and keep what was paid for the row that is replaced; with the calls that were made now."""
-        row = self.ask(question, earlier)
-        before = [] if replaced is None else replaced.paid
+        Returns:
+            The row, and the calls that were made now.
+        """
+        usable = earlier if earlier is not None and earlier.is_of(question) else None
+        with dspy.context(trace=None):  # nobody reads it, and it would keep ten thousand prompts in memory
+            row = self._ask(question, usable)
+        before = [] if earlier is None else earlier.paid
         calls = _without(row.paid, before)
         row.earlier_calls = [*row.earlier_calls, *_without(before, row.paid)]
         return row, calls
 
-    def fail(
-        self, question: Row, earlier: Row | None, replaced: Row | None, error: Exception, calls: Sequence[LMCall]
-    ) -> Row:
+    def fail(self, question: Row, earlier: Row | None, error: Exception, calls: Sequence[LMCall]) -> Row:
         """The row of a question that was lost under way: what was known of it, and the calls it may have taken."""
-        row = self._start(question, None) if earlier is None else earlier.model_copy()
-        row.earlier_calls = [*(row.earlier_calls if replaced is earlier or replaced is None else replaced.paid), *calls]
+        if earlier is not None and earlier.is_of(question):
+            row = earlier.model_copy(update={"earlier_calls": [*earlier.earlier_calls, *calls]})
+        else:
+            row, earlier_calls = self._start(question, None), [] if earlier is None else earlier.paid
+            row.earlier_calls = [*earlier_calls, *calls]
+            earlier = None
         if earlier is None or earlier.error is not None:
             row.error = RowError(type=type(error).__name__, message=str(error))
         return row
@@ -124,6 +106,35 @@ class Asker:
         """The calls of a question of which nobody knows how far it came."""
         samples = [agent for panel in self.moa.panels for agent in panel.agents * (panel.samples - 1)]
         return [LMCall(agent=one.name, model=one.model or "", error="Unfinished") for one in self.agents + samples]
+
+    def _ask(self, question: Row, earlier: Row | None) -> Row:
+        failures = [] if earlier is None else list(failures_of(earlier))
+        failed = {failure.agent for failure in failures}  # they are asked past the cache
+        recorded = earlier if earlier is not None and self._has_proposals(earlier) else None
+        if self.retry_degraded and any(failure.id is not None for failure in failures):
+            recorded = None
+        verdicts = {} if earlier is None else self._reusable(earlier)
+        row, asked = self._start(question, recorded), _past_cache(self.moa, failed)
+        if self.whole:
+            asked = asked if recorded is None else replay(asked, [recorded], ask_aggregator=True)
+            row.outputs = self._call(asked, row, question)
+            return row
+        if recorded is None:  # a strategy's verdict is one on the proposals that it was made on
+            verdicts = {name: verdict for name, verdict in verdicts.items() if not verdict.by}
+            panels = with_aggregator(asked, Agent(program=_ProposalsOnly(), name=self.moa.aggregator.name))
+            self._call(panels, row, question)
+        row.verdicts = verdicts
+        replayed = replay(self.moa, [row], ask_aggregator=True)
+        for name, aggregator in self.aggregators.items():
+            if name not in row.verdicts and row.error is None:
+                judged = with_aggregator(replayed, aggregator)
+                judged.aggregator = _uncached(aggregator) if aggregator.name in failed else aggregator
+                row.verdicts[name] = decide(judged, question.typed_inputs, self.by[name])
+        for name, module in self.others.items():
+            if name not in row.verdicts:
+                fresh = _uncached(module) if name in failed and isinstance(module, Agent) else module
+                row.verdicts[name] = self._ask_other(name, fresh, question)
+        return row
 
     def _start(self, question: Row, recorded: Row | None) -> Row:
         asked = {name: getattr(question, name) for name in ("id", "inputs", "gold", "extra")}
@@ -147,22 +158,10 @@ class Asker:
                 return None
             account = error.metadata
         row.proposals, row.failures, row.calls = account.all_proposals, account.failures, [*row.calls, *account.calls]
-        row.agreement, row.degraded, row.seconds = account.agreement, account.degraded, row.seconds + account.seconds
-        row.stopped_early = account.stopped_early
-        row.confidence, row.abstained = account.confidence, account.abstained
+        row.seconds += account.seconds
+        for name in ("agreement", "degraded", "stopped_early", "confidence", "abstained"):
+            setattr(row, name, getattr(account, name))
         return outputs
-
-    def _decide(self, row: Row, question: Row, failed: Collection[str]) -> None:
-        recorded = replay(self.moa, [row], ask_aggregator=True)
-        for name, aggregator in self.aggregators.items():
-            if name not in row.verdicts and row.error is None:
-                asked = with_aggregator(recorded, aggregator)
-                asked.aggregator = _uncached(aggregator) if aggregator.name in failed else aggregator
-                row.verdicts[name] = decide(asked, question.typed_inputs, self.by[name])
-        for name, module in self.others.items():
-            if name not in row.verdicts:
-                asked = _uncached(module) if name in failed and isinstance(module, Agent) else module
-                row.verdicts[name] = self._ask_other(name, asked, question)
 
     def _ask_other(self, name: str, module: dspy.Module, question: Row) -> RecordedVerdict:
         started, failed, outputs, sure = time.perf_counter(), None, None, None
@@ -196,10 +195,9 @@ class Asker:
 
     def _reusable(self, row: Row) -> dict[str, RecordedVerdict]:
         """A row's verdicts without those that are to be asked for again: failed, or of another aggregator."""
-        verdicts = separate_verdict(row).verdicts
         return {
             name: verdict
-            for name, verdict in verdicts.items()
+            for name, verdict in separate_verdict(row).verdicts.items()
             if name not in self.by or (verdict.failure is None and verdict.by == self.by[name])
         }
 
@@ -208,10 +206,6 @@ def _without(calls: Iterable[LMCall], others: Iterable[LMCall]) -> list[LMCall]:
     """The calls that are none of the others: not their like, but they themselves."""
     known = {id(call) for call in others}
     return [call for call in calls if id(call) not in known]
-
-
-def _is_degraded(row: Row) -> bool:
-    return row.degraded or any(True for _ in failures_of(row))
 
 
 def _past_cache(moa: MoA, agents: Collection[str]) -> MoA:
@@ -232,7 +226,7 @@ def _past_cache(moa: MoA, agents: Collection[str]) -> MoA:
 
 def _uncached(agent: Agent) -> Agent:
     lm = agent.lm or (dspy.settings.lm if agent.asks_ambient_lm else None)
-    fresh = agent if agent.program is None else agent.with_program(agent.program)
+    fresh = agent.with_program(agent.program)
     if lm is not None:
         fresh.lm = resample(lm, None, cache=False)
     return fresh
@@ -240,25 +234,16 @@ def _uncached(agent: Agent) -> Agent:
 
 def decide(moa: MoA, inputs: Mapping[str, Any], by: str) -> RecordedVerdict:
     """What a mixture answers on replayed proposals, as the verdict of its strategy."""
-    failure = None
+    failure, outputs = None, None
     try:
         prediction = moa(**inputs)
         outputs, account = dict(prediction.items()), prediction.metadata
         if account.fallback_used:
             failure = next((one for one in account.failures if one.agent == moa.aggregator.name), None)
     except MoAError as error:
-        outputs, account = None, error.metadata
-        failure = failure_of(moa.aggregator, error.__cause__ or error, 0.0)
-    return RecordedVerdict(
-        by=by,
-        outputs=outputs,
-        selected=account.selected,
-        flip_rate=account.flip_rate,
-        failure=failure,
-        fallback_used=account.fallback_used,
-        calls=account.calls,
-        seconds=account.seconds,
-    )
+        account, failure = error.metadata, failure_of(moa.aggregator, error.__cause__ or error, 0.0)
+    same = ("selected", "flip_rate", "fallback_used", "calls", "seconds")
+    return RecordedVerdict(by=by, outputs=outputs, failure=failure, **{name: getattr(account, name) for name in same})
 
 
 def aggregator_for(moa: MoA, strategy: str | Strategy) -> Agent:

@@ -14,6 +14,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, Final
 
 import dspy
@@ -90,14 +91,17 @@ class Batches:
                 self.states.append(Batch(model=provider.lm.model, id=id, status=status, requests=len(keys)))
 
     def __call__(
-        self, question: Row, earlier: Row | None, replaced: Row | None, max_calls: int | None = None
+        self, question: Row, earlier: Row | None, max_calls: int | None = None
     ) -> tuple[Row | None, list[LMCall]]:
         """The question's row, if all replies that it takes are there."""
-        start = earlier or question.model_copy(update={"mixture": self.asker.mixture})
+        start = earlier
+        if start is None or not start.is_of(question):
+            paid = [] if earlier is None else earlier.paid
+            start = question.model_copy(update={"mixture": self.asker.mixture, "earlier_calls": paid})
         desk = _Desk(start, self._replies, self._found)
         try:
             with dspy.context(**{_DESK: desk, "lm": self._ambient}):
-                row, calls = self.asker.answer(question, earlier, replaced)
+                row, calls = self.asker.answer(question, earlier)
         except _Waiting:
             self._desks[question.key] = desk
             if desk.has_news:
@@ -111,24 +115,24 @@ class Batches:
     def submit(self, summary: Summary) -> None:
         """Submit what is lacking, each request noted in the file before and after; the summary says what waits."""
         try:
-            self._submit()
+            for provider in self._providers.values():
+                self._submit(provider)
         except Exception as error:  # LiteLLM's
             summary.stopped = f"Not all could be submitted: {type(error).__name__}: {error}"
         summary.batches = self.states
         summary.pending = sum(bool(desk.waiting) for desk in self._desks.values())
 
-    def _submit(self) -> None:
-        for provider in self._providers.values():
-            asked = [(k, desk) for desk in self._desks.values() for k in desk.lacking if _group_of(k) == provider.group]
-            for start in range(0, len(asked), _MOST):
-                part = asked[start : start + _MOST]
-                uploaded = provider.upload({key: desk.lacking[key] for key, desk in part})
-                self._note(part, _UNKNOWN + uploaded)  # a kill from here on leaves no batch that nobody knows of
-                if self.file.failure is not None:
-                    return
-                state = provider.create(uploaded, len(part))
-                self._note(part, state.id)
-                self.states.append(state)
+    def _submit(self, provider: _Provider) -> None:
+        asked = [(k, desk) for desk in self._desks.values() for k in desk.lacking if _group_of(k) == provider.group]
+        for start in range(0, len(asked), _MOST):
+            part = asked[start : start + _MOST]
+            uploaded = provider.upload({key: desk.lacking[key] for key, desk in part})
+            self._note(part, _UNKNOWN + uploaded)  # a kill from here on leaves no batch that nobody knows of
+            if self.file.failure is not None:
+                return
+            state = provider.create(uploaded, len(part))
+            self._note(part, state.id)
+            self.states.append(state)
 
     def _note(self, part: Iterable[tuple[str, _Desk]], id: str) -> None:
         """Keep in the file what requests wait for."""
@@ -225,9 +229,14 @@ class _Provider:
         self.group = hash_of([lm.model, access.get("api_base")], 8)
 
     def complete(self, request: Request) -> Response:
-        """Answer a request from what came."""
-        transport: Any = _Reply(self)
-        return OpenAIChatLM(api_key="unused", base_url="http://batch", transport=transport).complete(request)
+        """Answer a request from what came: as OpenAI's chat completions are written and read."""
+        wire, desk = OpenAIChatLM(api_key="unused"), dspy.settings.get(_DESK)
+        reply = desk.reply(self, json.loads(wire.build_request(request, stream=False).body))
+        body = {**reply["body"], "usage": None} if reply.get("billed") else reply["body"]
+        if reply["status"] != 200:
+            raise wire.normalize_error(reply["status"], json.dumps(body))
+        came: Any = SimpleNamespace(json=lambda: body)
+        return wire.parse_response(request, came)
 
     def missing_key(self) -> str | None:
         """The environment variable that should hold the key and does not."""
@@ -262,29 +271,27 @@ class _Provider:
 
     def fetch(self, id: str, keys: Iterable[str]) -> tuple[Batch, dict[str, dict[str, Any]]]:
         """How far a batch is, and once it has ended what came of these requests."""
+        state = Batch(model=self.lm.model, id=id, status="not found")
         try:
             batch = self._call("retrieve_batch", batch_id=id)
         except Exception as error:
             if getattr(error, "status_code", None) != 404:
                 raise
-            gone = _failed(f"The provider knows no batch {id}.", "batch_not_found")
-            return Batch(model=self.lm.model, id=id, status="not found"), dict.fromkeys(keys, gone)
-        counts = batch.request_counts
-        state = Batch(model=self.lm.model, id=id, status=batch.status)
-        if counts is not None:
+            return state, dict.fromkeys(keys, _failed(f"The provider knows no batch {id}.", "batch_not_found"))
+        state.status = batch.status
+        if (counts := batch.request_counts) is not None:
             state.requests, state.done, state.failed = counts.total, counts.completed, counts.failed
         if batch.status not in _ENDED:
             return state, {}
-        replies: dict[str, dict[str, Any]] = {}
+        problems = "; ".join(str(one.message) for one in (batch.errors and batch.errors.data) or ())
+        said = f"The batch {id} is {batch.status}, without a reply to this. {problems}"
+        replies = dict.fromkeys(keys, _failed(said, "batch_" + batch.status))
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             for line in self._call("file_content", file_id=file).content.splitlines():
                 told = json.loads(line)
-                replies[told["custom_id"]] = _read(told)
-        problems = "; ".join(str(one.message) for one in (batch.errors and batch.errors.data) or ())
-        lost = _failed(
-            f"The batch {id} is {batch.status}, without a reply to this. {problems}", "batch_" + batch.status
-        )
-        return state, {key: replies.get(key, lost) for key in keys}
+                if told["custom_id"] in replies:
+                    replies[told["custom_id"]] = _read(told)
+        return state, replies
 
     def _call(self, name: str, **arguments: Any) -> Any:
         litellm = _litellm()
@@ -304,34 +311,6 @@ class _Provider:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Provider:
         return self
-
-
-class _Reply:
-    """Stands where DSPy sends its HTTP requests: the reply that came by batch."""
-
-    http_version, reason, headers = "HTTP/1.1", "", (("content-type", "application/json"),)
-
-    def __init__(self, provider: _Provider) -> None:
-        self.provider = provider
-        self.status, self.body = 200, b""
-
-    def stream(self, http: Any) -> _Reply:
-        """Find the reply to a request."""
-        desk: Any = dspy.settings.get(_DESK)
-        reply = desk.reply(self.provider, json.loads(http.body))
-        body = {**reply["body"], "usage": None} if reply.get("billed") else reply["body"]
-        self.status, self.body = reply["status"], json.dumps(body).encode()
-        return self
-
-    def __enter__(self) -> _Reply:
-        return self
-
-    def __exit__(self, *problem: Any) -> None:
-        """There is no connection to close."""
-
-    def read(self) -> bytes:
-        """The whole reply."""
-        return self.body
 
 
 def _group_of(key: str) -> str:

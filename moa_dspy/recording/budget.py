@@ -94,11 +94,10 @@ class Budget:
         with self._changed:
             self._under_way -= 1
             lost = self._each["USD"] / max(1.0, self._each["calls"])  # nobody knows what took one that was abandoned
-            costs = [lost if call.error == "Unfinished" else call.cost_usd or 0.0 for call in billed]
-            took = {"calls": float(len(billed)), "USD": sum(costs)}
-            if took["USD"] and not self._spent["USD"]:
+            cost = sum(lost if call.error == "Unfinished" else call.cost_usd or 0.0 for call in billed)
+            if cost and not self._spent["USD"]:
                 self._each["USD"] = 0.0  # it was a guess
-            for unit, amount in took.items():
+            for unit, amount in (("calls", float(len(billed))), ("USD", cost)):
                 self._spent[unit] += amount
                 self._each[unit] = max(self._each[unit], amount)
             self._changed.notify_all()
@@ -107,11 +106,9 @@ class Budget:
         for unit, limit in self._limits.items():
             spent, each = self._spent[unit], self._each[unit]
             if limit is not None and spent + (self._under_way + 1) * each > limit:
-                used = (
-                    f"{spent:,.0f} of {limit:,.0f} calls are" if unit == "calls" else f"${spent:.4f} of ${limit:g} are"
-                )
-                more = f"{each:,.0f}" if unit == "calls" else f"${each:.4f}"
-                return f"{used} spent, and the next question may take {more}."
+                if unit == "calls":
+                    return f"{spent:,.0f} of {limit:,.0f} calls are spent, and the next question may take {each:,.0f}."
+                return f"${spent:.4f} of ${limit:g} are spent, and the next question may take ${each:.4f}."
         return None
 
 
@@ -120,25 +117,27 @@ def estimate_questions(
 ) -> Estimate:
     """What these questions take: of the mixture as it is, or of its panels and each of these judges and others."""
     proposers = [agent for panel in moa.panels for agent in panel.agents * panel.samples]
-    rotated = [moa.aggregator] if judges is None else judges
-    asked = [agent for agent in rotated for _ in range(_count_verdicts(agent))]
+    deciding = [moa.aggregator] if judges is None else judges
+    readers = [agent for agent in deciding for _ in range(_count_verdicts(agent))]
     beside = list(others)
-    agents = [*proposers, *asked, *(one for one in beside if isinstance(one, Agent))]
-    calls = len(proposers) + len(asked) + sum(calls_per_answer(one) if isinstance(one, MoA) else 1 for one in beside)
-    shown = {id(agent): len(proposers) for agent in asked}  # an aggregator reads the proposals too
-    prices: dict[int, Prices | None] = {}
+    calls = len(proposers + readers) + sum(calls_per_answer(one) if isinstance(one, MoA) else 1 for one in beside)
+    # Each LM call: who is asked, and the tokens of the proposals that are read.
+    read = len(proposers) * _ANSWER
+    asked = [(agent, 0) for agent in [*proposers, *(one for one in beside if isinstance(one, Agent))]]
+    asked += [(agent, read) for agent in readers]
+    prices: list[tuple[Prices, int]] = []
     unpriced: dict[str, None] = {}
-    for agent in agents if questions else ():
+    for agent, tokens in asked if questions else ():
         lm = agent.lm or dspy.settings.lm
-        prices[id(agent)] = None if lm is None else prices_of(lm)
-        if prices[id(agent)] is None and not (lm is not None and lm.model.startswith("simulated/")):
+        price = None if lm is None else prices_of(lm)
+        if price is not None:
+            prices.append((price, tokens))
+        elif lm is None or not lm.model.startswith("simulated/"):
             unpriced[agent.name if lm is None else lm.model] = None
     cost = 0.0
     for question in questions:
         length = len(to_json(question.inputs)) + _FRAME + len(moa.signature.instructions)
-        for agent in agents:
-            if (price := prices[id(agent)]) is not None:
-                cost += price.cost(length // _TOKEN + shown.get(id(agent), 0) * _ANSWER, _ANSWER)
+        cost += sum(price.cost(length // _TOKEN + tokens, _ANSWER) for price, tokens in prices)
     return Estimate(len(questions), len(questions) * calls, None if unpriced else cost, tuple(unpriced))
 
 
@@ -159,5 +158,6 @@ def count_rotations(strategy: Strategy) -> int:
 
 def _count_verdicts(aggregator: Agent) -> int:
     strategy = aggregator.program
-    is_asked = isinstance(strategy, Strategy) and (strategy.needs_aggregator or aggregator.lm is not None)
-    return count_rotations(strategy) if is_asked and isinstance(strategy, Strategy) else 0
+    if isinstance(strategy, Strategy) and (strategy.needs_aggregator or aggregator.lm is not None):
+        return count_rotations(strategy)
+    return 0

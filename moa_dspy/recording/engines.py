@@ -31,9 +31,9 @@ __all__ = ["ENGINES", "Answer", "opened"]
 _TRIES = 3  # of a question whose worker died: it may be the question that kills them
 ENGINES = ("local", "ray", "batch")
 
-# Question, what is known of it, the row it will replace, and how many LM calls it may take -> row, calls made for it.
+# Question, what is known of it, and how many LM calls it may take -> row, calls made for it.
 # No row: a provider's batch is still to answer.
-Answer: TypeAlias = Callable[[Row, "Row | None", "Row | None", "int | None"], tuple["Row | None", list[LMCall]]]
+Answer: TypeAlias = Callable[[Row, "Row | None", "int | None"], tuple["Row | None", list[LMCall]]]
 
 
 class WorkerDied(Exception):
@@ -52,13 +52,13 @@ def opened(engine: str, asker: Asker, concurrency: int, file: RecordingFile) -> 
         raise ValueError(f"engine={engine!r}: there is no such engine. {name_nearest(engine, ENGINES)}")
     if engine == "local":
         # The budget is here too, and the allowance of all questions in force.
-        yield lambda question, earlier, replaced, max_calls: asker.answer(question, earlier, replaced)
+        yield lambda question, earlier, max_calls: asker.answer(question, earlier)
         return
     if engine == "batch":
         yield Batches(asker, file)
         return
     try:
-        ray = importlib.import_module("ray")
+        ray: Any = importlib.import_module("ray")
     except ImportError:
         raise ImportError("engine='ray' needs Ray: pip install 'moa-dspy[ray]'.") from None
     is_ours = not ray.is_initialized()
@@ -94,24 +94,21 @@ class _Workers:
                 "holds of this process (open files, locks, clients), or record with engine='local'."
             ) from error
         threads = -(-concurrency // number)
-        options = {"max_concurrency": threads, "num_cpus": 1, "scheduling_strategy": "SPREAD"}
-        self._actor = ray.remote(**options)(_Worker)
+        self._actor = ray.remote(max_concurrency=threads, num_cpus=1, scheduling_strategy="SPREAD")(_Worker)
         self._starting = threading.Lock()
         self._workers = [self._start(place) for place in range(number)]
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
         for slot in range(concurrency):
             self._free.put(slot % number)
 
-    def answer(
-        self, question: Row, earlier: Row | None, replaced: Row | None, max_calls: int | None
-    ) -> tuple[Row, list[LMCall]]:
+    def answer(self, question: Row, earlier: Row | None, max_calls: int | None) -> tuple[Row, list[LMCall]]:
         lost: list[LMCall] = []
         for _ in range(_TRIES):
             place = self._free.get()
             worker = self._workers[place]
             try:
                 # In one piece, in which a call that stands in two rows stays one.
-                row, calls = self._ray.get(worker.answer.remote((question, earlier, replaced, max_calls)))
+                row, calls = self._ray.get(worker.answer.remote((question, earlier, max_calls)))
                 row.earlier_calls += lost
                 return row, calls + lost
             except self._ray.exceptions.RayActorError:
@@ -122,7 +119,7 @@ class _Workers:
             finally:
                 self._free.put(place)
         died = WorkerDied(f"{_TRIES} workers were lost asking it, and what they had paid with them.")
-        return self._asker.fail(question, earlier, replaced, died, lost), lost
+        return self._asker.fail(question, earlier, died, lost), lost
 
     def close(self) -> None:
         with self._starting:
@@ -141,8 +138,8 @@ class _Worker:
         self._asker, self._settings = sent
         permits.configure(max_concurrency=share)
 
-    def answer(self, asked: tuple[Row, Row | None, Row | None, int | None]) -> tuple[Row, list[LMCall]]:
-        *rows, max_calls = asked
+    def answer(self, asked: tuple[Row, Row | None, int | None]) -> tuple[Row, list[LMCall]]:
+        question, earlier, max_calls = asked
         limit = {} if max_calls is None else {ALLOWANCE: Allowance(max_calls=max_calls)}
         with dspy.context(**self._settings, **limit):
-            return self._asker.answer(*rows)  # type: ignore[arg-type]
+            return self._asker.answer(question, earlier)

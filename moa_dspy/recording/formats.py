@@ -28,17 +28,15 @@ def read_alpaca_eval(*paths: str | Path) -> Recording:
         recording = read_alpaca_eval("gpt4/model_outputs.json", "claude/model_outputs.json")
         ```
     """
-    answers: dict[str, list[Any]] = {}
-    first: dict[str, dict[str, Any]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for path in paths:
-        table = _keyed(path, "instruction", "output")
-        first = first or table
+        table = _read(path, "instruction", "output")
         name = str(next(iter(table.values())).get("generator") or Path(path).stem)
-        if name in answers:
+        if name in tables:
             raise ValueError(f"{path} is of {name!r}, as another file is, so its answers could not be told apart.")
-        answers[name] = [row["output"] for row in _aligned(table, first, name)]
-    asked = [{"instruction": instruction} for instruction in first]
-    return Recording.from_answers(answers, asked, "instruction -> output")
+        tables[name] = {key: row["output"] for key, row in table.items()}
+    asked = [{"instruction": instruction} for instruction in next(iter(tables.values()))]
+    return Recording.from_answers(_align(tables), asked, "instruction -> output")
 
 
 def read_bfcl(results: Mapping[str, str | Path]) -> Recording:
@@ -49,15 +47,12 @@ def read_bfcl(results: Mapping[str, str | Path]) -> Recording:
     Raises:
         ValueError: If a file holds something else, or lacks an id that another has.
     """
-    tables = {model: _keyed(path, "id", "result") for model, path in results.items()}
-    first = next(iter(tables.values()))
-    asked = [{"question": id, "category": id.rpartition("_")[0]} for id in first]
-    answers = {
-        model: [row["result"] if isinstance(row["result"], str) else to_json(row["result"]) for row in rows]
-        for model, table in tables.items()
-        for rows in [_aligned(table, first, model)]
-    }
-    return Recording.from_answers(answers, asked)
+    tables: dict[str, dict[str, Any]] = {}
+    for model, path in results.items():
+        given = {key: row["result"] for key, row in _read(path, "id", "result").items()}
+        tables[model] = {key: said if isinstance(said, str) else to_json(said) for key, said in given.items()}
+    asked = [{"question": id, "category": id.rpartition("_")[0]} for id in next(iter(tables.values()))]
+    return Recording.from_answers(_align(tables), asked)
 
 
 def write_alpaca_eval(recording: Recording, path: str | Path, generator: str = "moa") -> None:
@@ -90,14 +85,13 @@ def write_mt_bench(turns: Sequence[Recording], path: str | Path, model_id: str =
             raise ValueError(
                 f"Question {id!r} is not in every turn's recording, so its turns would not belong together."
             )
-        answers = [_answer(table[id]) for table in tables]
-        choice = {"index": 0, "turns": answers}
+        choice = {"index": 0, "turns": [_answer(table[id]) for table in tables]}
         line = {"question_id": id, "answer_id": f"{model_id}-{id}", "model_id": model_id, "choices": [choice]}
         lines.append(to_json({**line, "tstamp": time.time()}) + "\n")
     _write(path, "".join(lines))
 
 
-def _keyed(path: str | Path, key: str, value: str) -> dict[str, dict[str, Any]]:
+def _read(path: str | Path, key: str, value: str) -> dict[str, dict[str, Any]]:
     table = {}
     for place, row in read_file(path):
         if not isinstance(row, Mapping) or key not in row or value not in row:
@@ -108,12 +102,15 @@ def _keyed(path: str | Path, key: str, value: str) -> dict[str, dict[str, Any]]:
     return table
 
 
-def _aligned(table: dict[str, dict[str, Any]], first: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    if missing := sorted(first.keys() ^ table.keys()):
-        raise ValueError(
-            f"{name} and the first model do not answer the same {len(first)} questions: {missing[0]!r:.80}"
-        )
-    return [table[key] for key in first]
+def _align(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Model -> its answers, in the order of the first model's."""
+    first = next(iter(tables.values()))
+    for name, table in tables.items():
+        if missing := sorted(first.keys() ^ table.keys()):
+            raise ValueError(
+                f"{name} and the first model do not answer the same {len(first)} questions: {missing[0]!r:.80}"
+            )
+    return {name: [table[key] for key in first] for name, table in tables.items()}
 
 
 def _answer(row: Row) -> str:

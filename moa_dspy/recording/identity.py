@@ -34,8 +34,8 @@ _NO_IDENTITY = (
 def identity(moa: MoA) -> str:
     """A mixture in words, with fingerprints of its parts, the same in every process.
 
-    They cover what decides the answers: signature, prompts, demos, models and their settings, strategy. Keys,
-    addresses, limits and prices are left out: another key makes no other mixture.
+    They cover what decides the answers: signature, prompts, demos, models and their settings, strategy; not keys,
+    addresses, limits and prices.
 
     Examples:
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
@@ -44,17 +44,19 @@ def identity(moa: MoA) -> str:
     """
     adopt_lms(moa.agents)
     fields = {name: str(field.annotation) for name, field in moa.signature.fields.items()}
-    task = hash_of([fields, moa.signature.instructions], 8)
     panels = [[_settings(agent) for agent in panel.agents] for panel in moa.panels]
-    models, settings, prompts = (
-        hash_of([[agent[part] for agent in panel] for panel in panels] + extra, 8)
-        for part, extra in (("who", [panel.samples for panel in moa.panels]), ("options", []), ("prompts", []))
-    )
+    who, options, prompts = ([[one[part] for one in panel] for panel in panels] for part in range(3))
+    parts = {
+        "task": hash_of([fields, moa.signature.instructions], 8),
+        "models": hash_of([*who, *(panel.samples for panel in moa.panels)], 8),
+        "settings": hash_of(options, 8),
+        "prompts": hash_of(prompts, 8),
+        "aggregator": aggregator_fingerprint(moa.aggregator),
+    }
     names = " then ".join("+".join(panel.names) for panel in moa.panels)
     judge = (_model(moa.aggregator) or "").rsplit("/", 1)[-1] if moa.strategy.has_aggregator else ""
     words = f"{moa.strategy.name} of {names}{f' by {judge}' if judge else ''}"
-    parts = f"task {task}, models {models}, settings {settings}, prompts {prompts}"
-    return f"{words} [{parts}, aggregator {aggregator_fingerprint(moa.aggregator)}]"
+    return f"{words} [{', '.join(f'{name} {value}' for name, value in parts.items())}]"
 
 
 def aggregator_fingerprint(aggregator: Agent) -> str:
@@ -65,7 +67,8 @@ def aggregator_fingerprint(aggregator: Agent) -> str:
         for name, value in vars(strategy).items()
         if not name.startswith("_") and name not in _NO_IDENTITY and not isinstance(value, dspy.Module)
     }
-    return hash_of([_settings(aggregator), strategy.name, options], 8)
+    keys = ("who", "options", "prompts")  # hashed under these names: files of earlier versions stay resumable
+    return hash_of([dict(zip(keys, _settings(aggregator), strict=True)), strategy.name, options], 8)
 
 
 def fingerprints(identity: str) -> dict[str, str]:
@@ -84,14 +87,14 @@ def describe_changes(there: str, now: str, parts: Iterable[str] = tuple(_PARTS))
     return " and ".join(_PARTS[part] for part in parts if before.get(part) != after.get(part))
 
 
-def _settings(agent: Agent) -> dict[str, Any]:
+def _settings(agent: Agent) -> tuple[Any, Any, Any]:
+    """Who an agent is, its LM's settings, and its prompts."""
     lm: Any = agent.lm or dspy.settings.lm
     options = without_secrets(getattr(lm, "kwargs", {}))[0]
     options = {name: value for name, value in options.items() if name not in _NO_IDENTITY and value is not None}
     states = {name: predictor.dump_state() for name, predictor in agent.named_predictors()}
     prompts = {name: [state["signature"], [dict(demo) for demo in state["demos"]]] for name, state in states.items()}
-    who = [agent.name, _model(agent), type(agent.program).__qualname__]
-    return {"who": who, "options": options, "prompts": prompts}
+    return [agent.name, _model(agent), type(agent.program).__qualname__], options, prompts
 
 
 def _model(agent: Agent) -> str | None:

@@ -8,7 +8,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +36,18 @@ def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Ro
         ValueError: If there are none, or rows are malformed: the message names every place (up to five).
         OSError: If the file cannot be read.
     """
-    questions = _check(read_file(path, signature.input_fields), signature)
-    if not questions:
-        raise ValueError(
-            f"{path} holds no questions. Write one JSON object a line, with {_inputs_of(signature)}; or a table, with "
-            "these as its header."
-        )
-    return questions
+    if questions := _check(read_file(path, signature.input_fields), signature):
+        return questions
+    raise ValueError(
+        f"{path} holds no questions. Write one JSON object a line, with {_inputs_of(signature)}; or a table, with "
+        "these as its header."
+    )
 
 
 def as_questions(
-    rows: str | Path | Iterable[Mapping[str, Any] | dspy.Example], signature: type[dspy.Signature]
+    rows: str | Path | Iterable[Mapping[str, Any] | dspy.Example | Row], signature: type[dspy.Signature]
 ) -> list[Row]:
-    """The questions of examples or rows that are in memory, or of a file.
-
-    Raises:
-        ValueError: If rows are malformed: the message names them, counted from 1.
-    """
+    """The questions of examples or rows that are in memory, or of a file; ValueError names malformed ones, from 1."""
     if isinstance(rows, (str, Path)):
         return read_questions(rows, signature)
     given = (dict(row.items()) if isinstance(row, dspy.Example) else row for row in rows)
@@ -78,61 +73,49 @@ def read_file(path: str | Path, wanted: Collection[str] = ()) -> Iterator[tuple[
             import pandas
         except ImportError:
             raise ValueError(f"Reading {path} needs pandas: pip install pandas pyarrow.") from None
-        records = pandas.read_parquet(path).to_dict("records")
-        return ((f"Row {number}", to_jsonable(row)) for number, row in enumerate(records, start=1))
+        return _number(to_jsonable(pandas.read_parquet(path).to_dict("records")))
     content = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            raise ValueError(f"{path} is UTF-16. Save the file as UTF-8.") from None
         line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"Line {line} of {path} is not UTF-8. Save the file as UTF-8.") from None
+        is_wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        said = f"{path} is UTF-16" if is_wide else f"Line {line} of {path} is not UTF-8"
+        raise ValueError(f"{said}. Save the file as UTF-8.") from None
     if kind in (".csv", ".tsv"):
         return _read_cells(text, "," if kind == ".csv" else "\t", path, wanted)
-    return _read_json(text)
+    if text.lstrip()[:1] != "[":
+        lines = enumerate(text.split("\n"), start=1)
+        return ((f"Line {number}", _parse(line)) for number, line in lines if line.strip())
+    rows = _parse(text)
+    if isinstance(rows, ValueError):
+        raise ValueError(f"The file cannot be read: {rows}")
+    return _number(rows)
 
 
 class Cells(dict[str, Any]):
     """A row of a table of texts: what is no text by the signature is read as JSON."""
 
 
+def _number(rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"Row {number}", row) for number, row in enumerate(rows, start=1))
+
+
 def _read_cells(text: str, delimiter: str, path: str | Path, wanted: Collection[str]) -> Iterator[tuple[str, Any]]:
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         if wanted and (header := rows.fieldnames) and not set(wanted) & set(header):
-            raise ValueError(_explain_header(list(header), path, wanted))
+            raise ValueError(
+                f"The first line of {path} is no header that names {', '.join(wanted)}: it is "
+                f"{', '.join(header)!r:.80}. Put a line with the names of the columns above the rows, and separate "
+                "cells by commas in a .csv, by tabs in a .tsv."
+            )
         for row in rows:
             cells = Cells({name: cell for name, cell in row.items() if cell is not None})
             is_longer = rows.restkey in cells
             yield f"Line {rows.line_num}", ValueError("it has more cells than the header.") if is_longer else cells
     except csv.Error as error:
         raise ValueError(f"The table cannot be read: {error}.") from None
-
-
-def _explain_header(header: Sequence[str], path: str | Path, wanted: Iterable[str]) -> str:
-    names, line = ", ".join(wanted), f"{', '.join(header):.80}"
-    for mark, told in ((";", "semicolons"), ("\t", "tabs"), (",", "commas"), ("|", "bars")):
-        if len(header) == 1 and set(wanted) & {name.strip(' "') for name in header[0].split(mark)}:
-            return (
-                f"The cells of {path} are separated by {told}, and by its name they should not be. Save it with "
-                "commas as .csv, or with tabs as .tsv."
-            )
-    return (
-        f"The first line of {path} is no header that names {names}: it is {line!r}. Put a line with the names of the "
-        "columns above the rows."
-    )
-
-
-def _read_json(text: str) -> Iterator[tuple[str, Any]]:
-    if text.lstrip()[:1] == "[":
-        rows = _parse(text)
-        if isinstance(rows, ValueError):
-            raise ValueError(f"The file cannot be read: {rows}")
-        yield from ((f"Row {number}", row) for number, row in enumerate(rows, start=1))
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        yield from ((f"Line {number}", _parse(line)) for number, line in lines if line.strip())
 
 
 def _parse(text: str) -> Any:
@@ -145,22 +128,21 @@ def _parse(text: str) -> Any:
 
 
 def _check(rows: Iterable[tuple[str, Any]], signature: type[dspy.Signature]) -> list[Row]:
-    questions: dict[str, Row] = {}
+    questions: dict[str, tuple[str, Row]] = {}
     problems: list[str] = []
-    places: dict[str, str] = {}
     repeated: Counter[str] = Counter()
     for place, row in rows:
         try:
-            question = _as_question(row, signature, repeated)
-            if question.key in places:
-                raise ValueError(f"the id {question.id!r} is that of {places[question.key].lower()} too.")
-            places[question.key], questions[question.key] = place, question
+            question = row if isinstance(row, Row) else _as_question(row, signature, repeated)
+            if question.key in questions:
+                raise ValueError(f"the id {question.id!r} is that of {questions[question.key][0].lower()} too.")
+            questions[question.key] = place, question
         except ValueError as problem:
             problems.append(f"{place}: {problem}")
     if problems:
         more = f"\n... and {len(problems) - _SHOWN} more." if len(problems) > _SHOWN else ""
         raise ValueError("Nothing was asked, because rows are malformed.\n" + "\n".join(problems[:_SHOWN]) + more)
-    return list(questions.values())
+    return [question for _, question in questions.values()]
 
 
 def _as_question(row: Any, signature: type[dspy.Signature], repeated: Counter[str]) -> Row:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +30,6 @@ from moa_dspy.recording.rows import IMPORTED, Row
 from moa_dspy.recording.summary import RecordingInterrupted, RecordingStopped, Summary
 from moa_dspy.strategies import Strategy
 from moa_dspy.usage import LMCall, Usage
-from moa_dspy.values import hash_of
 
 __all__ = ["estimate", "record"]
 
@@ -113,41 +113,41 @@ def record(
             )
         moa, others = as_batched(moa), {name: as_batched(other) for name, other in (others or {}).items()}
     asker = Asker(moa, strategies, others, force, retry_degraded)
-    kept = RecordingFile(path)
-    with opened(engine, asker, concurrency, kept) as answer, kept:
-        _refuse_other_mixtures(path, kept.rows, asker)
-        earlier = _rows_of(questions, {row.key: row for row in known} | kept.rows)
-        pending = [question for question in questions if not asker.is_complete(earlier.get(question.key))]
+    file = RecordingFile(path)
+    with opened(engine, asker, concurrency, file) as answer, file:
+        _refuse_other_mixtures(path, file.rows, asker)
+        given = {row.key: row for row in known}
+        earlier = {q.key: given[q.key] for q in questions if q.key in given and given[q.key].is_of(q)} | file.rows
+        pending = [question for question in questions if not asker.is_complete(question, earlier.get(question.key))]
         if pending:
             check_keys(asker.agents)
             _ = moa.certainty if asker.whole else None  # a promise that cannot be kept is refused once
         summary = Summary(questions=len(questions), skipped=len(questions) - len(pending), left=len(pending))
-        summary.earlier_usage = Usage.of(call for row in kept.rows.values() for call in row.paid)
+        summary.earlier_usage = Usage.of(call for row in file.rows.values() for call in row.paid)
         budget = Budget(asker.estimate(pending[:1] if max_cost_usd or max_calls else []), max_cost_usd, max_calls)
-        work = _Work(asker, answer, kept, earlier, summary, budget)
+        work = _Work(asker, answer, file, earlier, summary, budget, on_row or (lambda row, summary: None))
         batches = answer if isinstance(answer, Batches) else None
         try:
             if batches is not None:
-                batches.collect(earlier.values())
-            for key, row in earlier.items():
-                if key not in kept.rows and asker.is_complete(row):
-                    kept.append(row)
+                batches.collect(row for q in pending if (row := earlier.get(q.key)) is not None and row.is_of(q))
+            asked = {question.key for question in pending}
+            file.append(*(row for key, row in earlier.items() if key not in file.rows and key not in asked))
             # Within a question too: the repair that would be one call too many is not asked for.
             with dspy.context(**({} if max_calls is None else {ALLOWANCE: Allowance(max_calls=max_calls)})):
                 limit = len(questions) + 1 if batches and max_failures is None else max_failures  # nothing is paid here
-                work.ask_all(pending, concurrency, limit, on_row or (lambda row, summary: None))
+                work.ask_all(pending, concurrency, limit)
             if batches is not None and not work.count_stops():
                 batches.submit(summary)
         finally:
-            summary.others = kept.finish([question.key for question in questions])
+            summary.others = file.finish([question.key for question in questions])
             summary.seconds = time.perf_counter() - started
-    recording = Recording(_rows_of(questions, kept.rows).values())
-    if kept.failure is not None:
-        summary.stopped = str(kept.failure)
+    recording = Recording(row for q in questions if (row := file.rows.get(q.key)) is not None and row.is_of(q))
+    if file.failure is not None:
+        summary.stopped = str(file.failure)
     if summary.interrupted:
         raise RecordingInterrupted(recording, summary)
     if summary.stopped is not None:
-        raise RecordingStopped(recording, summary) from kept.failure
+        raise RecordingStopped(recording, summary) from file.failure
     return recording
 
 
@@ -167,87 +167,76 @@ def estimate(
     questions, asker = as_questions(examples, moa.signature), Asker(moa, strategies, others, force, retry_degraded)
     there = {row.key: row for row in read_rows(path)} if path is not None and Path(path).exists() else {}
     _refuse_other_mixtures(path, there, asker)
-    earlier = _rows_of(questions, there)
-    return asker.estimate([question for question in questions if not asker.is_complete(earlier.get(question.key))])
+    return asker.estimate([one for one in questions if not asker.is_complete(one, there.get(one.key))])
 
 
+@dataclass
 class _Work:
     """Asks what is to be asked, side by side, until all is asked or something stops it."""
 
-    def __init__(
-        self,
-        asker: Asker,
-        answer: Answer,
-        kept: RecordingFile,
-        earlier: Mapping[str, Row],
-        summary: Summary,
-        budget: Budget,
-    ) -> None:
-        self.asker, self.answer, self.kept, self.earlier = asker, answer, kept, earlier
-        self.summary, self.budget, self.alone = summary, budget, True
-        self.error: Exception | None = None  # of ours or of the caller's: the questions under way finish first
-        self.interrupts: list[int] = []
+    asker: Asker
+    answer: Answer
+    file: RecordingFile
+    earlier: Mapping[str, Row]
+    summary: Summary
+    budget: Budget
+    on_row: Callable[[Row | None, Summary], None]
+    alone: bool = True
+    error: Exception | None = None  # of ours or of the caller's: the questions under way finish first
+    interrupts: list[int] = field(default_factory=list)
 
     def count_stops(self) -> int:
         """Once: nothing more is begun; twice: what is under way is abandoned."""
-        return len(self.interrupts) + bool(self.error or self.kept.failure or self.summary.stopped)
+        return len(self.interrupts) + bool(self.error or self.file.failure or self.summary.stopped)
 
-    def ask_all(
-        self,
-        pending: Sequence[Row],
-        concurrency: int,
-        max_failures: int | None,
-        on_row: Callable[[Row | None, Summary], None],
-    ) -> None:
+    def ask_all(self, pending: Sequence[Row], concurrency: int, max_failures: int | None) -> None:
         """Ask the questions, the first one alone; what went wrong is raised when all under way have finished."""
-        on_row(None, self.summary)
         with _counting_interrupts(self.interrupts):
+            self._tell(None)
             for questions in (pending[:1], pending[1:]):
                 self.alone = min(len(questions), concurrency) < 2
-                for row, calls in run_side_by_side(self.ask, questions, concurrency, self.count_stops):
+                for row, calls in run_side_by_side(self._ask, questions, concurrency, self.count_stops):
+                    is_new = bool(self.interrupts) > self.summary.interrupted
+                    self.summary.interrupted = bool(self.interrupts)
                     if row is not None:
                         self.summary.add(row, calls)
                         self.summary.stop_at(max_failures)
-                    is_new = bool(self.interrupts) > self.summary.interrupted
-                    self.summary.interrupted = bool(self.interrupts)
-                    for told in ([] if row is None else [row]) + [None] * is_new:
-                        self._tell(on_row, told)
+                        self._tell(row)
+                    if is_new:
+                        self._tell(None)
             self.summary.interrupted = bool(self.interrupts)
         if self.error is not None:
             raise self.error
 
-    def ask(self, question: Row) -> tuple[Row | None, list[LMCall]]:
+    def _ask(self, question: Row) -> tuple[Row | None, list[LMCall]]:
         """The question's row, and the calls that were made for it; none if it is not ours to ask, or still waits."""
+        row, calls = None, list[LMCall]()
         try:
-            if not self.kept.claim(question.key):
+            if not self.file.claim(question.key):
                 return None, []
-            self.kept.refresh()
-            there = _rows_of([question], self.kept.rows).get(question.key)
-            if self.kept.failure is not None or self.asker.is_complete(there):  # by another process
+            self.file.refresh()
+            earlier = self.file.rows.get(question.key) or self.earlier.get(question.key)
+            if self.file.failure is not None or self.asker.is_complete(question, earlier):  # by another process
                 return None, []
             if (reason := self.budget.begin()) is not None:
                 self.summary.stopped = self.summary.stopped or f"The budget is used up: {reason}"
                 return None, []
-            calls: list[LMCall] = []
             try:
-                if self.count_stops():  # while it waited for its share of the budget
-                    return None, []
-                earlier = there or self.earlier.get(question.key)
-                replaced = self.kept.rows.get(question.key) or earlier
-                row, calls = self.answer(question, earlier, replaced, self.budget.share(self.alone))
+                if not self.count_stops():  # while it waited for its share of the budget
+                    row, calls = self.answer(question, earlier, self.budget.share(self.alone))
                 if row is not None:
-                    self.kept.append(row)
-                return row, calls
+                    self.file.append(row)
             finally:
                 self.budget.end(calls)
         except Exception as error:
             self.error = self.error or error
             return None, []
+        return row, calls
 
-    def _tell(self, on_row: Callable[[Row | None, Summary], None], row: Row | None) -> None:
+    def _tell(self, row: Row | None) -> None:
         try:
             if self.error is None:
-                on_row(row, self.summary)
+                self.on_row(row, self.summary)
         except Exception as error:
             self.error = error
 
@@ -269,12 +258,6 @@ def _counting_interrupts(interrupts: list[int]) -> Iterator[None]:
 
 def _is_one_file(path: str | Path, other: str | Path) -> bool:
     return Path(path).exists() and Path(other).exists() and Path(path).samefile(other)
-
-
-def _rows_of(questions: Iterable[Row], rows: Mapping[str, Row]) -> dict[str, Row]:
-    """The rows that answer these questions with these very inputs."""
-    found = {question.key: (question, rows[question.key]) for question in questions if question.key in rows}
-    return {key: row for key, (question, row) in found.items() if hash_of(row.inputs) == hash_of(question.inputs)}
 
 
 def _refuse_other_mixtures(path: str | Path | None, rows: Mapping[str, Row], asker: Asker) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_serializer
 
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.usage import LMCall, Usage
-from moa_dspy.values import to_jsonable, validated
+from moa_dspy.values import hash_of, to_jsonable, validated
 
 __all__ = [
     "FORMAT",
@@ -34,12 +34,7 @@ IMPORTED = "imported"
 
 
 class RowError(BaseModel):
-    """Why a question has no answer.
-
-    Attributes:
-        type: Type of the error, for example `"TooFewProposals"`.
-        message: What it said, secrets masked.
-    """
+    """Why a question has no answer: the type of the error, and what it said, secrets masked."""
 
     type: str
     message: str
@@ -155,6 +150,10 @@ class Row(BaseModel):
         """The question as it is asked; as it was given, where it comes from a file."""
         return self.inputs if self._typed_inputs is None else self._typed_inputs
 
+    def is_of(self, question: Row) -> bool:
+        """Whether this is the row of a question, with these very inputs."""
+        return self.key == question.key and hash_of(self.inputs) == hash_of(question.inputs)
+
     @property
     def paid(self) -> list[LMCall]:
         """All LM calls, those of the verdicts and of earlier attempts too."""
@@ -162,7 +161,7 @@ class Row(BaseModel):
 
     @property
     def usage(self) -> Usage:
-        """All LM calls added up, those of the verdicts and of earlier attempts too."""
+        """All these calls added up."""
         return Usage.of(self.paid)
 
     @property

@@ -18,14 +18,7 @@ _DEAD = 20
 
 
 class Trouble(BaseModel):
-    """An error that kept recurring, with the first message of its kind.
-
-    Attributes:
-        who: An agent, or one of the systems that are compared.
-        error: Type of the error.
-        message: What it said first, secrets masked.
-        count: How often it came.
-    """
+    """An error that kept recurring: whose (an agent, or a system that is compared), and what it said first, masked."""
 
     who: str
     error: str
@@ -34,16 +27,7 @@ class Trouble(BaseModel):
 
 
 class Batch(BaseModel):
-    """A batch that a provider has.
-
-    Attributes:
-        model: Whom it asks.
-        id: The provider's.
-        status: The provider's word for it: `validating`, `in_progress`, `completed`, `expired`, ...
-        requests: How many calls it holds.
-        done: How many of them are answered.
-        failed: How many of them have failed.
-    """
+    """A batch that a provider has; `status` is its word: `validating`, `in_progress`, `completed`, `expired`, ..."""
 
     model: str
     id: str
