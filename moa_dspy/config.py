@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -154,7 +153,6 @@ class MoAConfig(ConfigPart):
         text = dump_data(self._data(), format_of(target))
         with drafting(target) as draft:
             draft.write_text(text, encoding="utf-8")
-            os.replace(draft, target)
 
     def to_yaml(self) -> str:
         """The config as YAML."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -71,13 +72,17 @@ def format_of(path: Path) -> str:
 
 @contextmanager
 def drafting(target: Path) -> Iterator[Path]:
-    """A path beside the target to write to first: `os.replace(draft, target)` puts it there at once, or not at all."""
+    """A path beside the target to write to: at the end it takes the target's place at once, or after an error never."""
     if not target.parent.is_dir():
         raise FileNotFoundError(f"There is no folder {target.parent} to save {target.name} in. Make it first.")
     if target.is_dir():
         raise ValueError(f"{target} is a folder, so no file can be saved there. Give the file another name.")
     with tempfile.TemporaryDirectory(prefix=".moa-", dir=target.parent) as folder:
-        yield Path(folder, target.name)
+        draft = Path(folder, target.name)
+        yield draft
+        with open(draft, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(draft, target)
 
 
 def parse_json(text: str) -> Any:

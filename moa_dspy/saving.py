@@ -8,7 +8,6 @@ it is used, unless the caller says that it is trusted (`allow_unsafe_lm_state`).
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,7 +169,6 @@ class Savable(Keyless):
             )
         with drafting(target) as draft:
             super().save(draft)
-            os.replace(draft, target)
 
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Load what was saved of a mixture of the same shape; see `dspy.Module.load`.

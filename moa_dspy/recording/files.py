@@ -6,21 +6,21 @@ settings and prompts), so that the first one says what the file is, and pandas a
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import re
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from moa_dspy.files import require_file
+from moa_dspy.files import drafting, require_file
 from moa_dspy.recording.rows import FORMAT, Row
 from moa_dspy.values import hash_of
 
@@ -48,8 +48,7 @@ def read_rows(path: str | Path) -> list[Row]:
         OSError: If it cannot be read.
     """
     require_file(Path(path))
-    with open(path, "rb") as file:
-        return list({str(row.id): row for row in _parse(file, Path(path))}.values())
+    return list({row.key: row for row in _parse(Path(path).read_bytes(), path)}.values())
 
 
 def is_recording(path: str | Path) -> bool:
@@ -76,10 +75,10 @@ class RecordingFile:
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path = None if path is None else Path(path).resolve()
-        if self.path is not None and not self.path.parent.is_dir():
+        self.path: Any = None if path is None else Path(path).resolve()
+        if path is not None and not self.path.parent.is_dir():
             raise ValueError(f"The directory {self.path.parent} does not exist: make it, or write elsewhere.")
-        if self.path is not None and self.path.exists() and not self.path.is_file():
+        if path is not None and self.path.exists() and not self.path.is_file():
             raise ValueError(f"{path} is no regular file, so a recording could not be resumed. Write to a file.")
         self.rows: dict[str, Row] = {}
         self.failure: Exception | None = None
@@ -111,13 +110,12 @@ class RecordingFile:
 
     def claim(self, key: str) -> bool:
         """Whether the question of this key is ours to ask: nobody else is asking it."""
-        return self._file is None or _claim(self._file, int(hash_of(key, 12), 16))
+        return self._file is None or _claim(self._file, _CLAIMS + int(hash_of(key, 12), 16))
 
     def append(self, *rows: Row) -> None:
         """Keep rows; when this returns they are on the disk, or `failure` says why they are not."""
         with self._writing:
-            for row in rows:
-                self._enter(row)
+            self._enter(rows)
             if self._file is not None:
                 self._unwritten.extend(rows)
                 self._attempt(self._write)
@@ -144,6 +142,11 @@ class RecordingFile:
             except (OSError, ValueError) as error:
                 self.failure = error
 
+    def _enter(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self.rows.pop(row.key, None)  # a question that was asked again stands where it was asked last
+            self.rows[row.key] = row
+
     def _look(self) -> None:
         """Check that the file is what it was, and read what was added."""
         size = _size_in_place(self.path, self._file)
@@ -155,8 +158,7 @@ class RecordingFile:
             content = self._file.read(size - self._read)
             # Another process may be in the middle of the last line: it is read again when it is whole.
             whole = content[: content.rfind(b"\n") + 1]
-            for row in _parse(io.BytesIO(whole if self._read else content), self.path, self._read == 0):
-                self._enter(row)
+            self._enter([*_parse(whole if self._read else content, self.path, self._read == 0)])
             self._read += len(whole)
 
     def _write(self) -> None:
@@ -164,8 +166,7 @@ class RecordingFile:
         if not self._unwritten:
             return
         self._look()
-        for row in self._unwritten:
-            self._enter(row)  # over what others may have written of this question
+        self._enter(self._unwritten)  # over what others may have written of these questions
         lines = b"".join(row.line() for row in self._unwritten)
         if self._end:
             self._file.seek(-1, os.SEEK_END)
@@ -175,61 +176,46 @@ class RecordingFile:
         while left:
             left = left[self._file.write(left) :]
         os.fsync(self._file.fileno())
-        if self._file.tell() == self._read + len(lines):  # else others have written too, which is still to be read
-            self._read += len(lines)
         self._end = self._file.tell()
+        if self._end == self._read + len(lines):  # else others have written too, which is still to be read
+            self._read = self._end
         self._unwritten.clear()
-
-    def _rescue(self) -> str:
-        """Keep what is not in the file: in it after all, beside it, or wherever there is room; says where."""
-        path: Any = self.path
-        with suppress(OSError, ValueError):
-            self._look()
-            self._write()
-        written = set(path.read_bytes().splitlines(keepends=True)) if path.is_file() else set()
-        lost = [line for line in (row.line() for row in self.rows.values()) if line not in written]
-        if not lost:
-            return f"What came is in {path}."
-        for folder in (path.parent, Path(tempfile.gettempdir())):
-            with (
-                suppress(OSError),
-                tempfile.NamedTemporaryFile(
-                    "wb", prefix=f"{path.stem}-rescued-", suffix=".jsonl", dir=folder, delete=False
-                ) as file,
-            ):
-                try:
-                    file.writelines(lost)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except OSError:
-                    os.unlink(file.name)
-                    raise
-                return f"What is not in it, {len(lost)} answers, is in {file.name}: append that to go on from there."
-        return f"{len(lost)} answers could be written nowhere: they are on the error, as `recording`."
 
     def _sort(self, keys: Sequence[str]) -> None:
         self._look()
         if not _lock(self._file):
             return
-        path: Any = self.path
         self._file.seek(0)
         there = self._file.read()
-        rows = {str(row.id): row for row in _parse(io.BytesIO(there), path)}  # also as somebody has edited them
+        rows = {row.key: row for row in _parse(there, self.path)}  # also as somebody has edited them
         if lost := self.rows.keys() - rows.keys():
-            raise OSError(f"{len(lost)} rows were taken out of {path} while it was written.")
+            raise OSError(f"{len(lost)} rows were taken out of {self.path} while it was written.")
         content = b"".join(row.line() for row in _in_order(rows, keys).values())
-        draft = path.with_name(f".{path.name}.sorting")
-        try:
-            _remove_draft(draft)  # that a kill has left
-            if content != there and os.fstat(self._file.fileno()).st_nlink == 1:
-                _replace(path, content, draft)
-        except OSError as error:
-            logger.warning("%s is whole, but stays in the order in which the answers came: %s", path, error)
-            _remove_draft(draft)
+        state = os.fstat(self._file.fileno())
+        if content != there and state.st_nlink == 1:
+            try:
+                with drafting(self.path) as draft:
+                    draft.write_bytes(content)
+                    draft.chmod(state.st_mode & 0o777)
+            except OSError as error:
+                logger.warning("%s is whole, but stays in the order in which the answers came: %s", self.path, error)
 
-    def _enter(self, row: Row) -> None:
-        self.rows.pop(str(row.id), None)  # a question that was asked again stands where it was asked last
-        self.rows[str(row.id)] = row
+    def _rescue(self) -> str:
+        """Keep what is not in the file: in it after all, beside it, or wherever there is room; says where."""
+        with suppress(OSError, ValueError):
+            self._look()
+            self._write()
+        written = set(self.path.read_bytes().splitlines(keepends=True)) if self.path.is_file() else set()
+        lost = [line for line in (row.line() for row in self.rows.values()) if line not in written]
+        if not lost:
+            return f"What came is in {self.path}."
+        for folder in (self.path.parent, Path(tempfile.gettempdir())):
+            beside = folder / f"{self.path.stem}-rescued-{os.getpid()}-{time.time_ns()}.jsonl"
+            with suppress(OSError), drafting(beside) as draft:
+                draft.write_bytes(b"".join(lost))
+            if beside.exists():
+                return f"What is not in it, {len(lost)} answers, is in {beside}: append that to go on from there."
+        return f"{len(lost)} answers could be written nowhere: they are on the error, as `recording`."
 
 
 def _in_order(rows: dict[str, Row], keys: Sequence[str]) -> dict[str, Row]:
@@ -251,76 +237,53 @@ def _open(path: Path) -> Any:
 
 def _lock(file: Any) -> bool:
     """Whether no other process writes this file; from now on none does."""
-    try:
+    with suppress(OSError):
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
-
-
-def _claim(file: Any, number: int) -> bool:
-    """Lock a byte far beyond the end, which stands for a question."""
-    if fcntl is None:
         return True
-    try:
-        if hasattr(fcntl, "F_OFD_SETLK"):
+    return False
+
+
+def _claim(file: Any, place: int) -> bool:
+    """Lock a byte far beyond the end, which stands for a question."""
+    with suppress(OSError):
+        if fcntl is not None and hasattr(fcntl, "F_OFD_SETLK"):
             # The lock of this open file: POSIX's own would let in other threads, and end as soon as any of them
             # closes the same file.
-            lock = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, _CLAIMS + number, 1, 0)
-            fcntl.fcntl(file, fcntl.F_OFD_SETLK, lock)
-        else:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _CLAIMS + number)
-    except OSError:
-        return False
-    return True
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, place, 1, 0))
+        elif fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, place)
+        return True
+    return False
 
 
-def _size_in_place(path: Any, file: Any) -> int:
+def _size_in_place(path: Path, file: Any) -> int:
     """The size of an open file, if its path still leads to it."""
     mine = os.fstat(file.fileno())
-    try:
-        is_there = os.path.samestat(os.stat(path), mine)
-    except FileNotFoundError:
-        is_there = False
-    if not is_there:
+    if not path.exists() or not os.path.samestat(path.stat(), mine):
         raise OSError(f"{path} was removed or replaced while it was written.")
     return mine.st_size
 
 
-def _replace(path: Path, content: bytes, draft: Path) -> None:
-    with open(draft, "xb") as file:
-        os.chmod(draft, os.stat(path).st_mode & 0o777)
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-
-
-def _remove_draft(draft: Path) -> None:
-    if draft.is_file() and (is_recording(draft) or not draft.stat().st_size):
-        draft.unlink()
-
-
-def _parse(file: Iterable[bytes], path: Any, from_start: bool = True) -> Iterator[Row]:
+def _parse(content: bytes, path: Any, from_start: bool = True) -> Iterator[Row]:
     """The rows of lines; blank lines and what a kill cut short are passed over."""
-    for number, line in enumerate(file, start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = Row.model_validate_json(line.rstrip(b"\n"))
+            row = Row.model_validate_json(line)
         except ValidationError as error:
             problem = error.errors(include_input=False)[0]
             # Ours is what begins as a row does and ends too early; the first line must also say whose it is.
-            is_ours = line.startswith(_OPENING) or _OPENING.startswith(line.rstrip(b"\n"))
+            is_ours = line.startswith(_OPENING) or _OPENING.startswith(line)
             if number == 1 and from_start:
                 is_ours = _HEADER.match(line) is not None
             if is_ours and "EOF" in problem["msg"]:
                 logger.warning("Line %d of %s was cut short by a kill, and is left out.", number, path)
                 continue
-            where = "".join(f"{place}: " for place in problem["loc"])
             if not from_start:
                 raise ValueError(f"{path} was changed while it was written: what was added is no row.") from None
+            where = "".join(f"{place}: " for place in problem["loc"])
             raise ValueError(
                 f"Line {number} of {path} is no row of a recording ({where}{problem['msg']}), so the file is left as "
                 "it is. Give the file of a recording, or another name to write to."

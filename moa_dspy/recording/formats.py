@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,4 +119,3 @@ def _answer(row: Row) -> str:
 def _write(path: str | Path, text: str) -> None:
     with drafting(Path(path).resolve()) as draft:
         draft.write_text(text, encoding="utf-8")
-        os.replace(draft, Path(path).resolve())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -108,7 +107,6 @@ class Recording(Sequence[Row]):
         target = Path(path).resolve()
         with drafting(target) as draft:
             draft.write_bytes(b"".join(row.line() for row in self.rows))
-            os.replace(draft, target)
 
     @property
     def agents(self) -> list[str]:

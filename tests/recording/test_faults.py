@@ -142,16 +142,6 @@ def test_without_room_to_sort_the_file_stays_in_the_order_of_the_answers(
     assert os.listdir(out.parent) == ["answers.jsonl"]
 
 
-def test_what_a_kill_left_beside_the_file_is_removed_and_what_is_foreign_is_not(out: Path) -> None:
-    record(one()[0], ROWS, out)
-    draft = out.with_name(".answers.jsonl.sorting")
-    draft.write_bytes(out.read_bytes()[:400])
-    record(one([])[0], ROWS, out)
-    assert not draft.exists()
-    draft.write_text("mine")
-    assert len(record(one([])[0], ROWS[::-1], out)) == 6 and draft.read_text() == "mine"
-
-
 def test_rows_that_somebody_edits_in_place_count_and_rows_taken_out_are_kept(out: Path) -> None:
     def on_row(row: Any, summary: Any) -> None:
         if summary.left == 0:
