@@ -6,7 +6,7 @@ import logging
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -244,22 +244,19 @@ class _Scoring:
                 "module otherwise."
             )
 
-    def read(self, dataset: Any, perturb: Perturb | None = None) -> list[Any]:
+    def read(self, dataset: Any, perturb: Perturb | None) -> list[Any]:
         """Check the dataset, and try the metrics on its first gold outputs; gives what is to be asked."""
-        is_file = isinstance(dataset, (str, Path))
-        given = [] if is_file else list(dataset)
-        questions = as_questions(dataset if is_file else given, self.moa.signature)
+        given = dataset if isinstance(dataset, (str, Path)) else list(dataset)
+        questions = as_questions(given, self.moa.signature)
         if not questions:
             raise ValueError("The dataset is empty: there is no question to compare the systems on.")
-        rows = [question.example for question in questions] if is_file else given
-        for question, row in zip(questions, rows, strict=True):
+        for question, row in zip(questions, questions if isinstance(given, (str, Path)) else given, strict=True):
             # The caller's own example as it is, of whatever class and types.
-            is_own = not is_file and isinstance(row, dspy.Example)
-            self.examples[question.key] = row if is_own else self._typed(question.example)
+            self.examples[question.key] = row if isinstance(row, dspy.Example) else self._typed(question.example)
         self._try_on_gold(self.examples[questions[0].key])
-        return [*rows, *(self._reword(questions, perturb) if perturb is not None else ())]
+        return [*questions, *(self._reword(questions, perturb) if perturb is not None else ())]
 
-    def _reword(self, questions: Sequence[Row], perturb: Perturb) -> Iterable[dict[str, Any]]:
+    def _reword(self, questions: Sequence[Row], perturb: Perturb) -> Iterator[dict[str, Any]]:
         """The questions in other words, each with the id of the original."""
         for question in questions:
             example = self.examples[question.key].with_inputs(*self.moa.signature.input_fields)
@@ -305,15 +302,14 @@ class _Scoring:
 
     def _comparison(self, scored: Mapping[int, ScoredRow], recording: Recording, metric: str) -> Comparison:
         rows = [scored[place] for place in sorted(scored)]
-        kinds: tuple[list[ScoredRow], list[ScoredRow]] = ([], [])
-        for row in rows:
-            kinds[PERTURBED_FROM in row.row.extra].append(row)
+        asked = [row for row in rows if PERTURBED_FROM not in row.row.extra]
+        reworded = [row for row in rows if PERTURBED_FROM in row.row.extra]
         planned = max(sum(PERTURBED_FROM not in row.extra for row in recording), len(self.examples))
         systems = []
         for system in self.systems:
             calls = [call for row in rows for call in row.answers[system.name].calls or ()]
             systems.append(replace(system, models=tuple(dict.fromkeys(call.model for call in calls))))
-        return Comparison(systems, kinds[0], planned, metric, self.seed, perturbed=kinds[1])
+        return Comparison(systems, asked, planned, metric, self.seed, perturbed=reworded)
 
     def _typed(self, example: dspy.Example) -> dspy.Example:
         """A question that a file held, with inputs and gold outputs of the task's types."""

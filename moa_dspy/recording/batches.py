@@ -230,7 +230,8 @@ class _Provider:
 
     def complete(self, request: Request) -> Response:
         """Answer a request from what came: as OpenAI's chat completions are written and read."""
-        wire, desk = OpenAIChatLM(api_key="unused"), dspy.settings.get(_DESK)
+        wire = OpenAIChatLM(api_key="unused")
+        desk: Any = dspy.settings.get(_DESK)
         reply = desk.reply(self, json.loads(wire.build_request(request, stream=False).body))
         body = {**reply["body"], "usage": None} if reply.get("billed") else reply["body"]
         if reply["status"] != 200:

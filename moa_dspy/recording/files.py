@@ -75,10 +75,10 @@ class RecordingFile:
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path: Any = None if path is None else Path(path).resolve()
-        if path is not None and not self.path.parent.is_dir():
+        self.path: Any = path and Path(path).resolve()
+        if self.path is not None and not self.path.parent.is_dir():
             raise ValueError(f"The directory {self.path.parent} does not exist: make it, or write elsewhere.")
-        if path is not None and self.path.exists() and not self.path.is_file():
+        if self.path is not None and self.path.exists() and not self.path.is_file():
             raise ValueError(f"{path} is no regular file, so a recording could not be resumed. Write to a file.")
         self.rows: dict[str, Row] = {}
         self.failure: Exception | None = None

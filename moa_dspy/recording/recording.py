@@ -104,8 +104,7 @@ class Recording(Sequence[Row]):
 
     def save(self, path: str | Path) -> None:
         """Write a JSONL file that `load` reads; a file that is there already stays as it is if that fails."""
-        target = Path(path).resolve()
-        with drafting(target) as draft:
+        with drafting(Path(path).resolve()) as draft:
             draft.write_bytes(b"".join(row.line() for row in self.rows))
 
     @property
@@ -183,7 +182,12 @@ def _read_table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, l
     """Agent -> its answers."""
     columns: Any = answers
     if isinstance(answers, (str, Path)):
-        columns = _read_columns(answers)
+        rows = list(read_file(answers))
+        if broken := [(place, row) for place, row in rows if not isinstance(row, Mapping)]:
+            raise ValueError(f"{broken[0][0]} of {answers} is no row of answers: {broken[0][1]!s:.200}")
+        names = dict.fromkeys(name for _, row in rows for name in row)
+        # An empty cell of a table of texts is no answer.
+        columns = {n: [(r.get(n) or None) if isinstance(r, Cells) else r.get(n) for _, r in rows] for n in names}
     elif hasattr(columns, "notna"):  # missing cells of a frame are NaN, of whatever type
         columns = columns.astype(object).where(columns.notna(), None).to_dict("list")
     if not isinstance(columns, Mapping) or not columns:
@@ -198,18 +202,6 @@ def _read_table(answers: Answers | pandas.DataFrame | str | Path) -> dict[str, l
             raise ValueError(f"Two columns are the agent {agent!r}: its answers could not be told apart.")
         table[agent] = list(column)
     return table
-
-
-def _read_columns(path: str | Path) -> dict[str, list[Any]]:
-    rows = list(read_file(path))
-    for place, row in rows:
-        if not isinstance(row, Mapping):
-            raise ValueError(f"{place} of {path} is no row of answers: {row!s:.200}")
-    names = dict.fromkeys(name for _, row in rows for name in row)
-    # An empty cell of a table of texts is no answer.
-    return {
-        name: [None if isinstance(r, Cells) and not r.get(name) else r.get(name) for _, r in rows] for name in names
-    }
 
 
 def _as_outputs(answer: Any, task: type[dspy.Signature], where: str) -> dict[str, Any]:

@@ -47,8 +47,9 @@ def replay(moa: MoA, recording: Iterable[Row], *, ask_aggregator: bool = False) 
     for name, panel in zip(moa.panel_names, moa.panels, strict=True):
         setattr(replayed, name, ReplayedPanel(panel, rows))
     if not ask_aggregator:
-        needs_recorded = moa.strategy.needs_aggregator
-        strategy = _RecordedStrategy(moa.strategy, rows) if needs_recorded else copy.copy(moa.strategy)
+        strategy = copy.copy(moa.strategy)
+        if strategy.needs_aggregator:
+            strategy = _RecordedStrategy(strategy.name, rows)
         strategy.has_aggregator = False
         replayed.aggregator = moa.aggregator.with_program(strategy)
         replayed.aggregator.lm = None
@@ -134,25 +135,22 @@ def _find_row(rows: Mapping[str, Row], task: type[dspy.Signature], inputs: Mappi
 
 
 class _RecordedStrategy(Strategy):
-    """Says what a strategy decided when it was recorded."""
+    """Says what the strategy of this name decided when it was recorded."""
 
-    def __init__(self, strategy: Strategy, rows: Mapping[str, Row]) -> None:
+    def __init__(self, name: str, rows: Mapping[str, Row]) -> None:
         super().__init__()
-        self.name = strategy.name  # type: ignore[misc]  # of the strategy that it stands for
+        self.name = name  # type: ignore[misc]  # of the strategy that it stands for
         self.rows = rows
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _RecordedStrategy:
         return self
 
     def decide(self, case: Case) -> Verdict:
-        row = _find_row(self.rows, case.task, case.inputs)
-        verdict = separate_verdict(row).verdicts.get(self.name)
+        verdict = separate_verdict(_find_row(self.rows, case.task, case.inputs)).verdicts.get(self.name)
         if verdict is None:
-            raise Unusable(
-                f"What {self.name} answers to this question is not recorded; with ask_aggregator=True it is asked."
-            )
+            said = f"What {self.name} answers to this question is not recorded; with ask_aggregator=True it is asked."
+            raise Unusable(said)
         if verdict.outputs is None:
             cause = "" if verdict.failure is None else f": {verdict.failure.error}: {verdict.failure.message}"
             raise Unusable(f"When this was recorded, {self.name} gave no answer{cause}")
-        outputs = typed(verdict.outputs, case.task)
-        return Verdict(outputs, selected=verdict.selected, flip_rate=verdict.flip_rate)
+        return Verdict(typed(verdict.outputs, case.task), selected=verdict.selected, flip_rate=verdict.flip_rate)

@@ -66,7 +66,7 @@ def test_answers_stand_in_the_order_of_the_questions_however_they_came(out: Path
     first = threading.Event()
 
     def late(prompt: str) -> Any:
-        if question(prompt) == "question 0":
+        if question(prompt) == "question 1":
             first.wait(5)
         elif question(prompt) == "question 4":
             first.set()
