@@ -75,7 +75,9 @@ class RecordingFile:
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path: Any = path and Path(path).resolve()
+        self.path: Any = None
+        if path is not None:
+            self.path = Path(path).resolve()
         if self.path is not None and not self.path.parent.is_dir():
             raise ValueError(f"The directory {self.path.parent} does not exist: make it, or write elsewhere.")
         if self.path is not None and self.path.exists() and not self.path.is_file():
