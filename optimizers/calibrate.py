@@ -1,10 +1,17 @@
-"""Calibration: the probability that a mixture's answer is right, and what it can promise."""
+"""Calibration: the probability that a mixture's answer is right, what it can promise, and what that is worth."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
 
 import dspy
+import numpy as np
+import numpy.typing as npt
 
 from moa_dspy.cascade import Cascade
 from moa_dspy.certainty import (
@@ -16,17 +23,31 @@ from moa_dspy.certainty import (
     list_cuts,
     predict,
 )
-from moa_dspy.evaluation import Metric
+from moa_dspy.evaluation import (
+    Interval,
+    Metric,
+    calibration_error,
+    calibration_interval,
+    cut_bins,
+    save_figure,
+    wilson,
+)
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
+from moa_dspy.usage import Usage
 
 from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
-from .reliability import Reliability
+from .reports import Report, list_table
+from .votes import Floats
 
-__all__ = ["Calibrate", "refuse_promise", "require_promise"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["Calibrate", "CalibrationCheck", "Reliability", "ReliabilityBin", "require_promise"]
 
 FEWEST = 30  # rows: with fewer, not even the share of right answers is known
+SIGNIFICANT = 0.05
 
 
 class Calibrate(FromAnswers[MoA | Cascade]):
@@ -90,23 +111,22 @@ class Calibrate(FromAnswers[MoA | Cascade]):
 
     def learn(self, asked: Asked) -> MoA | Cascade:
         """Calibrate a copy."""
-        moa, train, val = asked.moa, asked.train, asked.val
-        recording = asked.ask(verdicts=True)
-        rows, right = asked.read(recording, train)
-        _check_rows(rows, right, recording)
-        fitted = fit(rows, right)
-        learned = Calibration.of(fitted.coefficients, moa.panels[-1].names, len(right), float(right.mean()))
+        moa, recording = asked.moa, asked.ask(verdicts=True)
+        rows, right = asked.read(recording, asked.train)
+        if (problem := _find_problem(rows, right)) is not None:
+            raise CompileInterrupted(problem, "What was answered is in error.recording.", recording=recording)
+        fitted, accuracy = fit(rows, right), float(right.mean())
+        learned = Calibration.of(fitted.coefficients, moa.panels[-1].names, len(right), accuracy)
         held_out = fitted.held_out
-        if val:
-            rows, right = asked.read(recording, val)
+        if asked.val:
+            rows, right = asked.read(recording, asked.val)
             held_out = predict(fitted.coefficients, rows)
-        wanted = self.on_unsure if self.on_unsure in ("abstain", "flag") else "flag"
+        wanted = self.on_unsure if isinstance(self.on_unsure, str) else "flag"
         moa.calibration = learned.model_copy(update={"cuts": list_cuts(held_out, right), "on_unsure": wanted})
         moa.limits = asked.student.limits
         if (promised := self.max_error or moa.limits.max_error) is not None:
             if find_threshold(held_out, right, promised) is None:
-                reason = refuse_promise(held_out, right, promised)
-                raise CompileInterrupted(reason, program=moa, recording=recording)
+                raise CompileInterrupted(_refuse(held_out, right, promised), program=moa, recording=recording)
             moa.calibration = moa.calibration.promising(promised)
         self.report = Reliability(moa.calibration, held_out, right, recording.usage, asked)
         return moa if isinstance(self.on_unsure, str) else Cascade([moa, self.on_unsure])
@@ -121,10 +141,9 @@ def require_promise(max_error: float | None) -> None:
         )
 
 
-def refuse_promise(held_out: Any, right: Any, max_error: float) -> str:
+def _refuse(held_out: Floats, right: Floats, max_error: float) -> str:
     """Why rows do not bear a promise, and how many would."""
-    needed = count_rows_needed(held_out, right, max_error)
-    wrong = int((right < 1).sum())
+    needed, wrong = count_rows_needed(held_out, right, max_error), int((right < 1).sum())
     said = (
         f"These {len(right)} rows do not bear the promise that at most {max_error:.0%} of the answers are wrong: all "
         f"answered, {wrong} are wrong (at 90% up to {bound_error(wrong, len(right)):.1%}), and no threshold on the "
@@ -133,24 +152,214 @@ def refuse_promise(held_out: Any, right: Any, max_error: float) -> str:
     if needed is None:
         return f"{said} More rows like these would not help: even the surest answers are wrong too often. Promise less."
     # Where fewer were thought to do, it was chance that they did not.
-    needed = max(needed, 2 * len(right))
-    return f"{said} About {needed:,} labelled rows like these would, or promise less."
+    return f"{said} About {max(needed, 2 * len(right)):,} labelled rows like these would, or promise less."
 
 
-def _check_rows(rows: Any, right: Any, recording: Recording) -> None:
-    problem = None
-    if len(right) < FEWEST:
-        problem = f"{len(right)} answers with a gold value are too few to calibrate on. Give {FEWEST}, better 200."
-    elif right.all() or not right.any():
-        which = "right" if right.all() else "wrong"
-        problem = (
-            f"All {len(right)} answers are {which}, so that nothing tells the right ones from the wrong ones. "
-            f"{'Give harder examples.' if right.all() else 'See whether the metric compares what it should.'}"
+def _find_problem(rows: Floats, right: Floats) -> str | None:
+    """Why nothing can be learned from these rows, if nothing can."""
+    number = len(right)
+    if number < FEWEST:
+        return f"{number} answers with a gold value are too few to calibrate on. Give {FEWEST}, better 200."
+    if right.all():
+        return f"All {number} answers are right, so that nothing tells right from wrong ones. Give harder examples."
+    if not right.any():
+        return f"All {number} answers are wrong. See whether the metric compares what it should."
+    if (rows == rows[0]).all():
+        return (
+            f"Nothing differs among the {number} rows (the same agents say the same), so that every answer would get "
+            "the same confidence. Ask more models, or more samples (num_proposals_per_model)."
         )
-    elif (rows == rows[0]).all():
-        problem = (
-            f"Nothing differs among the {len(right)} rows (the same agents say the same), so that every "
-            "answer would get the same confidence. Ask more models, or more samples (num_proposals_per_model)."
+    return None
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """A tenth of the answers, sorted by confidence.
+
+    Attributes:
+        answers: How many.
+        confidence: What was said of them, on average.
+        accuracy: How many of them are right, as a share.
+        interval: Its 95% interval (Wilson).
+    """
+
+    answers: int
+    confidence: float
+    accuracy: float
+    interval: Interval
+
+
+@dataclass(frozen=True)
+class CalibrationCheck:
+    """Whether a calibration still holds.
+
+    Attributes:
+        holds: False if new rows speak against it, at the 5% level.
+        reason: What was found, in words.
+        answers: How many answers it rests on.
+        expected: The share of right answers that was said.
+        observed: What it is; None for rows without gold answers.
+        answered: How many are above the threshold; all, if nothing was promised.
+        wrong: How many of these are wrong; None without gold answers.
+    """
+
+    holds: bool
+    reason: str
+    answers: int
+    expected: float
+    observed: float | None
+    answered: int
+    wrong: int | None
+
+
+@dataclass(frozen=True)
+class Reliability(Report):
+    """How good a calibration is, on rows that it was not learned from.
+
+    Attributes:
+        calibration: What was learned.
+        confidences: Of each answer, what was said.
+        right: Of each, 1 if it is right, else 0.
+        usage: What the answers took, those recorded earlier included.
+    """
+
+    calibration: Calibration
+    confidences: Floats = field(repr=False)
+    right: Floats = field(repr=False)
+    usage: Usage
+    asked: Asked = field(repr=False, compare=False)
+    shown = ("calibration", "bins", "ece", "ece_interval", "auroc", "brier", "area", "coverage", "reason", "usage")
+
+    @cached_property
+    def bins(self) -> list[ReliabilityBin]:
+        """Tenths of the answers, the least sure first."""
+        return [
+            ReliabilityBin(len(part), float(said.mean()), float(right.mean()), wilson(int(right.sum()), len(part)))
+            for part in cut_bins(self.confidences)
+            for said, right in [(self.confidences[part], self.right[part])]
+        ]
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error; see `calibration_error`."""
+        return calibration_error(self.confidences, self.right)
+
+    @cached_property
+    def ece_interval(self) -> Interval:
+        """Its 95% interval, by the bootstrap."""
+        return calibration_interval(self.confidences, self.right)
+
+    @property
+    def auroc(self) -> float:
+        """How often a right answer has more confidence than a wrong one; ties count half; 0.5 if none of a kind."""
+        right, wrong = self.confidences[self.right >= 1], self.confidences[self.right < 1]
+        wins = np.sign(right[:, None] - wrong[None, :])
+        return float((wins.mean() + 1) / 2) if wins.size else 0.5
+
+    @property
+    def brier(self) -> float:
+        """The mean squared difference of confidence and outcome (Brier, 1950); 0 is best."""
+        return float(((self.confidences - self.right) ** 2).mean())
+
+    @cached_property
+    def risk_coverage(self) -> list[tuple[float, float]]:
+        """(share answered, share wrong among these), as ever less sure answers are given."""
+        cuts = list_cuts(self.confidences, self.right)
+        return [(answered / len(self.right), wrong / answered) for _, wrong, answered in cuts]
+
+    @property
+    def area(self) -> float:
+        """The area under the risk-coverage curve: the error that is met on average, as coverage grows; 0 is best."""
+        shares, errors = np.array([(0.0, self.risk_coverage[0][1]), *self.risk_coverage]).T
+        return float((np.diff(shares) * (errors[1:] + errors[:-1]) / 2).sum())
+
+    @property
+    def coverage(self) -> float:
+        """The share of answers that are given under the promise; 1 if there is none."""
+        return float(self._find_given(self.confidences).mean())
+
+    @property
+    def reason(self) -> str:
+        """The same in words."""
+        low, high = self.ece_interval
+        said = (
+            f"On {len(self.right)} rows that were not learned from, {self.right.mean():.1%} of the answers are right. "
+            f"ECE {self.ece:.3f} (95% {low:.3f} to {high:.3f}), AUROC {self.auroc:.3f}, Brier {self.brier:.3f}."
         )
-    if problem is not None:
-        raise CompileInterrupted(problem, "What was answered is in error.recording.", recording=recording)
+        if self.calibration.threshold is None:
+            return said
+        given = self.right[self._find_given(self.confidences)]
+        wrong = int((given < 1).sum())
+        return (
+            f"{said} From a confidence of {self.calibration.threshold:.3f} on, {len(given)} are given "
+            f"({self.coverage:.0%}), {wrong} of them wrong: {wrong / max(1, len(given)):.1%}, at 90% not more than "
+            f"{bound_error(wrong, len(given)):.1%}, and {self.calibration.max_error:.0%} were promised."
+        )
+
+    def check(self, recording: Recording) -> CalibrationCheck:
+        """Find out whether the calibration still holds on new rows; nobody is asked.
+
+        With gold answers by the z-test of Spiegelhalter, "Probabilistic Prediction in Patient Management and Clinical
+        Trials" (Statistics in Medicine 5, 1986), and by the errors above the threshold. Without them it can only be
+        seen whether confidence has moved, which says that questions are others, not whether answers are right.
+        ValueError if the recording holds no answer of this mixture.
+        """
+        outputs = self.asked.moa.signature.output_fields
+        with_gold = [row.example for row in recording if any(name in row.gold for name in outputs)]
+        rows, right = self.asked.read(recording, with_gold or [row.example for row in recording], score=bool(with_gold))
+        if not len(rows):
+            raise ValueError(
+                f"The recording ({recording!r}) holds no answer of this mixture, so that nothing can be checked. "
+                "Record it: record(mixture, questions)."
+            )
+        said, found = np.array([self.calibration.confidence_of(row) for row in rows]), list[str]()
+        given, number, before = self._find_given(said), len(said), self.confidences
+        expected, answered, promise = float(said.mean()), int(given.sum()), self.calibration.max_error
+        observed, wrong = (float(right.mean()), int((right[given] < 1).sum())) if with_gold else (None, None)
+        if observed is None or wrong is None:
+            spread = math.hypot(said.std() / number**0.5, before.std() / len(before) ** 0.5)
+            if (chance := _two_sided(expected - before.mean(), spread)) < SIGNIFICANT:
+                found.append(f"the mean confidence was {before.mean():.3f} and is {expected:.3f} (p = {chance:.2g})")
+            reason = f"The confidence on {number} rows without gold answers is as it was."
+        else:
+            spread = float(((1 - 2 * said) ** 2 * said * (1 - said)).sum()) ** 0.5
+            if (chance := _two_sided(float(((right - said) * (1 - 2 * said)).sum()), spread)) < SIGNIFICANT:
+                found.append(
+                    f"{expected:.1%} of the answers were to be right and {observed:.1%} are (p = {chance:.2g})"
+                )
+            if promise is not None and answered and 1 - bound_error(answered - wrong, answered) > promise:
+                found.append(f"{wrong} of {answered} answers given are wrong, and {promise:.0%} were promised")
+            reason = f"On {number} rows, {expected:.1%} were to be right and {observed:.1%} are."
+        if found:
+            reason = f"It no longer holds: {'; '.join(found)}. Calibrate on new rows."
+        return CalibrationCheck(not found, reason, number, expected, observed, answered, wrong)
+
+    def table(self) -> Table:
+        """The reliability as a rich table: what was said, and what is."""
+        rows = [
+            [str(one.answers), f"{one.confidence:.3f}", f"{one.accuracy:.3f}", "{:.3f} to {:.3f}".format(*one.interval)]
+            for one in self.bins
+        ]
+        return list_table(["answers", "confidence", "right", "95%"], rows, self.reason)
+
+    def plot(self, path: str | Path) -> Path:
+        """Plot the reliability, with 95% intervals, and the risk-coverage curve; `path` as for a comparison's plot."""
+        title = f"Right answers against confidence, ECE {self.ece:.3f}"
+        return save_figure(path, self._draw, title, f"{len(self.right)} rows that were not learned from", self.table)
+
+    def _find_given(self, confidences: Floats) -> npt.NDArray[np.bool_]:
+        return np.array([not self.calibration.is_unsure(float(one)) for one in confidences])
+
+    def _draw(self, axes: Any) -> None:
+        axes.plot([0, 1], [0, 1], color="#8a8a8a", linestyle="--", linewidth=1, label="as it should be")
+        said, right = [one.confidence for one in self.bins], [one.accuracy for one in self.bins]
+        spread = np.abs(np.array([one.interval for one in self.bins]) - np.array(right)[:, None]).T
+        axes.errorbar(said, right, spread, fmt="o", color="#0b5cad", capsize=3, label="a tenth of the answers")
+        shares, errors = np.array(self.risk_coverage).T
+        axes.plot(shares, errors, color="#b35900", label="wrong (y) among the surest share (x)")
+        axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="confidence; share answered", ylabel="right; wrong")
+
+
+def _two_sided(difference: float, spread: float) -> float:
+    """The chance of so large a difference, if there is none."""
+    return 2 * NormalDist().cdf(-abs(difference) / max(spread, 1e-12))
