@@ -1,16 +1,17 @@
-"""Cascades fitted to examples: which stages, and how sure one must be not to ask the next."""
+"""Cascades fitted to examples: which stages, how sure one must be not to ask the next, and what is lost by it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from moa_dspy.cascade import Cascade, asks_aggregator
-from moa_dspy.certainty import Calibration, fit, predict
+from moa_dspy.certainty import Calibration, find_threshold_among, fit, predict
 from moa_dspy.evaluation import Metric, save_figure
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
@@ -21,36 +22,28 @@ from .committee import price_proposals
 from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
 from .reports import Report, list_table
-from .stopping import Committees, Looks, Stop, list_stops, stop_within
 from .vote_weights import Weights
 from .votes import Floats, Votes, take_vote
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["CascadeReport", "FitCascade"]
+__all__ = ["CascadeReport", "Committees", "FitCascade", "Looks", "Stop", "find_stop", "list_stops"]
+
+STEPS = 50  # thresholds that are tried, beside that of never stopping
 
 
 @dataclass(frozen=True)
 class CascadeReport(Report):
-    """What came of fitting a cascade.
+    """What came of fitting a cascade."""
 
-    Attributes:
-        stops: Every threshold that was tried, the strictest first: the curve of quality against cost.
-        chosen: The one that the cascade has.
-        always: What it takes always to ask all, and how often that is right: score, calls, USD.
-        single: The same of the best single model, and its name.
-        reason: In words.
-        usage: What the answers took, those recorded earlier included.
-    """
-
-    stops: Sequence[Stop] = field(repr=False)
-    chosen: Stop
-    always: tuple[float, float, float | None]
-    single: tuple[float, float, float | None]
+    stops: Sequence[Stop] = field(repr=False)  # every threshold tried, the strictest first: quality against cost
+    chosen: Stop  # the one that the cascade has
+    always: tuple[float, float, float | None]  # always to ask all: score, calls, USD
+    single: tuple[float, float, float | None]  # the same of the best single model
     single_name: str
     reason: str
-    usage: Usage
+    usage: Usage  # what the answers took, those recorded earlier included
 
     def table(self) -> Table:
         """The curve as a rich table, with always asking all and the best single model."""
@@ -144,15 +137,13 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         recording = asked.ask(verdicts=True)
         here, there = asked.count(recording)
         if len(here.scores) < 20 or len(here.columns) < 2:
-            found = f"{len(here.scores)} examples and {len(here.columns)} proposals of each"
-            raise CompileInterrupted(
-                f"{found} are too few for a cascade.",
-                "Give 100 examples, and two agents or samples.",
-                recording=recording,
-            )
-        committees = Committees(here, self._weigh(moa, here, judged))
-        prices = price_proposals(here.agents, recording)
-        looks = committees.look(there if val else here, list(prices.values()), held_out=not val)
+            found = f"{len(here.scores)} examples and {len(here.columns)} proposals of each are too few for a cascade."
+            raise CompileInterrupted(found, "Give 100 examples, and two agents or samples.", recording=recording)
+        strategy: Any = moa.strategy  # the weights of early votes are those of its own vote, so that none is changed
+        own = None if judged else np.array([strategy.weights.get(name, 1.0) for name in here.agents])
+        committees = Committees(here, Weights(here).of() if own is None else own)
+        prices = list(price_proposals(here.agents, recording).values())
+        looks = committees.look(there if val else here, prices, held_out=not val)
         fits = list(committees.fits)
         if judged:
             rows, right = asked.read(recording, train, keep_all=True)
@@ -164,37 +155,27 @@ class FitCascade(FromAnswers[MoA | Cascade]):
             looks = looks.then(confidences, right, *_price_verdicts(moa, recording, looks))
         if self.max_error is not None:  # more votes may make an answer sure that they cannot change
             looks = replace(looks, settled=np.zeros_like(looks.settled))
-        self.report = self._choose(looks, here, recording, list(prices.values()))
+        self.report = self._choose(looks, here, recording, prices)
         return self._build(moa, committees, fits, self.report.chosen, len(train), judged)
-
-    def _weigh(self, moa: MoA, votes: Votes, judged: bool) -> Floats:
-        """The agents' weights in the early votes: those of the mixture's own vote, so that none is changed by it."""
-        if judged:
-            return Weights(votes).of()
-        strategy: Any = moa.strategy
-        return np.array([strategy.weights.get(name, 1.0) for name in votes.agents])
 
     def _choose(
         self, looks: Looks, votes: Votes, recording: Recording, prices: Sequence[float | None]
     ) -> CascadeReport:
         stops, questions = list(list_stops(looks)), looks.scores.shape[1]
-        chosen: Stop | None
-        if self.max_calls is None and self.max_cost_usd is None:
-            chosen = stop_within(stops, questions, max_loss=self.max_loss, max_error=self.max_error)
-            goal = f"max_loss={self.max_loss}" if self.max_error is None else f"max_error={self.max_error}"
+        name = next((name for name in ("max_error", "max_calls", "max_cost_usd") if getattr(self, name)), "max_loss")
+        goal, limit = f"{name}={getattr(self, name)}", getattr(self, name)
+        if name == "max_cost_usd" and looks.costs is None:
+            said = "What the models cost is not known, so no budget in USD can be kept. Give max_calls instead."
+            raise CompileInterrupted(said, recording=recording)
+        if name in ("max_error", "max_loss"):
+            chosen = find_stop(stops, questions, **{name: limit})
         else:
-            goal = f"max_calls={self.max_calls}" if self.max_calls else f"max_cost_usd={self.max_cost_usd}"
-            if self.max_cost_usd and looks.costs is None:
-                said = "What the models cost is not known, so no budget in USD can be kept. Give max_calls instead."
-                raise CompileInterrupted(said, recording=recording)
-            limit = self.max_calls or self.max_cost_usd or 0.0
             within = [one for one in stops if (one.calls if self.max_calls else one.cost_usd or 0.0) <= limit + 1e-9]
             chosen = max(within, key=lambda one: (round(one.score, 9), -one.calls), default=None)
         if chosen is None:
-            least = min(one.calls for one in stops)
             raise CompileInterrupted(
-                f"No threshold meets {goal} on these {questions} rows; the cheapest cascade takes {least:.2f} calls "
-                "per question. Ask for less, or give more labelled rows.",
+                f"No threshold meets {goal} on these {questions} rows; the cheapest cascade takes "
+                f"{min(one.calls for one in stops):.2f} calls per question. Ask for less, or give more labelled rows.",
                 recording=recording,
             )
         best = int(votes.alone.mean(axis=0).argmax())
@@ -211,29 +192,127 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         self, moa: MoA, committees: Committees, fits: Sequence[Any], chosen: Stop, rows: int, judged: bool
     ) -> MoA | Cascade:
         stages, agents, samples = [], moa.panels[0].names, moa.panels[0].samples
+        promise: Any = {"threshold": chosen.threshold, "max_error": self.max_error, "on_unsure": "flag"}
+
+        def calibrate(fitted: Any) -> Calibration:
+            return Calibration.of(fitted.coefficients, agents, rows, chosen.score).model_copy(update=promise)
+
         for number, (share, weights) in enumerate(zip(chosen.shares, committees.weights, strict=False)):
             is_last = not judged and number == len(chosen.shares) - 1
             if share > 0 and not is_last:
                 counted = {name: float(weight) for name, weight in zip(agents, weights, strict=True) if weight > 0}
                 stage = take_vote(moa, list(counted), samples, counted)
-                stage.calibration = self._calibrate(fits[number], agents, rows, chosen)
+                stage.calibration = calibrate(fits[number])
                 stages.append(stage)
         if self.max_error is not None:
-            moa.calibration = self._calibrate(fits[-1], agents, rows, chosen)
+            moa.calibration = calibrate(fits[-1])
         return Cascade([*stages, moa]) if stages else moa
 
-    def _calibrate(self, fitted: Any, agents: Sequence[str], rows: int, chosen: Stop) -> Calibration:
-        promise: Any = {"threshold": chosen.threshold, "max_error": self.max_error, "on_unsure": "flag"}
-        return Calibration.of(fitted.coefficients, agents, rows, chosen.score).model_copy(update=promise)
+
+class Committees:
+    """Votes of the 2, 3, ... most accurate agents (one of several samples says something too), and how sure each is.
+
+    `weights` are those of the agents in the vote of all.
+    """
+
+    def __init__(self, train: Votes, weights: Floats) -> None:
+        number, least = len(train.agents), 1 if train.samples > 1 else min(2, len(train.agents))
+        rank = np.argsort(np.argsort(-Weights(train).accuracy, kind="stable"), kind="stable")
+        self.all = weights
+        self.weights = [np.where(rank < n, np.maximum(weights, 1e-9), 0.0) for n in range(least, number + 1)]
+        self.fits = [fit(*train.weigh(each)[:2]) for each in self.weights]
+
+    def look(self, votes: Votes, prices: Sequence[float | None] = (), held_out: bool = False) -> Looks:
+        """What these committees say; with `held_out`, of the rows that they were learned from."""
+        rows, scores, leads = zip(*(votes.weigh(each) for each in self.weights), strict=True)
+        asked = np.array(self.weights) > 0
+        sure = [f.held_out if held_out else predict(f.coefficients, r) for f, r in zip(self.fits, rows, strict=True)]
+        is_priced = prices and None not in prices
+        costs = votes.samples * (asked @ np.array(prices, dtype=float)) if is_priced else None
+        settled = np.array(leads) > votes.samples * (~asked @ self.all)[:, None] + 1e-9
+        return Looks(np.array(sure), np.array(scores), settled, votes.samples * asked.sum(axis=1, dtype=float), costs)
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What each stage says of each question, of shape (stages, questions), and what it takes to come to each stage."""
+
+    confidences: Floats
+    scores: Floats  # 1 where its answer is right
+    settled: npt.NDArray[np.bool_]  # whether the stages after it can no longer change its answer
+    calls: Floats
+    costs: Floats | None = None  # USD; None if a price is not known
+
+    def stop(self, threshold: float) -> npt.NDArray[np.intp]:
+        """The stage at which each question stops."""
+        stops = (self.confidences >= threshold - 1e-9) | self.settled
+        stops[-1] = True
+        return stops.argmax(axis=0)
+
+    def then(self, confidences: Floats, scores: Floats, calls: float, cost: float | None) -> Looks:
+        """These stages and a last one, before which no vote is settled."""
+        costs = None if self.costs is None or cost is None else np.append(self.costs, cost)
+        confidences, scores = np.vstack([self.confidences, confidences]), np.vstack([self.scores, scores])
+        return Looks(confidences, scores, np.zeros(scores.shape, dtype=bool), np.append(self.calls, calls), costs)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A cascade's threshold, and what comes of it on rows that were not learned from."""
+
+    threshold: float  # the confidence at which a stage stops; above 1, only what is settled stops
+    calls: float  # per question
+    cost_usd: float | None  # per question; None if a price is not known
+    score: float  # the share of right answers
+    lost: float  # the share of questions that the last stage gets right and the cascade wrong
+    answered: float  # the share of answers whose confidence reaches the threshold
+    error: float  # the share of wrong ones among these
+    shares: tuple[float, ...]  # of each stage, the share of questions that stop there
+
+
+def list_stops(looks: Looks) -> Iterator[Stop]:
+    """What comes of every threshold, the strictest first."""
+    sure, questions = looks.confidences, np.arange(looks.scores.shape[1])
+    tried = np.unique(np.quantile(sure, np.linspace(0, 1, STEPS), method="lower"))[::-1]
+    for threshold in [2.0, *map(float, tried)]:
+        stage = looks.stop(threshold)
+        scores, given = looks.scores[stage, questions], sure[stage, questions] >= threshold - 1e-9
+        yield Stop(
+            threshold=threshold,
+            calls=float(looks.calls[stage].mean()),
+            cost_usd=None if looks.costs is None else float(looks.costs[stage].mean()),
+            score=float(scores.mean()),
+            lost=float(((looks.scores[-1] == 1) & (scores < 1)).mean()),
+            answered=float(given.mean()),
+            error=float((scores[given] < 1).mean()) if given.any() else 0.0,
+            shares=tuple(float((stage == number).mean()) for number in range(len(sure))),
+        )
+
+
+def find_stop(
+    stops: Sequence[Stop], questions: int, *, max_loss: float = 0.0, max_error: float | None = None
+) -> Stop | None:
+    """The cheapest of these that keeps a promise, tested from the strictest on until one fails; see `find_threshold`.
+
+    Never stopping but where all is settled loses nothing, and needs no test.
+    """
+    if max_error is None:
+        cuts = [(stop.threshold, round(stop.lost * questions), questions) for stop in stops[1:]]
+    else:
+        counts = [round(stop.answered * questions) for stop in stops]
+        cuts = [(stop.threshold, round(stop.error * n), n) for stop, n in zip(stops, counts, strict=True)]
+    limit = max_error or max_loss
+    threshold = find_threshold_among(tuple(cuts), limit) if limit else None
+    unmet = stops[0] if max_error is None else None
+    return next((stop for stop in stops if stop.threshold == threshold), unmet)
 
 
 def _price_verdicts(moa: MoA, recording: Recording, looks: Looks) -> tuple[float, float | None]:
     """Calls and USD of asking all and then the aggregator."""
     usages = [Usage.of(row.verdicts[moa.strategy.name].calls) for row in recording if moa.strategy.name in row.verdicts]
-    spent = sum(usages, Usage.of([]))
-    share = 1 / max(1, len(usages))
+    spent, share = sum(usages, Usage.of([])), 1 / max(1, len(usages))
     known = looks.costs is not None and spent.cost_usd is not None and not spent.unpriced_calls
-    cost = None if not known else float((_last(looks.costs) or 0.0) + (spent.cost_usd or 0.0) * share)
+    cost = None if not known else (_last(looks.costs) or 0.0) + (spent.cost_usd or 0.0) * share
     return float(looks.calls[-1]) + spent.calls * share, cost
 
 

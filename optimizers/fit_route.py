@@ -28,27 +28,16 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class RouteReport(Report):
-    """What came of fitting a route.
+    """What came of fitting a route."""
 
-    Attributes:
-        scores: Option -> its score on all questions.
-        shares: Option -> the share of questions that go to it.
-        routed: The score of the routes, each question by what was learned from others.
-        best: The option that is best for all questions, and its score.
-        gain: The 95% interval of the difference.
-        kept: Whether the routes are taken.
-        reason: The same in words.
-        usage: What the answers took, those recorded earlier included.
-    """
-
-    scores: Mapping[str, float]
-    shares: Mapping[str, float]
-    routed: float
-    best: tuple[str, float]
-    gain: Interval
-    kept: bool
+    scores: Mapping[str, float]  # option -> its score on all questions
+    shares: Mapping[str, float]  # option -> the share of questions that go to it
+    routed: float  # the score of the routes, each question by what was learned from others
+    best: tuple[str, float]  # the option that is best for all questions, and its score
+    gain: Interval  # 95%, of the difference
+    kept: bool  # whether the routes are taken
     reason: str
-    usage: Usage
+    usage: Usage  # what the answers took, those recorded earlier included
 
 
 class FitRoute(FromAnswers[MoA | Route]):
@@ -103,12 +92,11 @@ class FitRoute(FromAnswers[MoA | Route]):
             raise CompileInterrupted(problem, "Give 100.", recording=recording)
         votes = Votes.of(moa, recording, examples, asked.scored, asked.threads)
         _, whole = asked.read(recording, examples, keep_all=True)
-        names = [WHOLE, *votes.agents]
-        table = np.column_stack([whole, votes.alone])
+        names, table = [WHOLE, *votes.agents], np.column_stack([whole, votes.alone])
         costs = [votes.samples * len(votes.agents) + asks_aggregator(moa), *(1 for _ in votes.agents)]
         order = sorted(range(len(names)), key=lambda n: (-round(float(table[:, n].mean()), 9), costs[n]))
         names, table = [names[n] for n in order], table[:, order]
-        self.report = self._judge(names, table, keys, recording.usage)
+        self.report = _judge(names, table, keys, recording.usage)
         if not self.report.kept:
             return asked.student.deepcopy()
         options = {name: moa if name == WHOLE else take_vote(moa, [name], 1, {}) for name in names}
@@ -128,20 +116,18 @@ class FitRoute(FromAnswers[MoA | Route]):
             raise ValueError(f"All examples have the same {self.column!r}, so all would take one route.")
         return [str(value) for value in values]
 
-    def _judge(self, names: Sequence[str], table: Floats, keys: Sequence[Any], usage: Usage) -> RouteReport:
-        routed, chosen = route_held_out(table, keys)
-        best = table[:, 0]
-        gain, interval = float((routed - best).mean()), difference_interval(routed, best)
-        kept = is_win(routed, best)
-        shares = {name: float((chosen == n).mean()) for n, name in enumerate(names)}
-        reason = (
-            f"On {len(best)} examples held out, routes score {routed.mean():.3f} and {names[0]} for all "
-            f"{best.mean():.3f} ({gain:+.3f}, 95% {interval.low:+.3f} to {interval.high:+.3f}): "
-            f"{'they are kept' if kept else 'no win that is more than chance, and the mixture stays as it was'}."
-        )
-        means = dict(zip(names, map(float, table.mean(axis=0)), strict=True))
-        found = (names[0], float(best.mean()))
-        return RouteReport(means, shares, float(routed.mean()), found, interval, bool(kept), reason, usage)
+
+def _judge(names: Sequence[str], table: Floats, keys: Sequence[Any], usage: Usage) -> RouteReport:
+    routed, chosen = route_held_out(table, keys)
+    best, gain, kept = table[:, 0], difference_interval(routed, table[:, 0]), is_win(routed, table[:, 0])
+    reason = (
+        f"On {len(best)} examples held out, routes score {routed.mean():.3f} and {names[0]} for all "
+        f"{best.mean():.3f} ({float((routed - best).mean()):+.3f}, 95% {gain.low:+.3f} to {gain.high:+.3f}): "
+        f"{'they are kept' if kept else 'no win that is more than chance, and the mixture stays as it was'}."
+    )
+    means = dict(zip(names, map(float, table.mean(axis=0)), strict=True))
+    shares = {name: float((chosen == n).mean()) for n, name in enumerate(names)}
+    return RouteReport(means, shares, float(routed.mean()), (names[0], float(best.mean())), gain, kept, reason, usage)
 
 
 def is_win(scores: Floats, others: Floats) -> bool:
@@ -152,11 +138,9 @@ def is_win(scores: Floats, others: Floats) -> bool:
 
 def route_held_out(table: Floats, keys: Sequence[Any]) -> tuple[Floats, Any]:
     """What routes score on each question, learned from the other folds, and which option each takes."""
-    fold = np.random.default_rng(0).permutation(len(table)) % FOLDS
+    fold, array = np.random.default_rng(0).permutation(len(table)) % FOLDS, np.asarray(keys)
     chosen = np.zeros(len(table), dtype=int)
-    array = np.asarray(keys)
     for number in range(FOLDS):
         out = fold == number
-        found = estimate(array[~out], table[~out], array[out])
-        chosen[out] = found.argmax(axis=1)
+        chosen[out] = estimate(array[~out], table[~out], array[out]).argmax(axis=1)
     return table[np.arange(len(table)), chosen], chosen

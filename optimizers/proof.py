@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moa_dspy.certainty import find_threshold, fit, predict
+from moa_dspy.certainty import find_threshold
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.moa import MoA
 from moa_dspy.route import estimate
 
 from .committee import list_committees, pick
+from .fit_cascade import Committees, find_stop, list_stops
 from .fit_route import is_win, route_held_out
 from .reports import Report, list_table
-from .stopping import Committees, list_stops, stop_within
 from .vote_weights import Weights
 from .votes import Floats, Votes
 
@@ -32,45 +32,26 @@ LOSSES = (0.0, 0.01, 0.02)
 
 @dataclass(frozen=True)
 class ProofRow:
-    """One system, over all splits.
-
-    Attributes:
-        name: What it is.
-        right: The share of right answers among those given.
-        answered: The share of questions that are answered.
-        calls: Per question.
-        gain: The score minus that of the better of best single and plurality, and its 95% interval (bootstrap over
-            questions); None where not all is answered.
-        promise: The share of wrong answers that was promised.
-        kept: The share of splits in which the promise was kept, and its 95% interval.
-        refused: The share of splits in which nothing was promised.
-    """
+    """One system, over all splits; each interval is one of 95%."""
 
     name: str
-    right: float | None
-    answered: float
-    calls: float
-    gain: tuple[float, Interval] | None = None
-    promise: float | None = None
-    kept: tuple[float, Interval] | None = None
-    refused: float | None = None
+    right: float | None  # the share of right answers among those given
+    answered: float  # the share of questions that are answered
+    calls: float  # per question
+    gain: tuple[float, Interval] | None = None  # over the better of best single and plurality, if all is answered
+    promise: float | None = None  # the share of wrong answers that was promised
+    kept: tuple[float, Interval] | None = None  # the share of splits in which the promise was kept
+    refused: float | None = None  # the share of splits in which nothing was promised
 
 
 @dataclass(frozen=True)
 class Proof(Report):
-    """What each system gives on questions that it was not learned from.
-
-    Attributes:
-        rows: One per system.
-        questions: How many there are.
-        splits: How often they were split anew.
-        share: Of the questions, to learn from.
-    """
+    """What each system gives on questions that it was not learned from."""
 
     rows: Sequence[ProofRow]
     questions: int
-    splits: int
-    share: float = field(default=0.2)
+    splits: int  # how often they were split anew
+    share: float = 0.2  # of the questions, to learn from
 
     def table(self, title: str = "") -> RenderableType:
         """The rows as two rich tables, in percent: what is answered whole, and what is promised."""
@@ -124,13 +105,11 @@ def prove(
         ['best single', 'plurality', 'committee']
     """
     keys = None if by is None else [str(question.example.get(by)) for question in comparison.questions]
-    settings: Any = {"splits": splits, "share": share, "on_split": on_split}
-    return prove_votes(Votes.of_comparison(moa, comparison), keys=keys, **settings)
+    return prove_votes(Votes.of_comparison(moa, comparison), keys, splits, share, on_split)
 
 
 def prove_votes(
     votes: Votes,
-    *,
     keys: Sequence[Any] | None = None,
     splits: int = 200,
     share: float = 0.2,
@@ -162,11 +141,11 @@ def prove_votes(
 
 
 class _Result(NamedTuple):
-    """What a system gives in one split: scores of the questions judged, which are answered, calls per question."""
+    """What a system gives in one split."""
 
-    scores: Floats
-    given: Any
-    calls: float
+    scores: Floats  # of the questions judged
+    calls: float  # per question
+    given: Any = slice(None)  # which are answered
     promise: float | None = None
     judged: Any = None
 
@@ -183,13 +162,14 @@ def _average(results: Sequence[_Result], questions: int) -> Floats:
 def _sum_up(name: str, results: Sequence[_Result], questions: int, better: Floats) -> ProofRow:
     """The row of the table, against the means of the better baseline."""
     splits, promise, means = len(results), results[0].promise, _average(results, questions)
-    given = np.concatenate([one.scores[one.given] for one in results])
-    right = float(given.mean()) if len(given) else None
-    answered = float(np.mean([one.given.mean() for one in results]))
+    given = [one.scores[one.given] for one in results]
+    all_given = np.concatenate(given)
+    answered = float(np.mean([len(some) / len(one.scores) for some, one in zip(given, results, strict=True)]))
+    right = float(all_given.mean()) if len(all_given) else None
     whole = ProofRow(name, right, answered, float(np.mean([one.calls for one in results])))
     if promise is None:
         return replace(whole, gain=(float(means.mean() - better.mean()), difference_interval(means, better)))
-    errors = [float(1 - one.scores[one.given].mean()) for one in results if one.given.any()]
+    errors = [float(1 - some.mean()) for some in given if len(some)]
     refused = splits - len(errors)
     kept = refused + sum(error <= promise for error in errors)
     return replace(whole, promise=promise, kept=(kept / splits, wilson(kept, splits)), refused=refused / splits)
@@ -197,33 +177,29 @@ def _sum_up(name: str, results: Sequence[_Result], questions: int, better: Float
 
 def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None) -> Iterator[tuple[str, _Result]]:
     """What each system gives in one split."""
-    everything, fitted = np.ones(len(test.scores), dtype=bool), Weights(train)
-    number, samples = len(train.agents), train.samples
-    best, plurality = int(train.alone.mean(axis=0).argmax()), 1 + 1e-6 * fitted.accuracy  # ties go to the strongest
-    yield SINGLE, _Result(test.alone[:, best], everything, 1.0)
-    yield PLURALITY, _Result(test.score(plurality), everything, float(number * samples))
+    whole, best = float(len(train.columns)), int(train.alone.mean(axis=0).argmax())
+    plurality = 1 + 1e-6 * Weights(train).accuracy  # ties go to the strongest
+    yield SINGLE, _Result(test.alone[:, best], 1.0)
+    yield PLURALITY, _Result(test.score(plurality), whole)
     chosen = pick(list(list_committees(train, len(train.scores))))
     weights: Mapping[str, float] = chosen.weights or dict.fromkeys(chosen.agents, 1.0)
     of_chosen = test.of_agents(test.agents, chosen.samples)
-    yield "committee", _Result(of_chosen.score([weights.get(n, 0.0) for n in test.agents]), everything, chosen.calls)
+    yield "committee", _Result(of_chosen.score([weights.get(n, 0.0) for n in test.agents]), chosen.calls)
     if keys is not None:
         yield ROUTE, _route(train, test, plurality, keys)
     committees = Committees(train, plurality)
     looks, seen = committees.look(train, held_out=True), committees.look(test)
     stops, questions = list(list_stops(looks)), np.arange(len(test.scores))
     for loss in LOSSES:
-        stop = stop_within(stops, len(train.scores), max_loss=loss)
+        stop = find_stop(stops, len(train.scores), max_loss=loss)
         stage = seen.stop(2.0 if stop is None else stop.threshold)
-        calls = float(seen.calls[stage].mean())
-        yield f"cascade, loss <= {loss:.0%}", _Result(seen.scores[stage, questions], everything, calls)
-    rows, right, _ = train.weigh(plurality)
-    sure = fit(rows, right)
-    rows, scores, _ = test.weigh(plurality)
-    confidences = predict(sure.coefficients, rows)
+        yield f"cascade, loss <= {loss:.0%}", _Result(seen.scores[stage, questions], float(seen.calls[stage].mean()))
+    # The last of the committees is the vote of all.
+    confidences, held_out = seen.confidences[-1], looks.confidences[-1]
     for promise in PROMISES:
-        threshold = find_threshold(sure.held_out, right, promise)
+        threshold = find_threshold(held_out, looks.scores[-1], promise)
         given = confidences >= (2.0 if threshold is None else threshold - 1e-9)
-        yield f"calibrated at {promise:.0%}", _Result(scores, given, float(number * samples), promise)
+        yield f"calibrated at {promise:.0%}", _Result(seen.scores[-1], whole, given, promise)
 
 
 def _route(train: Votes, test: Votes, plurality: Floats, keys: tuple[Sequence[Any], Sequence[Any]]) -> _Result:
@@ -235,8 +211,7 @@ def _route(train: Votes, test: Votes, plurality: Floats, keys: tuple[Sequence[An
     chosen = np.full(len(options), int(order.argmin()))  # without a win, all go to the vote
     if is_win(route_held_out(table, keys[0])[0], table[:, 0]):
         chosen = estimate(keys[0], table, keys[1]).argmax(axis=1)
-    everything = np.ones(len(options), dtype=bool)
-    return _Result(options[np.arange(len(options)), chosen], everything, float(costs[chosen].mean()))
+    return _Result(options[np.arange(len(options)), chosen], float(costs[chosen].mean()))
 
 
 def _percent(value: float | None) -> str:

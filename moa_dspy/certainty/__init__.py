@@ -3,7 +3,13 @@
 from moa_dspy.certainty.calibration import Calibration, OnUnsure, with_promise
 from moa_dspy.certainty.evidence import MEASURES, Evidence, weigh_evidence
 from moa_dspy.certainty.logit import Fitted, fit, predict
-from moa_dspy.certainty.promise import bound_error, count_fewest, count_rows_needed, find_threshold, is_kept, list_cuts
+from moa_dspy.certainty.promise import (
+    bound_error,
+    count_rows_needed,
+    find_threshold,
+    find_threshold_among,
+    list_cuts,
+)
 
 __all__ = [
     "MEASURES",
@@ -12,11 +18,10 @@ __all__ = [
     "Fitted",
     "OnUnsure",
     "bound_error",
-    "count_fewest",
     "count_rows_needed",
     "find_threshold",
+    "find_threshold_among",
     "fit",
-    "is_kept",
     "list_cuts",
     "predict",
     "weigh_evidence",

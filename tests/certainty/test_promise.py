@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from moa_dspy.certainty import bound_error, count_rows_needed, find_threshold, is_kept
+from moa_dspy.certainty import bound_error, count_rows_needed, find_threshold
+from moa_dspy.certainty.promise import is_kept
 
 
 def test_the_bound_is_clopper_and_pearsons() -> None:
