@@ -10,7 +10,7 @@ from .diagnose import diagnose
 from .diagnose import diagnosis_budget as diagnosis_budget  # this, and what is imported so below, for the command line
 from .examples import CompileInterrupted
 from .examples import ProposersUnreachable as ProposersUnreachable
-from .finetune import Finetune
+from .finetune import Finetune, tune_weights
 from .fit_cascade import FitCascade
 from .fit_route import FitRoute
 from .proof import Proof as Proof
@@ -21,7 +21,6 @@ from .specialize import OPTIMIZERS as OPTIMIZERS
 from .specialize import Specialize
 from .specialize import build as build
 from .specialize import split as split
-from .tune_weights import tune_weights
 from .vote_weights import FitVoteWeights
 
 __all__ = [

@@ -1,18 +1,18 @@
-"""Fine-tuning per model: each agent's LM is trained on what that agent itself said, where it was right."""
+"""Weights of models: each agent's LM trained on what that agent itself said, and DSPy's own optimizers that train."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import dspy
 from dspy.clients.utils_finetune import infer_data_format
 from dspy.teleprompt import Teleprompter
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from moa_dspy.agent import Agent
+from moa_dspy.agent import Agent, adopt_lms, showing_lms
 from moa_dspy.concurrency import run_side_by_side
 from moa_dspy.errors import MoAError
 from moa_dspy.evaluation import Metric, prediction_of
@@ -23,26 +23,19 @@ from .examples import CompileInterrupted, check_mixture, checked_examples
 from .mixtures import specialized
 from .scoring import Scored
 
-__all__ = ["Finetune", "Training"]
+__all__ = ["Finetune", "Training", "tune_weights"]
 
-Step = tuple[str, dict[str, Any], Any]  # a predictor's name, its inputs, its outputs
+ModuleT = TypeVar("ModuleT", bound=dspy.Module)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One LM that was trained.
+    """One LM that was trained."""
 
-    Attributes:
-        agent: Whose it is.
-        model: What was trained.
-        examples: How many prompts with their replies it was trained on.
-        tuned_model: What came of it; None if the job failed.
-    """
-
-    agent: str
-    model: str
-    examples: int
-    tuned_model: str | None = None
+    agent: str  # whose it is
+    model: str  # what was trained
+    examples: int  # how many prompts with their replies it was trained on
+    tuned_model: str | None = None  # what came of it; None if the job failed
 
 
 class Finetune(Teleprompter):
@@ -112,27 +105,20 @@ class Finetune(Teleprompter):
             raise ValueError(f"There is no agent {unknown[0]!r} to train. There are {', '.join(known)}.")
         names = [name for name in known if self.agents is None or name in self.agents]
         for name in names:
-            _check_trainable(_agents_of(student, name)[0])
+            _check_trainable(_find_agents(student, name)[0])
         adapter = dspy.settings.adapter or dspy.ChatAdapter()
         data_format = infer_data_format(adapter)
-        data: dict[str, list[Any]] = {name: [] for name in names}
-        failures: dict[str, str] = {}
         asked = specialized(student)  # each with a prompt of its own, so that it is known who said what
-        predictors: dict[str, Any] = dict(asked.named_predictors())
 
-        def ask(number: int) -> tuple[int, list[tuple[str, Step]], Sequence[Any]]:
+        def ask(number: int) -> tuple[int, list[tuple[str, dict[str, Any]]], Mapping[str, str]]:
             return number, *self._ask(asked, trainset[number], scored)
 
-        answers = sorted(run_side_by_side(ask, range(len(trainset)), self.num_threads), key=lambda one: one[0])
-        for _, good, failed in answers:
-            failures |= {one.agent: f"{one.error}: {one.message.partition(chr(10))[0]}" for one in failed}
-            for agent, (name, inputs, outputs) in good:
+        data, failures = {name: list[Any]() for name in names}, dict[str, str]()
+        answers = run_side_by_side(ask, range(len(trainset)), self.num_threads)
+        for _, good, failed in sorted(answers, key=lambda one: one[0]):
+            failures |= failed
+            for agent, said in good:
                 if agent in data:
-                    signature, demos = predictors[name].signature, predictors[name].demos
-                    for field in signature.output_fields:
-                        if field not in outputs:  # fusion does not ask for what is settled
-                            signature = signature.delete(field)
-                    said = {"signature": signature, "demos": demos, "inputs": inputs, "outputs": outputs}
                     data[agent].append(adapter.format_finetune_data(**said))
         if empty := [name for name, examples in data.items() if not examples]:
             counts = ", ".join(f"{name} {len(examples)}" for name, examples in data.items())
@@ -145,48 +131,29 @@ class Finetune(Teleprompter):
 
     def _ask(
         self, moa: MoA, example: dspy.Example, scored: Scored | None
-    ) -> tuple[list[tuple[str, Step]], Sequence[Any]]:
+    ) -> tuple[list[tuple[str, dict[str, Any]]], Mapping[str, str]]:
         """What each agent said that is worth learning, and why others did not answer."""
-        name_of = {id(predictor): name for name, predictor in moa.named_predictors()}
-        with dspy.context(trace=[]):
-            try:
-                prediction: Any = moa(**{name: example[name] for name in example.inputs()})
-            except MoAError as error:
-                return [], error.failures
-            except (LMError, AdapterParseError):
-                return [], []
-            steps: list[Any] = [(name_of.get(id(part)), *step) for part, *step in dspy.settings.trace]
-        return list(self._good(example, prediction, steps, scored)), prediction.metadata.failures
 
-    def _good(
-        self, example: dspy.Example, prediction: Any, steps: Sequence[Any], scored: Scored | None
-    ) -> Iterator[tuple[str, Step]]:
-        """The agents' steps that led to something right."""
+        def tell(failures: Sequence[Any]) -> dict[str, str]:
+            return {one.agent: f"{one.error}: {one.message.partition(chr(10))[0]}" for one in failures}
 
         def passes(answer: dspy.Prediction) -> bool:
             return scored is None or float(scored(example, answer)) >= self.threshold
 
-        by_place: dict[tuple[str, str], list[Step]] = defaultdict(list)
-        for step in steps:
-            if step[0] is not None:  # `proposers.ada.program.predict` is of ada
-                panel, agent, *_ = step[0].split(".")
-                by_place[panel, panel if panel == "aggregator" else agent].append(step)
-        metadata = prediction.metadata
-        for (panel, agent), own in by_place.items():
-            if panel == "aggregator":
-                right = [not metadata.fallback_used and passes(prediction)] * len(own)
-            else:
-                layer = 1 if panel == "proposers" else int(panel.removeprefix("layer_"))
-                proposals = [one for one in metadata.all_proposals if (one.agent, one.layer) == (agent, layer)]
-                right = [passes(prediction_of(proposal.outputs)) for proposal in proposals]
-                if len(right) != len(own):  # it is not known which step led to what
-                    right = [bool(right) and all(right)] * len(own)
-            yield from ((agent, step) for is_right, step in zip(right, own, strict=True) if is_right)
+        with dspy.context(trace=[]):
+            try:
+                prediction: Any = moa(**{name: example[name] for name in example.inputs()})
+            except MoAError as error:
+                return [], tell(error.failures)
+            except (LMError, AdapterParseError):
+                return [], {}
+            trace = list(dspy.settings.trace)
+        return list(_keep_good(moa, prediction, trace, passes)), tell(prediction.metadata.failures)
 
     def _train(self, student: MoA, data: Mapping[str, list[Any]], data_format: Any) -> MoA:
         moa, jobs, failed = student.deepcopy(), dict[str, Any](), list[str]()
         for name, examples in data.items():
-            lm: Any = _agents_of(moa, name)[0].lm
+            lm: Any = _find_agents(moa, name)[0].lm
             lm.kill()  # frees what a local model that is served holds
             jobs[name] = lm.finetune(examples, data_format, self.train_kwargs or None)
         self.trainings = []
@@ -195,7 +162,7 @@ class Finetune(Teleprompter):
             if isinstance(tuned, Exception):
                 failed.append(f"{name}: {tuned}")
             else:
-                for agent in _agents_of(moa, name):
+                for agent in _find_agents(moa, name):
                     agent.lm = tuned
             self.trainings.append(Training(name, job.model, len(data[name]), getattr(tuned, "model", None)))
         if failed:
@@ -204,7 +171,32 @@ class Finetune(Teleprompter):
         return moa
 
 
-def _agents_of(moa: MoA, name: str) -> list[Agent]:
+def _keep_good(moa: MoA, prediction: Any, trace: Sequence[Any], passes: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What agents were asked and said that led to something right, each with the agent's name."""
+    place_of = {id(predictor): tuple(name.split(".")[:2]) for name, predictor in moa.named_predictors()}
+    steps: dict[tuple[str, ...], list[Any]] = defaultdict(list)
+    for step in trace:
+        if (place := place_of.get(id(step[0]))) is not None:  # ("proposers", "ada"), ("aggregator", "program")
+            steps[place].append(step)
+    metadata = prediction.metadata
+    for (panel, agent), own in steps.items():
+        if panel == "aggregator":
+            agent, right = panel, [not metadata.fallback_used and passes(prediction)] * len(own)
+        else:
+            who = agent, getattr(moa, panel).layer
+            proposals = [one for one in metadata.all_proposals if (one.agent, one.layer) == who]
+            right = [passes(prediction_of(proposal.outputs)) for proposal in proposals]
+            if len(right) != len(own):  # it is not known which step led to what
+                right = [bool(right) and all(right)] * len(own)
+        for is_right, (predictor, inputs, outputs) in zip(right, own, strict=True):
+            if is_right:
+                signature = predictor.signature
+                for field in [field for field in signature.output_fields if field not in outputs]:
+                    signature = signature.delete(field)  # fusion does not ask for what is settled
+                yield agent, {"signature": signature, "demos": predictor.demos, "inputs": inputs, "outputs": outputs}
+
+
+def _find_agents(moa: MoA, name: str) -> list[Agent]:
     """An agent in all its layers."""
     return [agent for agent in moa.agents if agent.name == name]
 
@@ -223,3 +215,83 @@ def _check_trainable(agent: Agent) -> None:
             f"({type(provider).__name__}) does not fine-tune. Give dspy.LM(..., provider=...) one that does, or leave "
             "the agent out: agents=[...]."
         )
+
+
+def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) -> ModuleT:
+    """Compile a mixture, or a program that holds one, with an optimizer that trains models.
+
+    `BootstrapFinetune` and `BetterTogether` want an LM on every predictor. This shows them, on a copy,
+    each agent's own, and gives each agent the LM that comes back. (`set_lm` would put one LM on all.)
+
+    Args:
+        program: What to compile; it stays as it is.
+        optimizer: `BootstrapFinetune`, or `BetterTogether`, also one of prompt optimizers alone.
+        **arguments: For its `compile`: `trainset`, `teacher`, ...
+
+    Returns:
+        The compiled copy; `agent.model` names the trained models.
+
+    Raises:
+        ValueError: If it could not be right: agents on several LMs share a prompt, a predictor has no LM, or the
+            optimizer trains one model per predictor (`multitask=False`).
+
+    Examples:
+        ```python
+        moa = MoA("question -> answer", ["openai/gpt-4.1-nano", "openai/gpt-4.1-mini"], "openai/gpt-4.1",
+                  use_specialized_prompts=True)
+        tuned = tune_weights(moa, dspy.BootstrapFinetune(metric=metric), trainset=train)
+        ```
+    """
+    if _trains_per_predictor(optimizer):
+        raise ValueError(
+            "multitask=False takes the n-th step of a trace for the n-th predictor's, and a proposer that fails, or is "
+            "asked again, moves the others': models would be trained on what others said. Use multitask=True, or "
+            "moa_dspy.optimizers.Finetune, which trains each model on what it said itself."
+        )
+    student = program.deepcopy()
+    _give_ambient_lms(student, dspy.settings.lm)
+    _refuse_shared_prompts(student)
+    if isinstance(optimizer, dspy.BootstrapFinetune) and not arguments.get("teacher"):
+        # Asked in the student's place: as any mixture, on rollouts of its own.
+        arguments["teacher"] = program.deepcopy()
+    with showing_lms(_agents_of(student)):
+        if bare := [name for name, predictor in student.named_predictors() if predictor.lm is None]:
+            raise ValueError(f"The predictor {bare[0]} has no LM, so there is nothing to train. Give its agent one.")
+        tuned: Any = optimizer.compile(student, **arguments)
+    for one in (tuned, *(candidate["program"] for candidate in getattr(tuned, "candidate_programs", ()))):
+        with showing_lms(_agents_of(one)):
+            pass  # copies, which showed theirs too, are done with it
+    return tuned
+
+
+def _agents_of(program: dspy.Module) -> list[Agent]:
+    modules: Any = program.named_sub_modules(Agent)
+    return [agent for _, agent in modules]
+
+
+def _give_ambient_lms(program: dspy.Module | None, around: dspy.BaseLM | None) -> None:
+    """Let agents that run on the LM around them have it as their own: it is trained too."""
+    agents = [] if program is None else _agents_of(program)
+    adopt_lms(agents)
+    for agent in agents:
+        if agent.asks_ambient_lm and not agent.has_agents:
+            agent.lm = around
+        if agent.has_agents and agent.program is not None:
+            _give_ambient_lms(agent.program, agent.lm or around)
+
+
+def _refuse_shared_prompts(program: dspy.Module) -> None:
+    agents = _agents_of(program)
+    for name, predictor in program.named_predictors():
+        own = [agent for agent in agents if any(part is predictor for part in agent.predictors())]
+        lms = {id(agent.lm) for agent in own if agent.lm is not None and not agent.has_agents}
+        if len(lms) > 1:
+            raise ValueError(
+                f"The predictor {name} is the prompt of {len(lms)} LMs, and an optimizer trains one per predictor: "
+                "the others would be lost. Build the mixture with use_specialized_prompts=True."
+            )
+
+
+def _trains_per_predictor(optimizer: Any) -> bool:
+    inner = getattr(optimizer, "optimizers", {}).values()
+    return getattr(optimizer, "multitask", True) is False or any(map(_trains_per_predictor, inner))

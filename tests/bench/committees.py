@@ -32,7 +32,7 @@ from moa_dspy.agent import as_identifier
 from moa_dspy.evaluation import difference_interval
 
 committee: Any = import_module("moa_dspy.optimizers.committee")
-diagnosis: Any = import_module("moa_dspy.optimizers.diagnosis")
+diagnosis: Any = import_module("moa_dspy.optimizers.diagnose")
 numbers: Any = import_module("moa_dspy.optimizers.votes")
 weighing: Any = import_module("moa_dspy.optimizers.vote_weights")
 Scored: Any = import_module("moa_dspy.optimizers.scoring").Scored

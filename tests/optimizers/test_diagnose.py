@@ -21,7 +21,7 @@ from moa_dspy.evaluation import wilson
 from moa_dspy.optimizers import ProposersUnreachable, diagnose, diagnosis_budget
 from moa_dspy.recording import RecordingInterrupted
 
-recommend: Any = import_module("moa_dspy.optimizers.diagnosis").recommend
+recommend: Any = import_module("moa_dspy.optimizers.diagnose").recommend
 
 GOLD = ["0"] * 60
 TRIO = {name: [str(n) if n % 3 == at else "0" for n in range(1, 61)] for at, name in enumerate(["ada", "bo", "cy"])}
