@@ -222,15 +222,6 @@ def test_what_a_recording_lacks_is_left_out_unless_it_is_arithmetic(caplog: pyte
         evaluate(MoA(QA, [Agent(FakeLM("c", []))], strategy="voting"), recording)
 
 
-def test_the_answers_of_a_mixture_that_was_asked_as_it_is_are_scored() -> None:
-    moa = MoA(QA, [FakeLM("a", said("1")), FakeLM("b", said("2"))], FakeLM("judge", said("3")))
-    comparison = evaluate(moa, record(moa, examples("3")))
-    assert scores(comparison) | {"synthesis": [1], "plain vote": [0]} == scores(comparison)
-    assert (comparison.row("synthesis").calls, comparison.row("plain vote").calls) == (3, 2)
-    assert comparison.usage.calls == 3
-    assert record(moa, examples("3"), known=comparison.recording, strategies=["synthesis"]).usage.calls == 3
-
-
 def test_a_table_of_answers_is_scored_and_costs_are_not_known(tmp_path: Path) -> None:
     recording = Recording.from_answers({"x": ["1", "0"], "y": ["1", None], "z": ["0", "1"]}, examples("1", "1"))
     moa = MoA(QA, [Agent(FakeLM(name, []), name=name) for name in "xyz"], strategy=Voting(weights={"z": 3}))
@@ -284,3 +275,11 @@ def test_a_missing_key_is_found_before_anything_is_asked() -> None:
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         evaluate(MoA(QA, [a], "openai/gpt-5-mini"), examples("1"), strategies=[])
     assert a.calls == 0
+
+
+def test_the_answers_of_a_mixture_that_was_asked_as_it_is_are_scored() -> None:
+    moa = MoA(QA, [FakeLM("a", said("1")), FakeLM("b", said("2"))], FakeLM("judge", said("3")))
+    comparison = evaluate(moa, record(moa, examples("3")))
+    assert scores(comparison) | {"synthesis": [1], "plain vote": [0]} == scores(comparison)
+    assert (comparison.row("synthesis").calls, comparison.row("plain vote").calls) == (3, 2)
+    assert comparison.usage.calls == 3

@@ -1,16 +1,14 @@
 """Each model alone, the strategies and the best possible on somebody's data; each model is asked once."""
 
-import json
 from typing import Any
 
 import dspy
 import pytest
-from rich.console import Console
 from support.fake_lm import FakeLM
 from support.mixtures import QA, calls
 from support.shown import JUDGED, panel_of
 
-from moa_dspy import Agent, MoA, Strategy, TooFewProposals, Verdict, evaluate
+from moa_dspy import MoA, TooFewProposals, evaluate
 from moa_dspy.simulated.questions import bundled_questions
 
 PANEL = ["simulated/alice", "simulated/bob", "simulated/carol"]
@@ -59,32 +57,6 @@ def test_failures_count_as_wrong_and_are_reported() -> None:
     assert [(row.name, row.failures) for row in found.rows][:2] == [("a", 2), ("b", 1)]
     [first, *_] = found.troubles
     assert (first.who, first.error, first.count) == ("a", "LMServerError", 2)
-
-
-def test_other_programs_and_strategies_of_ones_own_are_compared_too() -> None:
-    class Last(Strategy):
-        name = "last"
-
-        def decide(self, case: Any) -> Verdict:
-            return Verdict(case.proposals[-1].outputs)
-
-    mine = Agent(says("mine", "2"), dspy.ChainOfThought(QA))
-    moa = MoA(QA, [says("a", "1"), says("b", "2")], strategy=Last())
-    found = scores(evaluate(moa, examples("2"), others={"mine": mine}))
-    assert (found["last"], found["mine"], found["plain vote"]) == (1, 1, 0)
-
-
-def test_a_comparison_is_a_table_and_plain_data() -> None:
-    moa = MoA("question -> answer: float", [says("a", "1.5", "2"), says("b", "1", "2")], strategy="voting")
-    found: Any = evaluate(moa, examples(1.5, 2), concurrency=1)
-    console = Console(width=80, file=None, record=True, color_system=None)
-    with console.capture() as captured:
-        console.print(found.table(80))
-    lines = captured.get().splitlines()
-    assert max(map(len, lines)) <= 80 and all(any(name in line for line in lines) for name in ("a", "voting", "oracle"))
-    data = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert [row["name"] for row in data["rows"]] == ["a", "b", "plain vote", "voting", "oracle"]
-    assert (data["best_single"], data["simulated"], data["rows"][0]["score"]) == ("a", False, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -141,14 +113,3 @@ def test_nobody_else_is_asked_if_nobody_answers_the_first_question() -> None:
     with pytest.raises(TooFewProposals, match="first question"):
         evaluate(MoA(QA, [a, b], strategy="voting"), examples("1", "1"))
     assert (a.calls, b.calls) == (1, 1)
-
-
-def test_an_interrupt_ends_it() -> None:
-    def interrupt(done: int, planned: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    a = FakeLM("a", lambda prompt: {**JUDGED, "answer": "1"})
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(MoA(QA, [a], strategy="voting"), examples(*"11111"), concurrency=1, on_progress=interrupt)
-    assert a.calls < 5

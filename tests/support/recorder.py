@@ -1,7 +1,7 @@
-"""A process that records, for tests that kill it or run several: python recorder.py PATH FIRST LAST DELAY."""
+"""A process that records, for tests that kill it or run several."""
 
-import sys
 import time
+from pathlib import Path
 
 import dspy
 
@@ -9,24 +9,20 @@ from moa_dspy import MoA, record
 
 
 class Slow(dspy.Module):
-    """Answers with the question, after a while; says so on standard output, as a call that was paid."""
+    """Answers with the question, after a while; notes it in a file, as a call that was paid."""
 
-    def __init__(self, delay: float) -> None:
+    def __init__(self, notes: Path, delay: float) -> None:
         super().__init__()
-        self.delay = delay
+        self.notes, self.delay = notes, delay
 
     def forward(self, question: str) -> dspy.Prediction:
+        with open(self.notes, "a") as notes:
+            notes.write(f"{question}\n")
         time.sleep(self.delay)
-        sys.stdout.write(f"{question}\n")  # at once: two threads ask
-        sys.stdout.flush()
         return dspy.Prediction(answer=question)
 
 
-def main(path: str, first: str, last: str, delay: str) -> None:
-    moa = MoA("question -> answer", [Slow(float(delay))], strategy="voting")
-    rows = [{"id": n, "question": f"q{n}"} for n in range(int(first), int(last))]
-    record(moa, rows, path, concurrency=2)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def record_slowly(path: Path, notes: Path, first: int, last: int, delay: float) -> None:
+    """Record these questions."""
+    moa = MoA("question -> answer", [Slow(notes, delay)], strategy="voting")
+    record(moa, [{"id": n, "question": f"q{n}"} for n in range(first, last)], path, concurrency=2)
