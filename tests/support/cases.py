@@ -1,9 +1,7 @@
-"""Proposals and strategies without a panel, and prompts read back as strictly as a machine would."""
+"""Proposals and strategies without a panel."""
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -12,19 +10,10 @@ from moa_dspy import Case, MoA, Proposal, Strategy, Verdict
 from moa_dspy.signatures import task_signature
 
 from .fake_lm import FakeLM
-from .rendering import asked
+from .shown import ADAPTERS, always, blocks, choosing, labels, panel_of, request, told
 
-ADAPTERS = [dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter()]
-
-_BLOCK = r"Proposal (P\d+)(?: \(given by (\d+) of (\d+) proposers\))?:\n«««\n([^«»]*(?:[«»]{1,2}(?![«»])[^«»]*)*)\n»»»"
-
-
-@dataclass(frozen=True)
-class Block:
-    """One proposal of an exhibit: how many gave it, and its fields as text."""
-
-    given_by: int
-    fields: dict[str, str]
+__all__ = ["ADAPTERS", "answers", "blocks", "case_of", "choosing", "decide"]
+__all__ += ["label_of", "mixture_of", "proposals_of", "proposer", "request", "told"]
 
 
 def proposals_of(*outputs: Mapping[str, Any], reasonings: Sequence[str | None] = ()) -> list[Proposal]:
@@ -62,54 +51,17 @@ def mixture_of(
     task: str | type[dspy.Signature], outputs: Sequence[Mapping[str, Any]], judge: FakeLM | None, **options: Any
 ) -> MoA:
     """A mixture whose proposers, of models provider/m0, m1, ..., give these outputs."""
-    return MoA(task, [proposer(f"provider/m{number}", out) for number, out in enumerate(outputs)], judge, **options)
+    return panel_of(*outputs, judge=judge, task=task, **options)
 
 
 def proposer(name: str, outputs: Mapping[str, Any]) -> FakeLM:
     """A model that answers every prompt with these outputs."""
-    return FakeLM(name, lambda prompt: {"reasoning": "so", **outputs})
-
-
-def told(lm: FakeLM, number: int = -1) -> dict[str, str]:
-    """The inputs that a model was given in its last message."""
-    return request(lm, number).inputs
-
-
-def request(lm: FakeLM, number: int = -1) -> Any:
-    """What a model was asked for in its last message."""
-    found = asked(lm.requests[number].messages[-1].text or "")
-    assert found is not None
-    return found
-
-
-def blocks(text: str) -> dict[str, Block]:
-    """Read an exhibit back; fails if anything stands in it beside well-formed proposals."""
-    assert re.fullmatch(rf"{_BLOCK}(?:\n\n{_BLOCK})*", text), text
-    return {label: Block(int(count or 1), _fields(body)) for label, count, _, body in re.findall(_BLOCK, text)}
+    return FakeLM(name, always(**outputs))
 
 
 def label_of(prompt: str, answer: str) -> str:
     """The label under which a prompt shows the proposal with this answer."""
-    exhibit = prompt[prompt.rindex("\nProposal P1") + 1 :]
-    return next(label for label, _, _, body in re.findall(_BLOCK, exhibit) if _fields(body)["answer"].strip() == answer)
-
-
-def choosing(*chosen: str) -> Callable[[str], dict[str, Any]]:
-    """A judge that names the proposals with these answers, one a call, the last one ever after."""
-    left = list(chosen)
-
-    def choose(prompt: str) -> dict[str, Any]:
-        answer = left.pop(0) if len(left) > 1 else left[0]
-        return {"reasoning": "best", "choice": label_of(prompt, answer)}
-
-    return choose
-
-
-def _fields(body: str) -> dict[str, str]:
-    # Every character that some reader takes for a line break starts a line here.
-    parts = re.split(r"(?:^|(?<=[\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]))(\w+): ", body)
-    assert parts[0] == "" and len(set(parts[1::2])) == len(parts[1::2]), body
-    return {name: value.removesuffix("\n") for name, value in zip(parts[1::2], parts[2::2], strict=True)}
+    return labels(prompt)[answer]
 
 
 def _name(number: int) -> str:

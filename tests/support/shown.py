@@ -41,7 +41,7 @@ def always(**outputs: Any) -> Callable[[str], dict[str, Any]]:
 
 def panel_of(*outputs: Any, judge: FakeLM | None = None, task: Any = "question -> answer", **options: Any) -> MoA:
     """A mixture whose proposers m0, m1, ... give these outputs, or these answers."""
-    given = [out if isinstance(out, dict) else {"answer": out} for out in outputs]
+    given = [out if isinstance(out, Mapping) else {"answer": out} for out in outputs]
     lms = [FakeLM(f"provider/m{number}", always(**out)) for number, out in enumerate(given)]
     return MoA(task, lms, judge, **options)
 
