@@ -11,7 +11,7 @@ from support.fake_lm import FakeLM
 from support.mixtures import EXAMPLES, QA, Ask, both_ways, calls, cast, every_way, in_task, mixture, says
 from support.roles import Outer, never
 
-from moa_dspy import Agent, MoA
+from moa_dspy import Agent, MoA, Strategy, Verdict
 
 specialized = pytest.mark.parametrize("specialized", [False, True], ids=["shared", "specialized"])
 Copied = Callable[[MoA, Path], Any]
@@ -42,6 +42,29 @@ class Brings(dspy.Module):
 
     def forward(self, question: str) -> Any:
         return self.answer(question=question)
+
+
+class Uncopyable(Brings):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("holds a connection")
+
+
+class Locked(FakeLM):
+    def __deepcopy__(self, memo: Any) -> Any:
+        raise TypeError("cannot pickle '_thread.lock' object")
+
+
+class Last(Strategy):
+    """Holds what cannot be copied."""
+
+    name = "last"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.connection = iter(lambda: 0, 0)
+
+    def decide(self, case: Any) -> Verdict:
+        return Verdict(case.proposals[-1].outputs)
 
 
 def predictor(moa: Any, role: str) -> Any:
@@ -83,13 +106,36 @@ def test_who_has_no_lm_asks_the_one_of_the_settings(ask: Ask) -> None:
     assert (pred.answer, calls(lms)) == ("ambient", {"a": 1, "ambient": 2})
 
 
-def test_copies_share_the_lms_and_not_the_prompts() -> None:
-    lms = cast("a", "judge")
-    moa: Any = mixture(lms)
+@specialized
+def test_copies_share_the_lms_and_not_the_prompts(specialized: bool) -> None:
+    lms = cast("a", "b", "own", "judge", "new")
+    moa: Any = MoA(QA, [lms["a"], lms["b"], Brings(lms["own"])], lms["judge"], use_specialized_prompts=specialized)
     copied: Any = moa.deepcopy()
-    assert all(agent.lm is lm for agent, lm in zip(copied.agents, lms.values(), strict=True))
+    assert [agent.get_lm() for agent in copied.agents] == [*lms.values()][:4]
+    assert all(agent.get_lm() is lm for agent, lm in zip(copied.agents, lms.values(), strict=False))
+    assert [name for name, _ in copied.named_predictors()] == [name for name, _ in moa.named_predictors()]
     copied.predictors()[0].demos = EXAMPLES
     assert moa.predictors()[0].demos == []
+    moa.set_lm(lms["new"])  # nobody was called since
+    assert all(agent.get_lm() is lms["new"] for agent in moa.deepcopy().agents)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda lms: MoA(QA, [lms["a"], lms["a"], Uncopyable(lms["own"])], lms["judge"]),
+        lambda lms: MoA(QA, [lms["a"], lms["own"]], Locked("judge", says("judge"))),
+        lambda lms: MoA(QA, [lms["a"], lms["own"]], strategy=Last()),
+    ],
+    ids=["program", "LM", "strategy"],
+)
+def test_a_copy_is_whole_whatever_in_it_cannot_be_copied(build: Callable[[Any], MoA]) -> None:
+    lms = cast("a", "own", "judge")
+    moa: Any = build(lms)
+    copied: Any = moa.deepcopy()
+    assert [name for name, _ in copied.named_predictors()] == [name for name, _ in moa.named_predictors()]
+    assert copied.predictors()[0] is not moa.predictors()[0] and copied.get_lm() is moa.get_lm()
+    assert copied(question="?").answer == moa(question="?").answer and lms["own"].calls == 2
 
 
 def test_an_agent_is_a_program_of_its_own() -> None:
@@ -98,6 +144,22 @@ def test_an_agent_is_a_program_of_its_own() -> None:
     with dspy.context(lm=stray):
         assert (agent(question="?").answer, in_task(agent, question="?").answer) == ("a", "a")
     assert (a.calls, stray.calls, agent.get_lm()) == (2, 0, a)
+    agent.set_lm(stray.copy(rollout_id=4))
+    agent(question="?")
+    agent.set_lm(stray)
+    agent(question="?")
+    assert (a.rollouts, stray.rollouts, agent.get_lm()) == ([None, None, 4], [None], stray)
+
+
+def test_one_program_may_be_two_agents() -> None:
+    lms, program = cast("a", "b", "judge"), dspy.ChainOfThought(QA)
+    moa = MoA(QA, [Agent(lms["a"], program), Agent(lms["b"], program, name="other")], lms["judge"])
+    assert [(p.agent, p.outputs["answer"]) for p in moa(question="?").proposals] == [("a", "a"), ("other", "b")]
+
+
+def test_an_agent_without_a_program_waits_for_its_mixture() -> None:
+    with pytest.raises(ValueError, match=r"Agent 'a' has no program yet"):
+        Agent(FakeLM("a", says("a")))(question="?")
 
 
 # What is put on the predictors is adopted.
@@ -153,6 +215,62 @@ def test_it_reaches_agents_in_a_program_around_them_and_in_a_mixture_inside(ask:
     outer.set_lm(lms["stray"])
     outer(question="?")
     assert lms["stray"].calls == 3
+
+
+def test_what_was_set_last_counts() -> None:
+    lms = cast("a", "judge", "new")
+    moa = mixture({name: lms[name] for name in ("a", "judge")})
+    for number, lm in enumerate([lms["new"], lms["new"].copy(rollout_id=1), lms["new"], lms["a"].copy(rollout_id=3)]):
+        moa.set_lm(lm)
+        moa.get_lm()
+        if number > 1:
+            moa(question="?")
+    assert lms["new"].rollouts == [None, None, 3, 3] and lms["a"].calls == 0
+
+
+def test_one_on_the_shared_predictor_is_for_every_proposer() -> None:
+    lms = cast("a", "b", "judge", "stray")
+    moa = mixture(lms)
+    predictor(moa, "proposers").lm = lms["stray"]
+    moa(question="?")
+    assert calls(lms) == {"a": 0, "b": 0, "judge": 1, "stray": 2}
+
+
+def test_a_program_with_its_own_lm_keeps_it_for_samples_and_gives_it_up_for_another() -> None:
+    lms = cast("own", "judge", "stray")
+    moa = MoA(QA, [Brings(lms["own"])], lms["judge"])
+    for rollout in (3, None):
+        moa.set_lm(lms["stray"].copy(rollout_id=rollout, temperature=1.0) if rollout else lms["stray"])
+        moa(question="?")
+        moa.reset_copy()(question="?")
+    assert [lms["own"].rollouts[0], calls(lms)] == [3, {"own": 2, "judge": 2, "stray": 4}]
+
+
+def test_it_reaches_predictors_in_lists_and_dicts() -> None:
+    class Several(dspy.Module):
+        def __init__(self, own: dspy.BaseLM) -> None:
+            super().__init__()
+            self.steps = [dspy.Predict("question -> draft")]
+            self.named = {"last": dspy.Predict("draft -> answer")}
+            self.named["last"].set_lm(own)
+
+        def forward(self, question: str) -> Any:
+            return self.named["last"](draft=self.steps[0](question=question).draft)
+
+    own, free = FakeLM("own", says("x")), FakeLM("free", lambda prompt: {"draft": "d"})
+    moa = MoA(QA, [Agent(free, Several(own))], strategy="voting")
+    moa.set_lm(free.copy(rollout_id=3))
+    moa(question="?")
+    assert (own.rollouts, free.rollouts) == ([3], [3])
+
+
+def test_the_sample_that_is_asked_of_the_settings_lm_is_asked_of_every_agent() -> None:
+    lms = cast("a", "inner", "judge", "stray")
+    moa = MoA(QA, [MoA(QA, [lms["a"]], lms["inner"])], lms["judge"])
+    with dspy.context(lm=lms["stray"].copy(rollout_id=9, temperature=0.3)):
+        moa(question="?")
+    found = [(lm.rollouts != [None], lm.requests[0].config.temperature) for lm in lms.values() if lm.calls]
+    assert found == [(True, 0.3)] * 3
 
 
 def test_it_arrives_whole_however_many_threads_call_at_once() -> None:
@@ -217,8 +335,99 @@ def test_samples_layers_mixtures_inside_and_attempts_never_collide(cached: None)
     assert a.calls == len({*a.rollouts}) == 4 * 2 * 7
 
 
+def test_two_mixtures_on_the_settings_lm_stay_apart(cached: None) -> None:
+    ambient = FakeLM("ambient", says("a"), cache=True)
+    with dspy.context(lm=ambient):
+        inner = [MoA(QA, [dspy.ChainOfThought(QA)], strategy="voting") for _ in range(2)]
+        MoA(QA, inner, strategy="voting")(question="?")
+    assert len({*ambient.rollouts}) == 2
+
+
+def test_samples_reach_mixtures_inside_dspy_parallel(cached: None) -> None:
+    lms = cast("a", "judge", cache=True)
+
+    class Fanned(dspy.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = mixture(lms)
+
+        def forward(self, **inputs: Any) -> Any:
+            return dspy.Parallel(num_threads=2, disable_progress_bar=True)([(self.inner, inputs)])[0]
+
+    MoA(QA, [Fanned()], strategy="voting", num_proposals_per_model=3)(question="?")
+    assert lms["a"].calls == 3
+
+
+def test_an_lms_own_rollout_id_stays_when_nobody_asks_for_another() -> None:
+    a = FakeLM("a", says("a"), rollout_id=5, temperature=1.0)
+    mixture({"a": a, **cast("judge")})(question="?")
+    assert a.rollouts == [5]
+
+
 def test_the_same_question_again_comes_from_the_cache(cached: None) -> None:
     lms = cast("a", "judge", cache=True)
     moa = MoA(QA, [lms["a"], lms["a"]], lms["judge"], num_proposals_per_model=2)
     first, again = moa(question="?").metadata.usage, moa(question="?").metadata.usage
     assert (first.cache_hits, again.cache_hits, calls(lms)) == (0, 5, {"a": 4, "judge": 1})
+
+
+# The names of the predictors, by which optimizers and saved states know them.
+
+
+def test_predictors_have_names_without_brackets() -> None:
+    lms = cast("a", "b", "judge")
+    moa = MoA(QA, [lms["a"], mixture(lms), dspy.Predict(QA)], lms["judge"], use_specialized_prompts=True)
+    assert [name for name, _ in moa.named_predictors()] == [
+        "proposers.a.program.predict",
+        "proposers.moa.program.proposers.shared.predict",
+        "proposers.moa.program.aggregator.program.synthesize",
+        "proposers.predict.program",
+        "aggregator.program.synthesize",
+    ]
+    layered = [name for name, _ in mixture(lms, layers=2).named_predictors()]
+    assert layered == ["proposers.shared.predict", "layer_2.shared.predict", "aggregator.program.synthesize"]
+
+
+def test_specialized_signatures_differ_and_prompts_do_not() -> None:
+    lms = cast("a", "b", "judge")
+    moa = mixture(lms, use_specialized_prompts=True, layers=2)
+    signatures: list[Any] = [predictor.signature for predictor in moa.predictors()]
+    assert not any(one.equals(two) for one in signatures for two in signatures if one is not two)
+    moa(question="?")
+    assert lms["a"].prompts == lms["b"].prompts
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("openai/gpt-5.4-mini", "gpt_5_4_mini"),
+        ("x/1.5-flash", "m_1_5_flash"),
+        ("x/shared", "shared_agent"),
+        ("x/_hidden", "hidden"),
+        ("x/模型", "agent"),
+    ],
+)
+def test_an_agent_is_named_after_its_model(model: str, name: str) -> None:
+    assert Agent(FakeLM(model, [])).name == name
+
+
+def test_what_a_panel_has_and_what_is_no_attribute_cannot_name_an_agent() -> None:
+    panel: Any = mixture(cast("a", "judge")).panels[0]
+    for name in ["", "a b", "a-b", "1a", "a.b", "x[0]", "_x", *{*dir(panel)} - {"a"}]:
+        with pytest.raises(ValueError, match=r"cannot name an agent"):
+            Agent("openai/x", name=name)
+
+
+# Keys.
+
+
+def test_every_missing_key_is_named_before_anybody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    a = FakeLM("a", says("a"))
+    moa = MoA(QA, [a, "anthropic/claude-haiku-4-5"])
+    with dspy.context(lm=dspy.LM("openai/gpt-5")):
+        with pytest.raises(ValueError, match=r"ANTHROPIC_API_KEY is not set; .*agent 'aggregator'.*OPENAI_API_KEY is"):
+            moa(question="?")
+        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-x")
+        with pytest.raises(ValueError, match=r"^(?!.*ANTHROPIC).*OPENAI_API_KEY"):
+            moa(question="?")
+    assert a.calls == 0
