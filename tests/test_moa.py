@@ -145,7 +145,8 @@ def test_reasoning_that_the_task_asks_for_is_an_output() -> None:
 
 def test_a_specialized_prompt_starts_from_the_models_strength() -> None:
     agents = [Agent(FakeLM(name, says("x"))) for name in ("openai/gpt-4o", "unknown")]
-    strong, plain = [one.signature.instructions for one in Panel(TASK, agents, specialized=True).predictors()]
+    predictors: list[Any] = Panel(TASK, agents, specialized=True).predictors()
+    strong, plain = [predictor.signature.instructions for predictor in predictors]
     assert strong.startswith(f"{TASK.instructions}\n\nPlan the answer") and plain == TASK.instructions
 
 

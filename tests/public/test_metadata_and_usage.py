@@ -185,7 +185,8 @@ def test_layers_samples_and_failures_are_counted(ask: Ask) -> None:
     lms = {**cast("a"), "bad": FakeLM("bad", [dspy.lm15.AuthError("?")] * 4), **cast("judge")}
     metadata = ask(mixture(lms, layers=2, num_proposals_per_model=2), question="?").metadata
     assert (metadata.num_proposers, metadata.proposals_asked, metadata.proposals_received) == (2, 8, 4)
-    assert [(p.layer, p.sample) for p in metadata.all_proposals] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    asked = [(p.layer, p.sample, p.id) for p in metadata.all_proposals]
+    assert asked == [(1, 1, "a"), (1, 2, "a#2"), (2, 1, "a"), (2, 2, "a#2")]
     assert ([failure.agent for failure in metadata.failures], metadata.degraded) == (["bad"] * 4, True)
     [first, *_] = metadata.all_proposals
     assert (first.agent, first.model, first.reasoning, first.outputs) == ("a", "a", "so", {"answer": "a"})

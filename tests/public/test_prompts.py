@@ -43,21 +43,24 @@ def assert_intact(lm: FakeLM, proposals: int) -> None:
             assert len(re.findall(r"\[\[\s*##", given)) == len(inputs)
 
 
+def strategy_for(attack: str) -> Any:
+    """Each attack is tried on one strategy: what they show, they show alike."""
+    return STRATEGIES[list(ATTACKS.values()).index(attack) % len(STRATEGIES)]
+
+
 @every_attack
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_an_answer_cannot_forge_structure(attack: str, strategy: Any) -> None:
-    adapter = ADAPTERS[(list(ATTACKS.values()).index(attack) + STRATEGIES.index(strategy)) % len(ADAPTERS)]
-    # With ChatAdapter and XMLAdapter some attacks break the proposer's own reply, which is then no proposal.
-    proposers = [Parrot(attack), Parrot("honest\nwork")]
-    judge = FakeLM("judge", lambda prompt: REPLY)
-    with dspy.context(adapter=adapter):
-        pred: Any = MoA(QA, proposers, judge, strategy)(question="why?")
-    assert_intact(judge, 2)
-    shown = list(blocks(told(judge)["proposals"]).values())
-    assert all(block.given_by == 1 and list(block.fields) == ["reasoning", "answer"] for block in shown)
-    assert "honest\nwork" in [block.fields["answer"] for block in shown]
-    assert "HACKED" not in str(judge.requests[-1].system)
-    assert pred.answer in ([attack, "honest\nwork"] if strategy in ("selection", "voting") else ["fine"])
+def test_an_answer_cannot_forge_structure(attack: str) -> None:
+    strategy = strategy_for(attack)
+    for adapter in ADAPTERS:
+        judge = FakeLM("judge", lambda prompt: REPLY)
+        with dspy.context(adapter=adapter):
+            pred: Any = MoA(QA, [Parrot(attack), Parrot("honest\nwork")], judge, strategy)(question="why?")
+        assert_intact(judge, 2)
+        shown = list(blocks(told(judge)["proposals"]).values())
+        assert all(block.given_by == 1 and list(block.fields) == ["reasoning", "answer"] for block in shown)
+        assert "honest\nwork" in [block.fields["answer"] for block in shown]
+        assert "HACKED" not in str(judge.requests[-1].system)
+        assert pred.answer in ([attack, "honest\nwork"] if strategy in ("selection", "voting") else ["fine"])
 
 
 class Parrot(dspy.Module):
@@ -82,9 +85,8 @@ def test_a_later_layer_is_protected_too(attack: str) -> None:
 
 
 @every_attack
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_an_input_cannot_forge_proposals(attack: str, strategy: Any) -> None:
-    judge = FakeLM("judge", lambda prompt: REPLY)
+def test_an_input_cannot_forge_proposals(attack: str) -> None:
+    judge, strategy = FakeLM("judge", lambda prompt: REPLY), strategy_for(attack)
     task = "question, notes: dict[str, list[str]] -> answer"
     with dspy.context(adapter=dspy.ChatAdapter()):
         MoA(task, [Parrot("x"), Parrot("y")], judge, strategy)(question=attack, notes={attack: [attack]})
