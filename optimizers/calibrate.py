@@ -174,59 +174,35 @@ def _find_problem(rows: Floats, right: Floats) -> str | None:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """A tenth of the answers, sorted by confidence.
-
-    Attributes:
-        answers: How many.
-        confidence: What was said of them, on average.
-        accuracy: How many of them are right, as a share.
-        interval: Its 95% interval (Wilson).
-    """
+    """A tenth of the answers, sorted by confidence."""
 
     answers: int
-    confidence: float
-    accuracy: float
-    interval: Interval
+    confidence: float  # what was said of them, on average
+    accuracy: float  # the share that is right
+    interval: Interval  # of that, 95% (Wilson)
 
 
 @dataclass(frozen=True)
 class CalibrationCheck:
-    """Whether a calibration still holds.
+    """Whether a calibration still holds."""
 
-    Attributes:
-        holds: False if new rows speak against it, at the 5% level.
-        reason: What was found, in words.
-        answers: How many answers it rests on.
-        expected: The share of right answers that was said.
-        observed: What it is; None for rows without gold answers.
-        answered: How many are above the threshold; all, if nothing was promised.
-        wrong: How many of these are wrong; None without gold answers.
-    """
-
-    holds: bool
+    holds: bool  # False if new rows speak against it, at the 5% level
     reason: str
-    answers: int
-    expected: float
-    observed: float | None
-    answered: int
-    wrong: int | None
+    answers: int  # how many answers it rests on
+    expected: float  # the share of right answers that was said
+    observed: float | None  # what it is; None for rows without gold answers
+    answered: int  # how many are above the threshold; all, if nothing was promised
+    wrong: int | None  # how many of these are wrong; None without gold answers
 
 
 @dataclass(frozen=True)
 class Reliability(Report):
-    """How good a calibration is, on rows that it was not learned from.
-
-    Attributes:
-        calibration: What was learned.
-        confidences: Of each answer, what was said.
-        right: Of each, 1 if it is right, else 0.
-        usage: What the answers took, those recorded earlier included.
-    """
+    """How good a calibration is, on rows that it was not learned from."""
 
     calibration: Calibration
-    confidences: Floats = field(repr=False)
-    right: Floats = field(repr=False)
-    usage: Usage
+    confidences: Floats = field(repr=False)  # of each answer, what was said
+    right: Floats = field(repr=False)  # of each, 1 if it is right, else 0
+    usage: Usage  # what the answers took, those recorded earlier included
     asked: Asked = field(repr=False, compare=False)
     shown = ("calibration", "bins", "ece", "ece_interval", "auroc", "brier", "area", "coverage", "reason", "usage")
 

@@ -35,27 +35,16 @@ FEW = 50  # examples, on fewer of which chance decides which committee is ahead
 
 @dataclass(frozen=True)
 class Candidate(Report):
-    """Proposers, how often each is asked, and what makes one answer of their proposals.
-
-    Attributes:
-        agents: The proposers.
-        samples: Proposals of each.
-        weights: Agent -> what its vote counts, where votes are weighted.
-        calls: LM calls per question.
-        cost_usd: USD per question; None if a price is not known.
-        scores: Per question of the valset, or of the trainset: fifths of it are held out in turns for weights.
-        strategy: Its name; `voting` of one proposal is that model alone.
-        aggregator: The model that judges, where several were tried.
-    """
+    """Proposers, how often each is asked, and what makes one answer of their proposals."""
 
     agents: Sequence[str]
-    samples: int
-    weights: Mapping[str, float]
-    calls: float
-    cost_usd: float | None
-    scores: Floats = field(repr=False, compare=False)
-    strategy: str = "voting"
-    aggregator: str | None = None
+    samples: int  # proposals of each
+    weights: Mapping[str, float]  # agent -> what its vote counts, where votes are weighted
+    calls: float  # LM calls per question
+    cost_usd: float | None  # USD per question; None if a price is not known
+    scores: Floats = field(repr=False, compare=False)  # per question that the weights were not fitted to
+    strategy: str = "voting"  # that of one proposal is that model alone
+    aggregator: str | None = None  # the model that judges, where several were tried
     shown = ("agents", "samples", "weights", "calls", "cost_usd", "strategy", "aggregator", "score")
 
     @property
@@ -78,23 +67,14 @@ class Candidate(Report):
 
 @dataclass(frozen=True)
 class CommitteeReport(Report):
-    """What came of choosing.
+    """What came of choosing."""
 
-    Attributes:
-        candidates: All that were compared, in the order of their calls.
-        chosen: The one that the compiled mixture is.
-        gain: Its score minus that of the best single model; None if that was no candidate.
-        gain_interval: Its 95% interval, by the paired bootstrap.
-        reason: In words.
-        usage: What that took, proposals recorded earlier included.
-    """
-
-    candidates: Sequence[Candidate]
-    chosen: Candidate
-    gain: float | None
-    gain_interval: Interval | None
+    candidates: Sequence[Candidate]  # all that were compared, in the order of their calls
+    chosen: Candidate  # the one that the compiled mixture is
+    gain: float | None  # its score minus that of the best single model; None if that was no candidate
+    gain_interval: Interval | None  # 95%, by the paired bootstrap
     reason: str
-    usage: Usage
+    usage: Usage  # what that took, proposals recorded earlier included
 
 
 class SelectCommittee(FromAnswers[MoA]):

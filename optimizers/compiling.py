@@ -94,12 +94,12 @@ class Compiling:
         return SpecializationReport(list(self.stages), calls_per_answer(self.moa), seconds, self.judged_on)
 
     def _record(self, name: str, panel_name: str, rows: Recording) -> Recording:
-        started, asked = time.perf_counter(), list[Row]()
+        started, asked = time.perf_counter(), list[Row | None]()
         try:
             recording = ask_examples(
                 up_to(self.moa, panel_name, rows),
                 [*self.train, *self.val],
-                on_row=asked.append,
+                on_row=lambda row, _: asked.append(row),
                 concurrency=self.optimizer.num_threads,
                 path=self.checkpoint.recording(name),
             )
@@ -108,7 +108,7 @@ class Compiling:
             self.stages.append(StageReport(name=name, usage=usage, note="failed"))
             raise self._interrupted(f"The stage {name} failed: {error.reason}", error.recording) from error
         seconds = time.perf_counter() - started
-        self.finish(StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not asked))
+        self.finish(StageReport(name=name, usage=recording.usage, seconds=seconds, resumed=not any(asked)))
         return recording
 
     def _with_proposals(self, examples: Examples, rows: Recording, layer: int) -> list[dspy.Example]:

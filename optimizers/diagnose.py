@@ -16,7 +16,7 @@ from moa_dspy.evaluation.evaluating import aggregator_as_proposer, default_strat
 from moa_dspy.evaluation.table import shown_as_text
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
-from moa_dspy.recording import Recording
+from moa_dspy.recording import Recording, Row, Summary
 from moa_dspy.recording.budget import calls_per_answer, calls_per_verdict, count_rotations
 from moa_dspy.strategies import Strategy, as_strategy
 from moa_dspy.terminal import printable
@@ -99,8 +99,11 @@ def diagnose(
     shared: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency}
     budget = {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
 
+    def on_row(row: Row | None, summary: Summary) -> None:
+        on_progress(summary.questions - summary.left, summary.questions)
+
     def compare(known: Recording | None, **limits: Any) -> Comparison:
-        settings = {**shared, **limits, "path": path, "on_progress": on_progress}
+        settings = {**shared, **limits, "path": path, "on_row": on_row}
         found = ask_examples(moa, devset, recorded=known, others=others, **settings)
         return evaluate(moa, found, scored.with_two_arguments, seed=seed, **shared)
 
@@ -138,21 +141,12 @@ def diagnosis_budget(
 
 @dataclass(frozen=True)
 class Diagnosis(Report):
-    """A mixture, diagnosed.
+    """A mixture, diagnosed."""
 
-    Attributes:
-        comparison: Each model alone, the vote, the strategies, Self-MoA and the oracle: scores, intervals, what they
-            take. Its `recording` holds all that was asked.
-        diversity: How the proposers fail together.
-        committees: Weighted votes of the most accurate, of each size, if scores are between 0 and 1.
-        control: What Self-MoA was, or why there is none.
-        recommendation: What to use.
-    """
-
-    comparison: Comparison
-    diversity: Diversity
-    committees: Sequence[Candidate]
-    control: str
+    comparison: Comparison  # each model alone, the vote, the strategies, Self-MoA, the oracle; with all that was asked
+    diversity: Diversity  # how the proposers fail together
+    committees: Sequence[Candidate]  # weighted votes of the most accurate, of each size, if scores are from 0 to 1
+    control: str  # what Self-MoA was, or why there is none
     recommendation: Recommendation
     shown = ("recommendation", "reasons", "comparison", "diversity", "committees")
 
@@ -206,17 +200,12 @@ class Diagnosis(Report):
                 left = ["-" if one is None else f"{one:.0%}" for one in found.same_error[row][:row]]
                 right = ["-" if one is None else f"{one:.2f}" for one in found.correlation[row][row + 1 :]]
                 rows.append([f"{row + 1} {name}", *left, "", *right])
-            title = (
-                "Errors. Right of the diagonal: how they correlate. Left of it: the share of the same wrong answer, "
-            )
+            title = "Errors. Right of the diagonal: how they correlate. Left: how often both give the same wrong one."
             headings = ["", *map(str, range(1, len(rows) + 1))]
-            shown += [Text(title + "where both are wrong.", "dim"), list_table(headings, rows), ""]
+            shown += [Text(title, "dim"), list_table(headings, rows), ""]
         if several := [made for made in self.committees if made.calls > 1]:
-            percent, title = (
-                self.comparison.is_accuracy,
-                "Weighted votes, on questions that their weights have not seen.",
-            )
-            rows = [[str(made), f"{made.calls:g}", _score(made.score, percent)] for made in several]
+            title = "Weighted votes, on questions that their weights have not seen."
+            rows = [[str(one), f"{one.calls:g}", _score(one.score, self.comparison.is_accuracy)] for one in several]
             shown += [Text(title, "dim"), list_table(["of", "calls", "score"], rows), ""]
         style = "bold green" if self.recommendation.verdict == "mix" else "bold"
         shown.append(Text(printable(self.recommendation.reason), style))
@@ -231,27 +220,19 @@ class Diagnosis(Report):
 class Diversity:
     """How a panel's agents fail together: what voting and picking can gain at most.
 
-    Attributes:
-        agents: Of the rows and columns of the matrices.
-        all_fail: The share of questions on which every proposal scores 0: no vote and no choice can be right there.
-        all_fail_interval: Its 95% interval, Wilson's.
-        correlation: Of the errors of two agents, -1 to 1; None where one has none, or nothing else.
-        same_error: Of the questions on which both are wrong, the share with the same wrong answer; None without any.
-            Two different wrong answers do a vote no harm; the same one twice is a lobby. (Large models give the same
-            wrong answer far more often than chance: Kim et al., "Correlated Errors in Large Language Models", arXiv
-            2506.07962.)
-        mean_correlation: Over all pairs; None if it is known for none.
-        effective: How many independent voters the agents are worth, `n / (1 + (n - 1) rho)` with the mean
-            correlation rho: the design effect (Kish, "Survey Sampling", 1965, section 5.4).
+    Two different wrong answers do a vote no harm; the same one twice is a lobby. Large models give the same wrong
+    answer far more often than chance: Kim et al., "Correlated Errors in Large Language Models", arXiv 2506.07962.
+    `effective` is `n / (1 + (n - 1) rho)`, with the mean correlation rho: the design effect (Kish, "Survey Sampling",
+    1965, section 5.4).
     """
 
-    agents: list[str]
-    all_fail: float
-    all_fail_interval: Interval
-    correlation: list[list[float | None]]
-    same_error: list[list[float | None]]
-    mean_correlation: float | None
-    effective: float | None
+    agents: list[str]  # of the rows and columns of the matrices
+    all_fail: float  # the share of questions on which every proposal scores 0
+    all_fail_interval: Interval  # 95%, Wilson's
+    correlation: list[list[float | None]]  # of the errors of two agents; None where one has none, or nothing else
+    same_error: list[list[float | None]]  # of questions on which both are wrong, the share with the same wrong answer
+    mean_correlation: float | None  # over all pairs; None if it is known for none
+    effective: float | None  # how many independent voters the agents are worth
 
     @classmethod
     def of(cls, votes: Votes) -> Diversity:

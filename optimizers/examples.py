@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -37,8 +36,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-Examples = list[dspy.Example]
 
 # The share of an agent's proposals that may be missing because its LM could not be reached, the number that is too
 # few to tell, and the examples between two looks at it.
@@ -96,12 +93,12 @@ def require_optuna(optimizer: str) -> None:
 
 def checked_sets(
     moa: MoA, trainset: Iterable[dspy.Example], valset: Iterable[dspy.Example] | None, metric: str | Metric
-) -> tuple[Examples, Examples]:
+) -> tuple[list[dspy.Example], list[dspy.Example]]:
     """Both sets, checked; warns of what stands in both. No valset gives an empty one."""
     train = checked_examples(moa, trainset, metric)
     val = checked_examples(moa, valset, metric, "valset") if valset else []
-    seen = {_key(moa.signature, example) for example in train}
-    if twice := sum(_key(moa.signature, example) in seen for example in val):
+    seen = {_key(moa, example) for example in train}
+    if twice := sum(_key(moa, example) in seen for example in val):
         said = "%d of %d examples of the valset stand in the trainset too: what is tuned looks better than it is."
         logger.warning(said, twice, len(val))
     return train, val
@@ -109,34 +106,30 @@ def checked_sets(
 
 def checked_examples(
     moa: MoA, examples: Iterable[dspy.Example], metric: str | Metric | None, name: str = "trainset"
-) -> Examples:
+) -> list[dspy.Example]:
     """The examples with the inputs that the mixture takes, whether or not `with_inputs` was called."""
     if isinstance(examples, (str, bytes)) or not isinstance(examples, Iterable | None):
         raise TypeError(f"The {name} is no list of dspy.Example, but {type(examples).__name__}.")
-    checked = [_check(moa, example, metric, f"{name}[{number}]") for number, example in enumerate(examples or ())]
+    checked, outputs = [], list(moa.signature.output_fields)
+    for number, example in enumerate(examples or ()):
+        if not isinstance(example, dspy.Example):
+            raise TypeError(
+                f"{name}[{number}] is no dspy.Example but {type(example).__name__}. Write dspy.Example(**row)"
+                f".with_inputs({', '.join(map(repr, moa.signature.input_fields))}) of it."
+            )
+        holds = f"{name}[{number}] holds {', '.join(example.keys()) or 'nothing'}"
+        try:
+            checked.append(example.with_inputs(*check_inputs(moa.signature, inputs_of(moa.signature, example))))
+        except ValueError as error:
+            raise ValueError(f"{holds}. {error}") from error
+        if isinstance(metric, str) and not any(output in example for output in outputs):
+            raise ValueError(
+                f"{holds}, and no gold value for {' or '.join(outputs)}, with which the metric {metric!r} compares. "
+                "Add it, or give a metric of your own."
+            )
     if not checked:
         raise ValueError(f"The {name} is empty, so there is nothing to go by. Give at least a few examples.")
     return checked
-
-
-def _check(moa: MoA, example: Any, metric: str | Metric | None, name: str) -> dspy.Example:
-    inputs, outputs = moa.signature.input_fields, moa.signature.output_fields
-    if not isinstance(example, dspy.Example):
-        raise TypeError(
-            f"{name} is no dspy.Example but {type(example).__name__}. Write dspy.Example(**row)"
-            f".with_inputs({', '.join(map(repr, inputs))}) of it."
-        )
-    holds = f"{name} holds {', '.join(example.keys()) or 'nothing'}"
-    try:
-        given = check_inputs(moa.signature, inputs_of(moa.signature, example))
-    except ValueError as error:
-        raise ValueError(f"{holds}. {error}") from error
-    if isinstance(metric, str) and not any(output in example for output in outputs):
-        raise ValueError(
-            f"{holds}, and no gold value for {' or '.join(outputs)}, with which the metric {metric!r} compares. Add "
-            "it, or give a metric of your own."
-        )
-    return example.with_inputs(*given)
 
 
 def ask_examples(
@@ -144,9 +137,7 @@ def ask_examples(
     examples: Sequence[dspy.Example],
     *,
     recorded: Recording | None = None,
-    on_row: Callable[[Row], None] = lambda row: None,
-    on_progress: Callable[[int, int], None] = lambda done, planned: None,
-    path: str | Path | None = None,
+    on_row: Callable[[Row | None, Summary], None] = lambda row, summary: None,
     **settings: Any,
 ) -> Recording:
     """Record what a mixture's agents say to examples: one row per question, also where it stands there twice.
@@ -161,23 +152,19 @@ def ask_examples(
         )
     # Known by their content: an id may stand in both sets, and for different questions.
     known = [row.model_copy(update={"id": hash_of(row.inputs, 12)}) for row in recorded or ()]
-    questions = {
-        _key(task, one): {name: value for name, value in one.items() if name != "id" or name in task.fields}
-        for one in examples
-    }
+    questions = {_key(moa, one): {n: v for n, v in one.items() if n != "id" or n in task.fields} for one in examples}
     rows: list[Row] = []
 
     def follow(row: Row | None, summary: Summary) -> None:
+        on_row(row, summary)
         if row is not None:
             rows.append(row)
-            on_row(row)
             if len(rows) in (1, len(questions)) or len(rows) % _BLOCK == 0:
                 _refuse_outages(moa, rows, Recording([*known, *rows]))
-        on_progress(summary.questions - summary.left, summary.questions)
 
     settings = {"strategies": [], "known": known, "force": True, "on_row": follow, **settings}
     try:
-        return record(moa, list(questions.values()), path, **settings)
+        return record(moa, list(questions.values()), **settings)
     except (RecordingInterrupted, RecordingStopped) as stop:
         # What was known is kept too, also where more was still to be asked for it.
         stop.recording = Recording({row.id: row for row in [*known, *stop.recording]}.values())
@@ -187,7 +174,7 @@ def ask_examples(
 def find_rows(task: type[dspy.Signature], rows: Iterable[Row]) -> Callable[[Any], Row | None]:
     """What gives the row of an example, if there is one."""
     found = {question_key(task, row.inputs): row for row in rows}
-    return lambda example: found.get(_key(task, example))
+    return lambda example: found.get(question_key(task, inputs_of(task, example)))
 
 
 def inputs_of(task: type[dspy.Signature], example: Any) -> dict[str, Any]:
@@ -206,8 +193,8 @@ def keeping(recording: Recording) -> Iterator[None]:
         raise
 
 
-def _key(task: type[dspy.Signature], example: Any) -> str:
-    return question_key(task, inputs_of(task, example))
+def _key(moa: MoA, example: Any) -> str:
+    return question_key(moa.signature, inputs_of(moa.signature, example))
 
 
 def _refuse_outages(moa: MoA, rows: Sequence[Row], recording: Recording) -> None:

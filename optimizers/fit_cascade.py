@@ -227,8 +227,9 @@ class Committees:
         rows, scores, leads = zip(*(votes.weigh(each) for each in self.weights), strict=True)
         asked = np.array(self.weights) > 0
         sure = [f.held_out if held_out else predict(f.coefficients, r) for f, r in zip(self.fits, rows, strict=True)]
-        is_priced = prices and None not in prices
-        costs = votes.samples * (asked @ np.array(prices, dtype=float)) if is_priced else None
+        costs: Floats | None = None
+        if prices and None not in prices:
+            costs = votes.samples * (asked.astype(float) @ np.array(prices, dtype=float))
         settled = np.array(leads) > votes.samples * (~asked @ self.all)[:, None] + 1e-9
         return Looks(np.array(sure), np.array(scores), settled, votes.samples * asked.sum(axis=1, dtype=float), costs)
 

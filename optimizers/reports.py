@@ -47,51 +47,30 @@ def list_table(headings: Sequence[str], rows: Iterable[Sequence[str]], title: st
 
 
 class StageReport(BaseModel):
-    """One stage: one agent tuned alone, or proposals recorded.
-
-    Attributes:
-        name: The agent, with its layer from the second on; or what was recorded.
-        runs: How often the program of the stage was run; a recording runs nothing.
-        usage: LM calls of the agents; `cache_hits` of them were answered by DSPy's cache.
-        optimizer_usage: LM calls of the optimizer itself: reflections, proposals of prompts.
-        seconds: Wall time.
-        before: Mean score on the valset before; None where it was not measured.
-        after: Mean score on the valset of what the optimizer found, kept or not.
-        kept: Whether that is in the compiled program.
-        note: What else there is to say.
-        resumed: Whether it was taken from a checkpoint: the calls were paid for then.
-    """
+    """One stage: one agent tuned alone, or proposals recorded."""
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
-    runs: int = 0
-    usage: Usage
-    optimizer_usage: Usage = Usage.of([])
+    name: str  # the agent, with its layer from the second on; or what was recorded
+    runs: int = 0  # of the program of the stage; a recording runs nothing
+    usage: Usage  # LM calls of the agents
+    optimizer_usage: Usage = Usage.of([])  # of the optimizer itself: reflections, proposals of prompts
     seconds: float = 0.0
-    before: float | None = None
-    after: float | None = None
-    kept: bool = False
+    before: float | None = None  # mean score on the valset; None where it was not measured
+    after: float | None = None  # the same of what the optimizer found, kept or not
+    kept: bool = False  # whether that is in the compiled program
     note: str = ""
-    resumed: bool = False
+    resumed: bool = False  # taken from a checkpoint: the calls were paid for then
 
 
 @dataclass(frozen=True)
 class SpecializationReport(Report):
-    """All stages, in the order of the mixture.
+    """All stages, in the order of the mixture."""
 
-    Attributes:
-        stages: One per agent and recording.
-        calls_per_answer: What one run of the whole mixture takes.
-        seconds: Wall time.
-        judged_on: What `before` and `after` are scores of: `valset`, or without one `trainset`, on which they look
-            better than they are.
-    """
-
-    stages: list[StageReport] = field(default_factory=list)
-    calls_per_answer: int = 0
+    stages: list[StageReport] = field(default_factory=list)  # one per agent and recording
+    calls_per_answer: int = 0  # what one run of the whole mixture takes
     seconds: float = 0.0
-    judged_on: str = "valset"
+    judged_on: str = "valset"  # or, without one, `trainset`, on which scores look better than they are
     shown = ("calls", "optimizer_calls", "joint_calls", "seconds", "judged_on", "cost_usd", "stages")
 
     @property

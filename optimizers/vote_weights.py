@@ -34,46 +34,27 @@ FOLDS, DRAWS = 5, 4  # fifths that are held out in turns, drawn anew so often
 
 @dataclass(frozen=True)
 class AgentWeight:
-    """The weight of an agent, or of a selection's verifier, and what it rests on.
-
-    Attributes:
-        agent: Its name.
-        weight: What its vote counts; 0 for one that is right too seldom, as a vote cannot count against an answer.
-        accuracy: How often it is right when it votes, drawn to the mean of all.
-        right: Its right votes; of a verifier, questions on which it puts a right proposal before a wrong one.
-        votes: Its votes: it abstained or failed on the rest.
-    """
+    """The weight of an agent, or of a selection's verifier, and what it rests on."""
 
     agent: str
-    weight: float
-    accuracy: float
-    right: float
-    votes: int
+    weight: float  # what its vote counts; 0 for one that is right too seldom: no vote counts against an answer
+    accuracy: float  # how often it is right when it votes, drawn to the mean of all
+    right: float  # its right votes; a verifier's, that put a right proposal before a wrong one
+    votes: int  # it abstained or failed on the other questions
 
 
 @dataclass(frozen=True)
 class WeightsReport(Report):
-    """What came of fitting.
-
-    Attributes:
-        agents: In declared order.
-        alternatives: Among how many wrong answers errors are taken to spread; see `log_odds`.
-        before: The score with the weights that there were.
-        after: With the fitted weights, on the valset, or on examples held out (fifths, four times).
-        gain: The 95% interval of the difference, by the paired bootstrap.
-        kept: Whether the compiled mixture has these weights; else it has those of the student.
-        reason: The same in words.
-        usage: What the proposals took, those recorded earlier included.
-    """
+    """What came of fitting."""
 
     agents: list[AgentWeight]
-    alternatives: float
-    before: float
-    after: float
-    gain: Interval
-    kept: bool
+    alternatives: float  # among how many wrong answers errors are taken to spread; see `log_odds`
+    before: float  # the score with the weights that there were
+    after: float  # with the fitted weights, on the valset, or on examples held out (fifths, four times)
+    gain: Interval  # 95%, of the difference, by the paired bootstrap
+    kept: bool  # whether the compiled mixture has these weights; else it has those of the student
     reason: str
-    usage: Usage
+    usage: Usage  # what the proposals took, those recorded earlier included
 
 
 class FitVoteWeights(FromAnswers[MoA]):
