@@ -13,11 +13,10 @@ import dspy
 from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
-from moa_dspy.agent import Agent
 from moa_dspy.files import drafting, dump_data, format_of, read_data
 from moa_dspy.limits import Limits, name_nearest
 from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig
-from moa_dspy.router import RouterEngine, as_engine
+from moa_dspy.router import RouterEngine
 from moa_dspy.saved_mixture import SavedMixture, is_saved
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import BY_NAME, Strategy
@@ -28,10 +27,15 @@ __all__ = ["PRESETS", "MoAConfig", "ModelConfig", "Preset", "PresetName", "as_co
 PresetName = Literal["balanced", "max_quality", "budget", "together_moa", "moa_lite", "self_moa"]
 
 
-def _checked_strategy(given: Any) -> Any:
+def make_strategy(given: Any) -> Strategy:
+    """The strategy of this name, or of this mapping of its `name` and options.
+
+    Raises:
+        ValueError: If there is none of that name, or an option is unknown or of another type.
+    """
     if not isinstance(given, (str, Mapping)):
         raise ValueError("a strategy is a name, or a mapping such as {name: selection, rotations: 3}.")
-    options = {"name": given} if isinstance(given, str) else dict(given)
+    options: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
     name = options.pop("name", None)
     if not isinstance(name, str) or name not in BY_NAME:
         # What stands for a name here may be anything, so it is told only if it is a name.
@@ -44,18 +48,22 @@ def _checked_strategy(given: Any) -> Any:
         if option not in known:
             raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *known])}")
         if option == "draft":
-            _checked_strategy(value)
+            options[option] = make_strategy(value)
             continue
         try:
             TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
         except ValidationError as error:
             problem = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, (option, *problem['loc'])))}: {problem['msg']}.") from None
+    return BY_NAME[name](**options)
+
+
+def _check_strategy(given: Any) -> Any:
     make_strategy(given)
     return to_jsonable_python(given)
 
 
-def _checked_signature(given: Any) -> Any:
+def _check_signature(given: Any) -> Any:
     if isinstance(given, type) and issubclass(given, dspy.Signature):
         return describe_signature(given)
     if isinstance(given, (str, Mapping)):
@@ -64,8 +72,8 @@ def _checked_signature(given: Any) -> Any:
     return given
 
 
-def _checked_router(given: Any) -> Any:
-    return RouterEngine(given).dump_state()["router"] if isinstance(given, (str, Mapping)) else given
+def _check_router(given: Any) -> Any:
+    return RouterEngine(given).config if isinstance(given, (str, Mapping)) else given
 
 
 _SHORT_NAMES = {
@@ -108,19 +116,19 @@ class MoAConfig(ConfigPart):
     """
 
     name: str | None = Field(default=None, pattern=r"^[\w.-]+$")
-    signature: Annotated[str | dict[str, Any], BeforeValidator(_checked_signature)] | None = None
+    signature: Annotated[str | dict[str, Any], BeforeValidator(_check_signature)] | None = None
     proposer_models: list[Model] = Field(min_length=1, validation_alias=AliasChoices("proposer_models", "proposers"))
     aggregator_model: Model | None = Field(
         default=None, validation_alias=AliasChoices("aggregator_model", "aggregator")
     )
     num_proposals_per_model: int = Field(default=1, ge=1, le=10_000)
-    aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(_checked_strategy)] = Field(
+    aggregation_strategy: Annotated[str | dict[str, Any], BeforeValidator(_check_strategy)] = Field(
         default="synthesis", validation_alias=AliasChoices("aggregation_strategy", "strategy")
     )
     use_specialized_prompts: bool = False
     layers: int = Field(default=1, ge=1, le=100)
     limits: Limits = Field(default_factory=Limits)
-    router: Annotated[str | dict[str, Any], BeforeValidator(_checked_router)] | None = None
+    router: Annotated[str | dict[str, Any], BeforeValidator(_check_router)] | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> MoAConfig:
@@ -138,11 +146,7 @@ class MoAConfig(ConfigPart):
 
     @classmethod
     def preset(cls, name: PresetName) -> MoAConfig:
-        """The preset of this name; see `PRESETS`.
-
-        Raises:
-            ValueError: If there is none.
-        """
+        """The preset of this name; see `PRESETS`. ValueError if there is none."""
         if name not in PRESETS:
             raise ValueError(f"There is no preset {name!r}. {name_nearest(name, PRESETS)}")
         return PRESETS[name].config.model_copy()
@@ -150,74 +154,27 @@ class MoAConfig(ConfigPart):
     def save(self, path: str | Path) -> None:
         """Write a `.yaml`, `.yml` or `.json` file that `load` reads."""
         target = Path(path).resolve()
-        text = dump_data(self._data(), format_of(target))
+        text = self.to_yaml() if format_of(target) == "YAML" else self.to_json()
         with drafting(target) as draft:
             draft.write_text(text, encoding="utf-8")
 
     def to_yaml(self) -> str:
         """The config as YAML."""
-        return dump_data(self._data(), "YAML")
+        return dump_data(self.model_dump(mode="json", exclude_none=True), "YAML")
 
     def to_json(self) -> str:
         """The config as JSON."""
-        return dump_data(self._data(), "JSON")
+        return dump_data(self.model_dump(mode="json", exclude_none=True), "JSON")
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
         """A copy with other settings; checked, unlike pydantic's own."""
         given = {_SHORT_NAMES.get(name, name): value for name, value in (update or {}).items()}
         return self.model_validate({**dict(self), **given})
 
-    def arguments(
-        self,
-        router: Any = None,
-        signature: str | type[dspy.Signature] | None = None,
-        *,
-        custom_types: Mapping[str, type] | None = None,
-        allow_unsafe_lm_state: bool = False,
-    ) -> dict[str, Any]:
-        """The keyword arguments of `MoA`, the signature only if there is one.
-
-        Args:
-            router: A `litellm.Router`, or what one is made of, instead of the config's own.
-            signature: The task's signature, instead of the config's own.
-            custom_types: Classes of your own that the config's signature names.
-            allow_unsafe_lm_state: Whether classes that `lm_state` names may be imported.
-
-        Raises:
-            ValueError: If a model cannot be made, or names a group that no router has.
-        """
-        router = self.router if router is None else router
-        engine = None if router is None else as_engine(router)
-        if signature is None and self.signature is not None:
-            signature = read_signature(self.signature, custom_types)
-
-        def agent(model: str | ModelConfig) -> Agent:
-            entry = ModelConfig(model=model) if isinstance(model, str) else model
-            return entry.agent(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
-
-        return {
-            **({} if signature is None else {"signature": signature}),
-            "proposers": [agent(model) for model in self.proposer_models],
-            "aggregator": None if self.aggregator_model is None else agent(self.aggregator_model),
-            "strategy": make_strategy(self.aggregation_strategy),
-            "num_proposals_per_model": self.num_proposals_per_model,
-            "use_specialized_prompts": self.use_specialized_prompts,
-            "layers": self.layers,
-            "limits": self.limits,
-        }
-
-    def _data(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude_none=True)
-
 
 @dataclass(frozen=True)
 class Preset:
-    """A mixture that is ready to use.
-
-    Attributes:
-        about: What it is, in a sentence.
-        config: What to build.
-    """
+    """A mixture that is ready to use: what it is, in a sentence, and its config."""
 
     about: str
     config: MoAConfig
@@ -255,17 +212,7 @@ def naming(path: str | Path) -> Iterator[None]:
         ) from error
 
 
-def make_strategy(given: str | Mapping[str, Any]) -> Strategy:
-    """The strategy of this name, or of this mapping of its `name` and options."""
-    options: dict[str, Any] = {"name": given} if isinstance(given, str) else dict(given)
-    if "draft" in options:
-        options["draft"] = make_strategy(options["draft"])
-    return BY_NAME[options.pop("name")](**options)
-
-
-def _read_presets() -> dict[str, Preset]:
-    presets = read_data(Path(__file__).with_name("presets.yaml"))
-    return {name: Preset(data.pop("about"), MoAConfig(**data)) for name, data in presets.items()}
-
-
-PRESETS: dict[str, Preset] = _read_presets()
+PRESETS: dict[str, Preset] = {
+    name: Preset(data.pop("about"), MoAConfig(**data))
+    for name, data in read_data(Path(__file__).with_name("presets.yaml")).items()
+}

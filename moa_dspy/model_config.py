@@ -56,15 +56,15 @@ class ConfigPart(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _check(cls: type[Part], data: Any, handler: Any) -> Part:
-        if isinstance(data, Mapping):
-            # What fields are called is no setting: a task may well ask for a `key`.
+        # What fields are called is no setting: a task may well ask for a `key`.
+        settings = {n: v for n, v in data.items() if n != "signature"} if isinstance(data, Mapping) else {}
+        if found := find_secrets(settings):
             text = "a config holds no secrets, as it is saved, shared and logged."
-            if found := find_secrets({name: value for name, value in data.items() if name != "signature"}):
-                raise _refuse((path, f"{text} {advise(path)}") for path in found)
+            raise _refuse((path, f"{text} {advise(path)}") for path in found)
         try:
             made: Part = handler(data)
         except ValidationError as error:
-            raise _refuse(cls._in_words(problem) for problem in error.errors()) from None
+            raise _refuse(map(cls._in_words, error.errors())) from None
         return made
 
     @classmethod
@@ -137,21 +137,16 @@ class ModelConfig(ConfigPart):
                 raise ValueError(str(error)) from None
         return self
 
-    def agent(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> Agent:
-        """The proposer."""
-        lm = self.lm(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
-        return Agent(lm, name=self.name, instructions=self.instructions)
-
     def lm(self, engine: RouterEngine | None = None, *, allow_unsafe_lm_state: bool = False) -> dspy.BaseLM:
         """The LM; models of a router ask `engine`."""
         if self.lm_state is not None:
             lm = dspy.BaseLM.load_state(self.lm_state, allow_custom_lm_class=allow_unsafe_lm_state)
             return as_lm(lm, prices=self.prices)
+        options = self._options()
         if self.model.startswith(PREFIX) and engine is not None:
-            options = self._options()
             prices = options.pop("prices", None)
             return as_lm(router_lm(self.model, engine, **options), prices=prices)
-        return as_lm(self.model, **self._options())
+        return as_lm(self.model, **options)
 
     def _options(self) -> dict[str, Any]:
         return self.model_dump(exclude_none=True, exclude={"model", "name", "instructions", "lm_state"})

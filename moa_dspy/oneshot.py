@@ -57,8 +57,7 @@ async def arun_moa(
 
 def _moa(system_prompt: str, config: MoAConfig | str | Path, router: Any) -> tuple[MoA, str]:
     """The mixture, and the name of its one input."""
-    described = as_config(config)
-    told = system_prompt.strip() or None
+    told, described = system_prompt.strip() or None, as_config(config)
     if described.signature is None:
         return MoA.from_config(dspy.make_signature("query -> answer", told), described, router), "query"
     if told is not None:
@@ -67,7 +66,6 @@ def _moa(system_prompt: str, config: MoAConfig | str | Path, router: Any) -> tup
             "Write it there and pass an empty one."
         )
     moa = MoA.from_config(None, config, router)
-    names = list(moa.signature.input_fields)
-    if len(names) != 1:
+    if len(names := list(moa.signature.input_fields)) != 1:
         raise ValueError(f"The mixture takes {', '.join(names)}, and a query is one input. Use MoA.from_config.")
     return moa, names[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 __all__ = ["FORMAT", "SAVED", "SavedMixture", "is_saved"]
 
@@ -39,7 +39,7 @@ class SavedMixture(BaseModel):
 
     @classmethod
     def of(cls, state: Any) -> SavedMixture:
-        """What DSPy's state holds of a mixture."""
+        """What DSPy's state holds of a mixture; ValueError if that is none, or of another format."""
         found = state.get(SAVED) if isinstance(state, Mapping) else None
         if not isinstance(found, Mapping):
             raise ValueError(
@@ -56,12 +56,7 @@ class SavedMixture(BaseModel):
                 f"The mixture was saved in format {written} (by moa-dspy {found.get('version')}), and this version "
                 f"reads format {FORMAT}. {convert}"
             )
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, (SAVED, *problem["loc"])))
-            raise ValueError(f"This is no saved mixture: {where}: {problem['msg']}.") from None
+        return cls.model_validate(found)
 
     def data(self) -> dict[str, Any]:
         """The mixture as JSON-able data, without what is not set."""

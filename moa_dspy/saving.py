@@ -19,7 +19,8 @@ from dspy.predict.parameter import Parameter
 from pydantic_core import to_jsonable_python
 from typing_extensions import Self
 
-from moa_dspy.config import MoAConfig, as_config, naming
+from moa_dspy.agent import Agent
+from moa_dspy.config import MoAConfig, as_config, make_strategy, naming
 from moa_dspy.describing import (
     agents_of,
     describe_mixture,
@@ -29,9 +30,11 @@ from moa_dspy.describing import (
     without_addresses,
 )
 from moa_dspy.files import drafting, read_data
-from moa_dspy.model_config import OF_SAVED
+from moa_dspy.model_config import OF_SAVED, ModelConfig
+from moa_dspy.router import as_engine
 from moa_dspy.saved_mixture import SAVED, SavedMixture, is_saved
 from moa_dspy.secrets import Keyless, without_secrets
+from moa_dspy.signature_data import read_signature
 
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
@@ -112,16 +115,39 @@ class Savable(Keyless):
             return cls._build(MoAConfig.model_validate(data), **given)
 
     @classmethod
-    def _build(cls, config: MoAConfig, **given: Any) -> Self:
-        arguments = config.arguments(**given)
-        if "signature" not in arguments:
+    def _build(
+        cls,
+        config: MoAConfig,
+        signature: str | type[dspy.Signature] | None = None,
+        router: Any = None,
+        custom_types: Mapping[str, type] | None = None,
+        allow_unsafe_lm_state: bool = False,
+    ) -> Self:
+        if signature is None and config.signature is None:
             raise ValueError(
                 "The config names no signature, so there is nothing to ask. Add one, `signature: question -> "
                 "answer`, or pass it."
             )
-        made = cls(**arguments)
+        router = config.router if router is None else router
+        engine = None if router is None else as_engine(router)
+
+        def agent(model: str | ModelConfig) -> Agent:
+            entry = ModelConfig(model=model) if isinstance(model, str) else model
+            lm = entry.lm(engine, allow_unsafe_lm_state=allow_unsafe_lm_state)
+            return Agent(lm, name=entry.name, instructions=entry.instructions)
+
+        made = cast(Any, cls)(
+            read_signature(config.signature, custom_types) if signature is None and config.signature else signature,
+            [agent(model) for model in config.proposer_models],
+            None if config.aggregator_model is None else agent(config.aggregator_model),
+            make_strategy(config.aggregation_strategy),
+            num_proposals_per_model=config.num_proposals_per_model,
+            use_specialized_prompts=config.use_specialized_prompts,
+            layers=config.layers,
+            limits=config.limits,
+        )
         made.config_name = config.name
-        return made
+        return cast(Self, made)
 
     @classmethod
     def _restore(cls, state: Mapping[str, Any], trusts_addresses: bool, **given: Any) -> Self:

@@ -74,7 +74,7 @@ def problems(**settings: Any) -> list[tuple[Any, str]]:
 
 def test_every_setting_arrives_in_the_mixture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", "mine-1234")
-    moa: Any = MoA(**FULL.arguments())
+    moa: Any = MoA.from_config(None, FULL)
     mini = {"temperature": 0.5, "max_tokens": 500, "api_base": "http://localhost:1/v1", "timeout": 20.0, "top_p": 0.9}
     mini |= {"seed": 7, "api_key": "mine-1234", "extra_headers": {"X": "mine-1234"}}
     layer = [
@@ -257,7 +257,7 @@ def test_numbers_without_a_point_are_numbers(tmp_path: Path) -> None:
     config = load(
         tmp_path, f"proposers: [{ALICE}]\nstrategy: {{name: voting, tolerance: 1e-6, weights: {{alice: 2E3}}}}\n"
     )
-    strategy: Any = config.arguments()["strategy"]
+    strategy: Any = MoA.from_config(QA, config).strategy
     assert isinstance(strategy, Voting) and (strategy.tolerance, strategy.weights) == (1e-6, {"alice": 2000.0})
 
 

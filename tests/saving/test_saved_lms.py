@@ -141,7 +141,9 @@ class TestAddresses:
 
     def test_are_taken_where_the_file_is_the_callers_config(self, file: Path) -> None:
         expected = {**self.OPTIONS, "api_key": SECRET}
-        assert settings(MoA.from_config(None, file)) == settings(MoA(**MoAConfig.load(file).arguments())) == expected
+        assert (
+            settings(MoA.from_config(None, file)) == settings(MoA.from_config(None, MoAConfig.load(file))) == expected
+        )
 
     def test_keys_that_somebody_wrote_into_the_file_are_refused(self, file: Path) -> None:
         block = state_in(file)["moa_dspy"]
