@@ -55,15 +55,14 @@ class Cascade(Keyless):
         built = [one if isinstance(one, MoA) else MoA(self.signature, [one], strategy="voting") for one in stages]
         for number, (stage, later) in enumerate(pairwise(built), start=1):
             _check_pair(number, stage, later)
-        self.stage_names = [f"stage_{number}" for number in range(1, len(built) + 1)]
-        for name, stage in zip(self.stage_names, built, strict=True):
-            setattr(self, name, stage)
+        for number, stage in enumerate(built, start=1):  # on attributes, where DSPy finds their predictors
+            setattr(self, f"stage_{number}", stage)
         tell_apart(self.named_predictors())
 
     @property
     def stages(self) -> list[MoA]:
         """The mixtures, the first one first."""
-        return [getattr(self, name) for name in self.stage_names]
+        return [part for part in vars(self).values() if isinstance(part, MoA)]
 
     if TYPE_CHECKING:  # what DSPy declares as a mere Prediction
 
@@ -81,34 +80,36 @@ class Cascade(Keyless):
         answered: Any = None
         for number, stage in enumerate(self.stages, start=1):
             before = None if answered is None else answered.metadata
-            KEPT.set((stage, [] if before is None else [one for one in before.all_proposals if one.layer == 1]))
+            KEPT.set((stage, [one for one in before.all_proposals if one.layer == 1] if before else []))
             try:
                 [outcome] = yield Batch([Call(stage, inputs)])
             finally:
                 KEPT.set(None)
             if outcome.error is not None:
-                return _fall_back(stage, outcome.error, answered)
+                if before is None:
+                    raise outcome.error
+                _enter_failure(before, stage, outcome.error)
+                break
             answered = outcome.value
-            _add(before, answered.metadata, number)
-            if not answered.metadata.abstained:
+            account = answered.metadata
+            account.stage = number
+            if before is not None:
+                _add(account, before, account)
+            if account.abstained and self._is_settled(number, answered, inputs):
+                account.abstained = False
+            if not account.abstained:
                 break
-            if self._is_settled(number, answered, inputs):
-                answered.metadata.abstained = False
-                break
-        prediction: MoAPrediction = answered
-        return prediction
+        return answered  # type: ignore[no-any-return]
 
     def _is_settled(self, number: int, answered: MoAPrediction, inputs: Mapping[str, Any]) -> bool:
         """Whether all that is left is a vote, without a promise, that cannot change the answer."""
         stage, left = self.stages[number - 1], self.stages[number:]
-        if not left or any(asks_aggregator(one) or len(one.panels) > 1 for one in left):
+        if not left or any(asks_aggregator(one) or len(one.panels) > 1 for one in left) or _has_threshold(left[-1]):
             return False
-        last, account = left[-1], answered.metadata
-        if _has_threshold(last):
-            return False
+        last = left[-1]
         owners = {id: id.partition("#")[0] for id in proposal_ids(last.panels[0])}
         asked = {id: owners[id] for id in proposal_ids(stage.panels[0]) if id in owners}
-        proposals = [one for one in account.all_proposals if one.id in asked]
+        proposals = [one for one in answered.metadata.all_proposals if one.id in asked]
         case = Case(self.signature, inputs, proposals, asked, has_aggregator=False)
         pending = {id: agent for id, agent in owners.items() if id not in asked}
         if not proposals or not last.strategy.is_decided(case, pending):
@@ -126,28 +127,19 @@ def _has_threshold(moa: MoA) -> bool:
     return (certainty := moa.certainty) is not None and certainty.threshold is not None
 
 
-def _add(before: MoAMetadata | None, account: MoAMetadata, number: int) -> None:
-    """Enter what the stages before took."""
-    account.stage = number
-    if before is not None:
-        account.calls = [*before.calls, *account.calls]
-        account.failures = [*before.failures, *account.failures]
-        account.seconds += before.seconds
+def _add(account: MoAMetadata, one: MoAMetadata, other: MoAMetadata) -> None:
+    account.calls = [*one.calls, *other.calls]
+    account.failures = [*one.failures, *other.failures]
+    account.seconds = one.seconds + other.seconds
 
 
-def _fall_back(stage: MoA, error: BaseException, answered: MoAPrediction | None) -> MoAPrediction:
-    """The answer of the stage before, as the next one gave none; what was paid for it is in the account."""
-    if answered is None:
-        raise error
-    account = answered.metadata
+def _enter_failure(account: MoAMetadata, stage: MoA, error: BaseException) -> None:
+    """The answer of the stage before stays, as the next one gave none; what was paid for it is in the account."""
     account.failures = [*account.failures, failure_of(stage.aggregator, error, 0.0)]
     if not isinstance(error, MoAError):
         message = f"A later stage could not be asked: {error}. What the earlier ones gave is in error.metadata."
         raise AggregationFailed(message, account) from error
-    account.calls = [*account.calls, *error.metadata.calls]
-    account.failures = [*account.failures, *error.metadata.failures]
-    account.seconds += error.metadata.seconds
-    return answered
+    _add(account, account, error.metadata)
 
 
 def _check_pair(number: int, stage: MoA, later: MoA) -> None:

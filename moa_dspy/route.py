@@ -17,48 +17,13 @@ from moa_dspy.secrets import Keyless
 from moa_dspy.signatures import tell_apart
 from moa_dspy.values import as_text
 
-__all__ = ["Embed", "Route", "RouteTable", "estimate"]
+__all__ = ["Embed", "Route", "RouteTable", "estimate", "text_of"]
 
 Embed: TypeAlias = dspy.Embedder | Callable[[list[str]], Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 NEIGHBOURS = 25  # of a question, on whose scores its route rests
 PRIOR = 25.0  # questions that an option's score on all of them counts for
-
-
-class RouteTable(Parameter):
-    """What was learned: the scores of all options on known questions; DSPy saves and loads it.
-
-    Args:
-        options: Their names, the one that is taken where nothing is known first.
-        keys: Of each known question, its column's value, or its embedding.
-        scores: Of shape (questions, options).
-    """
-
-    def __init__(self, options: Sequence[str], keys: Sequence[Any], scores: npt.ArrayLike) -> None:
-        self.options, self.keys = list(options), list(keys)
-        self.scores = np.asarray(scores, dtype=float)
-
-    def choose(self, key: Any) -> str:
-        """The option with the best estimate for a question with this key."""
-        return self.options[int(estimate(self.keys, self.scores, [key])[0].argmax())]
-
-    def reset(self) -> None:
-        """Nothing: a reset copy of a program takes the same routes."""
-
-    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
-        """The table as data."""
-        keys = [key if isinstance(key, str) else np.round(key, 6).tolist() for key in self.keys]
-        return {"options": self.options, "keys": keys, "scores": self.scores.tolist()}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Take over what `dump_state` gave."""
-        if sorted(state["options"]) != sorted(self.options):
-            raise ValueError(
-                f"The file routes to {', '.join(state['options'])} and this program to {', '.join(self.options)}. "
-                "Build the program as the file has it."
-            )
-        RouteTable.__init__(self, state["options"], state["keys"], state["scores"])
 
 
 class Route(Keyless):
@@ -130,29 +95,58 @@ class Route(Keyless):
         return prediction
 
 
+class RouteTable(Parameter):
+    """What was learned, the scores of all options on known questions; DSPy saves and loads it.
+
+    Args:
+        options: Their names, the one that is taken where nothing is known first.
+        keys: Of each known question, its column's value, or its embedding.
+        scores: Of shape (questions, options).
+    """
+
+    def __init__(self, options: Sequence[str], keys: Sequence[Any], scores: npt.ArrayLike) -> None:
+        self.options, self.keys = list(options), list(keys)
+        self.scores = np.asarray(scores, dtype=float)
+
+    def choose(self, key: Any) -> str:
+        """The option with the best estimate for a question with this key."""
+        return self.options[int(estimate(self.keys, self.scores, [key])[0].argmax())]
+
+    def reset(self) -> None:
+        """Nothing: a reset copy of a program takes the same routes."""
+
+    def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
+        """The table as data."""
+        keys = [key if isinstance(key, str) else np.round(key, 6).tolist() for key in self.keys]
+        return {"options": self.options, "keys": keys, "scores": self.scores.tolist()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take over what `dump_state` gave."""
+        if sorted(state["options"]) != sorted(self.options):
+            raise ValueError(
+                f"The file routes to {', '.join(state['options'])} and this program to {', '.join(self.options)}. "
+                "Build the program as the file has it."
+            )
+        RouteTable.__init__(self, state["options"], state["keys"], state["scores"])
+
+
 def estimate(keys: Any, scores: Floats, asked: Any) -> Floats:
     """What options will score on questions with these keys, of shape (asked, options).
 
     The mean score on the nearest known questions (by cosine; of a column, those of the same value), shrunk to that on
     all: as if `PRIOR` more had been asked that scored like all.
     """
-    whole = scores.mean(axis=0)
     if isinstance(keys[0], str):
-        near = (np.asarray(keys)[None, :] == np.asarray(asked)[:, None]).astype(float)
+        near = np.asarray(asked)[:, None] == np.asarray(keys)
     else:
-        likeness = _unit(asked) @ _unit(keys).T
-        nearest = np.sort(likeness, axis=1)[:, -min(NEIGHBOURS, len(keys))]
-        near = (likeness >= nearest[:, None]).astype(float)
-    estimates: Floats = (near @ scores + PRIOR * whole) / (near.sum(axis=1, keepdims=True) + PRIOR)
+        known, new = (np.asarray(vectors, dtype=float) for vectors in (keys, asked))
+        lengths = np.linalg.norm(new, axis=1)[:, None] * np.linalg.norm(known, axis=1)
+        likeness = new @ known.T / np.maximum(lengths, 1e-12)
+        near = likeness >= np.sort(likeness, axis=1)[:, -min(NEIGHBOURS, len(keys)), None]
+    estimates: Floats = (near @ scores + PRIOR * scores.mean(axis=0)) / (near.sum(axis=1, keepdims=True) + PRIOR)
     return estimates.round(9)
 
 
 def text_of(inputs: Mapping[str, Any]) -> str:
     """What is embedded of a question."""
     return "\n".join(as_text(value) for value in inputs.values())
-
-
-def _unit(vectors: Any) -> Floats:
-    table = np.asarray(vectors, dtype=float)
-    units: Floats = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12)
-    return units

@@ -125,7 +125,7 @@ class Calibrate(FromAnswers[MoA | Cascade]):
         moa.calibration = learned.model_copy(update={"cuts": list_cuts(held_out, right), "on_unsure": wanted})
         moa.limits = asked.student.limits
         if (promised := self.max_error or moa.limits.max_error) is not None:
-            if find_threshold(held_out, right, promised) is None:
+            if find_threshold(moa.calibration.cuts, promised) is None:
                 raise CompileInterrupted(_refuse(held_out, right, promised), program=moa, recording=recording)
             moa.calibration = moa.calibration.promising(promised)
         self.report = Reliability(moa.calibration, held_out, right, recording.usage, asked)

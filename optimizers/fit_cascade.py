@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moa_dspy.cascade import Cascade, asks_aggregator
-from moa_dspy.certainty import Calibration, find_threshold_among, fit, predict
+from moa_dspy.certainty import Calibration, find_threshold, fit, predict
 from moa_dspy.evaluation import Metric, save_figure
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
@@ -303,7 +303,7 @@ def find_stop(
         counts = [round(stop.answered * questions) for stop in stops]
         cuts = [(stop.threshold, round(stop.error * n), n) for stop, n in zip(stops, counts, strict=True)]
     limit = max_error or max_loss
-    threshold = find_threshold_among(tuple(cuts), limit) if limit else None
+    threshold = find_threshold(tuple(cuts), limit) if limit else None
     unmet = stops[0] if max_error is None else None
     return next((stop for stop in stops if stop.threshold == threshold), unmet)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from moa_dspy.certainty import find_threshold
+from moa_dspy.certainty import find_threshold, list_cuts
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.moa import MoA
 from moa_dspy.route import estimate
@@ -197,7 +197,7 @@ def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | 
     # The last of the committees is the vote of all.
     confidences, held_out = seen.confidences[-1], looks.confidences[-1]
     for promise in PROMISES:
-        threshold = find_threshold(held_out, looks.scores[-1], promise)
+        threshold = find_threshold(list_cuts(held_out, looks.scores[-1]), promise)
         given = confidences >= (2.0 if threshold is None else threshold - 1e-9)
         yield f"calibrated at {promise:.0%}", _Result(seen.scores[-1], whole, given, promise)
 

@@ -1,10 +1,16 @@
 """What calibration rows can promise, and what not."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from moa_dspy.certainty import bound_error, count_rows_needed, find_threshold
-from moa_dspy.certainty.promise import is_kept
+from moa_dspy.certainty import bound_error, count_rows_needed, is_kept, list_cuts
+from moa_dspy.certainty import find_threshold as find_among
+
+
+def find_threshold(confidences: Any, right: Any, max_error: float) -> float | None:
+    return find_among(list_cuts(confidences, right), max_error)
 
 
 def test_the_bound_is_clopper_and_pearsons() -> None:
