@@ -99,7 +99,7 @@ class Cascade(Keyless):
                 account.abstained = False
             if not account.abstained:
                 break
-        return answered  # type: ignore[no-any-return]
+        return answered
 
     def _is_settled(self, number: int, answered: MoAPrediction, inputs: Mapping[str, Any]) -> bool:
         """Whether all that is left is a vote, without a promise, that cannot change the answer."""
