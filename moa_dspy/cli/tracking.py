@@ -27,10 +27,10 @@ def tracking(wanted: bool, moa: MoA, name: str, dataset: Sequence[Any] | None = 
     note("Opening MLflow's store: a few seconds, the first time more.")
     import mlflow
 
-    from moa_dspy.tracking import autolog, flush, mask_address, track  # says what to install, before MLflow does
-    from moa_dspy.tracking.store import describe, limit, within
+    from moa_dspy.tracking import autolog, flush, track  # says what to install, before MLflow does
+    from moa_dspy.tracking.store import address, describe, limit, within
 
-    place = mask_address(mlflow.get_tracking_uri())
+    place = address()
     name_of, id_of = os.environ.get("MLFLOW_EXPERIMENT_NAME"), os.environ.get("MLFLOW_EXPERIMENT_ID")
     which: dict[str, Any] = (
         {"experiment_id": id_of} if id_of and not name_of else {"experiment_name": name_of or "moa-dspy"}

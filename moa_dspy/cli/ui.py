@@ -13,6 +13,7 @@ import typer
 
 from moa_dspy.cli import options
 from moa_dspy.cli.output import HOST, Stopped, check_port, note
+from moa_dspy.secrets import redact
 
 _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")
 
@@ -36,24 +37,22 @@ def ui(
     """
     import mlflow
 
-    from moa_dspy.tracking import mask_address
-
     uri = store or mlflow.get_tracking_uri()
     kind, _, place = uri.partition("://")
     if place and kind.partition("+")[0] not in _STORES:
         raise ValueError(
-            f"{mask_address(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
+            f"{redact(uri)} is no store that MLflow's server knows: its address begins with {', '.join(_STORES)}."
         )
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise FileNotFoundError(
-            f"There is no store {mask_address(uri)}: nothing was tracked here. Track something first, for example with "
+            f"There is no store {redact(uri)}: nothing was tracked here. Track something first, for example with "
             "moa-dspy demo --mlflow, or name another store."
         )
     if kind.startswith("http"):
-        note(f"MLflow: {mask_address(uri)}")
+        note(f"MLflow: {redact(uri)}")
         return
     check_port(port)
-    note(f"MLflow on {mask_address(uri)}, in some seconds: http://{HOST}:{port}  Ctrl-C ends it.")
+    note(f"MLflow on {redact(uri)}, in some seconds: http://{HOST}:{port}  Ctrl-C ends it.")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--workers", "1"]
     # No job workers: seven processes of 360 MB that only MLflow's own judges and prompt optimizers need.
     environment = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"} | os.environ

@@ -8,7 +8,6 @@ except ImportError as error:
 from moa_dspy.tracking.autolog import autolog, flush
 from moa_dspy.tracking.model import load_model, log_model
 from moa_dspy.tracking.prompts import load_prompts, register_prompts
-from moa_dspy.tracking.store import mask_address
 from moa_dspy.tracking.track import Tracked, track
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "load_model",
     "load_prompts",
     "log_model",
-    "mask_address",
     "register_prompts",
     "track",
 ]

@@ -80,13 +80,8 @@ def sum_up(calls: Iterable[LMCall]) -> tuple[dict[str, str], int]:
     """What calls took together, as MLflow's metadata of a trace says it; and how many of them have no price."""
     billed = [call for call in calls if _is_billed(call)]
     costs = [_cost(call) for call in billed if call.cost_usd is not None]
-    sums = {}
-    if billed:
-        sums[TraceMetadataKey.TOKEN_USAGE] = _add([_tokens(call) for call in billed])
-    if costs:
-        shared = set.intersection(*map(set, costs))
-        sums[TraceMetadataKey.COST] = _add([{kind: cost[kind] for kind in cost if kind in shared} for cost in costs])
-    return sums, len(billed) - len(costs)
+    told = {TraceMetadataKey.TOKEN_USAGE: [_tokens(call) for call in billed], TraceMetadataKey.COST: costs}
+    return {name: _add(parts) for name, parts in told.items() if parts}, len(billed) - len(costs)
 
 
 def _is_billed(call: LMCall) -> bool:
@@ -94,7 +89,9 @@ def _is_billed(call: LMCall) -> bool:
 
 
 def _add(parts: list[dict[str, float]]) -> str:
-    return json.dumps({name: sum(part.get(name, 0) for part in parts) for part in parts for name in part})
+    """The sums of what all of them say, so that no part is a sum of some."""
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return json.dumps({name: sum(part[name] for part in parts) for name in shared})
 
 
 def _tokens(call: LMCall) -> dict[str, float]:
@@ -103,7 +100,7 @@ def _tokens(call: LMCall) -> dict[str, float]:
         TokenUsageKey.INPUT_TOKENS: call.prompt_tokens,
         TokenUsageKey.OUTPUT_TOKENS: call.completion_tokens,
         TokenUsageKey.TOTAL_TOKENS: call.prompt_tokens + call.completion_tokens,
-        **({TokenUsageKey.CACHE_READ_INPUT_TOKENS: call.cached_tokens} if call.cached_tokens else {}),
+        TokenUsageKey.CACHE_READ_INPUT_TOKENS: call.cached_tokens,
     }
 
 

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any, Literal
 
 import dspy
@@ -18,9 +18,8 @@ from mlflow.tracing import configure
 from mlflow.tracing.client import TracingClient
 from mlflow.tracing.config import get_config
 
-from moa_dspy.tracking.run import Writer
-from moa_dspy.tracking.spans import Spans
-from moa_dspy.tracking.store import LIMIT_AT_END, check_store, describe, logger, mask_address, within
+from moa_dspy.tracking.spans import Spans, trace_of
+from moa_dspy.tracking.store import LIMIT_AT_END, Writer, address, check_store, describe, logger, within
 from moa_dspy.tracking.track import Tracked, track
 from moa_dspy.tracking.watch import BLOCK
 
@@ -33,13 +32,11 @@ def autolog(
     """Log every mixture and DSPy program to MLflow from now on: traces, evaluations, optimizers.
 
     Traces name proposers, aggregator and layers, with the tokens and the cost of each LM call; every `dspy.Evaluate`
-    and every optimizer outside of `track` is a tracked block of its own. Secrets are left out. Built on
-    `mlflow.dspy.autolog`, which need not be called. Calling it twice is as good as once. It stands among DSPy's
-    callbacks: `dspy.configure(callbacks=...)` after it must keep them.
+    and every optimizer outside of `track` is a tracked block of its own. Secrets are left out. It stands among DSPy's
+    callbacks, in the place of `mlflow.dspy.autolog`'s: `dspy.configure(callbacks=...)` after it must keep them.
 
-    A store that does not answer within 10 seconds (60 for one on this machine, whose tables may have to be built)
-    costs one warning, and nothing is turned on. One that goes away later costs no answer: MLflow keeps traces in a
-    queue and asks again; `docs/mlflow.md` names its settings.
+    A store that does not answer within 10 seconds (60 for one on this machine) costs one warning, and nothing is
+    turned on. One that goes away later costs no answer: MLflow keeps traces in a queue and asks again.
 
     Args:
         disable: Turn it off again.
@@ -48,7 +45,8 @@ def autolog(
 
     Raises:
         ValueError: If `detail` is something else.
-        RuntimeError: In a thread or task that may not call `dspy.configure`.
+        RuntimeError: In a thread or task that may not change DSPy's settings: turn it on where the program first called
+            `dspy.configure`. It holds for all threads.
 
     Examples:
         ```python
@@ -59,7 +57,7 @@ def autolog(
     """
     if detail not in ("roles", "full"):
         raise ValueError(f"detail={detail!r} is no detail of traces. There are 'roles' and 'full'.")
-    _refuse_other_threads()
+    dspy.configure()  # refused by DSPy itself where it may not be called
     global _session
     with _lock:
         if _session is not None:
@@ -73,7 +71,7 @@ def autolog(
             logger.warning(
                 "MLflow at %s does not answer, so nothing is traced: %s. Mend that or name another place "
                 "(MLFLOW_TRACKING_URI, or mlflow.set_tracking_uri() in code), then call moa_dspy.autolog() again.",
-                mask_address(mlflow.get_tracking_uri()),
+                address(),
                 describe(error),
             )
             return
@@ -96,7 +94,7 @@ class _Session(Spans):
     def __init__(self, is_full: bool, log_traces_from_compile: bool) -> None:
         super().__init__(is_full, log_traces_from_compile)
         self._writer = Writer()
-        self._blocks: dict[str, tuple[AbstractContextManager[Tracked], Tracked]] = {}
+        self._blocks: dict[str, Tracked] = {}
         self._metrics: dict[str, str] = {}
         self._no_run_before = 0.0
         others = [callback for callback in dspy.settings.callbacks if not isinstance(callback, MlflowCallback)]
@@ -122,15 +120,13 @@ class _Session(Spans):
         try:
             within(seconds, mlflow.flush_trace_async_logging)
             self._writer.finish(seconds)
-            lost = within(LIMIT_AT_END, lambda: _count_lost(made))
-            why = "MLflow's log says why"
+            lost, why = within(LIMIT_AT_END, lambda: _count_lost(made)), "MLflow's log says why"
         except Exception as error:
             lost, why = len(made), describe(error)
         for trace_id in made:
             self.made.pop(trace_id, None)
         if lost:
-            uri = mask_address(mlflow.get_tracking_uri())
-            logger.warning("%d of %d traces are not in MLflow at %s so far: %s.", lost, len(made), uri, why)
+            logger.warning("%d of %d traces are not in MLflow at %s so far: %s.", lost, len(made), address(), why)
 
     def close(self) -> None:
         """Put everything back."""
@@ -144,31 +140,28 @@ class _Session(Spans):
     def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         metric = inputs.get("metric") or instance.metric
         self._metrics[call_id] = getattr(metric, "__name__", type(metric).__name__)
-        self.keeps_answers = True
-        tracked = self._enter(call_id, inputs.get("program"), "eval", inputs.get("devset") or instance.devset)
-        if tracked is not None:
-            tracked.watch.on_evaluate_start(call_id, instance, inputs)
+        block = self._enter(call_id, inputs.get("program"), "eval", inputs.get("devset") or instance.devset)
+        if block is not None:
+            block.on_evaluate_start(call_id, instance, inputs)
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        metric = self._metrics.pop(call_id, None)
-        if metric is not None and exception is None:
+        metric, block = self._metrics.pop(call_id, ""), self._blocks.pop(call_id, None)
+        if exception is None:
             self._score(metric, outputs.results)
-        if not self._metrics:
-            self.keeps_answers = False
-            self.answered.clear()
-        if call_id in self._blocks:
-            self._blocks[call_id][1].watch.on_evaluate_end(call_id, outputs, exception)
-            self._exit(call_id, exception)
+        if block is not None:
+            block.on_evaluate_end(call_id, outputs, exception)
+            block.__exit__(None, exception, None)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        tracked = self._enter(call_id, inputs.get("student"), type(instance).__name__, inputs.get("trainset"))
-        if tracked is not None:
-            tracked.watch.on_compile_start(call_id, instance, inputs)
+        block = self._enter(call_id, inputs.get("student"), type(instance).__name__, inputs.get("trainset"))
+        if block is not None:
+            block.on_compile_start(call_id, instance, inputs)
 
     def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        if call_id in self._blocks:
-            self._blocks[call_id][1].watch.on_compile_end(call_id, outputs, exception)
-            self._exit(call_id, exception)
+        block = self._blocks.pop(call_id, None)
+        if block is not None:
+            block.on_compile_end(call_id, outputs, exception)
+            block.__exit__(None, exception, None)
 
     def _enter(self, call_id: str, program: Any, name: str, data: Any) -> Tracked | None:
         is_tracked = dspy.settings.get(BLOCK) is not None
@@ -178,20 +171,15 @@ class _Session(Spans):
             block = track(program, name, data or None)
         except (TypeError, ValueError):  # data of another kind: the run goes without it
             block = track(program, name)
-        tracked = block.__enter__()
+        tracked = self._blocks[call_id] = block.__enter__()
         if tracked.run_id is None:
             self._no_run_before = time.monotonic() + _PAUSE
-        self._blocks[call_id] = block, tracked
         return tracked
-
-    def _exit(self, call_id: str, exception: BaseException | None) -> None:
-        block, _ = self._blocks.pop(call_id)
-        block.__exit__(None if exception is None else type(exception), exception, None)
 
     def _score(self, metric: str, results: Sequence[tuple[Any, Any, Any]]) -> None:
         """Put the metric's scores on the traces, once these are stored: before, MLflow does not find them."""
-        scored = [(self.answered.get(id(prediction)), score) for _, prediction, score in results]
-        found = [(answered[1], score) for answered, score in scored if answered is not None]
+        scored = [(trace_of(prediction), score) for _, prediction, score in results]
+        found = [(trace_id, score) for trace_id, score in scored if trace_id is not None]
         if found:
             self._writer.write("scores", lambda: _log_scores(metric, found))
 
@@ -223,16 +211,6 @@ def _count_lost(made: Mapping[str, Mapping[str, str]]) -> int:
         if not token:
             break
     return len(missing)
-
-
-def _refuse_other_threads() -> None:
-    try:
-        dspy.configure()
-    except RuntimeError as error:
-        raise RuntimeError(
-            "moa_dspy.autolog() changes DSPy's settings, and only the thread or task that first called "
-            "dspy.configure() may do that. Call it there, before the threads start: it holds for all of them."
-        ) from error
 
 
 _AT_EXIT = 60.0

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,10 +15,10 @@ from mlflow.models import ModelSignature, get_model_info, validate_schema
 from mlflow.models.model import ModelInfo
 
 from moa_dspy.moa import MoA
+from moa_dspy.secrets import redact
 from moa_dspy.serving.conversation import message_field
-from moa_dspy.signature_data import UnknownTypes
 from moa_dspy.tracking.served import PROGRAM, ask_nobody, signature_of
-from moa_dspy.tracking.store import check_store, describe, mask_address
+from moa_dspy.tracking.store import address, check_store, describe
 from moa_dspy.tracking.watch import links
 from moa_dspy.values import to_jsonable
 
@@ -56,10 +55,9 @@ def log_model(
     Args:
         moa: The mixture.
         name: The model's name.
-        serve_as: `"rows"` answers tables of the task's inputs, many rows side by side: see
-            `moa_dspy.tracking.served.MixtureProgram` for what comes back. `"chat"` answers chat payloads, streamed as
-            the answer is written if asked, as MLflow's `ResponsesAgent` does: for a task of one text input, a
-            `system_prompt` and a `dspy.History` beside, and one text output.
+        serve_as: `"rows"` answers tables of the task's inputs, as `moa_dspy.tracking.served.MixtureProgram` says.
+            `"chat"` answers chat payloads, streamed if asked, as MLflow's `ResponsesAgent`: for a task of one text
+            input, a `system_prompt` and a `dspy.History` beside, and one text output.
         input_example: Inputs of the task, one row or several; stored and shown with the model.
         registered_model_name: Register it under this name too.
         pip_requirements: What to install where it is served, instead of the versions of moa-dspy, DSPy and LiteLLM
@@ -86,33 +84,39 @@ def log_model(
         raise TypeError(f"log_model takes a MoA, not {type(moa).__name__}. MLflow logs other programs: mlflow.dspy.")
     # Whatever is wrong is found before MLflow is told: a model that failed half way stays in its lists.
     _refuse_ambient(moa)
-    types, options = custom_types or {}, dict[str, Any]()
+    types, options, served_by = custom_types or {}, dict[str, Any](), "MixtureProgram"
     if serve_as == "chat":
-        _refuse_other_than_chat(moa.signature)
+        served_by = "MixtureAgent"
+        message_field(moa.signature)
+        if [field.annotation for field in moa.signature.output_fields.values()] != [str]:
+            raise ValueError(f"A chat wants one text back, not {moa.signature!r}. Log it with serve_as='rows'.")
     else:
         signature = signature_of(moa.signature)
         options = {"signature": signature, "input_example": _read_example(input_example, moa.signature, signature)}
     with tempfile.TemporaryDirectory() as folder, ask_nobody():
         program, code = Path(folder, f"{PROGRAM}.json"), Path(folder, "served_mixture.py")
-        code.write_text(_write_code("MixtureAgent" if serve_as == "chat" else "MixtureProgram", types))
-        _write(moa, program, types)
+        code.write_text(_write_code(served_by, types))
+        moa.save(program)
+        try:
+            MoA.from_file(program, allow_unsafe_lm_state=True, custom_types=types)
+        except (ValueError, ImportError) as error:
+            reason = str(error).removeprefix(f"{program}: ")
+            raise ValueError(f"This mixture cannot be logged as a model. {reason}") from error
         try:
             check_store()
         except Exception as error:
             raise ConnectionError(
-                f"MLflow at {mask_address(mlflow.get_tracking_uri())} does not answer, so the model was not logged: "
+                f"MLflow at {address()} does not answer, so the model was not logged: "
                 f"{describe(error)} Start the server, or name another with mlflow.set_tracking_uri()."
             ) from error
-        versions = _versions("moa-dspy", "dspy", "litellm")
+        installed = [f"{package}=={version(package)}" for package in ("moa-dspy", "dspy", "litellm")]
         return mlflow.pyfunc.log_model(
             name=name,
             python_model=str(code),
             artifacts={PROGRAM: str(program)},
-            metadata={_KIND: versions.get("moa-dspy", "unknown")},
+            metadata={_KIND: version("moa-dspy")},
             registered_model_name=registered_model_name,
-            pip_requirements=[f"{package}=={version}" for package, version in versions.items()]
-            if pip_requirements is None
-            else list(pip_requirements),
+            pip_requirements=installed if pip_requirements is None else list(pip_requirements),
             code_paths=None if code_paths is None else list(code_paths),
             # Else MLflow takes the caller's uv.lock and pyproject.toml for the model's, with all that stands in them.
             uv_project_path=folder,
@@ -140,7 +144,7 @@ def load_model(
     info = get_model_info(str(uri))
     if _KIND not in (info.metadata or {}):
         raise ValueError(
-            f"The model {mask_address(str(uri))} is no mixture ({', '.join(sorted(info.flavors))}): load_model loads "
+            f"The model {redact(str(uri))} is no mixture ({', '.join(sorted(info.flavors))}): load_model loads "
             "what moa_dspy.log_model logged. Load this one with mlflow.pyfunc.load_model."
         )
     with tempfile.TemporaryDirectory() as folder:
@@ -161,19 +165,6 @@ def _refuse_ambient(moa: MoA) -> None:
         )
 
 
-def _refuse_other_than_chat(task: type[dspy.Signature]) -> None:
-    outputs = [field.annotation for field in task.output_fields.values()]
-    try:
-        is_chat = task.input_fields[message_field(task)].annotation is str and outputs == [str]
-    except ValueError:  # it needs another number of inputs than one
-        is_chat = False
-    if not is_chat:
-        raise ValueError(
-            f"A chat gives one text and wants one back, and this task is {task.signature!r} with other fields or "
-            "types. Log it with serve_as='rows'."
-        )
-
-
 def _read_example(
     given: Row | Sequence[Row] | None, task: type[dspy.Signature], signature: ModelSignature
 ) -> list[dict[str, Any]] | None:
@@ -191,18 +182,6 @@ def _read_example(
     return example
 
 
-def _write(moa: MoA, program: Path, types: Mapping[str, type]) -> None:
-    moa.save(program)
-    try:
-        MoA.from_file(program, allow_unsafe_lm_state=True, custom_types=types)
-    except (ValueError, ImportError) as error:
-        reason = str(error).removeprefix(f"{program}: ")
-        if isinstance(error.__cause__, UnknownTypes):
-            reason = f"{reason.partition(':')[0]}, and whoever serves it must import them: give them as custom_types="
-            reason += "{'Name': Name}, and the files that hold them as code_paths=[...]."
-        raise ValueError(f"This mixture cannot be logged as a model. {reason}") from error
-
-
 def _write_code(program: str, types: Mapping[str, type]) -> str:
     """What MLflow runs where the model is served; it imports the classes of the user's own."""
     for name, type_ in types.items():
@@ -213,12 +192,3 @@ def _write_code(program: str, types: Mapping[str, type]) -> str:
             )
     imports = "".join(f"from {type_.__module__} import {type_.__name__} as {name}\n" for name, type_ in types.items())
     return _CODE.format(program=program, imports=imports, types=", ".join(f"{name}={name}" for name in types))
-
-
-def _versions(*packages: str) -> dict[str, str]:
-    """The versions that are installed here."""
-    versions = {}
-    for package in packages:
-        with suppress(importlib.metadata.PackageNotFoundError):  # a folder on the path
-            versions[package] = importlib.metadata.version(package)
-    return versions

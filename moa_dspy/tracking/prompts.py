@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import mlflow
@@ -16,34 +15,17 @@ from mlflow.tracing.constant import TraceTagKey
 from moa_dspy.agent import adopt_lms
 from moa_dspy.moa import MoA
 from moa_dspy.secrets import redact
-from moa_dspy.tracking.store import LIMIT_AT_END, describe, logger, mask_address, within
+from moa_dspy.tracking.store import LIMIT_AT_END, address, describe, logger, within
 from moa_dspy.tracking.watch import links
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
-__all__ = ["Prompt", "as_page", "load_prompts", "prompts_of", "register", "register_prompts"]
+__all__ = ["Prompts", "as_page", "load_prompts", "prompts_of", "register", "register_prompts"]
 
-_LONGEST = 100_000  # characters that the registry keeps
-_CUT = "\n[... cut: the registry keeps 100,000 characters]"
+# Predictor -> its text (instructions; below, fields that are described otherwise than by their names, and demos), and
+# the registry's tags: the predictor, the agents that use it (`role`) and their models (`model`).
+Prompts = Mapping[str, tuple[str, Mapping[str, str]]]
+
 _BELOW = "\n\n--- "  # begins what stands below the instructions
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a predictor tells its model.
-
-    Attributes:
-        predictor: The predictor's name in the mixture.
-        text: Its instructions as they are; below, fields that are described otherwise than by their names, and demos.
-        tags: The predictor, the agents that use it (`role`) and their models (`model`).
-    """
-
-    predictor: str
-    text: str
-    tags: Mapping[str, str]
-
-    def name(self, prefix: str) -> str:
-        """Its name in the registry, which takes letters, digits, `_`, `-` and `.` alone."""
-        return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{prefix}.{self.predictor}")
 
 
 def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
@@ -51,7 +33,8 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
 
     A text that is registered under this name already makes no new version. The text is exact: read it from
     `.template`; what stands in double braces in it is text and no variable. The mixture's traces name the versions
-    from now on. A registry that cannot be reached costs a warning and at most 30 seconds.
+    from now on. A registry that cannot be reached, or refuses a text (it takes 100,000 characters), costs a warning and
+    at most 30 seconds.
 
     Args:
         moa: The mixture, compiled or not.
@@ -74,9 +57,7 @@ def register_prompts(moa: MoA, name: str = "moa") -> dict[str, int]:
     try:
         return within(LIMIT_AT_END, lambda: register(moa, prompts, name))
     except Exception as error:
-        logger.warning(
-            "%s: the prompts are not registered. %s", mask_address(mlflow.get_tracking_uri()), describe(error)
-        )
+        logger.warning("%s: the prompts are not registered. %s", address(), describe(error))
         return {}
 
 
@@ -94,37 +75,34 @@ def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
         TypeError: If `moa` is no mixture.
         ValueError: If none of its prompts is there.
     """
-    prompts, copied, found = prompts_of(moa), moa.deepcopy(), dict[str, int]()
-    predictors = dict(copied.named_predictors())
-    for prompt in prompts:
-        version = _find(prompt.name(name), alias)
+    names = {predictor: _registered(name, predictor) for predictor in prompts_of(moa)}
+    copied, found = moa.deepcopy(), dict[str, int]()
+    for predictor, part in copied.named_predictors():
+        version = _find(names[predictor], alias)
         if version is not None:
-            instructions = version.template.partition(_BELOW)[0]
-            predictor: Any = predictors[prompt.predictor]
-            predictor.signature = predictor.signature.with_instructions(instructions)
-            found[prompt.name(name)] = int(version.version)
+            part.signature = part.signature.with_instructions(version.template.partition(_BELOW)[0])
+            found[names[predictor]] = int(version.version)
     if not found:
         raise ValueError(
-            f"The registry has no prompt {prompts[0].name(name)}@{alias}, nor another one of this mixture. Register "
-            f"them first with moa_dspy.register_prompts(moa, {name!r}), or name those that are there."
+            f"The registry has no prompt {next(iter(names.values()))}@{alias}, nor another one of this mixture. "
+            f"Register them first with moa_dspy.register_prompts(moa, {name!r}), or name those that are there."
         )
     _link(copied, found)
     return copied
 
 
 def register(
-    moa: MoA, prompts: Sequence[Prompt], name: str, run_id: str | None = None, message: str | None = None
+    moa: MoA, prompts: Prompts, name: str, run_id: str | None = None, message: str | None = None
 ) -> dict[str, int]:
     """Register those of a mixture's prompts that have a new text; all are linked to the run."""
     versions = {}
-    for prompt in prompts:
-        registered = prompt.name(name)
-        text = prompt.text if len(prompt.text) <= _LONGEST else prompt.text[: _LONGEST - len(_CUT)] + _CUT
+    for predictor, (text, tags) in prompts.items():
+        registered = _registered(name, predictor)
         # Each text has an alias made of it: a mixture that is tuned again starts with a text of long ago.
         alias = f"text-{hash_of(text, 12)}"
         version = _find(registered, alias)
         if version is None:
-            version = register_prompt(registered, text, commit_message=message, tags=dict(prompt.tags))
+            version = register_prompt(registered, text, commit_message=message, tags=dict(tags))
             set_prompt_alias(registered, alias, int(version.version))
         if run_id is not None:
             mlflow.MlflowClient().link_prompt_version_to_run(run_id, version)
@@ -133,13 +111,7 @@ def register(
     return versions
 
 
-def _link(moa: MoA, versions: Mapping[str, int]) -> None:
-    """Have the mixture's traces name these versions."""
-    named = [{"name": name, "version": str(version)} for name, version in versions.items()]
-    links.setdefault(moa, {})["tags"] = {TraceTagKey.LINKED_PROMPTS: json.dumps(named)}
-
-
-def prompts_of(moa: MoA) -> list[Prompt]:
+def prompts_of(moa: MoA) -> Prompts:
     """The prompts of a mixture's predictors, secrets masked.
 
     Raises:
@@ -148,25 +120,33 @@ def prompts_of(moa: MoA) -> list[Prompt]:
     if not isinstance(moa, MoA):
         raise TypeError(f"Prompts are registered of a moa_dspy.MoA, not of a {type(moa).__name__}.")
     adopt_lms(moa.agents)
-    lms = [lm for agent in moa.agents for lm in agent.lms]
-    found = []
+    found = {}
     for name, predictor in moa.named_predictors():
         users = [agent for agent in moa.agents if any(part is predictor for part in agent.predictors())]
         tags = {"role": [agent.name for agent in users], "model": [agent.model for agent in users if agent.model]}
         named = {tag: ", ".join(dict.fromkeys(values)) for tag, values in tags.items()}
-        text = redact(to_jsonable("".join(_pieces(predictor))), *lms)
-        found.append(Prompt(name, text, {"predictor": name, **named}))
+        found[name] = redact(to_jsonable("".join(_pieces(predictor)))), {"predictor": name, **named}
     return found
 
 
-def as_page(prompts: Sequence[Prompt]) -> str:
+def as_page(prompts: Prompts) -> str:
     """The prompts on one page of Markdown."""
-    return "\n\n\n".join(f"# {prompt.predictor} ({prompt.tags['role']})\n\n{prompt.text}" for prompt in prompts)
+    return "\n\n\n".join(f"# {name} ({tags['role']})\n\n{text}" for name, (text, tags) in prompts.items())
+
+
+def _registered(name: str, predictor: str) -> str:
+    """A prompt's name in the registry, which takes letters, digits, `_`, `-` and `.` alone."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", f"{name}.{predictor}")
 
 
 def _find(name: str, alias: str) -> Any:
-    uri = f"prompts:/{name}@{alias}"
-    return load_prompt(uri, allow_missing=True, link_to_model=False, cache_ttl_seconds=0)
+    return load_prompt(f"prompts:/{name}@{alias}", allow_missing=True, link_to_model=False, cache_ttl_seconds=0)
+
+
+def _link(moa: MoA, versions: Mapping[str, int]) -> None:
+    """Have the mixture's traces name these versions."""
+    named = [{"name": name, "version": str(version)} for name, version in versions.items()]
+    links.setdefault(moa, {})["tags"] = {TraceTagKey.LINKED_PROMPTS: json.dumps(named)}
 
 
 def _pieces(predictor: Any) -> Iterator[str]:

@@ -8,7 +8,6 @@ import json
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,25 +18,20 @@ from mlflow.data.dataset import Dataset
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
-from moa_dspy.tracking.store import (
-    LIMIT_AT_END,
-    check_store,
-    describe,
-    limit,
-    logger,
-    mask_address,
-    run_in_background,
-    within,
-)
-from moa_dspy.values import to_json
+from moa_dspy.secrets import mask, redact, remembered, secret_values
+from moa_dspy.tracking.store import LIMIT_AT_END, Writer, address, check_store, describe, limit, logger, within
+from moa_dspy.values import as_text, to_json
 
-__all__ = ["Run", "Writer"]
+__all__ = ["Run"]
 
 _TABLES = "mlflow.loggedArtifacts"  # the tag that names them, for MLflow's page and `mlflow.load_table`
+_Entities = tuple[list[Any], list[Any], list[Any]]  # metrics, params, tags
+_ROWS = 5000  # a table is one file, which MLflow's page loads whole
+_CHARACTERS = 2000
 
 
 class Run:
-    """A run under way; without one, because the store is of no use, everything is left out.
+    """A run under way; without one, because the store is of no use, everything is left out. Secrets are, always.
 
     What waits to be written goes out together, since a server can be slow: one request for all numbers, another for
     all files.
@@ -50,7 +44,7 @@ class Run:
         self.id: str | None = None
         self._experiment_id = ""
         self._client: Any = None
-        self._uri = mask_address(mlflow.get_tracking_uri())
+        self._uri = address()
         self._numbers, self._files, self._others = Writer(self._send_numbers), Writer(self._send_files), Writer()
         self._tables: list[dict[str, str]] = []
         self._waited = 0.0
@@ -93,12 +87,11 @@ class Run:
         try:
             if missing:  # else it has just answered
                 check_store()
+            self._leave(status)
         except Exception as unreachable:
             missing.insert(0, f"its end ({describe(unreachable)})")
             self.write("its end", lambda run_id: self._client.set_terminated(run_id, status))
             _left_active.add(self.id)
-        else:
-            self._leave(self.id, status)
         if missing:
             shown = "; ".join(missing[:3]) + (f"; and {len(missing) - 3} more" if len(missing) > 3 else "")
             logger.warning("Run %s in MLflow at %s is incomplete. It lacks: %s.", self.id, self._uri, shown)
@@ -119,24 +112,25 @@ class Run:
     ) -> None:
         """Log numbers, and texts of a line."""
         if self.id is not None:
-            self._numbers.write(what, _batch(metrics or {}, params or {}, tags or {}, step))
+            self._numbers.write(what, _entities(metrics or {}, params or {}, tags or {}, step))
 
     def log_text(self, path: str, text: str) -> None:
         """Log a file."""
         if self.id is not None:
-            self._files.write(path, (path, text))
+            self._files.write(path, (path, redact(text)))
 
     def log_table(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a table, as MLflow's page shows one, under a name of its own; none if there are no rows."""
-        if rows:
-            stem, taken, number = path.removesuffix(".json"), [table["path"] for table in self._tables], 2
-            while path in taken:
-                path, number = f"{stem}_{number}.json", number + 1
-            self._tables.append({"path": path, "type": "table"})
-            columns = list(dict.fromkeys(name for row in rows for name in row))
-            data = [[row.get(name) for name in columns] for row in rows]
-            self.log_text(path, to_json({"columns": columns, "data": data}))
-            self.log(f"the tag of {path}", tags={_TABLES: json.dumps(self._tables)})
+        if self.id is None or not rows:
+            return
+        stem, taken, number = path.removesuffix(".json"), [table["path"] for table in self._tables], 2
+        while path in taken:
+            path, number = f"{stem}_{number}.json", number + 1
+        self._tables.append({"path": path, "type": "table"})
+        columns, secrets = list(dict.fromkeys(name for row in rows for name in row)), secret_values(*remembered())
+        data = [[_cell(row.get(name), secrets) for name in columns] for row in rows[:_ROWS]]
+        self._files.write(path, (path, to_json({"columns": columns, "data": data})))
+        self.log(f"the tag of {path}", tags={_TABLES: json.dumps(self._tables)})
 
     def log_data(self, data: Dataset) -> None:
         """Log a data set as the run's input."""
@@ -149,7 +143,7 @@ class Run:
 
         def write(run_id: str) -> None:
             made = self._client.create_run(self._experiment_id, tags={"mlflow.parentRunId": run_id}, run_name=name)
-            self._client.log_batch(made.info.run_id, **_batch(metrics, params))
+            self._client.log_batch(made.info.run_id, *_entities(metrics, params))
             self._client.update_run(made.info.run_id, status="FINISHED")
 
         self.write(f"the run {name}", write)
@@ -158,10 +152,10 @@ class Run:
         """The name of the run's experiment; asks the store."""
         return str(self._client.get_experiment(self._experiment_id).name)
 
-    def _send_numbers(self, batches: Sequence[Mapping[str, list[Any]]]) -> None:
-        joined = {kind: [one for batch in batches for one in batch[kind]] for kind in ("metrics", "params", "tags")}
-        joined["tags"] = list({tag.key: tag for tag in joined["tags"]}.values())  # the last word on each
-        self._client.log_batch(self.id, **joined)
+    def _send_numbers(self, batches: Sequence[_Entities]) -> None:
+        metrics, params, tags = ([one for batch in batches for one in batch[kind]] for kind in range(3))
+        last = {tag.key: tag for tag in tags}  # the last word on each
+        self._client.log_batch(self.id, metrics, params, list(last.values()))
 
     def _send_files(self, files: Sequence[tuple[str, str]]) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -169,80 +163,33 @@ class Run:
                 Path(folder, path).write_text(text, encoding="utf-8")
             self._client.log_artifacts(self.id, folder)
 
-    def _leave(self, run_id: str, status: str) -> None:
+    def _leave(self, status: str) -> None:
         if self._thread != threading.get_ident():
-            self._client.set_terminated(run_id, status)
+            self._client.set_terminated(self.id, status)
             return
         while (run := mlflow.active_run()) is not None:  # those inside it that were left open, then itself
             mlflow.end_run(status)
-            if run.info.run_id == run_id:
+            if run.info.run_id == self.id:
                 return
 
 
-class Writer:
-    """Writes in the background, in order, so that nobody waits for a slow store.
-
-    What fails is remembered, and what follows is tried all the same: a server may come back.
-
-    Args:
-        send: Sends all that waits at once; without it, what waits is called, one after the other.
-    """
-
-    def __init__(self, send: Callable[[list[Any]], object] | None = None) -> None:
-        self._send = send
-        self._waiting: deque[tuple[str, Any]] = deque()  # what is under way is in it, too
-        self._failed: list[str] = []
-        self._changed = threading.Condition()
-
-    def write(self, what: str, item: Any) -> None:
-        """Write this after all that is to be written already.
-
-        Args:
-            what: What it is, should it fail: "the metrics".
-            item: To be sent or called.
-        """
-        with self._changed:
-            self._waiting.append((what, item))
-            if len(self._waiting) > 1:
-                return
-        run_in_background(self._write_all)
-
-    def finish(self, seconds: float) -> list[str]:
-        """Wait until all is written, no longer than this; gives what is not written, and why."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._waiting, max(seconds, 0))
-            late = [f"{what} (no answer in time)" for what in dict.fromkeys(what for what, _ in self._waiting)]
-            failed, self._failed = self._failed, []
-        return failed + late
-
-    def _write_all(self) -> None:
-        while True:
-            with self._changed:
-                taken = list(self._waiting) if self._send else [self._waiting[0]]
-            try:
-                if self._send:
-                    self._send([item for _, item in taken])
-                else:
-                    taken[0][1]()
-            except Exception as error:
-                self._failed += [f"{what} ({describe(error)})" for what in dict.fromkeys(what for what, _ in taken)]
-            with self._changed:
-                for _ in taken:
-                    self._waiting.popleft()
-                self._changed.notify_all()
-                if not self._waiting:
-                    return
-
-
-def _batch(
+def _entities(
     metrics: Mapping[str, float], params: Mapping[str, str], tags: Mapping[str, str] | None = None, step: int = 0
-) -> dict[str, list[Any]]:
+) -> _Entities:
     now = int(time.time() * 1000)
-    return {
-        "metrics": [Metric(name, value, now, step) for name, value in metrics.items()],
-        "params": [Param(name, value) for name, value in params.items()],
-        "tags": [RunTag(name, value) for name, value in (tags or {}).items()],
-    }
+    return (
+        [Metric(name, value, now, step) for name, value in metrics.items()],
+        [Param(name, value) for name, value in params.items()],
+        [RunTag(name, value) for name, value in (tags or {}).items()],
+    )
+
+
+def _cell(value: Any, secrets: Sequence[str]) -> Any:
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    text = mask(as_text(value), secrets)
+    more = len(text) - _CHARACTERS
+    return text if more <= 0 else f"{text[:_CHARACTERS]} [... {more} characters more]"
 
 
 def _start_active(options: Mapping[str, Any]) -> Any:

@@ -23,9 +23,9 @@ from moa_dspy.errors import MoAError
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
-from moa_dspy.secrets import redact
 from moa_dspy.serving.conversation import answer_field, inputs_for, stream
 from moa_dspy.tracking.autolog import autolog
+from moa_dspy.tracking.store import describe
 from moa_dspy.values import check_inputs, to_json, to_jsonable, validated
 
 __all__ = ["PROGRAM", "MixtureAgent", "MixtureProgram", "ask_nobody", "signature_of"]
@@ -76,27 +76,26 @@ class MixtureProgram(PythonModel):
         """
         concurrency = int((params or {}).get("concurrency", 8))
         require_positive(concurrency=concurrency)
-        rows: Sequence[Mapping[str, Any]] = model_input.to_dict("records")
-        if rows and not _asks_nobody.get():
-            check_keys(self.moa.agents)
-        numbered = run_side_by_side(lambda item: (item[0], self._answer(item[1])), list(enumerate(rows)), concurrency)
-        answered = [answer for _, answer in sorted(numbered, key=lambda item: item[0])]
-        return pd.DataFrame(answered, index=model_input.index, columns=["outputs", "account"])
+        rows: Sequence[Mapping[str, Any]] = [] if _asks_nobody.get() else model_input.to_dict("records")
+        if not rows:
+            return pd.DataFrame(columns=["outputs", "account"])
+        check_keys(self.moa.agents)
+        answered = dict(run_side_by_side(lambda n: (n, self._answer(rows[n])), range(len(rows)), concurrency))
+        return pd.DataFrame([answered[n] for n in range(len(rows))], index=model_input.index)
 
     def _answer(self, row: Mapping[str, Any]) -> dict[str, Any]:
         metadata: MoAMetadata | None = None
         fields = self.moa.signature.output_fields
         outputs, error = dict.fromkeys(fields), None
         try:
-            if not _asks_nobody.get():
-                # Nobody reads DSPy's trace of a batch, and it would keep all prompts in memory.
-                with dspy.context(trace=None):
-                    prediction = self.moa(**_read_inputs(self.moa.signature, row))
-                metadata = prediction.metadata
-                outputs = {name: _as_cell(prediction[name], field.annotation) for name, field in fields.items()}
+            # Nobody reads DSPy's trace of a batch, and it would keep all prompts in memory.
+            with dspy.context(trace=None):
+                prediction = self.moa(**_read_inputs(self.moa.signature, row))
+            metadata = prediction.metadata
+            outputs = {name: _as_cell(prediction[name], field.annotation) for name, field in fields.items()}
         except Exception as failed:
             metadata = failed.metadata if isinstance(failed, MoAError) else metadata
-            error = f"{type(failed).__name__}: {redact(str(failed), *(agent.lm for agent in self.moa.agents))}"
+            error = describe(failed)
         return {"outputs": outputs, "account": _describe(metadata, error)}
 
 
@@ -201,13 +200,6 @@ def _describe(metadata: MoAMetadata | None, error: str | None) -> dict[str, Any]
     """How a row was answered, or why not; what is not known is None."""
     if metadata is None:
         return {**dict.fromkeys(_ACCOUNT), "error": error}
-    proposals = {proposal.id: proposal.outputs for proposal in metadata.all_proposals}
-    return {
-        "error": error,
-        "agreement": metadata.agreement,
-        "degraded": metadata.degraded,
-        "cost_usd": metadata.usage.cost_usd,
-        "unpriced_calls": metadata.usage.unpriced_calls,
-        "seconds": metadata.seconds,
-        "proposals": to_json(proposals),
-    }
+    told = {**metadata.usage.model_dump(), **metadata.model_dump(include={"agreement", "degraded", "seconds"})}
+    told["proposals"] = to_json({proposal.id: proposal.outputs for proposal in metadata.all_proposals})
+    return {name: told.get(name, error) for name in _ACCOUNT}

@@ -28,7 +28,7 @@ from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
 from moa_dspy.usage import LMCall
 from moa_dspy.values import to_jsonable
 
-__all__ = ["Spans"]
+__all__ = ["Spans", "trace_of"]
 
 _INSIDE = (dspy.Predict, dspy.ChainOfThought, Strategy)  # what an agent runs: it says no more than the agent's span
 _KEPT = 10_000  # traces whose sums are remembered until they are flushed
@@ -36,7 +36,7 @@ _KEPT = 10_000  # traces whose sums are remembered until they are flushed
 
 @dataclass
 class _Asked:
-    """An LM call as its span tells it, under way or ended; times in nanoseconds."""
+    """An LM call as its span tells it; times in nanoseconds."""
 
     lm: Any
     inputs: Any
@@ -50,16 +50,15 @@ class _Asked:
 
 @dataclass
 class _Open:
-    """A span under way: an agent's keeps its inputs and LM calls, a trace's root the calls that are billed to it."""
+    """A span under way, with the LM calls right inside it; a trace's root has all calls that are billed to it."""
 
     span: Any
     manager: AbstractContextManager[Any]
-    trace_id: str
     watch: Watch | None
-    inputs: Any = None
+    takes_one: bool = False
     asked: list[_Asked] = field(default_factory=list)
     calls: list[LMCall] = field(default_factory=list)
-    linked: dict[str, Any] = field(default_factory=dict)
+    linked: Mapping[str, Any] = field(default_factory=dict)
     settings: AbstractContextManager[Any] | None = None
 
 
@@ -76,21 +75,17 @@ class Spans(MlflowCallback):
 
     Attributes:
         made: Of the traces made, by id: what each took, as MLflow's metadata says it.
-        answered: Which trace a prediction is of, by the prediction's id; filled while `keeps_answers`.
     """
 
     def __init__(self, is_full: bool, log_traces_from_compile: bool) -> None:
         super().__init__()
         self.log_traces_from_compile = log_traces_from_compile
         self.made: dict[str, dict[str, str]] = {}
-        self.answered: dict[int, tuple[Any, str]] = {}
-        self.keeps_answers = False
         self._is_full = is_full
         self._open: dict[str, _Open] = {}
-        self._agents: dict[str, _Open] = {}  # by their spans' ids
-        self._roots: dict[str, _Open] = {}  # by their traces' ids
+        self._spans: dict[str, _Open | None] = {}  # and by their spans' ids; LM calls' own, until they end, are None
+        self._roots: dict[str, _Open] = {}  # and by their traces' ids
         self._asked: dict[str, _Asked] = {}
-        self._own: set[str] = set()  # spans, until they end
         self._above_lms: deque[str] = deque(maxlen=1000)
         self._secrets = _Secrets()
 
@@ -111,35 +106,29 @@ class Spans(MlflowCallback):
                 opened.linked = links.get(instance, {})
         elif isinstance(instance, Agent):
             place, case = find_place(instance), given.get("case")
-            opened = self._start(call_id, name_agent(place, instance), SpanType.AGENT, None, place)
-            if opened is not None:
-                # A strategy is shown the whole case: its proposals stand in the spans beside.
-                opened.inputs = given if case is None else case.inputs
-                if not self._is_full:
-                    self._agents[opened.span.span_id] = opened
-                    opened.settings = self._listen_to_lm(instance)
+            # A strategy is shown the whole case: its proposals stand in the spans beside.
+            told = given if case is None else case.inputs
+            opened = self._start(call_id, name_agent(place, instance), SpanType.AGENT, told, place)
+            if opened is not None and not self._is_full:
+                opened.takes_one = True
+                opened.settings = self._listen_to_lm(instance)
         elif not (isinstance(instance, _INSIDE) and _is_in_agent()):
             kind = SpanType.AGENT if isinstance(instance, dspy.ReAct) else SpanType.CHAIN
             self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
 
-    def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
-        opened = self._open.get(call_id)
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        opened, metadata = self._open.get(call_id), metadata_of(outputs, exception)
         if opened is None:
             return
-        if opened.settings is not None:
-            opened.settings.__exit__(None, None, None)
-        if opened.inputs is not None:
-            self._end_agent(opened, exception)
-        metadata = metadata_of(outputs, exception)
         if metadata is not None:
             opened.span.set_attributes(describe_outcome(metadata))
-        if self._roots.get(opened.trace_id) is opened:
-            sums = _describe_trace(opened, metadata)
-            self.made[opened.trace_id] = sums
+        trace_id = opened.span.trace_id
+        if self._roots.get(trace_id) is opened:
+            self.made[trace_id] = _describe_trace(opened, metadata)
             if len(self.made) > _KEPT:
                 self.made.pop(next(iter(self.made)), None)
-            if self.keeps_answers:
-                self.answered[id(outputs)] = (outputs, opened.trace_id)  # held, so that no other gets its id
+            if isinstance(outputs, dspy.Prediction):
+                outputs._moa_trace_id = trace_id
         self._end(call_id, outputs, exception)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
@@ -147,11 +136,11 @@ class Spans(MlflowCallback):
         parent = mlflow.get_current_active_span()
         if parent is None:
             opened = self._start(call_id, instance.model, SpanType.CHAT_MODEL, None)
-            parent = None if opened is None else opened.span
+            if opened is not None:
+                opened.takes_one, parent = True, opened.span
         if parent is not None and self._is_traced(None):
-            given = {name: value for name, value in {**inputs, **inputs.get("kwargs", {})}.items() if value is not None}
-            given.pop("kwargs", None)
-            told = self._secrets.mask(to_jsonable(given))
+            given = {**instance.kwargs, **inputs, **inputs.get("kwargs", {}), "kwargs": None}
+            told = self._secrets.mask(to_jsonable({name: value for name, value in given.items() if value is not None}))
             self._asked[call_id] = _Asked(instance, told, parent, time.time_ns())
             self._above_lms.append(parent.span_id)
 
@@ -162,20 +151,15 @@ class Spans(MlflowCallback):
         asked.end, asked.error = time.time_ns(), exception
         asked.outputs = None if outputs is None else self._secrets.mask(to_jsonable(outputs))
         call, root = find_call(asked.lm, outputs), self._roots.get(asked.parent.trace_id)
-        settings = {name: value for name, value in asked.lm.kwargs.items() if value is not None}
-        told = self._secrets.mask(to_jsonable(settings))
-        asked.attributes = {**describe_call(asked.lm.model, call), "moa.settings": told}
+        asked.attributes = describe_call(asked.lm.model, call)
         if root is not None and call is not None:
             root.calls.append(call)
-        opened, agent = self._open.get(call_id), self._agents.get(asked.parent.span_id)
-        if opened is not None:
-            opened.span.set_inputs(asked.inputs)
-            opened.span.set_attributes(asked.attributes)
-            self._end(call_id, outputs, exception)
-        elif agent is not None:
-            agent.asked.append(asked)
-        else:
+        above = self._spans.get(asked.parent.span_id)
+        if above is None:
             self._make_lm_span(asked)
+        else:
+            above.asked.append(asked)
+        self._end(call_id, outputs, exception)  # one of its own, if nothing was above it
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         self._start(call_id, f"Tool.{instance.name}", SpanType.TOOL, inputs.get("kwargs", {}))
@@ -190,8 +174,7 @@ class Spans(MlflowCallback):
 
     def process(self, span: Any) -> None:
         """Take secrets out of a span of somebody else's before it is stored, and usage that is counted already."""
-        if span.span_id in self._own:  # they went in without
-            self._own.discard(span.span_id)
+        if span.span_id in self._spans:  # what is ours went in without
             return
         for name, value in span.attributes.items():
             shown = self._secrets.mask(value, name)
@@ -218,25 +201,26 @@ class Spans(MlflowCallback):
             return None
         manager = mlflow.start_span(name=name, span_type=kind, attributes=dict(attributes or {}))
         span = manager.__enter__()
-        opened = _Open(span, manager, span.trace_id, dspy.settings.get(BLOCK) or watch)
-        self._open[call_id] = opened
+        opened = self._open[call_id] = _Open(span, manager, dspy.settings.get(BLOCK) or watch)
         if isinstance(span, NoOpSpan):  # not sampled, or switched off
             return None
-        self._own.add(span.span_id)
+        self._spans[span.span_id] = opened
         if inputs is not None:
             span.set_inputs(self._secrets.mask(to_jsonable(inputs)))
         if span.parent_id is None:
-            self._roots[opened.trace_id] = opened
+            self._roots[span.trace_id] = opened
         return opened
 
     def _end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         opened = self._open.pop(call_id, None)
         if opened is None:
             return
+        if opened.settings is not None:
+            opened.settings.__exit__(None, None, None)
         span = opened.span
-        if self._roots.get(opened.trace_id) is opened:
-            del self._roots[opened.trace_id]
-        elif opened.trace_id in self.made:
+        if self._roots.get(span.trace_id) is opened:
+            del self._roots[span.trace_id]
+        elif span.trace_id in self.made:
             span.set_attribute("moa.late", True)  # it was abandoned: the answer was made without it
         if exception is not None:
             span.record_exception(self._secrets.mask_error(exception))
@@ -244,7 +228,18 @@ class Spans(MlflowCallback):
             said = outputs.outputs if isinstance(outputs, Verdict) else outputs
             said = to_jsonable(said.toDict() if isinstance(said, dspy.Prediction) else said)
             span.set_outputs(self._secrets.mask(said))
+        if opened.takes_one and len(opened.asked) == 1:
+            [asked] = opened.asked
+            span.set_span_type(SpanType.CHAT_MODEL)
+            span.set_inputs(asked.inputs)
+            span.set_attributes(asked.attributes)
+            if exception is not None:
+                span.set_outputs(asked.outputs)  # what could not be read, perhaps
+        else:
+            for asked in opened.asked:
+                self._make_lm_span(asked)
         opened.manager.__exit__(None, None, None)
+        self._spans.pop(span.span_id, None)
 
     on_tool_end = on_adapter_format_end = on_adapter_parse_end = _end
 
@@ -263,21 +258,6 @@ class Spans(MlflowCallback):
         settings.__enter__()
         return settings
 
-    def _end_agent(self, opened: _Open, exception: BaseException | None) -> None:
-        """Enter an agent's LM calls: one alone into its own span, more of them below."""
-        self._agents.pop(opened.span.span_id, None)
-        if len(opened.asked) == 1:
-            [asked] = opened.asked
-            opened.span.set_span_type(SpanType.CHAT_MODEL)
-            opened.span.set_inputs(asked.inputs)
-            opened.span.set_attributes(asked.attributes)
-            if exception is not None:
-                opened.span.set_outputs(asked.outputs)  # what could not be read, perhaps
-            return
-        opened.span.set_inputs(self._secrets.mask(to_jsonable(opened.inputs)))
-        for asked in opened.asked:
-            self._make_lm_span(asked)
-
     def _make_lm_span(self, asked: _Asked) -> None:
         """Make the span of an LM call that has ended."""
         span = mlflow.start_span_no_context(
@@ -288,12 +268,18 @@ class Spans(MlflowCallback):
             asked.attributes,
             start_time_ns=asked.start,
         )
-        self._own.add(span.span_id)
+        self._spans[span.span_id] = None
         if asked.parent.trace_id in self.made:
             span.set_attribute("moa.late", True)
         if asked.error is not None:
             span.record_exception(self._secrets.mask_error(asked.error))
         span.end(outputs=asked.outputs, end_time_ns=asked.end)
+        del self._spans[span.span_id]
+
+
+def trace_of(prediction: Any) -> str | None:
+    """The trace that a prediction is of."""
+    return vars(prediction).get("_moa_trace_id") if isinstance(prediction, dspy.Prediction) else None
 
 
 def _describe_trace(root: _Open, metadata: MoAMetadata | None) -> dict[str, str]:

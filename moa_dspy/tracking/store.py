@@ -7,38 +7,24 @@ import importlib.util
 import logging
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Any, TypeVar, cast
 
 import mlflow
+from packaging.version import Version
 
 from moa_dspy.secrets import redact
 
-__all__ = [
-    "LIMIT",
-    "LIMIT_AT_END",
-    "LOCAL_LIMIT",
-    "check_store",
-    "describe",
-    "limit",
-    "logger",
-    "mask_address",
-    "run_in_background",
-    "within",
-]
+__all__ = ["LIMIT_AT_END", "Writer", "address", "check_store", "describe", "limit", "logger", "within"]
 
 T = TypeVar("T")
 logger = logging.getLogger("moa_dspy.tracking")
 
-LIMIT = 10.0
-"""Seconds that a program waits for a tracking server to answer, before it goes on without it."""
-
-LOCAL_LIMIT = 60.0
-"""The same for a store on this machine: the first use of a database builds its tables."""
-
-LIMIT_AT_END = 30.0
-"""Seconds that a block waits for its store, at its beginning and its end together."""
+LIMIT = 10.0  # seconds that a program waits for a tracking server to answer, before it goes on without it
+LOCAL_LIMIT = 60.0  # the same for a store on this machine: the first use of a database builds its tables
+LIMIT_AT_END = 30.0  # seconds that a block waits for its store, at its beginning and its end together
 
 
 def check_store() -> None:
@@ -48,7 +34,6 @@ def check_store() -> None:
         TimeoutError: If it does not within its limit.
         Exception: What MLflow says of it.
     """
-    _note_missing_modules()
     within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
 
 
@@ -93,30 +78,64 @@ def run_in_background(work: Callable[[], object]) -> None:
         work()
 
 
+class Writer:
+    """Writes in the background, in order, so that nobody waits for a slow store.
+
+    What fails is remembered, and what follows is tried all the same: a server may come back.
+
+    Args:
+        send: Sends all that waits at once; without it, what waits is called, one after the other.
+    """
+
+    def __init__(self, send: Callable[[list[Any]], object] | None = None) -> None:
+        self._send = send
+        self._waiting: deque[tuple[str, Any]] = deque()  # what is under way is in it, too
+        self._failed: list[str] = []
+        self._changed = threading.Condition()
+
+    def write(self, what: str, item: Any) -> None:
+        """Send or call this after all that waits already; `what` says what is missing, should it fail."""
+        with self._changed:
+            self._waiting.append((what, item))
+            is_first = len(self._waiting) == 1
+        if is_first:
+            run_in_background(self._write_all)
+
+    def finish(self, seconds: float) -> list[str]:
+        """Wait until all is written, no longer than this; gives what is not written, and why."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting, max(seconds, 0))
+            late = [f"{what} (no answer in time)" for what in dict.fromkeys(what for what, _ in self._waiting)]
+            failed, self._failed = self._failed, []
+        return failed + late
+
+    def _write_all(self) -> None:
+        waiting = True
+        while waiting:
+            taken = list(self._waiting) if self._send else [self._waiting[0]]
+            names, items = zip(*taken, strict=True)
+            try:
+                if self._send:
+                    self._send(list(items))
+                else:
+                    items[0]()
+            except Exception as error:
+                self._failed += [f"{what} ({describe(error)})" for what in dict.fromkeys(names)]
+            with self._changed:
+                for _ in taken:
+                    self._waiting.popleft()
+                waiting = bool(self._waiting)
+                self._changed.notify_all()
+
+
 def describe(error: BaseException) -> str:
     """An error on one line, with its type and without secrets."""
     return f"{type(error).__name__}: {' '.join(redact(str(error)).split())}"
 
 
-def mask_address(address: str) -> str:
-    """The address without the logins and keys in it.
-
-    Examples:
-        >>> mask_address("https://me:secret@host:5000/?token=abc")
-        'https://***@host:5000/?token=***'
-    """
-    return redact(address)
-
-
-def _note_missing_modules() -> None:
-    """Tell Python, where it looks first, that what MLflow looks for with every request is not installed.
-
-    Else a request in the background holds Python's import lock and waits for that of MLflow's import hooks, while
-    `mlflow.genai.evaluate` holds the latter and waits for the former: for ever.
-    """
-    for name in ("dbruntime", "IPython", "pyspark"):
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            cast("dict[str, Any]", sys.modules)[name] = None
+def address() -> str:
+    """The present store's, without the logins and keys in it."""
+    return redact(mlflow.get_tracking_uri())
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
@@ -126,3 +145,11 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 
 
 logging.getLogger("urllib3.connectionpool").addFilter(_is_worth_saying)
+
+if Version(mlflow.__version__) < Version("3.18"):
+    # `mlflow.genai.evaluate` calls MLflow's import hooks with the lock held that each import of a module waits for, and
+    # each request looks for these: one in the background and the hooks would wait for each other for ever. What is
+    # noted as missing is not looked for. Since 3.18 MLflow calls them without the lock.
+    for _name in ("dbruntime", "IPython", "pyspark"):
+        if _name not in sys.modules and importlib.util.find_spec(_name) is None:
+            cast("dict[str, Any]", sys.modules)[_name] = None

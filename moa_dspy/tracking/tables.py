@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 import dspy
 import numpy as np
 
-from moa_dspy.moa import MoA
 from moa_dspy.results import MoAPrediction
-from moa_dspy.tracking.watch import Answer, Evaluation
+from moa_dspy.tracking.watch import Answer
 from moa_dspy.usage import LMCall, Usage
 from moa_dspy.values import as_text
 
 __all__ = ["call_table", "evaluation_table", "find_oracle", "measure", "proposal_table"]
 
 Table = list[dict[str, Any]]
-Mask = Callable[[str], str]
 
-_ROWS = 5000  # a table is one file, which MLflow's page loads whole
-_CHARACTERS = 2000
 _USAGE = {"calls", "prompt_tokens", "completion_tokens", "cost_usd", "unpriced_calls", "failed_calls"}
 
 
@@ -51,51 +47,43 @@ def call_table(rows: Sequence[tuple[str, LMCall]]) -> Table:
     return table
 
 
-def proposal_table(answers: Sequence[Answer], task: type[dspy.Signature], mask: Mask) -> Table:
-    """Who proposed what: one row per proposal or failure, the first 5,000.
+def proposal_table(answers: Sequence[Answer]) -> Table:
+    """Who proposed what: one row per proposal or failure.
 
     Columns: `call` (from 1), `input_*`, `agent`, `model`, `layer`, `sample`, `output_*`, `chosen` (None where the
     strategy wrote an answer of its own), `answer_*`, `seconds`, `error`. MLflow's page cannot show names with dots.
     """
-    rows: list[dict[str, Any]] = []
+    rows: Table = []
     for number, answer in enumerate(answers, start=1):
         metadata = answer.metadata
-        asked = {"call": number, **_cells("input", task.input_fields, answer.inputs, mask)}
-        answered = _cells("answer", task.output_fields, answer.outputs or {}, mask)
+        asked, answered = {"call": number, **_named("input", answer.inputs)}, _named("answer", answer.outputs or {})
         for one in metadata.all_proposals:
-            said = one.model_dump(include={"agent", "model", "layer", "sample"})
-            said |= _cells("output", task.output_fields, one.outputs, mask)
+            said = one.model_dump(include={"agent", "model", "layer", "sample"}) | _named("output", one.outputs)
             chosen = None if metadata.selected is None else one.id == metadata.selected
             rows.append({**asked, **said, "chosen": chosen, **answered, "seconds": one.seconds, "error": None})
         for failure in metadata.failures:
             failed = failure.model_dump(include={"agent", "model", "seconds"})
-            rows.append({**asked, **failed, **answered, "error": mask(f"{failure.error}: {failure.message}")})
-    return rows[:_ROWS]
+            rows.append({**asked, **failed, **answered, "error": f"{failure.error}: {failure.message}"})
+    return rows
 
 
-def evaluation_table(evaluation: Evaluation, mask: Mask) -> Table:
+def evaluation_table(results: Sequence[tuple[Any, Any, Any]]) -> Table:
     """One row per example: its fields as `example_*`, the prediction's as `pred_*`, and the score."""
     return [
-        {
-            **_cells("example", example, example, mask),
-            **_cells("pred", prediction, prediction, mask),
-            "score": _number(score),
-        }
-        for example, prediction, score in evaluation.results[:_ROWS]
+        {**_named("example", example), **_named("pred", prediction), "score": _number(score)}
+        for example, prediction, score in results
     ]
 
 
-def find_oracle(evaluation: Evaluation) -> float | None:
-    """The mean score of each question's best proposal; None where it would cost something, or there are none."""
-    if evaluation.asked or not isinstance(evaluation.program, MoA):  # a metric that asks a model asks it again
-        return None
+def find_oracle(metric: Any, results: Sequence[tuple[Any, Any, Any]]) -> float | None:
+    """The mean score of each question's best proposal; None where there are no proposals."""
     best = []
-    for example, prediction, _ in evaluation.results:
-        proposals = prediction.proposals if isinstance(prediction, MoAPrediction) else []
+    for example, prediction, _ in results:
+        proposals = prediction.proposals if isinstance(prediction, MoAPrediction) else []  # of a call that failed
         said = {as_text(proposal.outputs): proposal.outputs for proposal in proposals}
-        scores = [_number(evaluation.metric(example, dspy.Prediction(**outputs))) for outputs in said.values()]
+        scores = [_number(metric(example, dspy.Prediction(**outputs))) for outputs in said.values()]
         best.append(max((score for score in scores if score is not None), default=0.0))
-    return fmean(best) if best else None
+    return fmean(best) if any(isinstance(prediction, MoAPrediction) for _, prediction, _ in results) else None
 
 
 def _number(score: Any) -> float | None:
@@ -110,13 +98,5 @@ def _seconds(seconds: Sequence[float]) -> dict[str, Any]:
     return {"seconds_p50": p50, "seconds_p95": p95}
 
 
-def _cells(kind: str, names: Iterable[str], values: Mapping[str, Any], mask: Mask) -> dict[str, Any]:
-    return {f"{kind}_{name}": _cell(values[name], mask) for name in names if name in values}
-
-
-def _cell(value: Any, mask: Mask) -> Any:
-    if value is None or isinstance(value, (bool, int, float)):
-        return value
-    text = mask(as_text(value))
-    more = len(text) - _CHARACTERS
-    return text if more <= 0 else f"{text[:_CHARACTERS]} [... {more} characters more]"
+def _named(kind: str, values: Any) -> dict[str, Any]:
+    return {f"{kind}_{name}": value for name, value in values.items()}

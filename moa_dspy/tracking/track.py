@@ -6,8 +6,8 @@ import copy
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,13 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.pandas_dataset import from_pandas
 
 from moa_dspy.moa import MoA
-from moa_dspy.secrets import redact, without_secrets
+from moa_dspy.secrets import without_secrets
 from moa_dspy.tracking import tables
 from moa_dspy.tracking.prompts import as_page, prompts_of, register
 from moa_dspy.tracking.run import Run
 from moa_dspy.tracking.store import describe
-from moa_dspy.tracking.watch import BLOCK, Evaluation, Watch, find_mixture, mixtures_in
-from moa_dspy.usage import LMCall, Usage
+from moa_dspy.tracking.watch import BLOCK, Watch, find_mixture, metadata_of
+from moa_dspy.usage import Usage
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
 if TYPE_CHECKING:
@@ -47,13 +47,12 @@ def track(
     Call it, evaluate it, answer a batch, compile it with any optimizer. The run holds a dozen metrics, written as the
     block goes, with the number of questions as their step: `score` (0 to 1) and `oracle` of each evaluation,
     `agreement`, `degraded_share`, `seconds_p50`, `seconds_p95`, and of all LM calls `calls`, `prompt_tokens`,
-    `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it), `failed_calls`. What stands behind them are
-    tables, the mixture and its prompts before and after, the data set; `docs/mlflow.md` shows them. No secrets.
+    `completion_tokens`, `cost_usd` (USD; `unpriced_calls` are not in it), `failed_calls`. Beside them are tables, the
+    mixture and its prompts before and after, the data set (see `docs/mlflow.md`). No secrets.
 
     LM calls are counted in the block's context, and the mixture's own in any other thread too. The run is the active
     one of its thread, except in async code, where tasks share a thread. A store that does not answer costs one warning
-    and a bounded time, never an answer: 10 seconds at the start (60 for one on this machine), 30 for the beginning and
-    the end together. What is missing then is said.
+    and a bounded time, never an answer: 10 seconds at the start (60 for one on this machine), 30 in all.
 
     Args:
         program: The mixture, or a program with one.
@@ -78,39 +77,23 @@ def track(
     """
     if not isinstance(program, dspy.Module):
         raise TypeError(f"A moa_dspy.MoA, or a dspy.Module with one, is tracked, not a {type(program).__name__}.")
-    return _track(program, name or "moa", _as_dataset(dataset), run_id, dict(tags or {}))
+    return Tracked(program, name or "moa", _as_dataset(dataset), run_id, dict(tags or {}))
 
 
-@contextmanager
-def _track(
-    program: dspy.Module, name: str, data: Dataset | None, run_id: str | None, tags: dict[str, str]
-) -> Iterator[Tracked]:
-    tracked, error = Tracked(program, name), None
-    watch, mixtures = tracked.watch, mixtures_in(program)
-    tracked.start(data, run_id, tags)
-    for moa in mixtures:
-        moa.callbacks = [*moa.callbacks, watch]
-    try:
-        with dspy.context(**watch.settings()):
-            yield tracked
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        for moa in mixtures:
-            moa.callbacks = [callback for callback in moa.callbacks if callback is not watch]
-        tracked.end(error)
-
-
-class Tracked:
+class Tracked(Watch):
     """What `track` gives. It counts without a store too."""
 
-    def __init__(self, program: dspy.Module, name: str) -> None:
-        self.watch = Watch(program, self._changed)
-        self._name = name
+    def __init__(
+        self, program: dspy.Module, name: str, data: Dataset | None, run_id: str | None, tags: dict[str, str]
+    ) -> None:
+        super().__init__(program)
+        self._name, self._data = name, data
+        self._given_id, self._tags = run_id, tags
         self._run = Run()
+        self._context: Any = None
         self._given: set[str] = set()
-        self._evaluations = self._trials = self._compiles = 0
+        self._evaluating: dict[str, tuple[Any, int]] = {}  # the metric, and the calls that no agent made before it
+        self._evaluations = self._trials = 0
         self._optimizer: tuple[Any, Mapping[str, Any]] = (None, {})  # the present one, and what its compile was given
         self._tabled: set[str] = set()
         self._written = time.monotonic() - _EVERY  # the first answer is written, whatever comes after it
@@ -121,14 +104,9 @@ class Tracked:
         return self._run.id
 
     @property
-    def calls(self) -> list[LMCall]:
-        """The LM calls so far."""
-        return [call for _, call in self.watch.rows()]
-
-    @property
     def usage(self) -> Usage:
         """All calls added up."""
-        return Usage.of(self.calls)
+        return Usage.of(self.calls())
 
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Log further numbers, a `score` of your own perhaps: what you give stands, whatever was measured.
@@ -150,112 +128,115 @@ class Tracked:
             measured = {name: getattr(row, name) for name in _OF_A_SYSTEM}
             numbers = {name: float(value) for name, value in measured.items() if value is not None}
             self._run.log_child(row.name, numbers, {"system": row.name, "kind": row.kind})
-        strategy = self.watch.mixture.strategy.name if self.watch.mixture is not None else ""
+        strategy = self.mixtures[0].strategy.name if self.mixtures else ""
         scores = {"oracle" if row.kind == "oracle" else row.name: row.score for row in comparison.rows}
-        wanted = {"score": scores.get(strategy), "oracle": scores.get("oracle")}
-        self._log_metrics({name: value for name, value in wanted.items() if value is not None})
+        self._log_metrics({"score": scores.get(strategy), "oracle": scores.get("oracle")})
         self._run.log_text("comparison.json", _json(comparison.to_dict()))
 
-    def start(self, data: Dataset | None, run_id: str | None, tags: Mapping[str, str]) -> None:
-        """Start the run, and describe it in the background."""
+    def __enter__(self) -> Tracked:
         outer = dspy.settings.get(BLOCK)
         parent = {} if outer is None or outer.run_id is None else {"mlflow.parentRunId": outer.run_id}
-        self._run.start(self._name, run_id, {**parent, **tags})
-        self.watch.run_id = self._run.id
-        if self.watch.mixture is not None:
-            self._run.log("the parameters", params=_params(self.watch.mixture))
-            self._log_mixture(self.watch.mixture)
-        if data is not None:
-            self._run.log_data(data)
+        self._run.start(self._name, self._given_id, {**parent, **self._tags})
+        if self.mixtures:
+            self._run.log("the parameters", params=_params(self.mixtures[0]))
+            self._log_mixture(self.mixtures[0])
+        if self._data is not None:
+            self._run.log_data(self._data)
+        for moa in self.mixtures:
+            moa.callbacks = [*moa.callbacks, self]
+        self._context = dspy.context(**self.settings())
+        self._context.__enter__()
+        return self
 
-    def end(self, error: BaseException | None) -> None:
-        """Write what is left, and end the run."""
-        self._log_metrics(tags={} if error is None else {"error": self._mask(describe(error))[:1000]})
-        self._run.log_table("calls.json", tables.call_table(self.watch.rows()))
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._context.__exit__(kind, error, traceback)
+        for moa in self.mixtures:
+            moa.callbacks = [callback for callback in moa.callbacks if callback is not self]
+        self._log_metrics(tags={} if error is None else {"error": describe(error)[:1000]})
+        self._run.log_table("calls.json", tables.call_table(self.rows()))
         self._log_proposals()
         self._run.end(error)
 
-    def _changed(self, what: str, value: Any) -> None:
-        """Write what is new; the watch tells it."""
-        if self.run_id is None:
-            return
-        if what == "answer" and time.monotonic() - self._written > _EVERY:
+    def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        super().on_module_end(call_id, outputs, exception)
+        if time.monotonic() - self._written > _EVERY and metadata_of(outputs, exception) is not None:
             self._log_metrics()
-        elif what == "evaluation" and value.is_trial:
-            self._run.log("a trial's score", {"trial_score": value.score}, step=self._trials)
+
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        self._evaluating[call_id] = inputs.get("metric") or instance.metric, self.asked_by_no_agent()
+
+    def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        metric, asked = self._evaluating.pop(call_id, (None, 0))
+        if metric is None or exception is not None or self.run_id is None:
+            return
+        score = float(outputs.score) / 100
+        if self.is_compiling:
+            self._run.log("a trial's score", {"trial_score": score}, step=self._trials)
             self._trials += 1
-        elif what == "evaluation":
-            self._log_evaluation(value)
-        elif what == "compile":
-            self._optimizer, self._compiles = value, self._compiles + 1
-            self._log_metrics(tags={"optimizer": self._optimizer_name})
-            self._log_proposals()
-            if self.watch.mixture is not None:
-                self._register(self.watch.mixture, f"before {self._optimizer_name}")
-        elif what == "compiled":
-            self._log_compiled(None if value is None else find_mixture(value, self.watch.mixture))
-
-    def _log_metrics(self, measured: Mapping[str, float] | None = None, tags: Mapping[str, str] | None = None) -> None:
-        self._written = time.monotonic()
-        answers = list(self.watch.answers)
-        latest = [answer for answer in answers if answer.stage == answers[-1].stage]
-        found = {"questions": len(answers), **tables.measure(self.calls, latest), **(measured or {})}
-        new = {name: value for name, value in found.items() if name not in self._given}
-        self._run.log("the metrics", new, tags=tags, step=len(answers))
-
-    def _log_evaluation(self, evaluation: Evaluation) -> None:
+            return
         self._evaluations += 1
-        oracle = tables.find_oracle(evaluation)
-        self._log_metrics({"score": evaluation.score} | ({} if oracle is None else {"oracle": oracle}))
-        table = tables.evaluation_table(evaluation, self._mask)
-        self._run.log_table(f"evaluation{_suffix(self._evaluations)}.json", table)
+        # A metric that asks a model would ask, and cost, again.
+        oracle = tables.find_oracle(metric, outputs.results) if self.asked_by_no_agent() == asked else None
+        self._log_metrics({"score": score, "oracle": oracle})
+        name = f"evaluation{_suffix(self._evaluations)}.json"
+        self._run.log_table(name, tables.evaluation_table(outputs.results))
 
-    def _log_compiled(self, best: MoA | None) -> None:
-        """The optimizer's settings and report, and what it made."""
+    def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        is_inside = self.is_compiling
+        super().on_compile_start(call_id, instance, inputs)
+        if not is_inside:
+            self._optimizer = instance, inputs
+            self._log_metrics(tags={"optimizer": type(instance).__name__})
+            self._log_proposals()
+            for moa in self.mixtures[:1]:
+                self._register(moa, f"before {type(instance).__name__}")
+
+    def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        super().on_compile_end(call_id, outputs, exception)
+        if self.is_compiling:
+            return
         optimizer, inputs = self._optimizer
+        name, suffix = type(optimizer).__name__, _suffix(self._compiled)
         settings = {**optimizer.get_params(), **inputs, **inputs.get("kwargs", {})}
         scalars = {name: value for name, value in settings.items() if isinstance(value, (bool, int, float, str))}
-        described = {
-            "optimizer": self._optimizer_name,
-            "settings": without_secrets(scalars)[0],
-            "report": getattr(optimizer, "report", None),
-        }
+        report = getattr(optimizer, "report", None)
+        described = {"optimizer": name, "settings": without_secrets(scalars)[0], "report": report}
         self._log_metrics()
-        self._run.log_text(f"optimizer{_suffix(self._compiles)}.json", self._mask(_json(described)))
+        self._run.log_text(f"optimizer{suffix}.json", _json(described))
+        best = find_mixture(outputs, self.mixtures[0]) if self.mixtures else None
         if best is not None:
-            self._log_mixture(best, f"_compiled{_suffix(self._compiles)}")
-            self._register(best, f"compiled by {self._optimizer_name}")
+            self._log_mixture(best, f"_compiled{suffix}")
+            self._register(best, f"compiled by {name}")
 
-    @property
-    def _optimizer_name(self) -> str:
-        return type(self._optimizer[0]).__name__
+    def _log_metrics(
+        self, measured: Mapping[str, float | None] | None = None, tags: Mapping[str, str] | None = None
+    ) -> None:
+        self._written = time.monotonic()
+        answers = list(self.answers)
+        latest = [answer for answer in answers if answer.stage == answers[-1].stage]
+        found = {"questions": len(answers), **tables.measure(self.calls(), latest), **(measured or {})}
+        new = {name: value for name, value in found.items() if value is not None and name not in self._given}
+        self._run.log("the metrics", new, tags=tags, step=len(answers))
 
     def _log_mixture(self, moa: MoA, suffix: str = "") -> None:
         bare: Any = copy.copy(moa)
-        if hasattr(bare, "candidate_programs"):  # which DSPy's optimizers hang on the best one, and no file holds
-            del bare.candidate_programs
+        vars(bare).pop("candidate_programs", None)  # which DSPy's optimizers hang on the best one, and no file holds
         self._run.log_text(f"prompts{suffix}.md", as_page(prompts_of(moa)))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "mixture.json")
             bare.save(file)
             self._run.log_text(f"mixture{suffix}.json", file.read_text())
 
-    def _register(self, moa: MoA, message: str | None) -> None:
+    def _register(self, moa: MoA, message: str) -> None:
         prompts, name, run = prompts_of(moa), self._name, self._run
         run.write("the prompts", lambda id: register(moa, prompts, f"{run.experiment_name()}.{name}", id, message))
 
     def _log_proposals(self) -> None:
-        for stage in dict.fromkeys(answer.stage for answer in self.watch.answers):
-            if stage not in self._tabled and self.watch.mixture is not None:
+        for stage in dict.fromkeys(answer.stage for answer in self.answers):
+            if stage not in self._tabled:
                 self._tabled.add(stage)
-                answers = [answer for answer in self.watch.answers if answer.stage == stage]
-                name = "proposals.json" if stage == "run" else f"proposals_{stage}.json"
-                table = tables.proposal_table(answers, self.watch.mixture.signature, self._mask)
-                self._run.log_table(name, table)
-
-    def _mask(self, text: str) -> str:
-        agents = [] if self.watch.mixture is None else self.watch.mixture.agents
-        return redact(text, *(lm for agent in agents for lm in agent.lms))
+                table = tables.proposal_table([answer for answer in self.answers if answer.stage == stage])
+                self._run.log_table("proposals.json" if stage == "run" else f"proposals_{stage}.json", table)
 
 
 _OF_A_SYSTEM = ("score", "calls", "prompt_tokens", "completion_tokens", "cost_usd", "seconds", "failures", "difference")

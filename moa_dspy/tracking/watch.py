@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -16,7 +16,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
 from moa_dspy.usage import LMCall
 
-__all__ = ["BLOCK", "Answer", "Evaluation", "Watch", "find_mixture", "links", "metadata_of", "mixtures_in"]
+__all__ = ["BLOCK", "Answer", "Watch", "find_mixture", "links", "metadata_of"]
 
 # Among DSPy's settings: the watch of the block around.
 BLOCK: Final = "moa_dspy_block"
@@ -38,50 +38,39 @@ class Answer:
     outputs: Mapping[str, Any] | None
 
 
-@dataclass
-class Evaluation:
-    """One run of `dspy.Evaluate`; `score` is the metric's mean, 1 for all right.
-
-    Attributes:
-        metric: The metric.
-        program: What was evaluated.
-        is_trial: Whether an optimizer made it, of a candidate.
-        asked: Calls that no agent made: the metric's own.
-    """
-
-    metric: Any
-    program: Any
-    is_trial: bool
-    asked: int
-    score: float = 0.0
-    results: list[Any] = field(default_factory=list)
-
-
 class Watch(Meter):
     """Counts the LM calls of a block, and keeps what its mixture answered.
 
-    It stands among DSPy's settings, where it sees every LM call of the block's context, and among the mixture's own
-    callbacks, where it sees its answers in any other thread too. Those are counted by their metadata.
+    It stands among DSPy's settings, where it sees every LM call of the block's context, and among the callbacks of the
+    program's mixtures, where it sees their answers in any other thread too. Those are counted by their metadata.
 
-    Args:
-        program: What is tracked.
-        changed: Told that something is worth writing: what happened, and on what.
+    Attributes:
+        mixtures: Those of the program; the first is the one that is tracked.
+        stage: What the block is at: `"run"`, or `"compile"` while an optimizer works, `"run_2"` after it, and so on.
+        answers: Of the tracked mixture, but for those that an optimizer asked for.
     """
 
-    def __init__(self, program: dspy.Module, changed: Callable[[str, Any], None]) -> None:
+    def __init__(self, program: dspy.Module) -> None:
         super().__init__(_PROGRAM)
-        self.mixture = find_mixture(program)
-        self.run_id: str | None = None
+        self.mixtures = [part for _, part in program.named_sub_modules(MoA) if isinstance(part, MoA)]
         self.stage = "run"
         self.answers: list[Answer] = []
-        self._changed = changed
         self._made: list[tuple[str, str]] = []  # of each call here: in which stage of the block, and by whom
         self._elsewhere: list[tuple[str, LMCall]] = []
-        self._under_way: dict[str, tuple[str, Mapping[str, Any], bool, bool]] = {}
-        self._evaluations: dict[str, Evaluation] = {}
+        self._under_way: dict[str, tuple[str, Mapping[str, Any], bool]] = {}
         self._compiles: set[str] = set()
         self._compiled = 0
         self._lock = threading.RLock()
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run of the block, if there is one."""
+        return None
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether an optimizer is at work."""
+        return bool(self._compiles)
 
     def settings(self) -> dict[str, Any]:
         settings = {**super().settings(), BLOCK: self}
@@ -90,17 +79,20 @@ class Watch(Meter):
             del settings["usage_tracker"]
         return settings
 
-    @property
-    def is_compiling(self) -> bool:
-        """Whether an optimizer is at work."""
-        return bool(self._compiles)
+    def calls(self) -> list[LMCall]:
+        """The LM calls so far."""
+        return [call for _, call in self.rows()]
 
     def rows(self) -> list[tuple[str, LMCall]]:
         """The LM calls so far, each with the stage of the block in which it was made."""
         with self._lock:
-            made = zip(self._made, self.calls(), strict=True)
+            made = zip(self._made, super().calls(), strict=True)
             here = [(stage, call.model_copy(update={"agent": agent})) for (stage, agent), call in made]
             return here + self._elsewhere
+
+    def asked_by_no_agent(self) -> int:
+        """How many calls no agent of a mixture made: a metric's, for instance."""
+        return sum(agent in (_PROGRAM, _OPTIMIZER) for _, agent in self._made)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         meter: Any = dspy.settings.get(METER)  # of the agent that asks, which tells who it is; else a block's
@@ -111,69 +103,42 @@ class Watch(Meter):
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         # A mixture inside another one is a part of its answer.
         if isinstance(instance, MoA) and not any(isinstance(c, MoA) for c in dspy.settings.caller_modules or []):
-            is_counted = any(callback is self for callback in dspy.settings.callbacks)
-            is_ours = self.mixture is not None and _shape(instance) == _shape(self.mixture)
+            is_ours = bool(self.mixtures) and _shape(instance) == _shape(self.mixtures[0])
             # Standing in two lists of callbacks, it is told twice, under one id.
-            self._under_way[call_id] = self.stage, inputs.get("kwargs", {}), is_counted, is_ours
+            self._under_way[call_id] = self.stage, inputs.get("kwargs", {}), is_ours
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         started, metadata = self._under_way.pop(call_id, None), metadata_of(outputs, exception)
         if started is None or metadata is None:
             return
-        stage, inputs, is_counted, is_ours = started
+        stage, inputs, is_ours = started
         with self._lock:
-            if not is_counted:
+            if not any(callback is self for callback in dspy.settings.callbacks):
                 self._elsewhere += [(stage, call) for call in metadata.calls]
             if is_ours and not self.is_compiling:
                 answered = None if exception is not None else dict(outputs.items())
                 if len(self.answers) >= _KEPT:
                     metadata = metadata.model_copy(update={"all_proposals": [], "calls": []})
                 self.answers.append(Answer(stage, inputs, metadata, answered))
-        self._changed("answer", None)
-
-    def on_evaluate_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        metric = inputs.get("metric") or instance.metric
-        asked = self._asked_by_no_agent()
-        self._evaluations[call_id] = Evaluation(metric, inputs.get("program"), self.is_compiling, asked)
-
-    def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        evaluation = self._evaluations.pop(call_id, None)
-        if evaluation is not None and exception is None:
-            evaluation.score, evaluation.results = float(outputs.score) / 100, outputs.results
-            evaluation.asked = self._asked_by_no_agent() - evaluation.asked
-            self._changed("evaluation", evaluation)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         with self._lock:
-            is_outermost = not self._compiles  # an optimizer that another one uses is a part of it
-            self._compiles.add(call_id)
-            if is_outermost:
+            if not self._compiles:  # an optimizer that another one uses is a part of it
                 self._compiled += 1
                 self.stage, self.agent = _numbered("compile", self._compiled), _OPTIMIZER
-        if is_outermost:
-            self._changed("compile", (instance, inputs))
+            self._compiles.add(call_id)
 
     def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         with self._lock:
             self._compiles.discard(call_id)
-            if self._compiles:
-                return
-            self.stage, self.agent = _numbered("run", self._compiled + 1), _PROGRAM
-        self._changed("compiled", outputs if exception is None else None)
-
-    def _asked_by_no_agent(self) -> int:
-        return sum(agent in (_PROGRAM, _OPTIMIZER) for _, agent in self._made)
+            if not self._compiles:
+                self.stage, self.agent = _numbered("run", self._compiled + 1), _PROGRAM
 
 
-def mixtures_in(program: Any) -> list[MoA]:
-    """The mixture that a program is, or those that it holds."""
+def find_mixture(program: Any, like: MoA) -> MoA | None:
+    """The mixture of the same agents and task in a program, or which it is."""
     parts = program.named_sub_modules(MoA) if isinstance(program, dspy.Module) else []
-    return [part for _, part in parts if isinstance(part, MoA)]
-
-
-def find_mixture(program: Any, like: MoA | None = None) -> MoA | None:
-    """The first of them, or the first of the same shape."""
-    return next((moa for moa in mixtures_in(program) if like is None or _shape(moa) == _shape(like)), None)
+    return next((part for _, part in parts if isinstance(part, MoA) and _shape(part) == _shape(like)), None)
 
 
 def metadata_of(outputs: Any, exception: BaseException | None) -> MoAMetadata | None:

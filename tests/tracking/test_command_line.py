@@ -25,18 +25,6 @@ def runs() -> dict[str, Any]:
     return {str(run.info.run_name): run for run in found}
 
 
-def test_eval_makes_a_run_of_each_system_under_one() -> None:
-    done = moa_dspy("eval", "data.jsonl", "-s", "voting", "--mlflow", "--json")
-    assert done.exit_code == 0 and "To look at it: moa-dspy ui" in words(done.stderr)
-    scores = {row["name"]: row["score"] for row in json.loads(done.stdout)["rows"]}
-    tracked = runs()
-    parent = tracked.pop("eval")
-    assert parent.info.status == "FINISHED" and parent.data.params["strategy"] == "voting"
-    assert {run.data.tags["mlflow.parentRunId"] for run in tracked.values()} == {parent.info.run_id}
-    assert {name: run.data.metrics["score"] for name, run in tracked.items()} == scores
-    assert parent.data.metrics["oracle"] == scores["oracle"]
-
-
 def test_run_and_ask_track_what_the_answers_took() -> None:
     calls = printed("run", "data.jsonl", "-o", "a.jsonl", "-s", "voting", "--mlflow")["usage"]["calls"]
     assert printed("ask", CAPITAL, "--mlflow")["outputs"] == {"answer": "Edinburgh"}

@@ -16,23 +16,11 @@ import moa_dspy
 from moa_dspy import MoA
 from moa_dspy.tracking import store as mlflow_store
 
-PROGRAM_PATH = "artifacts/program.json"
-
 CAPITAL = "What is the capital of Australia?"
-PLANTED = {name: f"planted-{name}-4f1c9a" for name in ("key", "header", "extra", "aws", "vertex", "login", "env")}
 
 
 def simulated(**options: Any) -> MoA:
     return MoA(QA, ["simulated/alice", "simulated/bob", "simulated/carol"], "simulated/judge", **options)
-
-
-def tuned() -> MoA:
-    moa = simulated(use_specialized_prompts=True, num_proposals_per_model=2, layers=2)
-    for number, predictor in enumerate(moa.predictors()):
-        signature: Any = predictor.signature
-        predictor.signature = signature.with_instructions(f"Prompt {number}.")
-        predictor.demos = [dspy.Example(question=f"q{number}", answer="a")]
-    return moa
 
 
 def folder_of(info: ModelInfo) -> Path:
@@ -120,16 +108,11 @@ class TestRefusal:
 class TestServer:
     def test_that_is_down_is_said_soon(self, untracked: None, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(mlflow_store, "LIMIT", 1.0)
-        mlflow.set_tracking_uri(f"http://me:{PLANTED['login']}@127.0.0.1:{free_port()}")
+        mlflow.set_tracking_uri(f"http://me:planted-login@127.0.0.1:{free_port()}")
         started = time.monotonic()
         with pytest.raises(ConnectionError, match=r"MLflow at http://\*\*\*@127.* does not answer") as caught:
             moa_dspy.log_model(simulated(), "capitals")
-        assert time.monotonic() - started < 15 and PLANTED["login"] not in str(caught.value)
-
-    def test_stores_and_gives_back(self, server: str) -> None:
-        moa = tuned()
-        moa_dspy.log_model(moa, "tuned", registered_model_name="tuned")
-        assert moa_dspy.load_model("models:/tuned/1").dump_state() == moa.dump_state()
+        assert time.monotonic() - started < 15 and "planted-login" not in str(caught.value)
 
 
 class TestSettings:

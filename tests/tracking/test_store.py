@@ -23,7 +23,6 @@ from support.mlflow_server import free_port, mortal_server
 import moa_dspy
 from moa_dspy import track
 from moa_dspy.tracking import flush, store
-from moa_dspy.tracking.run import Writer
 
 
 @pytest.fixture
@@ -185,7 +184,7 @@ def test_what_waits_for_a_slow_store_goes_out_together() -> None:
         answered.wait(10)
         sent.append(items)
 
-    writer = Writer(send)
+    writer = store.Writer(send)
     for item in ("first", "second", "third"):
         writer.write(item, item)
     assert writer.finish(0) == [f"{item} (no answer in time)" for item in ("first", "second", "third")]

@@ -57,7 +57,7 @@ def knowing(*known: int) -> Any:
 
 
 class TestRun:
-    def test_holds_a_dozen_metrics_and_a_table_of_every_agent(self, store: Path) -> None:
+    def test_holds_a_dozen_metrics(self, store: Path) -> None:
         lms = {"a": FakeLM("x/a", says("a"), usage=(1, 2)), "judge": FakeLM("judge", says("a"), usage=(3, 4))}
         with track(mixture(lms), "qa") as tracked:
             mixture(lms)(question="?")
@@ -74,14 +74,7 @@ class TestRun:
             "degraded_share": 0,
         }
         assert 0 < found["seconds_p50"] <= found["seconds_p95"] < 5
-        rows = table(tracked, "calls.json")
-        assert [(row["stage"], row["agent"], row["model"], row["calls"], row["prompt_tokens"]) for row in rows] == [
-            ("run", "a", "x/a", 2, 2),
-            ("run", "aggregator", "judge", 2, 6),
-        ]
-        run = run_of(tracked)
-        assert (run.info.run_name, run.info.status, mlflow.active_run()) == ("qa", "FINISHED", None)
-        assert len(run.data.params) == 7
+        assert len(run_of(tracked).data.params) == 7
 
     def test_a_known_price_is_the_cost_and_an_unknown_one_is_counted(self, store: Path) -> None:
         reply = Reply(render("chat", {"reasoning": "r", "answer": "x"}), usage=Tokens(prompt=1000, completion=100))
@@ -150,8 +143,11 @@ class TestRun:
         moa = mixture(cast("a", "judge"))
         with track(moa, dataset=EXAMPLES) as tracked:
             dspy.Evaluate(devset=EXAMPLES, metric=exact)(moa)
+            simulated = moa_dspy.MoA(QA, ["simulated/alice"], strategy="voting")
+            moa_dspy.log_model(simulated, "voters", registered_model_name="voters")
         assert metrics(tracked, "calls", "score") == {"calls": 6, "score": 0}
         assert set(files(tracked)) == {"calls.json", "evaluation.json", "mixture.json", "prompts.md", "proposals.json"}
+        assert moa_dspy.load_model("models:/voters/1").dump_state() == simulated.dump_state()
 
 
 class TestCounting:
