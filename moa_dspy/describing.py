@@ -31,8 +31,6 @@ from moa_dspy.strategies import BY_NAME, Strategy
 if TYPE_CHECKING:
     from moa_dspy.moa import MoA
 
-__all__ = ["agents_of", "describe_mixture", "find_differences", "make_lm", "take_settings", "without_addresses"]
-
 
 def agents_of(moa: MoA) -> dict[str, Agent]:
     """The agents by their paths in the program."""
@@ -212,23 +210,38 @@ def describe_lm(lm: dspy.BaseLM) -> tuple[dict[str, Any], list[str], str | None]
     return {**entry, **({"lm_state": data} if is_own else data)}, sorted({*secret, *kept} - {*data}), None
 
 
-def make_lm(entry: Mapping[str, Any], router: Any = None, unsafe: bool = False) -> dspy.BaseLM:
-    """The LM of a saved entry."""
+def make_lm(saved: SavedMixture, path: str, router: Any = None, unsafe: bool = False) -> dspy.BaseLM:
+    """The LM of a saved agent."""
     engine = None if router is None else as_engine(router)
-    return ModelConfig.model_validate(entry, context=OF_SAVED).lm(engine, allow_unsafe_lm_state=unsafe)
+    return ModelConfig.model_validate(saved.entry(path), context=OF_SAVED).lm(engine, allow_unsafe_lm_state=unsafe)
 
 
-def without_addresses(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry without what says where requests go, and the keys that would go there; with a warning of these."""
-    dropped = _addresses(entry)
-    if dropped:
+def warn_of_missing(saved: SavedMixture, path: str) -> None:
+    """Say what an agent's LM is made without; a missing key is told at the first call."""
+    if missing := ", ".join(name for name in saved.left_out.get(path, ()) if name != "api_key"):
         warnings.warn(
-            f"From the file, the LM of {entry.get('name', 'the aggregator')} ({entry['model']}) is made without "
-            f"{', '.join(sorted(dropped))}: a file could send your key and your data anywhere. Pass "
-            "allow_unsafe_lm_state=True if you trust it.",
-            stacklevel=6,
+            f"From the file, the LM of {path} is made without {missing}: secrets are in no file, and addresses, where "
+            "your keys and data go, are taken only from one that you trust (allow_unsafe_lm_state=True). What the "
+            "environment does not give, give in code: set the agent's `.lm`.",
+            stacklevel=5,
         )
-    return {name: value for name, value in entry.items() if name not in dropped}
+
+
+def distrust(saved: SavedMixture) -> SavedMixture:
+    """What was saved, without what says where requests go and the keys that would go there: they are left out."""
+    left_out = dict(saved.left_out)
+
+    def strip(path: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+        if dropped := _addresses(entry):
+            left_out[path] = sorted({*left_out.get(path, ()), *dropped})
+        return {name: value for name, value in entry.items() if name not in dropped}
+
+    config = {name: value for name, value in saved.config.items() if name != "router"}
+    config["proposer_models"] = [strip(f"proposers.{entry['name']}", entry) for entry in config["proposer_models"]]
+    if judge := config.get("aggregator_model"):
+        config["aggregator_model"] = strip(AGGREGATOR, judge)
+    lms = {path: strip(path, entry) for path, entry in saved.lms.items()}
+    return saved.model_copy(update={"config": config, "lms": lms, "left_out": left_out})
 
 
 # A key that says where requests go: as DSPy, we take such only from files that are trusted.

@@ -24,10 +24,11 @@ from moa_dspy.config import MoAConfig, as_config, make_strategy, naming
 from moa_dspy.describing import (
     agents_of,
     describe_mixture,
+    distrust,
     find_differences,
     make_lm,
     take_settings,
-    without_addresses,
+    warn_of_missing,
 )
 from moa_dspy.files import drafting, read_data
 from moa_dspy.model_config import OF_SAVED, ModelConfig
@@ -152,20 +153,18 @@ class Savable(Keyless):
     @classmethod
     def _restore(cls, state: Mapping[str, Any], trusts_addresses: bool, **given: Any) -> Self:
         saved = SavedMixture.of(state)
-        data = saved.buildable() if trusts_addresses else _without_trust(saved.buildable())
-        config = MoAConfig.model_validate(data, context=OF_SAVED)
+        if saved.config.get("router") and not trusts_addresses:
+            raise ValueError(
+                "The file names a router, which could send your keys and your data anywhere. Pass "
+                "allow_unsafe_lm_state=True if you trust it."
+            )
+        saved = saved if trusts_addresses else distrust(saved)
+        config = MoAConfig.model_validate(saved.buildable(), context=OF_SAVED)
         moa, unsafe = cls._build(config, **given), given.get("allow_unsafe_lm_state", False)
-        for path, entry in saved.lms.items():
-            entry = entry if trusts_addresses else without_addresses(entry)
-            agents_of(cast("MoA", moa))[path].lm = make_lm(entry, given.get("router") or config.router, unsafe)
-        for path, names in saved.left_out.items():
-            # A missing key is told at the first call, if the environment does not have it either.
-            if missing := [name for name in names if name != "api_key"]:
-                warnings.warn(
-                    f"The file holds no secrets: the LM of {path} is made without {', '.join(missing)}. What the "
-                    "environment does not give, give in code: set the agent's `.lm`.",
-                    stacklevel=4,
-                )
+        for path, agent in agents_of(cast("MoA", moa)).items():
+            warn_of_missing(saved, path)
+            if path in saved.lms:
+                agent.lm = make_lm(saved, path, given.get("router") or config.router, unsafe)
         moa.load_state(state, allow_unsafe_lm_state=unsafe)
         return moa
 
@@ -284,19 +283,19 @@ class MixtureParameter(dspy.Module, Parameter):
 
     def load_state(self, state: Any, *, allow_unsafe_lm_state: bool = False) -> None:
         """Take the settings over, and the LMs that are not the program's already."""
-        saved = SavedMixture.of({SAVED: state})
+        saved, unsafe = SavedMixture.of({SAVED: state}), allow_unsafe_lm_state
         self.check(saved)
         take_settings(self.moa, saved)
+        saved = saved if unsafe else distrust(saved)
         for path, agent in agents_of(self.moa).items():
-            entry = saved.entry(path)
-            if "model" not in entry:
+            model = saved.entry(path).get("model")
+            if model is None:
                 agent.lm = None
-            elif agent.lm is None or agent.lm.model != entry["model"]:
+            elif agent.lm is None or agent.lm.model != model:
                 if (why := saved.code.get(f"the LM of {path}")) is not None:
-                    raise ValueError(f"The LM of {path} ({entry['model']}) is not in the file: it {why}")
-                unsafe = allow_unsafe_lm_state
-                router = saved.config.get("router") if unsafe else None
-                agent.lm = make_lm(entry if unsafe else without_addresses(entry), router, unsafe)
+                    raise ValueError(f"The LM of {path} ({model}) is not in the file: it {why}")
+                warn_of_missing(saved, path)
+                agent.lm = make_lm(saved, path, saved.config.get("router"), unsafe)
 
 
 def _dump_predictor(predictor: Any, json_mode: bool) -> dict[str, Any]:
@@ -315,15 +314,3 @@ def _as_json(value: Any) -> Any:
         return int(digits) if -(2**63) <= int(digits) < 2**64 else digits
 
     return json.loads(json.dumps(to_jsonable_python(value, by_alias=False, fallback=str)), parse_int=short)
-
-
-def _without_trust(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's data without addresses; it is refused if it has a router, which is nothing without them."""
-    if data.get("router"):
-        raise ValueError(
-            "The file names a router, which could send your keys and your data anywhere. Pass "
-            "allow_unsafe_lm_state=True if you trust it."
-        )
-    judge = data.get("aggregator_model")
-    cleaned = {"aggregator_model": without_addresses(judge)} if judge else {}
-    return {**data, **cleaned, "proposer_models": list(map(without_addresses, data["proposer_models"]))}

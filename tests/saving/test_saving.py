@@ -12,8 +12,7 @@ from typing import Any, Literal
 import dspy
 import pytest
 from pydantic import BaseModel, Field
-from support.fake_lm import FakeLM
-from support.mixtures import QA, cast, mixture
+from support.mixtures import QA
 from support.saved import prompts_of, real, rewritten, state_in
 
 from moa_dspy import Agent, Limits, MoA, MoAConfig, Selection, Strategy, Verdict, Voting
@@ -142,24 +141,6 @@ class TestFromFile:
         models = ["openai/a", "openai/b", "openai/a", "openai/new", "openai/judge"]
         assert [agent.model for agent in MoA.from_file(file).agents] == models
         assert MoA.from_file(file).dump_state() == moa.dump_state()
-
-    @pytest.mark.parametrize(
-        ("moa", "words"),
-        [
-            (
-                lambda: MoA(QA, [Agent("openai/b", react(), name="doer")], "openai/j"),
-                r"agent 'doer' runs a program of its own \(dspy",
-            ),
-            (lambda: real("a", strategy=Longest()), r"strategy 'longest' is one of its own \(.*:Longest\)"),
-        ],
-        ids=["program", "strategy"],
-    )
-    def test_code_is_in_no_file(self, file: Path, moa: Any, words: str) -> None:
-        moa().save(file)
-        for load in (MoA.from_file, MoAConfig.load, lambda path: MoA.from_config(None, path)):
-            with pytest.raises(ValueError, match=rf"moa\.json: No file can bring code back: .*{words}.*use load\(\)"):
-                load(file)
-        moa().load(file)
 
 
 class TestAsConfig:
@@ -328,7 +309,7 @@ class TestOtherFiles:
         with pytest.raises(ValueError, match=rf"moa\.json: (?s:.*){words}"):
             MoA.from_file(file)
 
-    @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("step", [31, pytest.param(1, marks=pytest.mark.slow)])
     def test_with_a_part_missing_or_of_another_type_load_or_are_refused_by_name(self, file: Path, step: int) -> None:
         def places(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
             for key in data if isinstance(data, dict) else range(len(data) if isinstance(data, list) else 0):
@@ -382,12 +363,6 @@ class TestAroundAMixture:
         assert [*tmp_path.iterdir()] == []
         outer.inner.save(tmp_path / "inner.json")
         assert "planted-s3cret" not in (tmp_path / "inner.json").read_text()
-
-    def test_get_lm_and_set_lm_know_nothing_of_it(self) -> None:
-        lm = FakeLM("one", [])
-        outer = Outer(mixture(cast("a", "judge")))
-        outer.set_lm(lm)
-        assert outer.get_lm() is lm
 
     def test_a_reset_copy_keeps_weights_and_lms(self) -> None:
         moa: Any = real("a", strategy=Voting(weights={"a": 0.5}))
