@@ -76,7 +76,8 @@ class Compiling:
             report, found = stage.run()
         except (Exception, Stop) as error:
             self.stages.append(stage.meter.report(name, note="failed"))
-            raise self._interrupted(f"The stage {name} failed: {_explain(error)}.") from error
+            said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise self._interrupted(f"The stage {name} failed: {said}.") from error
         mine: dict[str, Any] = dict(self.moa.named_predictors())
         for predictor, tuned in found.items():
             mine[predictor].signature, mine[predictor].demos = tuned.signature, tuned.demos
@@ -189,12 +190,3 @@ class Checkpoint:
         part = self._file.with_suffix(".tmp")
         part.write_text(json.dumps(data, indent=2), encoding="utf-8")
         os.replace(part, self._file)
-
-
-def _explain(error: BaseException) -> str:
-    """Why a stage failed, on one line: its own words, and those of what ended it from inside."""
-    causes = [error]
-    while isinstance(causes[-1], Stop) and causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    said = ": ".join(" ".join(str(cause).split()) for cause in causes if str(cause)) or type(causes[-1]).__name__
-    return said.rstrip(".")

@@ -271,11 +271,7 @@ class Recommendation:
 
 
 def recommend(
-    singles: Mapping[str, Floats],
-    mixtures: Mapping[str, Floats],
-    calls: Mapping[str, float],
-    *,
-    percent: bool = False,
+    singles: Mapping[str, Floats], mixtures: Mapping[str, Floats], calls: Mapping[str, float], *, percent: bool = False
 ) -> Recommendation:
     """Compare the best single model with the best mixture.
 

@@ -56,7 +56,7 @@ class Scored:
             with heard():
                 number, value = self._measure(gold, pred, trace, name, pred_trace)
         except MetricError as error:
-            raise Stop from error
+            raise Stop(str(error)) from error
         said = value if isinstance(value, dspy.Prediction) else dspy.Prediction()
         if pred_name is None:
             # Several objectives are GEPA's own; all else is a number to every optimizer.

@@ -124,7 +124,7 @@ class Specialize(Teleprompter):
             The compiled copy.
 
         Raises:
-            ValueError: If the examples, the budget or the checkpoint do not fit; `MetricError` if the metric gives
+            ValueError: If the examples or the checkpoint do not fit; `MetricError` if the metric gives
                 the first example's own gold outputs no score.
             TypeError: If the student is no mixture, what is to be learned no examples, or the metric cannot be called.
             CompileInterrupted: If a stage failed; it carries what was tuned until then.
@@ -132,7 +132,11 @@ class Specialize(Teleprompter):
         check_mixture(student, type(self).__name__)
         train, val = checked_sets(student, trainset, valset, self.metric)
         Scored(self.metric, student.signature).try_on_gold(train[0])
-        self._check_budget(student, len(val or train))
+        if self.optimizer is None and self._prompt_lm(student) is None:
+            raise ValueError(
+                "There is no LM that could propose prompts. Give reflection_lm=, a strong model, or an optimizer "
+                "that needs none, such as dspy.BootstrapFewShot(metric)."
+            )
         compiling = Compiling(self, self.copy(student), train, val)
         try:
             self.tune(compiling)
@@ -170,20 +174,6 @@ class Specialize(Teleprompter):
 
     def _prompt_lm(self, program: MoA) -> Any:
         return self.reflection_lm or program.get_lm() or dspy.settings.lm
-
-    def _check_budget(self, student: MoA, valset: int) -> None:
-        budget = getattr(self.optimizer, "max_metric_calls", None)
-        least = valset + 2 * getattr(self.optimizer, "reflection_minibatch_size", 0)
-        if budget is not None and budget < least:
-            raise ValueError(
-                f"max_metric_calls={budget} is too little for one round of GEPA: it evaluates {valset} examples first, "
-                f"and then a minibatch twice. Give at least {least}, or a smaller valset."
-            )
-        if self.optimizer is None and self._prompt_lm(student) is None:
-            raise ValueError(
-                "There is no LM that could propose prompts. Give reflection_lm=, a strong model, or an optimizer "
-                "that needs none, such as dspy.BootstrapFewShot(metric)."
-            )
 
 
 class Jointly(Specialize):

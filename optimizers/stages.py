@@ -118,7 +118,7 @@ class Stage:
 
         scores = list(run_side_by_side(ask, self.valset, self.owner.num_threads))
         if len(errors) == len(scores):
-            raise Stop(f"None of {len(scores)} examples of the valset got an answer") from errors[0]
+            raise Stop(f"None of {len(scores)} examples of the valset got an answer: {errors[0]}") from errors[0]
         # Summed in one order, whatever order they came in.
         return sum(sorted(scores)) / len(scores)
 
@@ -138,7 +138,7 @@ class StageMeter(Meter):
     def asking(self) -> Iterator[None]:
         """Enter the calls made inside as a run of the agents; `Stop` if the stage was stopped."""
         if self._stopped is not None:
-            raise Stop from self._stopped
+            raise Stop(str(self._stopped)) from self._stopped
         with self._lock:
             self.runs += 1
         with dspy.context(**{_ASKING: True, ALLOWANCE: self._allowance}), heard():
