@@ -155,32 +155,34 @@ class SelectCommittee(FromAnswers[MoA]):
         moa, recording = asked.moa, asked.ask()
         votes = Votes.of(moa, recording, [*asked.train, *asked.val], asked.scored, self.concurrency)
         prices = price_proposals(votes.agents, recording)
-        if self.max_usd is not None and (unknown := [name for name, price in prices.items() if price is None]):
-            raise CompileInterrupted(
-                f"What {', '.join(unknown)} cost is not known (no price, or DSPy's cache answered), so no budget in "
-                "USD can be kept. Give max_calls instead.",
-                recording=recording,
-            )
-        most = float("inf") if self.max_usd is None else self.max_usd
-        votes = votes.of_agents([name for name, price in prices.items() if (price or 0.0) <= most], votes.samples)
+        if self.max_usd is not None:
+            if unknown := [name for name, price in prices.items() if price is None]:
+                raise CompileInterrupted(
+                    f"What {', '.join(unknown)} cost is not known (no price, or DSPy's cache answered), so no budget "
+                    "in USD can be kept. Give max_calls instead.",
+                    recording=recording,
+                )
+            affordable = [name for name, price in prices.items() if price is not None and price <= self.max_usd]
+            votes = votes.of_agents(affordable, votes.samples)
         made = [one for one in list_committees(votes, len(asked.train), prices) if self._fits(one, moa)]
         candidates = [one for one in made if "voting" in self.strategies or one.is_single]
         usage = recording.usage
+
+        def judge(one: Candidate) -> Candidate:
+            nonlocal usage
+            judged, spent = self._judge(asked, recording, one)
+            usage += spent
+            candidates.extend([judged] if self._fits(judged, moa) else [])
+            return judged
+
         for strategy in self._asking:
-
-            def judge(one: Candidate, strategy: Strategy = strategy) -> Candidate:
-                nonlocal usage
-                judged, spent = self._judge(asked, recording, strategy, one)
-                usage += spent
-                candidates.extend([judged] if self._fits(judged, moa) else [])
-                return judged
-
             left = self.max_calls - count_rotations(strategy)
-            several = [one for one in made if 1 < one.calls <= left]
+            asking = [replace(one, strategy=strategy.name, weights={}) for one in made]
+            several = [one for one in asking if 1 < one.calls <= left]
             if several and not self.aggregators:
                 judge(max(several, key=lambda one: one.score))
             for model in self.aggregators if several else ():
-                _grow(made, prices, model, left, judge)
+                _grow([replace(one, aggregator=model) for one in asking], prices, left, judge)
         if not candidates:
             cheapest = min((price for price in prices.values() if price is not None), default=None)
             price = "" if cheapest is None else f" The cheapest proposal costs {cheapest:.2g} USD."
@@ -197,12 +199,10 @@ class SelectCommittee(FromAnswers[MoA]):
         is_affordable = self.max_usd is None or (one.cost_usd is not None and one.cost_usd <= self.max_usd)
         return is_affordable and moa.limits.min_proposals <= one.calls <= self.max_calls
 
-    def _judge(
-        self, asked: Asked, recording: Recording, strategy: Strategy, committee: Candidate
-    ) -> tuple[Candidate, Usage]:
-        """The strategy on a committee's recorded proposals: its aggregator is really asked."""
-        examples, judged = asked.val or asked.train, replace(committee, strategy=strategy.name, weights={})
-        replayed = replay(self._mixture(asked.moa, judged), recording, ask_aggregator=True)
+    def _judge(self, asked: Asked, recording: Recording, committee: Candidate) -> tuple[Candidate, Usage]:
+        """A committee whose aggregator is really asked, on the recorded proposals."""
+        examples = asked.val or asked.train
+        replayed = replay(self._mixture(asked.moa, committee), recording, ask_aggregator=True)
         verdicts = ask_examples(replayed, examples, concurrency=self.concurrency, strategies=None)
         row_of, usage = find_rows(asked.moa.signature, verdicts), verdicts.usage
         answers = [row.outputs if (row := row_of(example)) else None for example in examples]
@@ -211,26 +211,24 @@ class SelectCommittee(FromAnswers[MoA]):
         calls, cost = committee.calls + usage.calls / len(verdicts), None
         if committee.cost_usd is not None and usage.cost_usd is not None and not usage.unpriced_calls:
             cost = committee.cost_usd + usage.cost_usd / len(verdicts)
-        return replace(judged, scores=scores, calls=calls, cost_usd=cost), usage
+        return replace(committee, scores=scores, calls=calls, cost_usd=cost), usage
 
     def _choose(self, candidates: list[Candidate], usage: Usage, has_valset: bool) -> CommitteeReport:
         candidates.sort(key=lambda one: one.calls)
         chosen = pick(candidates, lambda one: one.calls if self.max_usd is None else one.cost_usd or 0.0)
-        where = "of the valset" if has_valset else "held out"
+        number, where = len(chosen.scores), "of the valset" if has_valset else "held out"
         if chosen.strategy != "voting":
             where = f"of the {'valset' if has_valset else 'trainset'}, by which its proposers were chosen too"
             where += " (it looks better than it is)"
-        number = len(chosen.scores)
         reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on {number} examples "
-        reason += where
         single = next((one for one in candidates if one.is_single), None)
-        gain, interval = None if single is None else chosen.score - single.score, None
+        gain = interval = None
         if single is None or single is chosen:
             others = "; ".join(f"{one} {one.score:.3f}" for one in candidates if one is not chosen)
-            reason += f". The others: {others}." if others else "."
+            reason += where + (f". The others: {others}." if others else ".")
         else:
-            interval = difference_interval(chosen.scores, single.scores)
-            reason += f", against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
+            gain, interval = chosen.score - single.score, difference_interval(chosen.scores, single.scores)
+            reason += f"{where}, against {single.score:.3f} of {single} ({gain:+.3f}, 95% {interval.low:+.3f} to "
             reason += f"{interval.high:+.3f})."
             reason += " The gain may be chance, which more examples would tell." if interval.low <= 0 else ""
         if number < FEW:
@@ -313,19 +311,17 @@ def price_proposals(agents: Sequence[str], recording: Recording) -> Prices:
     return prices
 
 
-def _grow(
-    made: Sequence[Candidate], prices: Prices, model: str, most: float, judge: Callable[[Candidate], Candidate]
-) -> None:
-    """Judge committees by this model, from the best single one on: each step adds who gains most, while one does."""
-    single = max((one for one in made if len(one.agents) == 1), key=lambda one: one.score)
-    everyone, samples = max(made, key=lambda one: len(one.agents)).agents, single.samples
+def _grow(asking: Sequence[Candidate], prices: Prices, most: float, judge: Callable[[Candidate], Candidate]) -> None:
+    """Judge committees, from the best single model on: each step adds who gains most, while one does."""
+    single = max((one for one in asking if len(one.agents) == 1), key=lambda one: one.score)
+    everyone, samples = max(asking, key=lambda one: len(one.agents)).agents, single.samples
     members, best = {*single.agents}, 0.0
     while len(members) < len(everyone) and (len(members) + 1) * samples <= most:
         tried = []
         for added in (name for name in everyone if name not in members):
             agents = tuple(name for name in everyone if name in members or name == added)
-            calls, cost = len(agents) * samples, _price(agents, samples, prices)
-            tried.append(judge(replace(single, agents=agents, calls=calls, cost_usd=cost, aggregator=model)))
+            cost = _price(agents, samples, prices)
+            tried.append(judge(replace(single, agents=agents, calls=len(agents) * samples, cost_usd=cost)))
         leading = max(tried, key=lambda one: one.score)
         if leading.score <= best:
             break
