@@ -37,13 +37,12 @@ SIGNIFICANT = 0.05
 class Calibrate(FromAnswers[MoA | Cascade]):
     """Learns how sure a mixture may be of an answer, whatever its strategy, and what it can promise.
 
-    Each example is asked once. What a call shows anyway (how much of the vote supports the answer, the strongest
-    other answer, who says the same, what failed, whether a verdict flipped) then gives the probability that the answer
-    is right: `pred.metadata.confidence`. The calibration stands at `moa.calibration`, and is saved with the mixture.
+    Each example is asked once. What a call shows anyway (how much of the vote supports the answer, who says the same,
+    what failed, whether a verdict flipped) then gives the probability that the answer is right:
+    `pred.metadata.confidence`. The calibration stands at `moa.calibration`, and is saved with the mixture.
 
-    With `max_error` it promises: of the answers given, no more than that share is wrong. The threshold on the
-    confidence is chosen such that, in nine of ten samples of examples, the promise is kept on new questions *of the
-    same kind*. See `find_threshold` for the method.
+    With `max_error` it promises: of the answers given, no more than that share is wrong. In nine of ten samples of
+    examples, the promise is kept on new questions *of the same kind*; see `find_threshold`.
 
     Args:
         metric: A metric's name or a function, giving 0 (wrong) or 1 (right).
@@ -51,10 +50,7 @@ class Calibrate(FromAnswers[MoA | Cascade]):
             may be made later without a call: `Limits(max_error=...)`.
         on_unsure: Below the threshold, `"abstain"` answers None, and `"flag"` answers; `metadata.abstained` says so.
             An `Agent`, a module or another mixture is asked instead (see `Cascade`): proposals are kept.
-        concurrency: Examples under way at once; each asks its proposers side by side.
-
-    Raises:
-        ValueError: If a setting makes no sense.
+        concurrency: Examples under way at once.
 
     Attributes:
         report: Of the last compile: tables, plots, and `check` for new rows; see `Reliability`.
@@ -261,8 +257,7 @@ class Reliability(Report):
 
         With gold answers by the z-test of Spiegelhalter, "Probabilistic Prediction in Patient Management and Clinical
         Trials" (Statistics in Medicine 5, 1986), and by the errors above the threshold. Without them it can only be
-        seen whether confidence has moved, which says that questions are others, not whether answers are right.
-        ValueError if the recording holds no answer of this mixture.
+        seen whether confidence has moved: that questions are others.
         """
         outputs = self.asked.moa.signature.output_fields
         with_gold = [row.example for row in recording if any(name in row.gold for name in outputs)]

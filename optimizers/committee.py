@@ -88,16 +88,12 @@ class SelectCommittee(FromAnswers[MoA]):
     Args:
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
         strategies: What may make the answer. Others than `"voting"` ask the aggregator, on recorded proposals: one
-            verdict per example for the best committee of several. The student's own strategy is taken as it is, with
-            its settings and prompts.
+            verdict per example for the best committee of several. The student's own keeps its settings and prompts.
         aggregators: Models to try as the judge of those strategies, instead of the student's own. With each, proposers
             are added one at a time, while the verdict on the recorded proposals gains by it.
         max_calls: LM calls per question that may be spent, those of the aggregator included.
         max_usd: USD per question, by what the examples cost.
-        concurrency: Examples under way at once; each asks its proposers side by side.
-
-    Raises:
-        ValueError: If a setting makes no sense.
+        concurrency: Examples under way at once.
 
     Attributes:
         report: Of the last compile; see `CommitteeReport`.
@@ -276,10 +272,9 @@ def pick(candidates: Sequence[Candidate], cost_of: Callable[[Candidate], float] 
     """The candidate to use, by its scores per question and what it costs, in calls or in money.
 
     The best score of many is a matter of chance on a few hundred questions, so the choice is between the cheapest
-    (one model alone) and the dearest (all of them); the cheaper one if they are equal. Another is taken only if it is
-    better than that one by more than one standard error, as in the one-standard-error rule (Breiman et al.,
-    "Classification and Regression Trees", 1984, section 3.4.3). On fewer than `FEW` questions chance decides between
-    those two as well: the vote of all stays, unless another is better by two standard errors.
+    (one model alone) and the dearest (all of them). Another is taken only if it is better by more than one standard
+    error (Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3). On fewer than `FEW` questions
+    chance decides between those two as well: the vote of all stays, unless another is better by two.
     """
 
     def mean(one: Candidate) -> float:

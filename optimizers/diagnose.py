@@ -56,30 +56,28 @@ def diagnose(
 
     Every model is asked once per question, and its proposals serve everything: each model alone, the vote, the
     strategies, the committees, how errors correlate. The control asks anew: Self-MoA, the best proposer sampled as
-    often as the panel makes calls, which is as many calls per question again. What a mixture gains, sampling one good
-    model may gain too (Li et al., "Rethinking Mixture-of-Agents: Is Mixing Different Large Language Models
-    Beneficial?", arXiv 2502.00674): only what is beyond that is due to mixing. `diagnosis_budget` tells beforehand.
+    often as the panel makes calls. What a mixture gains, sampling one good model may gain too (Li et al., "Rethinking
+    Mixture-of-Agents", arXiv 2502.00674): only what is beyond that is due to mixing.
 
     Args:
         moa: The mixture.
         devset: Examples with gold outputs.
         metric: As `evaluate` takes it.
         strategies: What to compare, by name or as objects; None means all that are built in.
-        self_moa: Whether to ask for the control. Where it cannot be had (temperature 0, recorded answers), the
-            diagnosis says so.
+        self_moa: Whether to ask for the control.
         recorded: An earlier recording of this mixture, whole or in part, that is not paid for again.
         concurrency: Questions under way at once; each asks its proposers side by side.
         seed: Of the comparison's bootstrap.
-        path: A file to keep the answers in as they come; see `record`.
-        max_cost_usd: What the diagnosis may cost; see `record`.
-        max_calls: How many LM calls it may make; see `record`.
+        path: A file to keep the answers in as they come; see `record`, for the next two as well.
+        max_cost_usd: What the diagnosis may cost.
+        max_calls: How many LM calls it may make.
         on_progress: Called with the number of finished questions and of all, once more for the control.
 
     Raises:
         ValueError: If the examples or a strategy do not fit, or `recorded` is of another mixture.
         TypeError: If this is no mixture.
-        ProposersUnreachable: If a proposer does not answer; as on `RecordingInterrupted` at Ctrl-C, on
-            `RecordingStopped` at the end of the budget and on `MetricError`, what was recorded is its `recording`.
+        CompileInterrupted: If a proposer does not answer; as on `RecordingInterrupted`, `RecordingStopped` and
+            `MetricError`, what was answered is its `recording`.
 
     Examples:
         >>> from moa_dspy import MoA
@@ -277,8 +275,7 @@ def recommend(
 
     What is ahead is used: to wait for proof loses more, as on real answers to 264 questions a gain of 1.6 points
     seldom shows (`tests/bench/committees.py`). Whether the gain is proven, by a 95% interval above 0, is the verdict.
-    Both were picked as the best on these very questions, so both look somewhat better than they are. `singles` and
-    `mixtures` give scores per question, `calls` what each takes; `percent` says that scores are accuracies.
+    Both were picked as the best on these very questions, so both look somewhat better than they are.
     """
     single = max(singles, key=lambda name: singles[name].mean())
     if not mixtures:

@@ -52,9 +52,6 @@ class Finetune(Teleprompter):
         threshold: The lowest score that is worth learning from.
         num_threads: Examples under way at once.
 
-    Raises:
-        ValueError: If a setting makes no sense.
-
     Attributes:
         trainings: Of the last compile, in the order of the mixture.
 
@@ -86,13 +83,9 @@ class Finetune(Teleprompter):
     ) -> MoA:
         """Train, and give a copy of the student with the trained LMs.
 
-        Args:
-            student: The mixture; it stays as it is.
-            trainset: Examples to learn from.
-
         Raises:
             TypeError: If the student is no mixture.
-            ValueError: If it could not be right: an agent cannot be trained, or has nothing to learn from.
+            ValueError: If an agent cannot be trained, or has nothing to learn from.
             CompileInterrupted: If a job failed; it carries the mixture with the LMs that were trained.
         """
         check_mixture(student, "Finetune")
@@ -228,12 +221,9 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
         optimizer: `BootstrapFinetune`, or `BetterTogether`, also one of prompt optimizers alone.
         **arguments: For its `compile`: `trainset`, `teacher`, ...
 
-    Returns:
-        The compiled copy; `agent.model` names the trained models.
-
     Raises:
-        ValueError: If it could not be right: agents on several LMs share a prompt, a predictor has no LM, or the
-            optimizer trains one model per predictor (`multitask=False`).
+        ValueError: If agents on several LMs share a prompt, a predictor has no LM, or the optimizer trains one model
+            per predictor (`multitask=False`).
 
     Examples:
         ```python

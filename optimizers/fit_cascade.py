@@ -86,10 +86,7 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         max_calls: Rather the best one with no more LM calls per question.
         max_cost_usd: Rather the best one that costs no more per question.
         max_loss: See above.
-        concurrency: Examples under way at once; each asks its proposers side by side.
-
-    Raises:
-        ValueError: If a setting makes no sense.
+        concurrency: Examples under way at once.
 
     Attributes:
         report: Of the last compile: the curve of quality against cost; see `CascadeReport`.

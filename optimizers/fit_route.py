@@ -51,10 +51,7 @@ class FitRoute(FromAnswers[MoA | Route]):
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
         column: The field of the examples by which questions are alike, such as a category.
         embedder: Instead, a `dspy.Embedder` for the inputs' text: the nearest questions are alike.
-        concurrency: Examples under way at once; each asks its proposers side by side.
-
-    Raises:
-        ValueError: If a setting makes no sense.
+        concurrency: Examples under way at once.
 
     Attributes:
         report: Of the last compile; see `RouteReport`.

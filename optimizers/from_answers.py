@@ -123,15 +123,11 @@ class FromAnswers(Teleprompter, Generic[Made]):
             valset: Examples to judge on what was learned; without, parts of the trainset are held out in turns.
             recorded: An earlier recording, whole or in part, that is not asked for again.
 
-        Returns:
-            What was made of a copy of the mixture; see the class.
-
         Raises:
             ValueError: If the mixture, the examples or the scores do not fit.
             TypeError: If the student is no mixture.
-            CompileInterrupted: If the answers are too few, or bear no such promise or goal (the reason says what
-                would), or (`ProposersUnreachable`) a proposer does not answer. What was recorded is on it, as
-                `recording`, for `recorded=`; so it is on `RecordingInterrupted` at Ctrl-C and on `MetricError`.
+            CompileInterrupted: If the answers are too few, or bear no such promise or goal, or a proposer does not
+                answer. As on `RecordingInterrupted` and `MetricError`, what was answered is its `recording`.
         """
         mixture = check_mixture(student, type(self).__name__, layers=self.takes_layers)
         self.check(mixture)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import dspy
 
-from moa_dspy.agent import Agent
 from moa_dspy.moa import MoA
 from moa_dspy.proposers import as_aggregator
 from moa_dspy.recording import Row, replay
@@ -44,7 +43,7 @@ def specialized(moa: MoA) -> MoA:
 
 def restricted(
     moa: MoA,
-    agents: Sequence[str],
+    agents: Collection[str],
     samples: int,
     strategy: Strategy | None = None,
     aggregator: dspy.BaseLM | None = None,
@@ -53,16 +52,10 @@ def restricted(
     mixture = moa.deepcopy()
     mixture.drop_calibration()
     [panel] = mixture.panels
-    for name in panel.names:
-        if name not in agents:
-            delattr(panel, name)
-    panel.names = [name for name in panel.names if name in agents]
-    panel.samples = samples
-    if all(agent.program is not getattr(panel, "shared", None) for agent in panel.agents):
-        vars(panel).pop("shared", None)
+    _narrow(panel, agents, samples)
     mixture.own_programs = [name for name in mixture.own_programs if name in panel.names]
     if strategy is not None:
-        mixture.aggregator = _aggregator(mixture, strategy, aggregator)
+        _bind(mixture, strategy, aggregator)
     return mixture
 
 
@@ -73,14 +66,11 @@ def alone(moa: MoA, panel_name: str, agent: str, rows: Iterable[Row]) -> MoA:
     """
     mixture = up_to(moa, panel_name, rows)
     panel: Any = copy.copy(getattr(moa, panel_name))
-    for name in panel.names:
-        if name != agent:
-            vars(panel).pop(name)
+    _narrow(panel, [agent], 1)
     vars(panel).pop("shared", None)
-    panel.names, panel.samples = [agent], 1
     setattr(mixture, panel_name, panel)
     mixture.limits = panel.limits = moa.limits.model_copy(update={"min_proposals": 1})
-    mixture.aggregator = _aggregator(mixture, as_strategy("voting"))
+    _bind(mixture, as_strategy("voting"), None)
     return mixture
 
 
@@ -88,8 +78,7 @@ def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
     """The mixture's layers up to this one, those before it as recorded."""
     mixture: Any = copy.copy(moa)
     mixture.drop_calibration()
-    replayed = replay(moa, rows)
-    place = moa.panel_names.index(panel_name)
+    replayed, place = replay(moa, rows), moa.panel_names.index(panel_name)
     for later in moa.panel_names[place + 1 :]:
         vars(mixture).pop(later)
     for earlier in moa.panel_names[:place]:
@@ -98,8 +87,18 @@ def up_to(moa: MoA, panel_name: str, rows: Iterable[Row]) -> MoA:
     return mixture
 
 
-def _aggregator(moa: MoA, strategy: Strategy, lm: dspy.BaseLM | None = None) -> Agent:
+def _narrow(panel: Any, agents: Collection[str], samples: int) -> None:
+    """Leave out the other agents, and the prompt that they share, if none is left that does."""
+    for name in panel.names:
+        if name not in agents:
+            vars(panel).pop(name)
+    panel.names, panel.samples = [name for name in panel.names if name in agents], samples
+    if all(agent.program is not getattr(panel, "shared", None) for agent in panel.agents):
+        vars(panel).pop("shared", None)
+
+
+def _bind(moa: MoA, strategy: Strategy, lm: dspy.BaseLM | None) -> None:
     bound = as_strategy(strategy)
     bound.has_aggregator = bound.needs_aggregator or lm is not None
     bound.bind(moa.signature, moa.panels[-1].names)
-    return as_aggregator(lm, bound)
+    moa.aggregator = as_aggregator(lm, bound)

@@ -16,15 +16,6 @@ __all__ = ["Budget", "Recipe"]
 class Recipe:
     """How much a compile may spend. A run is one answer of the program that is tuned.
 
-    Attributes:
-        name: What it is called.
-        evaluations: Of the whole valset by one run of GEPA, per prompt.
-        reflections: By one run of GEPA, per prompt; each tries a new prompt on a minibatch.
-        minibatch: Examples per reflection.
-        candidates: Sets of demos, or instructions per prompt, that other optimizers try.
-        trials: Combinations that MIPROv2 evaluates.
-        demos: At most per prompt.
-
     Examples:
         >>> quick = Recipe.named("quick")
         >>> quick.metric_calls(valset=20), quick.most_runs(valset=20), quick.most_reflections(valset=20)
@@ -32,12 +23,12 @@ class Recipe:
     """
 
     name: str
-    evaluations: int
-    reflections: int
-    minibatch: int
-    candidates: int
-    trials: int
-    demos: int
+    evaluations: int  # of the whole valset by one run of GEPA, per prompt
+    reflections: int  # by one run of GEPA, per prompt; each tries a new prompt on a minibatch
+    minibatch: int  # examples per reflection
+    candidates: int  # sets of demos, or instructions per prompt, that other optimizers try
+    trials: int  # combinations that MIPROv2 evaluates
+    demos: int  # at most per prompt
 
     @classmethod
     def named(cls, name: str | Recipe) -> Recipe:
@@ -86,17 +77,11 @@ _RECIPES = {
 
 @dataclass(frozen=True)
 class Budget:
-    """LM calls at most, but for replies that an adapter or a strategy has to ask for again.
+    """LM calls at most, but for replies that an adapter or a strategy has to ask for again."""
 
-    Attributes:
-        agents: Calls of the mixture's agents.
-        optimizer: Calls of the optimizer itself: reflections, proposals of prompts.
-        formula: How `agents` comes about.
-    """
-
-    agents: int
-    optimizer: int
-    formula: str
+    agents: int  # of the mixture's agents
+    optimizer: int  # of the optimizer itself: reflections, proposals of prompts
+    formula: str  # how `agents` comes about
 
     @property
     def calls(self) -> int:

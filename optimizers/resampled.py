@@ -35,9 +35,6 @@ class Bagging(Specialize):
         proposers: k, how many.
         **settings: As `Specialize` takes them; demos, as of `dspy.BootstrapFewShot`, differ most.
 
-    Raises:
-        ValueError: If a setting makes no sense.
-
     Examples:
         >>> import dspy
         >>> from moa_dspy import MoA

@@ -37,16 +37,14 @@ class Specialize(Teleprompter):
     valset. The compiled copy has a prompt per agent, also where the student's proposers share one.
 
     Args:
-        metric: A metric's name (`"exact"`), DSPy's `metric(example, prediction, trace=None)`, or GEPA's five
-            arguments with feedback; a plain one gets its feedback from the gold outputs.
-        optimizer: Any of DSPy's optimizers of prompts or demos; it is copied for each stage, with the metric. By
-            default GEPA, with the recipe's budget for each stage.
-        recipe: `"quick"`, `"balanced"` or `"thorough"`; see `Recipe`.
+        metric: A metric's name (`"exact"`), DSPy's `metric(example, prediction, trace=None)`, or GEPA's with five
+            arguments; a plain one gets its feedback from the gold outputs.
+        optimizer: Any of DSPy's optimizers of prompts or demos, copied for each stage; by default GEPA.
+        recipe: GEPA's budget for each stage.
         reflection_lm: What proposes prompts, for the default optimizer; by default the aggregator's.
         num_threads: Examples under way at once.
         seed: Of the default optimizer.
-        checkpoint: A folder where finished stages and recordings are kept, and GEPA's state of the one under way, so
-            that the same compile goes on from there.
+        checkpoint: A folder where stages and recordings are kept; the same compile goes on from there.
         on_stage: Called with the report of each finished stage.
         verbose: Whether what DSPy's optimizers print, log and draw is shown.
 
@@ -95,11 +93,7 @@ class Specialize(Teleprompter):
         self.report = SpecializationReport()
 
     def budget(self, student: MoA, trainset: int, valset: int = 0) -> Budget:
-        """What a compile on so many examples will take at most, with the default optimizer.
-
-        A stage evaluates what it starts from and what it ends with, and runs one GEPA. Between the stages the
-        proposals are recorded.
-        """
+        """What a compile on so many examples will take at most, with the default optimizer."""
         moa, examples, valset = self.copy(student), trainset + valset, valset or trainset
         stage = 2 * valset + self.recipe.most_runs(valset)
         proposers, recorded = sum(len(panel.names) for panel in moa.panels), moa.panels[0].samples * examples
@@ -124,9 +118,8 @@ class Specialize(Teleprompter):
             The compiled copy.
 
         Raises:
-            ValueError: If the examples or the checkpoint do not fit; `MetricError` if the metric gives
-                the first example's own gold outputs no score.
-            TypeError: If the student is no mixture, what is to be learned no examples, or the metric cannot be called.
+            ValueError: If the examples, the metric or the checkpoint do not fit.
+            TypeError: If the student is no mixture, an example none, or the metric cannot be called.
             CompileInterrupted: If a stage failed; it carries what was tuned until then.
         """
         check_mixture(student, type(self).__name__)

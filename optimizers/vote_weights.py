@@ -70,10 +70,7 @@ class FitVoteWeights(FromAnswers[MoA]):
         metric: A metric's name or a function, giving 0 (wrong) to 1 (right).
         alternatives: k, among how many wrong answers errors spread. None: 1 or 9, whichever votes better on examples
             held out.
-        concurrency: Examples under way at once; each asks its proposers side by side.
-
-    Raises:
-        ValueError: If a setting makes no sense.
+        concurrency: Examples under way at once.
 
     Attributes:
         report: Of the last compile; see `WeightsReport`.
