@@ -1,4 +1,4 @@
-"""The command line, `moa-dspy`: one file a command.
+"""The command line, `moa-dspy`.
 
 DSPy takes seconds to import, so the commands import what they need when they are called: help is there at once.
 """
@@ -16,8 +16,6 @@ from moa_dspy.cli import (
     ask,
     chat,
     compile,
-    demo,
-    diagnose,
     doctor,
     evaluate,
     options,
@@ -26,7 +24,6 @@ from moa_dspy.cli import (
     serve,
     show,
     start,
-    ui,
 )
 
 __all__ = ["app", "main"]
@@ -53,18 +50,18 @@ app = typer.Typer(
 )
 _COMMANDS: dict[str, tuple[Callable[..., None], bool]] = {
     # name: the command, and whether it shows its help where it is given nothing
-    "demo": (demo.demo, False),
+    "demo": (start.demo, False),
     "ask": (ask.ask, True),
     "chat": (chat.chat, False),
     "run": (run.run, True),
     "eval": (evaluate.evaluate, True),
-    "diagnose": (diagnose.diagnose, True),
+    "diagnose": (evaluate.diagnose, True),
     "compile": (compile.compile_, True),
     "show": (show.show, True),
     "doctor": (doctor.doctor, False),
     "serve": (serve.serve, True),
     "mcp": (serve.mcp, True),
-    "ui": (ui.ui, False),
+    "ui": (serve.ui, False),
     "init": (start.init, False),
     "presets": (start.presets, False),
     "data": (start.data, True),

@@ -13,7 +13,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAPrediction
 from moa_dspy.values import is_needed, validated
 
-__all__ = ["Chat", "answer_field", "holds_images", "inputs_for", "message_field", "stream"]
+__all__ = ["Chat", "answer_field", "inputs_for", "message_field", "stream"]
 
 Message = Mapping[str, Any]
 
@@ -37,7 +37,7 @@ def inputs_for(task: type[dspy.Signature], messages: Sequence[Message]) -> dict[
     Raises:
         ValueError: If the task takes more than a message, or the conversation has none, or more than text and images.
     """
-    name, past = message_field(task), _field_of(task, dspy.History)
+    name, past, pictured = message_field(task), _field_of(task, dspy.History), _field_of(task, dspy.Image)
     images: list[dspy.Image] = []
     told = [(message.get("role"), _text(message, images)) for message in messages]
     system = "\n\n".join(text for role, text in told if role in _SYSTEM)
@@ -46,7 +46,14 @@ def inputs_for(task: type[dspy.Signature], messages: Sequence[Message]) -> dict[
     if not turns or turns[-1][0]:
         raise ValueError("The conversation does not end with a message of the user, so there is nothing to answer.")
     *earlier, (_, message) = turns
-    inputs, before = _images_for(task, images), list[str]()
+    inputs, before = dict[str, Any](), list[str]()
+    if images:
+        if pictured is None:
+            raise ValueError("The mixture's signature has no input for images, a dspy.Image or a list of them.")
+        takes_all = task.input_fields[pictured].annotation == list[dspy.Image]
+        if len(images) > 1 and not takes_all:
+            raise ValueError(f"The mixture takes one image, {pictured}, and the conversation holds {len(images)}.")
+        inputs[pictured] = images if takes_all else images[0]
     if "system_prompt" in task.input_fields and system:
         inputs["system_prompt"] = system
     elif system:
@@ -64,11 +71,7 @@ def inputs_for(task: type[dspy.Signature], messages: Sequence[Message]) -> dict[
 
 
 def message_field(task: type[dspy.Signature]) -> str:
-    """The one input that must be given.
-
-    Raises:
-        ValueError: If it is not one.
-    """
+    """The one input that must be given; ValueError if it is not one."""
     others = {"system_prompt", *(_field_of(task, kind) for kind in (dspy.History, dspy.Image))}
     names = [name for name, field in task.input_fields.items() if name not in others and is_needed(field)]
     if len(names) != 1:
@@ -85,10 +88,7 @@ def answer_field(task: type[dspy.Signature]) -> str:
 
 
 async def stream(moa: MoA, inputs: Mapping[str, Any]) -> AsyncGenerator[str | MoAPrediction, None]:
-    """The answer's text in pieces as it is written, then the prediction.
-
-    An answer that is no text comes as the prediction alone.
-    """
+    """The answer's text in pieces as it is written, then the prediction; of an answer that is no text, that alone."""
     name = answer_field(moa.signature)
     if moa.signature.output_fields[name].annotation is not str:
         yield await moa.acall(**inputs)
@@ -119,25 +119,6 @@ async def stream(moa: MoA, inputs: Mapping[str, Any]) -> AsyncGenerator[str | Mo
 _SYSTEM = ("system", "developer")
 
 
-def holds_images(messages: Sequence[Message]) -> bool:
-    """Whether a conversation, as OpenAI writes it, shows images."""
-    parts = (part for one in messages if isinstance(one.get("content"), list) for part in one["content"])
-    return any(part.get("type") == "image_url" for part in parts)
-
-
-def _images_for(task: type[dspy.Signature], images: list[dspy.Image]) -> dict[str, Any]:
-    name = _field_of(task, dspy.Image)
-    if not images:
-        return {}
-    if name is None:
-        raise ValueError("The mixture's signature has no input for images, a dspy.Image or a list of them.")
-    if task.input_fields[name].annotation == list[dspy.Image]:
-        return {name: images}
-    if len(images) > 1:
-        raise ValueError(f"The mixture takes one image, {name}, and the conversation holds {len(images)}.")
-    return {name: images[0]}
-
-
 def _field_of(task: type[dspy.Signature], kind: type) -> str | None:
     """The input of this type, or of a list of it, or of it or None."""
     fields = task.input_fields.items()
@@ -152,7 +133,11 @@ def _text(message: Message, images: list[dspy.Image]) -> str:
         if part.get("type") == "text":
             texts.append(part["text"])
         elif part.get("type") == "image_url":
-            images.append(_image(part["image_url"]))
+            source: Any = part["image_url"]
+            url = source if isinstance(source, str) else source["url"]
+            if not url.startswith(("data:image/", "https://", "http://")):
+                raise ValueError(f"An image is a data:image/ or an https:// address, and this one begins {url[:12]!r}.")
+            images.append(dspy.Image(url))
             texts.append(f"[Image {len(images)}]")
         else:
             raise ValueError(f"The mixture reads text and images, and a message holds {part.get('type')}.")
@@ -161,10 +146,3 @@ def _text(message: Message, images: list[dspy.Image]) -> str:
     calls = [(call["id"], call["function"]) for call in message.get("tool_calls") or ()]
     texts += [f"[Call {id} of the tool {function['name']}: {function['arguments']}]" for id, function in calls]
     return "\n\n".join(texts)
-
-
-def _image(source: Any) -> dspy.Image:
-    url = source if isinstance(source, str) else source["url"]
-    if not url.startswith(("data:image/", "https://", "http://")):
-        raise ValueError(f"An image is a data:image/ or an https:// address, and this one begins with {url[:12]!r}.")
-    return dspy.Image(url)

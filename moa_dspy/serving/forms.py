@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,11 @@ import dspy
 import litellm
 from jsonschema import SchemaError, ValidationError
 from jsonschema.validators import validator_for
-from pydantic import ConfigDict, RootModel, model_validator
+from pydantic import RootModel, model_validator
 
 from moa_dspy.results import MoAPrediction
 
-__all__ = ["Calls", "Cut", "answer_type", "calls_of", "schema_of", "tools_of"]
+__all__ = ["Calls", "Cut", "answer_type", "calls_of", "tools_of"]
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,13 @@ def tools_of(given: dict[str, Any]) -> tuple[list[dspy.Tool], Calls | None]:
 def calls_of(prediction: MoAPrediction) -> list[Any]:
     """The calls that an answer holds, as OpenAI writes them."""
     found = prediction.get("tool_calls")
-    return [
-        {
-            "id": f"call_{uuid.uuid4().hex[:24]}",
-            "type": "function",
-            "index": index,
-            "function": {"name": call.name, "arguments": json.dumps(call.args)},
-        }
-        for index, call in enumerate(found.tool_calls if found else ())
+    functions = [
+        {"name": call.name, "arguments": json.dumps(call.args)} for call in (found.tool_calls if found else ())
     ]
-
-
-def schema_of(form: Mapping[str, Any]) -> str | None:
-    """The JSON schema that an answer shall have, as text; None if it may be any text."""
-    if form["type"] == "text":
-        return None
-    return json.dumps(form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"})
+    return [
+        {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "index": index, "function": function}
+        for index, function in enumerate(functions)
+    ]
 
 
 def answer_type(schema: dict[str, Any]) -> type[RootModel[Any]]:
@@ -100,20 +91,18 @@ def answer_type(schema: dict[str, Any]) -> type[RootModel[Any]]:
     except SchemaError as error:
         raise ValueError(f"response_format holds no JSON schema: {error.message}") from None
 
-    def check(self: Any) -> Any:
-        try:
-            kind(schema).validate(self.root)
-        except ValidationError as error:
-            raise ValueError(error.message) from None
-        return self
-
-    def show(shown: dict[str, Any]) -> None:
-        shown.clear()
-        shown.update(schema)
-
     class Answer(RootModel[Any]):
-        model_config = ConfigDict(json_schema_extra=show)
-        _check = model_validator(mode="after")(check)
+        @model_validator(mode="after")
+        def _check(self) -> Any:
+            try:
+                kind(schema).validate(self.root)
+            except ValidationError as error:
+                raise ValueError(error.message) from None
+            return self
+
+        @classmethod
+        def __get_pydantic_json_schema__(cls, core_schema: Any, handler: Any) -> dict[str, Any]:
+            return schema
 
     return Answer
 

@@ -24,8 +24,8 @@ from moa_dspy.limits import bound
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
 from moa_dspy.results import MoAMetadata, MoAPrediction
-from moa_dspy.serving.conversation import Chat, holds_images, inputs_for, message_field, stream
-from moa_dspy.serving.forms import Calls, Cut, answer_type, calls_of, schema_of, tools_of
+from moa_dspy.serving.conversation import Chat, inputs_for, message_field, stream
+from moa_dspy.serving.forms import Calls, Cut, answer_type, calls_of, tools_of
 from moa_dspy.values import to_json
 
 __all__ = ["PROVIDER", "MixtureLLM", "check_name"]
@@ -70,23 +70,11 @@ class MixtureLLM(CustomLLM):
             return asked.response(await asked.moa.acall(**asked.inputs))
 
     def streaming(self, *_: Any, **call: Any) -> Iterator[GenericStreamingChunk]:
-        return dspy.streaming.apply_sync_streaming(self._stream(**call))
+        return dspy.streaming.apply_sync_streaming(self.astreaming(**call))
 
-    async def astreaming(self, *_: Any, **call: Any) -> AsyncIterator[GenericStreamingChunk]:  # type: ignore[override]
-        async with aclosing(self._stream(**call)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-
-    async def _stream(self, **call: Any) -> AsyncGenerator[GenericStreamingChunk, None]:
+    def astreaming(self, *_: Any, **call: Any) -> AsyncIterator[GenericStreamingChunk]:  # type: ignore[override]
         with _as_litellm_errors(call["model"]):
-            asked = self._read(**call)
-            async with aclosing(stream(asked.moa, asked.inputs)) as pieces:
-                async for piece in pieces:
-                    if isinstance(piece, MoAPrediction):
-                        for chunk in asked.end(piece):
-                            yield chunk
-                    elif text := asked.cut.take(piece):
-                        yield _chunk(text)
+            return self._read(**call).stream()
 
     def _read(self, model: str, messages: list[Any], optional_params: Mapping[str, Any], **_: Any) -> _Asked:
         name = model.removeprefix(f"{PROVIDER}/")
@@ -139,7 +127,10 @@ class _Asked:
         stops, most = given.pop("stop", []), min(filter(None, map(given.pop, _MOST, (None, None))), default=None)
         self.cut = Cut([stop for stop in ([stops] if isinstance(stops, str) else stops) if stop], most)
         tools, calls = tools_of(given)
-        schema = schema_of(given.pop("response_format", {"type": "text"}))
+        form, schema = given.pop("response_format", {"type": "text"}), None
+        if form["type"] != "text":
+            schema = json.dumps(form["json_schema"]["schema"] if form["type"] == "json_schema" else {"type": "object"})
+        parts = [part for one in messages for part in one.get("content") or () if isinstance(part, dict)]
         options = {name: given.pop(name) for name in _WRITERS if name in given}
         if not served.is_chat:
             given |= {name: value for name, value in (("tools", tools), ("response_format", schema)) if value}
@@ -149,7 +140,8 @@ class _Asked:
                 f"{', '.join((*_MOST, 'stop', *_WRITERS))}; and tools, tool_choice and response_format, unless its "
                 "config has a signature, which says them."
             )
-        self.moa = served.vary(schema, calls, holds_images(messages), json.dumps(options, sort_keys=True))
+        has_images = any(part.get("type") == "image_url" for part in parts)
+        self.moa = served.vary(schema, calls, has_images, json.dumps(options, sort_keys=True))
         self.inputs = inputs_for(self.moa.signature, messages)
         if tools:
             self.inputs["tools"] = tools
@@ -170,7 +162,18 @@ class _Asked:
         response._hidden_params["response_cost"] = metadata.usage.cost_usd
         return response
 
-    def end(self, prediction: MoAPrediction) -> Iterator[GenericStreamingChunk]:
+    async def stream(self) -> AsyncGenerator[GenericStreamingChunk, None]:
+        """The answer as it is written, then the account."""
+        with _as_litellm_errors(self.model):
+            async with aclosing(stream(self.moa, self.inputs)) as pieces:
+                async for piece in pieces:
+                    if isinstance(piece, MoAPrediction):
+                        for chunk in self._end(piece):
+                            yield chunk
+                    elif text := self.cut.take(piece):
+                        yield _chunk(text)
+
+    def _end(self, prediction: MoAPrediction) -> Iterator[GenericStreamingChunk]:
         """What is not sent yet, and the account.
 
         Raises:
@@ -227,7 +230,8 @@ def _as_litellm_errors(model: str) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise exceptions.BadRequestError(str(error), model, PROVIDER) from error
+        # Without a provider's name it is the client's mistake to LiteLLM, and worth no traceback in its log.
+        raise exceptions.BadRequestError(str(error), model, "") from error
     except DSPyError as error:
         failures = error.failures if isinstance(error, MoAError) else []
         spent = f" Spent: {to_json(_usage(error.metadata))}" if isinstance(error, MoAError) else ""

@@ -105,15 +105,11 @@ class _Watch(BaseCallback):
 
 def _tell(prediction: MoAPrediction) -> Consultation:
     metadata, usage = prediction.metadata, prediction.metadata.usage
-    said = [
-        Opinion(agent=one.agent, model=one.model, outputs=to_jsonable(one.outputs)) for one in metadata.all_proposals
-    ]
-    failed = [
-        Opinion(agent=one.agent, model=one.model, error=f"{one.error}: {one.message}") for one in metadata.failures
-    ]
+    opinions = [Opinion(agent=p.agent, model=p.model, outputs=to_jsonable(p.outputs)) for p in metadata.all_proposals]
+    opinions += [Opinion(agent=f.agent, model=f.model, error=f"{f.error}: {f.message}") for f in metadata.failures]
     return Consultation(
         outputs=to_jsonable(dict(prediction.items())),
-        opinions=[*said, *failed],
+        opinions=opinions,
         agreement=metadata.agreement,
         degraded=metadata.degraded,
         calls=usage.calls,

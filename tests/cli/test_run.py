@@ -67,11 +67,11 @@ def test_some_failed_is_status_1_and_the_next_run_asks_them_again(server: OpenAI
     assert [row.id for row in Recording.load("answers.jsonl") if row.error is None] == [row["id"] for row in ROWS]
 
 
-@pytest.mark.parametrize(("options", "most"), [((), 24), (("--max-failures", 3), 7)])
-def test_dead_providers_stop_it_and_are_named(server: OpenAIServer, options: tuple[object, ...], most: int) -> None:
+@pytest.mark.parametrize("options", [(), ("--max-failures", 3)])
+def test_dead_providers_stop_it_and_are_named(server: OpenAIServer, options: tuple[object, ...]) -> None:
     server.answer = lambda request: Reply("gone", status=404)
     result = moa_dspy(*RUN, *options)
-    assert result.exit_code == 1 and len(server.requests) <= 2 * most
+    assert result.exit_code == 1 and len(server.requests) < 2 * len(ROWS)
     assert re.search(
         r"Error: Stopped: \d+ questions failed and none was answered. a: \d+ x .*gone; b: ", words(result.stderr)
     )

@@ -268,7 +268,7 @@ def test_an_answer_that_should_be_a_call_and_is_none_is_an_error(server: OpenAIS
         ({"messages": [{"role": "assistant", "content": "?"}]}, "does not end with a message of the user"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "/etc/passwd"}}]}]},
-            "and this one begins with '/etc/passwd'",
+            "and this one begins '/etc/passwd'",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": ""}}]}]},
