@@ -189,7 +189,7 @@ def diagnose(
             status = output.INTERRUPTED if isinstance(stop, RecordingInterrupted) else output.FAILED
             if stop.recording:
                 found = evaluation.evaluate(moa, stop.recording, metric, strategies=who.strategy, seed=scoring.seed)
-        comparison = found if status else found.comparison
+        comparison: Any = found if status else found.comparison
         if tracked is not None and comparison is not None:
             tracked.log_comparison(comparison)
     if status:
