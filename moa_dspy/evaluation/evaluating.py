@@ -94,10 +94,10 @@ def evaluate(
 
     Args:
         moa: The mixture. Its own strategy is taken as it is, compiled prompts included.
-        dataset: Examples with the task's inputs, and the gold outputs that the metric needs; or a file of them. Or
-            a recording, or its file: it is scored anew, and nobody is asked; what it does not hold is left out.
-        metric: `"exact"`, `"contains"`, `"module:function"` or a function; see `as_metric`. What
-            a metric itself asks of a model is not counted. By default the first of `metrics`, else `"exact"`.
+        dataset: Examples with the task's inputs and the gold outputs that the metric needs; or a file of them. Or a
+            recording, or its file: it is scored anew, and nobody is asked; what it does not hold is left out.
+        metric: See `as_metric`; what it asks of a model itself is not counted. By default the first of `metrics`, else
+            `"exact"`.
         metrics: Name -> further metrics for the same answers; see `Comparison.measures`.
         perturb: Also ask each question in other words, for the measure of robustness: True takes `perturb_text`, which
             asks three times more; a function gives an example's perturbed ones. A recording holds them already.
@@ -106,9 +106,9 @@ def evaluate(
         aggregator_alone: Whether the aggregator's model is asked too, where it is none of the proposers.
         concurrency: How many questions are under way at a time; each asks its proposers side by side.
         seed: Of the bootstrap.
-        path: A file to keep the answers in, and to resume from; see `record`.
-        max_cost_usd: What it may cost; see `record`.
-        max_calls: How many LM calls it may make; see `record`.
+        path: A file to keep the answers in, and to resume from; as `max_cost_usd` and `max_calls` in `record`.
+        max_cost_usd: What it may cost.
+        max_calls: How many LM calls it may make.
         on_progress: Called with the number of answered questions and of all.
 
     Returns:
@@ -151,14 +151,14 @@ def evaluate(
         if path is not None:
             raise ValueError(f"The dataset is a recording already: there is nothing to keep in {path}. Leave it out.")
         recording, recorded = _find_recorded(moa, dataset, strategies, others, judge)
-        scoring.list_systems(recorded, judge)
+        scoring.list_systems(recorded)
         if perturb and not any(PERTURBED_FROM in row.extra for row in recording):
             logger.warning("perturb: the recording holds no question in other words, and nobody is asked.")
         return scoring.compare(recording)
     chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}
     kinds: dict[str, Kind] = dict.fromkeys(name_strategies(chosen), "strategy")
-    scoring.list_systems({**kinds, **dict.fromkeys(modules, "other")}, judge)
+    scoring.list_systems(kinds | {name: "aggregator" if name == judge else "other" for name in modules})
     examples = scoring.read(dataset, perturb_text if perturb is True else perturb or None)
     is_first = True
 
@@ -231,13 +231,13 @@ class _Scoring:
         self.systems: list[System] = []
         self.examples: dict[str, dspy.Example] = {}
 
-    def list_systems(self, kinds: Mapping[str, Kind], judge: str) -> None:
+    def list_systems(self, kinds: Mapping[str, Kind]) -> None:
         """Enter who is compared: all that the panel gives, and the verdicts of these names."""
-        agents = self.moa.panels[0].names
-        verdicts = [System(name, kind) for name, kind in kinds.items() if name != judge]
-        alone = [System(name, "proposer") for name in agents] + [System(judge, "aggregator")] * (judge in kinds)
-        self.systems = [*alone, System(VOTE, "vote"), *verdicts, System(ORACLE, "oracle")]
-        names = Counter([*agents, VOTE, *kinds, ORACLE])
+        alone = [System(name, "proposer") for name in self.moa.panels[0].names]
+        verdicts = sorted((System(*item) for item in kinds.items()), key=lambda one: one.kind != "aggregator")
+        judges = sum(one.kind == "aggregator" for one in verdicts)
+        self.systems = [*alone, *verdicts[:judges], System(VOTE, "vote"), *verdicts[judges:], System(ORACLE, "oracle")]
+        names = Counter(system.name for system in self.systems)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(
                 f"{twice[0]!r} names two systems: their scores could not be told apart. Name the proposer or the "
@@ -361,7 +361,7 @@ def _find_recorded(
         if name in wanted or (deciders[name] and strategies is None):
             kinds[name] = "strategy"
         elif not deciders[name] and (others is None or name in [*others, judge]):
-            kinds[name] = "other"
+            kinds[name] = "aggregator" if name == judge else "other"
     left_out = [name for name in [*(wanted if strategies else ()), *(others or ())] if name not in deciders]
     if left_out:
         logger.warning("%s: not in the recording, and left out, as nobody is asked.", ", ".join(left_out))

@@ -68,20 +68,20 @@ class RecordingFile:
     says so, nothing more is written to it, and at the end what is not in it goes into a file beside it.
 
     Args:
-        path: The file; made if it is not there. None keeps the rows in memory alone.
+        path: The file; made if it is not there. None keeps the rows in memory.
 
     Raises:
         ValueError: If it holds something else, or cannot be made.
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path: Any = None
+        self.path: Any = path
         if path is not None:
             self.path = Path(path).resolve()
-        if self.path is not None and not self.path.parent.is_dir():
-            raise ValueError(f"The directory {self.path.parent} does not exist: make it, or write elsewhere.")
-        if self.path is not None and self.path.exists() and not self.path.is_file():
-            raise ValueError(f"{path} is no regular file, so a recording could not be resumed. Write to a file.")
+            if not self.path.parent.is_dir():
+                raise ValueError(f"The directory {self.path.parent} does not exist: make it, or write elsewhere.")
+            if self.path.exists() and not self.path.is_file():
+                raise ValueError(f"{path} is no regular file, so a recording could not be resumed. Write to a file.")
         self.rows: dict[str, Row] = {}
         self.failure: Exception | None = None
         self._file: Any = None

@@ -64,8 +64,8 @@ def record(
         examples: Examples, rows or a file (see `read_questions`): the signature's inputs, gold outputs if they are
             known, an optional `id`, further fields that pass through.
         path: The file to keep the rows in, and to resume from; several processes may fill one file.
-        strategies: What decides on the proposals, each question's being asked for once: names or strategies, whose
-            answers are the row's `verdicts`. An empty list records proposals only; None asks the mixture as it is.
+        strategies: Names or strategies that decide on the proposals, which are asked for once; their answers are the
+            row's `verdicts`. An empty list records proposals only; None asks the mixture as it is.
         others: Name -> further modules, really called on every question; their answers are verdicts too.
         known: Rows of an earlier recording of the same proposers: only what is missing in them is asked.
         concurrency: Questions under way at once; each asks all its proposers at once.
@@ -75,10 +75,10 @@ def record(
         max_cost_usd: USD that this run may cost: no question is begun that may go beyond, at the price of the dearest
             one so far.
         max_calls: LM calls that it may make, in the same way.
-        engine: Who asks: `local` is this process, `ray` the workers of a Ray cluster, which give rows back to this
-            process. They take keys from their own environment; a question whose worker died is asked again. `batch`
-            are the batch APIs of the models' providers, at half the price and within a day: each call collects what
-            is done, submits what is lacking and returns; the recording's `pending` are the questions to call it for.
+        engine: Who asks: `local` is this process; `ray` the workers of a Ray cluster, which take keys from their own
+            environment; `batch` the batch APIs of the models' providers, at half the price and within a day: each
+            call collects what is done, submits what is lacking and returns, and the recording's `pending` are the
+            questions to call it again for.
         on_row: Called in the calling thread with each new row and the summary so far: once at the start and at
             Ctrl-C with None. What it raises stops the work; what came is kept.
 
