@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from rich.table import Table
 
-from moa_dspy.evaluation.intervals import Interval, bootstrap, calibration_error, calibration_interval, wilson
+from moa_dspy.evaluation import intervals
+from moa_dspy.evaluation.intervals import Interval, difference_interval, score_interval
 from moa_dspy.evaluation.scores import Kind, ScoredRow, System
 from moa_dspy.evaluation.table import groups_table, measures_table, rows_table, shown_as_text
 from moa_dspy.recording import Recording, Trouble
@@ -146,12 +147,7 @@ class Comparison:
         """One row per system; none before a question is finished."""
         if not self.questions:
             return []
-        table = np.stack([self.scores(system.name) for system in self.systems], axis=1)
-        means = bootstrap(table, confidence=CONFIDENCE, seed=self.seed)
-        if self.is_accuracy:
-            means = [wilson(int(column.sum()), len(column), CONFIDENCE) for column in table.T]
-        gains = bootstrap(table - self.scores(self.best_single)[:, None], confidence=CONFIDENCE, seed=self.seed)
-        return [self._row(*columns) for columns in zip(self.systems, means, gains, strict=True)]
+        return [self._row(system) for system in self.systems]
 
     def row(self, system: str) -> Row:
         """A system's row."""
@@ -246,17 +242,17 @@ class Comparison:
 
         return save_plot(self, path)
 
-    def _row(self, system: System, interval: Interval, gain: Interval) -> Row:
+    def _row(self, system: System) -> Row:
         answers = [question.answers[system.name] for question in self.questions]
-        taken = self._taken(system.name)
-        score, best = float(self.scores(system.name).mean()), float(self.scores(self.best_single).mean())
+        taken, scores, best = self._taken(system.name), self.scores(system.name), self.scores(self.best_single)
+        is_best = system.name == self.best_single
         return Row(
             name=system.name,
             kind=system.kind,
-            score=score,
-            interval=interval,
-            difference=score - best,
-            difference_interval=None if system.name == self.best_single else gain,
+            score=float(scores.mean()),
+            interval=score_interval(scores, self.seed),
+            difference=float(scores.mean() - best.mean()),
+            difference_interval=None if is_best else difference_interval(scores, best, seed=self.seed),
             **{name: float(np.mean(values)) if values else None for name, values in taken.items()},
             failures=sum(answer.outputs is None for answer in answers),
             fallbacks=sum(answer.fallback_used for answer in answers),
@@ -278,30 +274,28 @@ class Comparison:
         }
 
     def _measure(self, system: str) -> Iterator[Measure]:
-        scored = {self.metric: self, **self.further, **({"robustness": self._worst} if self.perturbed else {})}
-        for name, one in scored.items():
-            row = one.row(system)
-            yield Measure(system, name, row.score, row.interval, len(one.questions))
+        scores = {name: one.scores(system) for name, one in {self.metric: self, **self.further}.items()}
+        if self.perturbed:
+            scores["robustness"] = self._worst_scores(system)
+        for name, values in scores.items():
+            if len(values):
+                yield Measure(system, name, float(values.mean()), score_interval(values, self.seed), len(values))
         answers = [question.answers[system] for question in self.questions]
         sure = np.array([(one.confidence, one.score) for one in answers if one.confidence is not None]).T
         if len(sure) and self.is_accuracy:
-            yield Measure(system, "ECE", calibration_error(*sure), calibration_interval(*sure), sure.shape[1])
+            error, interval = intervals.calibration_error(*sure), intervals.calibration_interval(*sure)
+            yield Measure(system, "ECE", error, interval, sure.shape[1])
         taken = self._taken(system)
         tokens = [sum(pair) for pair in zip(taken["prompt_tokens"], taken["completion_tokens"], strict=True)]
-        for name, values in {"tokens": tokens, "USD": taken["cost_usd"], "seconds": taken["seconds"]}.items():
-            if values:
-                [interval] = bootstrap(np.reshape(values, (-1, 1)), seed=self.seed, resamples=1000)
-                yield Measure(system, name, float(np.mean(values)), interval, len(values))
+        for name, amounts in {"tokens": tokens, "USD": taken["cost_usd"], "seconds": taken["seconds"]}.items():
+            if amounts:
+                interval = intervals.mean_interval(amounts, seed=self.seed, resamples=1000)
+                yield Measure(system, name, float(np.mean(amounts)), interval, len(amounts))
 
-    @cached_property
-    def _worst(self) -> Comparison:
-        """The questions that were put in other words, each system by the worst of its scores."""
-        wordings: dict[str, list[ScoredRow]] = {}
+    def _worst_scores(self, system: str) -> npt.NDArray[np.float64]:
+        """Of each question that was put in other words, the worst score."""
+        worded: dict[str, list[float]] = {}
         for one in self.perturbed:
-            wordings.setdefault(one.row.extra[PERTURBED_FROM], []).append(one)
-        questions = [
-            replace(one, answers={n: min((o.answers[n] for o in said), key=lambda a: a.score) for n in one.answers})
-            for one in self.questions
-            if (said := [one, *wordings.get(str(one.row.id), ())])[1:]
-        ]
-        return Comparison(self.systems, questions, len(questions), self.metric, self.seed)
+            worded.setdefault(one.row.extra[PERTURBED_FROM], []).append(one.answers[system].score)
+        asked = ((one.answers[system].score, worded.get(one.row.key)) for one in self.questions)
+        return np.array([min(score, *others) for score, others in asked if others])

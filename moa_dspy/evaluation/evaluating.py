@@ -160,20 +160,18 @@ def evaluate(
     kinds: dict[str, Kind] = dict.fromkeys(name_strategies(chosen), "strategy")
     scoring.list_systems(kinds | {name: "aggregator" if name == judge else "other" for name in modules})
     examples = scoring.read(dataset, perturb_text if perturb is True else perturb or None)
-    is_first = True
 
     def on_row(row: Row | None, summary: Summary) -> None:
-        nonlocal is_first
-        if row is not None and is_first:
-            is_first = False
+        if row is not None and summary.answered + summary.failed == 1:
             scoring.look_at_first(row)
         if on_progress is not None:
             on_progress(summary.questions - summary.left, summary.questions)
 
-    settings: dict[str, Any] = {"strategies": chosen, "others": modules, "concurrency": concurrency}
-    settings |= {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
+    settings: dict[str, Any] = {"max_cost_usd": max_cost_usd, "max_calls": max_calls, "on_row": on_row}
     try:
-        return scoring.compare(record(moa, examples, path, on_row=on_row, **settings))
+        return scoring.compare(
+            record(moa, examples, path, strategies=chosen, others=modules, concurrency=concurrency, **settings)
+        )
     except RecordingInterrupted as stop:
         raise EvaluationInterrupted(scoring.compare(stop.recording)) from stop
     except RecordingStopped as stop:
@@ -262,17 +260,16 @@ class _Scoring:
             example = self.examples[question.key].with_inputs(*self.moa.signature.input_fields)
             for number, changed in enumerate(perturb(example), start=1):
                 if not isinstance(changed, dspy.Example):
-                    said = f"perturb gave {changed!r:.60}, which is no Example. Write example.copy(field=...)."
-                    raise TypeError(said)
+                    raise TypeError(f"perturb gave {changed!r:.60}, no Example. Write example.copy(field=...).")
                 own = {} if "id" in self.moa.signature.fields else {"id": f"{question.id}~{number}"}
-                yield {**dict(changed.items()), PERTURBED_FROM: str(question.id), **own}
+                yield {**dict(changed.items()), PERTURBED_FROM: question.key, **own}
 
     def look_at_first(self, row: Row) -> None:
         """Stop before the rest is paid for if nobody answers the first question, or the metric cannot score it."""
         alone = [row.verdicts[one.name] for one in self.systems if one.kind == "aggregator"]
         if not any(proposal.layer == 1 for proposal in row.proposals):
             raise _too_few("No proposer answered", self.moa, row)
-        if alone and alone[0].outputs is None:
+        if any(verdict.outputs is None for verdict in alone):
             raise _too_few("The aggregator's model did not answer", self.moa, row)
         self._compare(Recording([row]), next(iter(self.metrics)))
 
@@ -307,8 +304,8 @@ class _Scoring:
         planned = max(sum(PERTURBED_FROM not in row.extra for row in recording), len(self.examples))
         systems = []
         for system in self.systems:
-            calls = [call for row in rows for call in row.answers[system.name].calls or ()]
-            systems.append(replace(system, models=tuple(dict.fromkeys(call.model for call in calls))))
+            models = (call.model for row in rows for call in row.answers[system.name].calls or ())
+            systems.append(replace(system, models=tuple(dict.fromkeys(models))))
         return Comparison(systems, asked, planned, metric, self.seed, perturbed=reworded)
 
     def _typed(self, example: dspy.Example) -> dspy.Example:
@@ -396,7 +393,6 @@ def aggregator_as_proposer(moa: MoA) -> Agent | None:
 
 def _too_few(complaint: str, moa: MoA, row: Row) -> TooFewProposals:
     failures = list(failures_of(row))
-    causes = [f"{failed.agent}: {failed.error}: {failed.message}" for failed in failures]
     account = MoAMetadata(
         strategy=moa.strategy.name,
         answered_by=moa.strategy.name,
@@ -407,7 +403,6 @@ def _too_few(complaint: str, moa: MoA, row: Row) -> TooFewProposals:
         failures=failures,
         calls=[*row.calls, *(call for verdict in row.verdicts.values() for call in verdict.calls)],
     )
-    if not causes and row.error is not None:
-        causes = [row.error.message]
-    said = f"{complaint} the first question, so the others were not asked. {'; '.join(causes)}"
-    return TooFewProposals(said, account)
+    causes = "; ".join(f"{failed.agent}: {failed.error}: {failed.message}" for failed in failures)
+    causes = causes or (row.error.message if row.error is not None else "")
+    return TooFewProposals(f"{complaint} the first question, so the others were not asked. {causes}", account)

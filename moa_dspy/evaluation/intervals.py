@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 __all__ = [
     "Interval",
-    "bootstrap",
     "calibration_error",
     "calibration_interval",
     "cut_bins",
     "difference_interval",
     "mean_interval",
+    "score_interval",
     "wilson",
 ]
 
@@ -65,7 +65,7 @@ def difference_interval(
     Above zero throughout: the first is better.
 
     Raises:
-        ValueError: If the two do not score the same questions; as `bootstrap`.
+        ValueError: If the two do not score the same questions; as `mean_interval`.
 
     Examples:
         >>> difference_interval([1, 1, 0, 1], [0, 1, 0, 0])
@@ -80,20 +80,13 @@ def difference_interval(
 def mean_interval(
     scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
 ) -> Interval:
-    """The interval of the mean of one score per question; see `bootstrap`."""
-    return bootstrap(np.reshape(scores, (-1, 1)), confidence=confidence, seed=seed, resamples=resamples)[0]
-
-
-def bootstrap(
-    scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
-) -> list[Interval]:
-    """The intervals of the means of several columns, whose rows (the questions) are resampled together.
+    """The interval of the mean of one score per question, by the bootstrap.
 
     Percentile bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. It knows
     nothing of what the questions at hand do not show: scores that are all equal give an interval without width.
 
     Args:
-        scores: Of shape (questions, columns).
+        scores: One per question.
         confidence: Between 0 and 1.
         seed: Fixes the resamples: the same scores give the same intervals.
         resamples: How often the questions are drawn again, with replacement.
@@ -101,16 +94,20 @@ def bootstrap(
     Raises:
         ValueError: If there is no question, or a score is not finite.
     """
-    table = np.asarray(scores, dtype=float)
-    if not len(table) or not np.isfinite(table).all():
+    values = np.asarray(scores, dtype=float)
+    if not len(values) or not np.isfinite(values).all():
         raise ValueError("Give finite scores of at least one question.")
-    random, questions = np.random.default_rng(seed), len(table)
-    means = np.empty((resamples, table.shape[1]))
-    for start in range(0, resamples, _BLOCK):
-        block = means[start : start + _BLOCK]
-        block[:] = table[random.integers(questions, size=(len(block), questions))].mean(axis=1)
-    lows, highs = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return [Interval(float(low), float(high)) for low, high in zip(lows, highs, strict=True)]
+    random = np.random.default_rng(seed)
+    sizes = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
+    means = np.concatenate([values[random.integers(len(values), size=(n, len(values)))].mean(axis=1) for n in sizes])
+    return Interval(*map(float, np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])))
+
+
+def score_interval(scores: npt.ArrayLike, seed: int = 0) -> Interval:
+    """The 95% interval of a mean score: Wilson's if each says right (1) or wrong (0), else the bootstrap's."""
+    values = np.asarray(scores, dtype=float)
+    is_accuracy = len(values) and np.isin(values, (0, 1)).all()
+    return wilson(int(values.sum()), len(values)) if is_accuracy else mean_interval(values, seed=seed)
 
 
 def calibration_error(confidences: Floats, right: Floats) -> float:

@@ -2,15 +2,13 @@
 
 Nobody knows beforehand what a program will ask. So each question is put to the mixture with LMs that answer from what
 has come so far. A request without a reply ends the attempt, once those that run side by side with it are made too, and
-goes into the next batch: a vote is done with the second command; a judge, and each layer more, takes one more. Models
-without a batch API are asked at once.
+goes into the next batch: a vote is done with the second command; a judge, and each layer more, takes one more.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import logging
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -33,8 +31,6 @@ from moa_dspy.usage import LMCall
 from moa_dspy.values import hash_of
 
 __all__ = ["Batches", "as_batched"]
-
-logger = logging.getLogger(__name__)
 
 _DESK: Final = "moa_dspy_batch_desk"  # among DSPy's settings: the question that is being asked
 _PROVIDERS = ("openai", "azure", "litellm_proxy")
@@ -158,11 +154,10 @@ def as_batched(module: Any) -> Any:
     asked = {lm.model: _provider_of(lm) for lm in [*lms.values(), *ambient] if lm is not None}
     if refused := [model for model, provider in asked.items() if provider is None]:
         raise ValueError(
-            f"engine='batch' cannot ask {', '.join(refused)}: LiteLLM knows no chat model of this name. Record with "
-            "engine='local', or leave it out."
+            f"engine='batch' cannot ask {', '.join(refused)}: it asks chat models of {', '.join(_PROVIDERS)}. "
+            "LiteLLM's proxy speaks the batch APIs of others: name the model 'litellm_proxy/...', or record with "
+            "engine='local'."
         )
-    if dear := [model for model, provider in asked.items() if provider is not None and provider[1] not in _PROVIDERS]:
-        logger.warning("Asked at once and at the full price, as LiteLLM speaks no batch API of it: %s", ", ".join(dear))
     batched = {key: _from_batches(lm) for key, lm in lms.items()}
     for holder in holders:
         holder.lm = batched[id(holder.lm)]
@@ -197,13 +192,9 @@ class _Desk:
             key = f"{name}-{self._asked[name]}"  # asked again, after a reply that was of no use
             if key in self.replies:
                 return self.replies[key]
-            if provider.has_batches and key not in self.waiting:
+            if key not in self.waiting:
                 self.lacking[key] = body
-        if provider.has_batches:
-            raise _Waiting
-        self.replies[key] = provider.ask(body)
-        self.has_news = True
-        return self.replies[key]
+        raise _Waiting
 
     def row(self) -> Row:
         """The question as it stands in the file until it is answered."""
@@ -220,7 +211,6 @@ class _Provider:
         self.lm = lm
         found: Any = _provider_of(lm)
         self.model, self.provider = found
-        self.has_batches = self.provider in _PROVIDERS
         access = {name: lm.kwargs[name] for name in CLIENT_OPTIONS if lm.kwargs.get(name) is not None}
         access.pop("custom_llm_provider", None)
         if (url := access.pop("base_url", None)) is not None:
@@ -242,14 +232,6 @@ class _Provider:
     def missing_key(self) -> str | None:
         """The environment variable that should hold the key and does not."""
         return missing_key(self.lm)
-
-    def ask(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The reply of a provider that has no batch API."""
-        try:
-            made = self._call("completion", **{**body, "model": self.model, "num_retries": self.lm.num_retries})
-        except Exception as error:
-            return _failed(str(error), type(error).__name__, getattr(error, "status_code", None) or 500)
-        return {"status": 200, "body": made.model_dump(mode="json")}
 
     def upload(self, requests: Mapping[str, dict[str, Any]]) -> str:
         """Upload requests; gives the file's id."""
@@ -334,25 +316,22 @@ def _failed(message: str, code: str, status: int = 500) -> dict[str, Any]:
 
 def _from_batches(lm: dspy.LM) -> dspy.LM:
     # What DSPy's cache holds would cost nothing when a later command reads it: the account would lack it.
-    provider = _Provider(lm)
-    batched: Any = lm.copy(
-        engine=provider, cache=False, num_retries=0, rollout_id=None, **dict.fromkeys(CLIENT_OPTIONS)
-    )
+    options = {"cache": False, "num_retries": 0, "rollout_id": None, **dict.fromkeys(CLIENT_OPTIONS)}
+    batched: Any = lm.copy(engine=_Provider(lm), **options)
     if (prices := prices_of(lm)) is not None:
-        share = 0.5 if provider.has_batches else 1.0
-        vars(batched)["prices"] = Prices(input=share * prices.input, output=share * prices.output)
+        vars(batched)["prices"] = Prices(input=prices.input / 2, output=prices.output / 2)
     return batched
 
 
 def _provider_of(lm: Any) -> tuple[str, str] | None:
-    """The model as its provider calls it, and the provider as LiteLLM does; None if that cannot ask it."""
+    """The model as its provider calls it, and the provider as LiteLLM does; None if it has no batch API there."""
     if not isinstance(lm, dspy.LM) or not isinstance(lm.engine, str) or lm.model_type != "chat":
         return None
     try:
         model, provider, *_ = _litellm().get_llm_provider(lm.model)
     except Exception:  # LiteLLM's, of a name that it does not know
         return None
-    return model, provider
+    return (model, provider) if provider in _PROVIDERS else None
 
 
 def _litellm() -> Any:

@@ -106,7 +106,7 @@ def test_a_part_of_the_questions_is_measured_by_itself() -> None:
 def test_what_cannot_be_measured_costs_nothing() -> None:
     moa = MoA(QA, [FakeLM("a", [])], strategy="voting")
     words: Any = lambda example: ["WHERE"]  # noqa: E731
-    with pytest.raises(TypeError, match="perturb gave 'WHERE', which is no Example"):
+    with pytest.raises(TypeError, match="perturb gave 'WHERE', no Example"):
         evaluate(moa, EXAMPLES, perturb=words)
     with pytest.raises(MetricError, match="gave 'no', which is no score"):
         evaluate(moa, EXAMPLES, metrics={"right": "exact", "odd": lambda example, prediction: "no"})

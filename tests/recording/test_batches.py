@@ -267,8 +267,9 @@ def test_what_cannot_be_is_refused_before_anything_is_submitted(server: BatchSer
         Agent("openai/a", api_base=server.url),
         "simulated/alice",
         FakeLM("f", echo),
+        Agent("groq/c", name="c", api_key="any"),
     ]
-    with pytest.raises(ValueError, match="cannot ask simulated/alice, f: LiteLLM knows no"):
+    with pytest.raises(ValueError, match="cannot ask simulated/alice, f, groq/c: it asks chat models of openai, azure"):
         step(MoA(QA, agents, strategy="voting"), out)
     given: list[dict[str, Any]] = [{"max_calls": 9}, {"max_cost_usd": 9}, {"path": None}]
     for options in given:
@@ -295,25 +296,6 @@ def test_an_ambient_lm_and_programs_with_lms_of_their_own_answer_from_batches(se
         [row], _ = step(MoA(QA, [Twice()], strategy="voting"), out, ROWS[:1])
     assert row.outputs == {"answer": "q0!"} and submitted(server) == [("own", 1), ("own", 1), ("ambient", 1)]
     assert [call.model for call in row.calls] == ["openai/own", "openai/own", "openai/ambient"]
-
-
-def test_models_without_a_batch_api_are_asked_at_once_and_not_again(
-    server: BatchServer, out: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    dear = Agent("groq/c", name="c", api_base=server.url, api_key="any", prices=PRICES)
-    moa = MoA(QA, [Agent("openai/a", api_base=server.url, prices=PRICES), dear], strategy="voting")
-    server.broken = True  # no upload is taken
-    with pytest.raises(RecordingStopped, match="Not all could be submitted"):
-        step(moa, out)
-    server.broken = False
-    step(moa, out)
-    assert "at the full price, as LiteLLM speaks no batch API of it: groq/c" in caplog.text
-    assert (submitted(server), [request.model for request in server.requests]) == ([("a", 4)], ["c"] * 4)
-    assert len(Recording.load(out).pending) == 4
-    server.finish()
-    recording, _ = step(moa, out)
-    costs = [[call.cost_usd for call in row.calls] for row in recording]
-    assert len(server.requests) == 8 and all(cost and dear == 2 * cost for cost, dear in costs)
 
 
 def test_an_estimate_is_at_half_of_the_price(server: BatchServer) -> None:
