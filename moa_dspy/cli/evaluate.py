@@ -192,7 +192,7 @@ def diagnose(
         comparison: Any = found if status else found.comparison
         if tracked is not None and comparison is not None:
             tracked.log_comparison(comparison)
-    if status:
+    if status or comparison is None:
         if comparison is not None:
             show_comparison(output.console(stderr=True), comparison)
         again = f"goes on from {out}" if out else "takes from DSPy's cache what was answered"

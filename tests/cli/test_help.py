@@ -1,6 +1,7 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support.command import moa_dspy, words
@@ -58,6 +59,13 @@ def test_help_does_not_wait_for_dspy() -> None:
 def test_the_version_is_there_in_each_way() -> None:
     done = subprocess.run([sys.executable, "-m", "moa_dspy", "-V"], capture_output=True, text=True)
     assert done.stdout == moa_dspy("--version").stdout == f"moa-dspy {package.__version__}\n"
+
+
+def test_the_command_is_installed() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "moa-dspy", "show", "none.json"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "") and "none.json" in done.stderr
 
 
 def test_every_command_is_listed() -> None:
