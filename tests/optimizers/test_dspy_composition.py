@@ -4,10 +4,9 @@ from typing import Any
 import dspy
 import pytest
 from dspy.propose.utils import get_dspy_source_code
-from support.compiling import Setting
 from support.fake_lm import FakeLM
 from support.mixtures import calls
-from support.roles import TRAIN, Outer, right, role
+from support.roles import TRAIN, Outer, right, role, student
 
 from moa_dspy import Agent, MoA
 from moa_dspy.signatures import tell_apart
@@ -27,7 +26,7 @@ class TestCompiledMixtureInsideAProgram:
 
     def test_runs_on_its_own_lms_with_its_demos(self) -> None:
         lms = {name: role(name) for name in ROLES}
-        outer = Outer(bootstrapped(Setting().program(lms)))
+        outer = Outer(bootstrapped(student(lms)))
         tuned: Any = dspy.LabeledFewShot(k=1).compile(outer, trainset=TRAIN)
         before = calls(lms)
         assert tuned(question="q3").answer == "a3"
@@ -35,17 +34,17 @@ class TestCompiledMixtureInsideAProgram:
 
     def test_is_missing_from_the_programs_state_until_it_is_thawed(self) -> None:
         lms = {name: role(name) for name in ROLES}
-        outer = Outer(bootstrapped(Setting().program(lms)))
+        outer = Outer(bootstrapped(student(lms)))
         assert (outer.predictors(), outer.dump_state()) == ([], {})
         outer.moa._compiled = False
-        fresh = Outer(Setting().program(lms))
+        fresh = Outer(student(lms))
         fresh.load_state(outer.dump_state())
         assert fresh.dump_state() == outer.dump_state()
         assert fresh(question="q3").answer == "a3" and {predictor.lm for predictor in fresh.predictors()} == {None}
 
     def test_is_pickled_with_the_program(self, tmp_path: Any) -> None:
         lms = {name: role(name) for name in ROLES}
-        Outer(bootstrapped(Setting().program(lms))).save(tmp_path / "outer", save_program=True)
+        Outer(bootstrapped(student(lms))).save(tmp_path / "outer", save_program=True)
         loaded: Any = dspy.load(str(tmp_path / "outer"), allow_pickle=True)
         assert loaded(question="q3").answer == "a3"
 
@@ -73,8 +72,8 @@ class TestLookalikes:
         class Two(dspy.Module):
             def __init__(self) -> None:
                 super().__init__()
-                self.first = Setting().program({name: role(name) for name in ROLES})
-                self.second = Setting().program({name: role(name) for name in ROLES})
+                self.first = student({name: role(name) for name in ROLES})
+                self.second = student({name: role(name) for name in ROLES})
 
         two = Two()
         assert _lookalikes(two) == 3
@@ -90,6 +89,6 @@ def _lookalikes(program: dspy.Module) -> int:
 def test_a_copys_signatures_are_its_own_and_ask_the_same() -> None:
     lms = {name: FakeLM(name, lambda _: {"reasoning": "r", "answer": "a"}) for name in ROLES}
     for specialized in (False, True):
-        moa = Setting(specialized).program(lms)
+        moa = student(lms, specialized)
         pairs = list(zip(moa.predictors(), moa.deepcopy().predictors(), strict=True))
         assert all(a.signature is not b.signature and a.signature.equals(b.signature) for a, b in pairs)

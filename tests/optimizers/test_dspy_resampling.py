@@ -3,10 +3,9 @@ from typing import Any
 
 import dspy
 import pytest
-from support.compiling import Setting, compiled
 from support.fake_lm import FakeLM
 from support.mixtures import calls
-from support.roles import Outer, Task, never, role
+from support.roles import Outer, Task, never, role, student
 from support.roles import coach as coaching
 
 from moa_dspy import MoA
@@ -14,23 +13,19 @@ from moa_dspy import MoA
 LABELS = {"choice": "P2", "groups": [["P1"], ["P2"]], "best": "P2", "elements": []}
 
 
-def rollouts(lms: dict[str, FakeLM]) -> dict[str, int]:
-    """How many different samples each was asked for."""
-    return {name: len(set(lm.rollouts)) for name, lm in lms.items()}
-
-
 class TestBestOfN:
-    @pytest.mark.parametrize("setting", [Setting(False), Setting(nested=True)], ids=str)
-    def test_attempts_times_proposals_are_all_different_samples(self, setting: Setting) -> None:
-        def compile(program: Any, _: Any) -> Any:
-            return dspy.BestOfN(program, N=3, reward_fn=never, threshold=1.0)
-
-        run = compiled(setting, compile, ordered=False, num_proposals_per_model=3)
-        assert rollouts(run.lms) == calls(run.lms) == {"ada": 9, "bo": 9, "judge": 3}
+    @pytest.mark.parametrize("nested", [False, True], ids=["moa", "outer"])
+    def test_attempts_times_proposals_are_all_different_samples(self, nested: bool) -> None:
+        lms = {name: role(name) for name in ("ada", "bo", "judge")}
+        program = student(lms, nested, nested, num_proposals_per_model=3)
+        dspy.BestOfN(program, N=3, reward_fn=never, threshold=1.0)(question="q3")
+        assert (
+            {name: len(set(lm.rollouts)) for name, lm in lms.items()} == calls(lms) == {"ada": 9, "bo": 9, "judge": 3}
+        )
 
     def test_layers_are_resampled_too(self) -> None:
         lms = {name: role(name) for name in ("ada", "bo", "judge")}
-        dspy.BestOfN(Setting(False).program(lms, layers=2), N=2, reward_fn=never, threshold=1.0)(question="q3")
+        dspy.BestOfN(student(lms, False, layers=2), N=2, reward_fn=never, threshold=1.0)(question="q3")
         assert [lms[name].rollouts for name in ("ada", "bo", "judge")] == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 1]]
 
 

@@ -12,7 +12,7 @@ from dspy.teleprompt import BootstrapFewShotWithOptuna
 from dspy.teleprompt.reanchor import ReAnchor
 from support.fake_lm import FakeLM
 from support.mixtures import calls, question
-from support.roles import TRAIN, Outer, School, Task, coach, never, right, role
+from support.roles import TRAIN, School, Task, coach, never, right, role, student
 
 from moa_dspy import Agent, MoA
 from moa_dspy.optimizers import tune_weights
@@ -91,14 +91,6 @@ OPTIMIZERS: dict[str, tuple[Compile, int, bool]] = {
     "Ensemble": (lambda _, p: dspy.Ensemble(reduce_fn=dspy.majority).compile([p, p.deepcopy()]), 2, False),
     "BestOfN": (lambda _, p: dspy.BestOfN(p, N=3, reward_fn=never, threshold=1.0), 3, False),
 }
-
-
-def student(lms: Mapping[str, FakeLM], specialized: bool, nested: bool, **options: Any) -> Any:
-    agents = [
-        Agent(lms[name], name=name, instructions=f"You are {name}." if specialized else None) for name in ("ada", "bo")
-    ]
-    moa = MoA(Task, agents, lms["judge"], use_specialized_prompts=specialized, **options)
-    return Outer(moa) if nested else moa
 
 
 def portrait(program: Any) -> Any:

@@ -7,6 +7,8 @@ from typing import Any
 import dspy
 from dspy.clients.provider import Provider
 
+from moa_dspy import Agent, MoA
+
 from .fake_engine import current_rollout
 from .fake_lm import FakeLM
 from .mixtures import question
@@ -81,6 +83,15 @@ def role(name: str, **options: Any) -> FakeLM:
         }
 
     return FakeLM(name, answer, **options)
+
+
+def student(lms: Mapping[str, FakeLM], specialized: bool = True, nested: bool = False, **options: Any) -> Any:
+    """A mixture of ada, bo and a judge, whose prompts name them where each has its own."""
+    agents = [
+        Agent(lms[name], name=name, instructions=f"You are {name}." if specialized else None) for name in ("ada", "bo")
+    ]
+    moa = MoA(Task, agents, lms["judge"], use_specialized_prompts=specialized, **options)
+    return Outer(moa) if nested else moa
 
 
 def coach(prompt: str) -> Mapping[str, Any]:
