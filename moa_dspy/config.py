@@ -76,13 +76,6 @@ def _check_router(given: Any) -> Any:
     return RouterEngine(given).config if isinstance(given, (str, Mapping)) else given
 
 
-_SHORT_NAMES = {
-    "proposers": "proposer_models",
-    "aggregator": "aggregator_model",
-    "strategy": "aggregation_strategy",
-}
-
-
 class MoAConfig(ConfigPart):
     """A mixture as data: the arguments of `MoA`, and the router that its models may be behind.
 
@@ -168,8 +161,7 @@ class MoAConfig(ConfigPart):
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
         """A copy with other settings; checked, unlike pydantic's own."""
-        given = {_SHORT_NAMES.get(name, name): value for name, value in (update or {}).items()}
-        return self.model_validate({**dict(self), **given})
+        return self.model_validate({**dict(self), **(update or {})})
 
 
 @dataclass(frozen=True)

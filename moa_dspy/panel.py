@@ -21,7 +21,7 @@ from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, re
 from moa_dspy.results import Failure, Proposal
 from moa_dspy.rollouts import Rollout, ask_again, sample_rollout
 from moa_dspy.secrets import Keyless, scrub
-from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature, starting_instructions
+from moa_dspy.signatures import PROPOSALS, REASONING, for_role, proposal_signature
 from moa_dspy.usage import LMCall, cut_by
 from moa_dspy.values import check_showable, outputs_of, typed_outputs
 
@@ -411,8 +411,8 @@ def _models(agent: Agent) -> set[str]:
 
 def _build_program(task: type[dspy.Signature], role: str, layer: int, agent: Agent | None = None) -> dspy.Module:
     """What proposes: a chain of thought, unless the task asks for its reasoning itself."""
-    instructions = agent and (agent.instructions or starting_instructions(agent.model))
-    signature = for_role(proposal_signature(task, instructions=instructions, later_layer=layer > 1), role)
+    told = proposal_signature(task, instructions=agent and agent.instructions, later_layer=layer > 1)
+    signature = for_role(told, role)
     return dspy.Predict(signature) if REASONING in task.output_fields else dspy.ChainOfThought(signature)
 
 

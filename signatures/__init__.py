@@ -16,8 +16,16 @@ from .judging import (
     voting_signature,
     without,
 )
-from .proposal import proposal_signature, starting_instructions
-from .task import PROPOSALS, REASONING, duplicate, for_role, task_signature, tell_apart, with_reasoning
+from .task import (
+    PROPOSALS,
+    REASONING,
+    duplicate,
+    for_role,
+    proposal_signature,
+    task_signature,
+    tell_apart,
+    with_reasoning,
+)
 
 __all__ = [
     "BEST",
@@ -36,7 +44,6 @@ __all__ = [
     "proposal_signature",
     "revision_signature",
     "selection_signature",
-    "starting_instructions",
     "synthesis_signature",
     "task_signature",
     "tell_apart",

@@ -150,11 +150,6 @@ def test_an_unset_key_is_named_at_the_call() -> None:
         ({"proposer_models": [{"model": ALICE, "max_tokens": 1.5}]}, "proposer_models.0.max_tokens", "valid integer"),
         ({"proposer_models": [{"model": "openai/gpt-5", "temperature": 0.5}]}, "proposer_models.0", "temperature=1.0"),
         (
-            {"proposer_models": [{"model": "router/g", "timeout": 3}]},
-            "proposer_models.0",
-            "the router does not see timeout",
-        ),
-        (
             {"proposer_models": [{"model": "openai/a", "prices": {"input": 1}}]},
             "proposer_models.0.prices.output",
             "Field required",
@@ -194,6 +189,10 @@ def test_a_mistake_is_named_where_it_stands(settings: Any, where: str, what: str
             "aggregator's instructions would be ignored",
         ),
         ({"proposer_models": ["router/fast"]}, "'router/fast' names a group of a router"),
+        (
+            {"proposer_models": [{"model": "router/fast", "timeout": 3}], "router": {"model_list": [DEPLOYMENT]}},
+            "'timeout'.* a custom engine owns its own",
+        ),
         (
             {"proposer_models": ["router/fats"], "router": {"model_list": [DEPLOYMENT]}},
             "no group 'fats'. Its groups: fast",

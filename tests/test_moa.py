@@ -143,13 +143,6 @@ def test_reasoning_that_the_task_asks_for_is_an_output() -> None:
     ]
 
 
-def test_a_specialized_prompt_starts_from_the_models_strength() -> None:
-    agents = [Agent(FakeLM(name, says("x"))) for name in ("openai/gpt-4o", "unknown")]
-    predictors: list[Any] = Panel(TASK, agents, specialized=True).predictors()
-    strong, plain = [predictor.signature.instructions for predictor in predictors]
-    assert strong.startswith(f"{TASK.instructions}\n\nPlan the answer") and plain == TASK.instructions
-
-
 @pytest.mark.parametrize(("ambient", "message"), [(None, "No LM is loaded"), ("openai/gpt-5", "not a string")])
 def test_settings_without_an_lm_are_said_in_dspys_words(ambient: Any, message: str) -> None:
     with dspy.context(lm=ambient), pytest.raises(TooFewProposals, match=rf"predict: ValueError: .*{message}"):
