@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, MoAError
@@ -33,9 +33,6 @@ class Cascade(Keyless):
     Args:
         stages: Calibrated mixtures; the last one may be any mixture, agent, module or model's name.
 
-    Raises:
-        ValueError: If the stages make no cascade.
-
     Examples:
         ```python
         sure = Calibrate(max_error=0.05).compile(cheap, trainset=examples)
@@ -48,7 +45,7 @@ class Cascade(Keyless):
         super().__init__()
         if len(stages) < 2 or not isinstance(stages[0], MoA):
             raise ValueError(
-                "A cascade has two stages or more, and begins with a mixture: Cascade([calibrated, 'openai/gpt-5'])."
+                "A cascade has two stages or more and begins with a mixture: Cascade([moa, 'openai/gpt-5'])."
             )
         self.signature = stages[0].signature
         # Whoever answers alone is a mixture of one, so that there is one account of all.
@@ -95,11 +92,10 @@ class Cascade(Keyless):
             account.stage = number
             if before is not None:
                 _add(account, before, account)
-            if account.abstained and self._is_settled(number, answered, inputs):
-                account.abstained = False
+            account.abstained = account.abstained and not self._is_settled(number, answered, inputs)
             if not account.abstained:
                 break
-        return answered
+        return cast(MoAPrediction, answered)
 
     def _is_settled(self, number: int, answered: MoAPrediction, inputs: Mapping[str, Any]) -> bool:
         """Whether all that is left is a vote, without a promise, that cannot change the answer."""
@@ -148,16 +144,16 @@ def _check_pair(number: int, stage: MoA, later: MoA) -> None:
             f"Stage {number} has no threshold, so it would never be sure, or always. Calibrate it with a promise: "
             "Calibrate(max_error=0.1).compile(mixture, trainset=...)."
         )
-    fields = [list(map(list, (one.signature.input_fields, one.signature.output_fields))) for one in (stage, later)]
-    if fields[0] != fields[1]:
+    task, other = ([[*one.input_fields], [*one.output_fields]] for one in (stage.signature, later.signature))
+    if task != other:
         raise ValueError(
-            f"Stages {number} and {number + 1} have different tasks ({fields[0]} and {fields[1]}): the one could not "
-            "stand in for the other. Give them one signature."
+            f"Stages {number} and {number + 1} have different tasks ({task} and {other}): the one could not stand in "
+            "for the other. Give them one signature."
         )
     for name in set(stage.panels[0].names) & set(later.panels[0].names):
-        models = [getattr(one.panels[0], name).model for one in (stage, later)]
-        if models[0] != models[1]:
+        model, other = (getattr(one.panels[0], name).model for one in (stage, later))
+        if model != other:
             raise ValueError(
-                f"In stages {number} and {number + 1}, {name} is {models[0]} and {models[1]}: what the one says would "
-                "be taken for what the other says. Give one of them another name: Agent(model, name=...)."
+                f"In stages {number} and {number + 1}, {name} is {model} and {other}: what the one says would be taken "
+                "for what the other says. Give one of them another name: Agent(model, name=...)."
             )

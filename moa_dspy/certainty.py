@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +28,6 @@ MEASURES: Final = ("constant", "support", "rival", "missing", "flips", "fallback
 """What is measured of every answer, in this order; after them, each agent."""
 
 _ANSWER = "(answer)"  # no agent's name: these are identifiers
-_ENOUGH = 10  # answers, to take their error for that of more of them
 _LEVEL = 0.9  # how sure a promise is: nine of ten samples of calibration rows give a threshold that keeps it
 
 
@@ -185,10 +184,6 @@ def find_threshold(cuts: Cuts, max_error: float) -> float | None:
     that fails: a fixed sequence, so that no correction for many tests is needed. None if these rows bear no such
     promise. Sources: Clopper and Pearson, "The Use of Confidence or Fiducial Limits" (Biometrika 26, 1934), for each
     test; Angelopoulos et al., "Learn then Test" (2021), for the sequence.
-
-    Examples:
-        >>> find_threshold(list_cuts([0.9] * 60 + [0.6] * 40, [1] * 60 + [1, 0] * 20), max_error=0.05)
-        0.9
     """
     threshold, least = None, count_fewest(max_error)
     for confidence, wrong, answered in cuts:
@@ -207,26 +202,20 @@ def count_fewest(max_error: float) -> int:
 def count_rows_needed(confidences: npt.ArrayLike, right: npt.ArrayLike, max_error: float) -> int | None:
     """How many rows would bear the promise, if more of them are like these; None if no number would.
 
-    An estimate, by the normal approximation: of the share of surest answers that takes fewest, with the error that it
-    shows here.
+    An estimate by the normal approximation, of the share of surest answers that takes fewest.
     """
     needed: list[float] = []
     variance = max_error * (1 - max_error) * NormalDist().inv_cdf(_LEVEL) ** 2
     for _, wrong, answered in list_cuts(confidences, right):
         margin = max_error - wrong / answered
-        if answered >= _ENOUGH and margin > 0:
+        if answered >= 10 and margin > 0:
             number = max(float(count_fewest(max_error)), variance / margin**2)
             needed.append(number * np.size(confidences) / answered)
     return math.ceil(min(needed)) if needed else None
 
 
 def bound_error(wrong: int, answered: int) -> float:
-    """The one-sided 90% Clopper-Pearson bound of an error; 1 if nothing was answered.
-
-    Examples:
-        >>> round(bound_error(0, 45), 4), round(bound_error(1, 45), 4)
-        (0.0499, 0.0837)
-    """
+    """The one-sided 90% Clopper-Pearson bound of an error; 1 if nothing was answered."""
     low, high = wrong / max(answered, 1), 1.0
     while high - low > 1e-9 and wrong < answered:
         middle = (low + high) / 2
@@ -247,14 +236,10 @@ def is_kept(wrong: int, answered: int, max_error: float) -> bool:
     return min(1.0, math.fsum(chances)) <= 1 - _LEVEL + 1e-12
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A logistic regression.
+class Fitted(NamedTuple):
+    """A logistic regression: of the columns, coefficients; of each row, the confidence had it not taken part.
 
-    Attributes:
-        coefficients: Of the columns.
-        held_out: Of each row, the confidence that it would have had, had it not taken part; on the scale of the
-            final fit. What is claimed of the fit is claimed of these.
+    `held_out` is on the scale of the final fit. What is claimed of the fit is claimed of these.
     """
 
     coefficients: Floats

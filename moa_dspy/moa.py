@@ -29,8 +29,8 @@ from moa_dspy.strategies import (
     Strategy,
     Unusable,
     Verdict,
+    Voting,
     as_strategy,
-    count_votes,
     fall_back,
 )
 from moa_dspy.streaming import AnswerStream
@@ -388,7 +388,7 @@ class _Account:
         metadata = self.metadata(verdict)
 
         def count() -> tuple[float | None, list[Vote]]:
-            tally = verdict.tally or count_votes(case)
+            tally = verdict.tally or Voting().count(case)
             votes = [
                 Vote(answer=dict(candidate.values), proposals=list(candidate.voters), weight=candidate.weight)
                 for candidate in tally.candidates

@@ -22,14 +22,11 @@ __all__ = ["Embed", "Route", "RouteTable", "estimate", "text_of"]
 Embed: TypeAlias = dspy.Embedder | Callable[[list[str]], Any]
 Floats: TypeAlias = npt.NDArray[np.float64]
 
-NEIGHBOURS = 25  # of a question, on whose scores its route rests
-PRIOR = 25.0  # questions that an option's score on all of them counts for
-
 
 class Route(Keyless):
     """Asks, of several mixtures, the one that did best on questions like the one at hand; `FitRoute` makes it.
 
-    `metadata.route` says which. A question that is like none known goes to the first option.
+    `metadata.route` says which: the first option, if a question is like none known.
 
     Args:
         options: Name -> mixture; all of one task.
@@ -51,8 +48,7 @@ class Route(Keyless):
             raise ValueError("Questions are alike by a column or by their embeddings: give column= or embedder=.")
         if sorted(options) != sorted(table.options):
             raise ValueError(f"The table knows {', '.join(table.options)}, and there are {', '.join(options)}.")
-        self.table, self.column = table, column
-        self.embedder: Any = embedder
+        self.table, self.column, self.embedder = table, column, embedder
         self.names = {name: f"option_{number}" for number, name in enumerate(options, start=1)}
         for name, attribute in self.names.items():
             setattr(self, attribute, options[name])
@@ -78,7 +74,8 @@ class Route(Keyless):
     def choose(self, **inputs: Any) -> str:
         """The option that is asked for these inputs."""
         if self.column is None:
-            return self.table.choose(self.embedder([text_of(inputs)])[0])
+            embed: Any = self.embedder
+            return self.table.choose(embed([text_of(inputs)])[0])
         if self.column not in inputs:
             raise ValueError(f"Questions are routed by {self.column!r}, and it is not given: write {self.column}=...")
         return self.table.choose(str(inputs[self.column]))
@@ -113,7 +110,7 @@ class RouteTable(Parameter):
         return self.options[int(estimate(self.keys, self.scores, [key])[0].argmax())]
 
     def reset(self) -> None:
-        """Nothing: a reset copy of a program takes the same routes."""
+        """Nothing: a reset copy takes the same routes."""
 
     def dump_state(self, json_mode: bool = True) -> dict[str, Any]:
         """The table as data."""
@@ -122,11 +119,9 @@ class RouteTable(Parameter):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over what `dump_state` gave."""
+        there, here = ", ".join(state["options"]), ", ".join(self.options)
         if sorted(state["options"]) != sorted(self.options):
-            raise ValueError(
-                f"The file routes to {', '.join(state['options'])} and this program to {', '.join(self.options)}. "
-                "Build the program as the file has it."
-            )
+            raise ValueError(f"The file routes to {there} and this program to {here}. Build it as the file has it.")
         RouteTable.__init__(self, state["options"], state["keys"], state["scores"])
 
 
@@ -134,7 +129,7 @@ def estimate(keys: Any, scores: Floats, asked: Any) -> Floats:
     """What options will score on questions with these keys, of shape (asked, options).
 
     The mean score on the nearest known questions (by cosine; of a column, those of the same value), shrunk to that on
-    all: as if `PRIOR` more had been asked that scored like all.
+    all as if 25 more had been asked that scored like all.
     """
     if isinstance(keys[0], str):
         near = np.asarray(asked)[:, None] == np.asarray(keys)
@@ -142,8 +137,8 @@ def estimate(keys: Any, scores: Floats, asked: Any) -> Floats:
         known, new = (np.asarray(vectors, dtype=float) for vectors in (keys, asked))
         lengths = np.linalg.norm(new, axis=1)[:, None] * np.linalg.norm(known, axis=1)
         likeness = new @ known.T / np.maximum(lengths, 1e-12)
-        near = likeness >= np.sort(likeness, axis=1)[:, -min(NEIGHBOURS, len(keys)), None]
-    estimates: Floats = (near @ scores + PRIOR * scores.mean(axis=0)) / (near.sum(axis=1, keepdims=True) + PRIOR)
+        near = likeness >= np.sort(likeness, axis=1)[:, -min(25, len(keys)), None]
+    estimates: Floats = (near @ scores + 25 * scores.mean(axis=0)) / (near.sum(axis=1, keepdims=True) + 25)
     return estimates.round(9)
 
 

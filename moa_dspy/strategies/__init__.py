@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 
-from moa_dspy.strategies.base import FAILED, AggregatorTimeout, Case, Reply, Strategy, Unusable, Verdict
+from moa_dspy.strategies.base import FAILED, AggregatorTimeout, Case, Strategy, Unusable, Verdict
 from moa_dspy.strategies.fusion import Fusion
 from moa_dspy.strategies.selection import Selection
 from moa_dspy.strategies.synthesis import Revision, Synthesis
-from moa_dspy.strategies.voting import Voting, count_votes, fall_back
+from moa_dspy.strategies.voting import Voting, fall_back
 
 __all__ = [
     "BY_NAME",
@@ -17,7 +17,6 @@ __all__ = [
     "AggregatorTimeout",
     "Case",
     "Fusion",
-    "Reply",
     "Revision",
     "Selection",
     "Strategy",
@@ -26,7 +25,6 @@ __all__ = [
     "Verdict",
     "Voting",
     "as_strategy",
-    "count_votes",
     "fall_back",
 ]
 
@@ -35,18 +33,11 @@ BY_NAME: dict[str, type[Strategy]] = {**STRATEGIES, Revision.name: Revision}
 
 
 def as_strategy(strategy: str | Strategy) -> Strategy:
-    """The strategy of this name, or a copy of this one that a mixture can bind to its task.
-
-    Raises:
-        ValueError: If there is none of this name.
-        TypeError: If it is neither a name nor a `Strategy`, or a `Strategy` without a name.
-    """
+    """The strategy of this name, or a copy of this one that a mixture can bind to its task."""
     if isinstance(strategy, Strategy):
-        if not isinstance(getattr(strategy, "name", None), str):
-            raise TypeError(
-                f"{type(strategy).__name__} has no name to be reported by: give the class one, name = '...'."
-            )
-        return copy.deepcopy(strategy)
+        if isinstance(getattr(strategy, "name", None), str):
+            return copy.deepcopy(strategy)
+        raise TypeError(f"{type(strategy).__name__} has no name to be reported by: give the class one, name = '...'.")
     if not isinstance(strategy, str):
         raise TypeError(f"A strategy is a name or a Strategy, for example Voting(), not {strategy!r}.")
     if strategy not in BY_NAME:

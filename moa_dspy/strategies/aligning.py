@@ -32,10 +32,6 @@ def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]
     itself identifies nothing. An item that a list holds twice counts twice. Where the lists contradict each other's
     order, the order of more lists holds, then that of the first.
 
-    Args:
-        lists: Proposal id -> its list, in declared order.
-        kind: The declared type of the items.
-
     Examples:
         >>> align({"a": ["x", "z"], "b": ["X", "y", "z"]}, str)
         [{'a': 'x', 'b': 'X'}, {'b': 'y'}, {'a': 'z', 'b': 'z'}]
@@ -105,11 +101,11 @@ def _occurrences(given: Sequence[int]) -> list[tuple[int, int]]:
 def _unite_misread(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
     """Unite the things that differ in what a minority misread, where no other row could be meant."""
     said = [next(rows[id][place] for id, place in thing.items()) for thing in things]
-    orders = {id: [None, *order, None] for id, order in _orders(things, rows).items()}
     # What stands before each thing and after it in the lists that hold it; None is an edge.
-    beside = [
-        {(side, orders[id][place + 1 + side]) for id, place in thing.items() for side in (-1, 1)} for thing in things
-    ]
+    beside: list[set[Any]] = [set() for _ in things]
+    for order in _orders(things, rows).values():
+        for before, number, after in zip([None, *order], order, [*order[1:], None], strict=False):
+            beside[number] |= {(-1, before), (1, after)}
     likeness = _find_alike(said, len(rows))
 
     def is_clear(one: int, other: int) -> bool:
@@ -174,11 +170,7 @@ def _orders(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> dict[
 
 
 def _in_shared_order(things: Sequence[Thing], rows: Mapping[str, Sequence[Row]]) -> list[Thing]:
-    """The things one after the other: next is what stands first in every list that still holds it.
-
-    Where there is none, the lists contradict each other, and what stands first in most is next. Ties go by the
-    declared order of the lists.
-    """
+    """The things one after the other: next is what stands first in every list that holds it, else in most of them."""
     left = {id: deque(order) for id, order in _orders(things, rows).items()}
     taken: dict[int, Thing] = {}
     while heads := Counter(order[0] for order in left.values() if order):

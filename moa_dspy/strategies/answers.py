@@ -7,12 +7,11 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
 from functools import lru_cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import dspy
 from dspy.experimental import Citations
@@ -36,13 +35,10 @@ _ANSWERING = {"answer", "category", "choice", "class", "decision", "label", "pre
 _QUALIFYING = {"level", "pct", "percent", "percentage", "score", "steps", "summary", "text", "trace", "value"}
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What of a task's outputs is compared.
+class Answer(NamedTuple):
+    """What of a task's outputs is compared: the output fields that make up the answer.
 
-    Attributes:
-        fields: The output fields that make up the answer.
-        left_out: The paths of fields and sub-fields that explain or grade it, and do not count.
+    The paths in `left_out`, of fields and sub-fields, explain or grade it, and do not count.
     """
 
     fields: tuple[str, ...]
@@ -52,9 +48,9 @@ class Answer:
 def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -> Answer:
     """What of a task's outputs is the answer: `fields`, or all but what explains or grades the others.
 
-    Explanations are text called `reasoning`, `rationale`, `explanation` or `justification`, DSPy's `Reasoning` and
-    `Citations`, and `why` or `reason` beside a label or a yes-or-no. Grades are `confidence`, `probability`,
-    `certainty`, and `score` beside an `answer` or a label. Where nothing else is, they count.
+    Text called `reasoning`, `rationale`, `explanation` or `justification` explains, DSPy's `Reasoning` and `Citations`
+    do, and `why` or `reason` beside a label or a yes-or-no. `confidence`, `probability`, `certainty` grade, and `score`
+    does beside an `answer` or a label. Where nothing else is, they count.
 
     Examples:
         >>> answer_of(dspy.Signature("question -> reasoning, answer: str, confidence: float"))
@@ -79,12 +75,7 @@ def output_types(task: type[dspy.Signature]) -> dict[str, Any]:
 
 
 def may_hold(annotation: Any, kinds: type | tuple[type, ...]) -> bool:
-    """Whether free values of these kinds, no labels or members of an enum, may occur in answers of this type.
-
-    Examples:
-        >>> may_hold(list[str], str), may_hold(Any, str), may_hold(Literal["yes", "no"] | None, str)
-        (True, True, False)
-    """
+    """Whether free values of these kinds, no labels or members of an enum, may occur in answers of this type."""
     return any(counts and _admits(kind, kinds) for _, kind, counts in leaves_of(annotation))
 
 
@@ -124,20 +115,13 @@ def left_out_of(value: Any, parts: Mapping[Any, Any]) -> set[Any]:
 
 
 def left_out(parts: Mapping[Any, Any]) -> set[Any]:
-    """Which parts of a structure, given by names and types, explain or grade the others.
-
-    Examples:
-        >>> left_out({"label": str, "confidence": float}), left_out({"confidence": float})
-        ({'confidence'}, set())
-    """
+    """Which parts of a structure, given by names and types, explain or grade the others."""
     has_choice = any(map(_is_closed, parts.values()))
     has_answer = any(word in _ANSWERING for name in parts for word in _words(name)[-1:])
     roles = {name: _role(name, kind, has_choice, has_answer) for name, kind in parts.items()}
-    explaining = {name for name, role in roles.items() if role == "explains"}
-    grading = {name for name, role in roles.items() if role == "grades"}
-    if len(explaining | grading) < len(parts):
-        return explaining | grading
-    return explaining if grading else set()
+    if None not in roles.values():  # then grades count, or else all
+        roles = {name: role for name, role in roles.items() if role == "explains" and "grades" in roles.values()}
+    return {name for name, role in roles.items() if role is not None}
 
 
 def bare(annotation: Any) -> Any:

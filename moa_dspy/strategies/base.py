@@ -8,14 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import dspy
-from dspy.utils.exceptions import (
-    AdapterParseError,
-    ContextWindowExceededError,
-    LMError,
-    LMProviderError,
-    LMUnexpectedError,
-    is_retryable_lm_error,
-)
+from dspy.utils import exceptions
 
 from moa_dspy import values
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
@@ -26,7 +19,6 @@ from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
 from moa_dspy.strategies.counting import Tally
 from moa_dspy.strategies.equality import is_refusal
-from moa_dspy.values import IncompleteProposal, as_text, check_showable, refuse_nulls, typed_outputs
 
 __all__ = ["FAILED", "AggregatorTimeout", "Case", "Reply", "Strategy", "Unusable", "Verdict", "fields_of"]
 
@@ -39,7 +31,7 @@ class AggregatorTimeout(Unusable):
     """The aggregator did not answer in time."""
 
 
-FAILED = (LMError, AdapterParseError, Unusable)
+FAILED = (exceptions.LMError, exceptions.AdapterParseError, Unusable)
 """How the aggregator fails; anything else is a bug in a strategy."""
 
 
@@ -72,7 +64,6 @@ class Verdict:
 
     Attributes:
         outputs: The answer: the task's output fields, typed.
-        tally: The count, where the strategy counted.
         scores: Proposal id -> what verifiers gave it.
         errors: What failed on the way; they are told in `MoAMetadata.failures`.
         reasoning: How the aggregator came to it: `reasoning` of the prediction.
@@ -112,9 +103,8 @@ class Reply:
 class Strategy(dspy.Module):
     """Makes one answer of proposals.
 
-    Write your own: build predictors in `bind`, decide in `decide`. `decide` is a generator, so that
-    one logic serves sync and async: `yield from self.ask(...)` asks the aggregator. One that asks
-    nobody just returns its verdict.
+    Write your own: build predictors in `bind`, decide in `decide`, a generator, so that one logic serves sync and
+    async: `yield from self.ask(...)` asks the aggregator. One that asks nobody just returns its verdict.
 
     Attributes:
         name: By which it is reported.
@@ -142,28 +132,17 @@ class Strategy(dspy.Module):
     has_aggregator: bool = True
 
     def bind(self, task: type[dspy.Signature], agents: Sequence[str]) -> None:
-        """Build the predictors for a task on which agents of these names will propose.
-
-        Raises:
-            ValueError: If the task or the agents do not suit the strategy's settings.
-        """
+        """Build the predictors for a task on which agents of these names will propose; ValueError if it cannot be."""
 
     def decide(self, case: Case) -> Steps[Verdict] | Verdict:
-        """Make the answer.
-
-        Raises:
-            Unusable: If the aggregator gave no usable answer; its `LMError` if it could not be asked.
-        """
+        """Make the answer; `Unusable` if the aggregator gave no usable one, its `LMError` if it could not be asked."""
         raise NotImplementedError
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
         """Whether the proposals in `case` decide already, whatever those still under way will say.
 
         Asked as proposals come in, if `early_stop` is true; those under way are then cancelled or abandoned.
-
-        Args:
-            case: What has come so far; `asked` names those that have finished.
-            pending: Proposal id -> agent, of those still under way.
+        `case.asked` names those that have finished, `pending` those still under way, both with their agents.
         """
         return False
 
@@ -187,8 +166,8 @@ class Strategy(dspy.Module):
     ) -> Steps[Reply]:
         """Show the proposals to the aggregator and ask it.
 
-        An unusable reply is asked for once more, past the cache. A prompt that the model refuses as too
-        long is halved; a refusal is not billed.
+        An unusable reply is asked for once more, past the cache; the second one is raised as `Unusable`. A prompt that
+        the model refuses as too long is halved; a refusal is not billed.
 
         Args:
             predictor: What asks.
@@ -197,9 +176,6 @@ class Strategy(dspy.Module):
             narrow: Gives the signature to ask with, of the predictor's and the labels shown.
             complaint: Says what is wrong with a reply; None if nothing is.
             rotation: By how many places the order shown is turned; once it is round, as another rollout.
-
-        Raises:
-            Unusable: If the second reply is unusable too; the `LMError` if the model cannot be asked.
         """
         asked = fields_of(predictor)
         given = {**escape_inputs(_inputs_for(asked, case)), **(extra or {})}
@@ -219,12 +195,11 @@ class Strategy(dspy.Module):
             error: Any = outcome.error
             if error is None:
                 flaw = _find_flaw(outcome.value, settings.get("lm"), case, narrowed)
-                flaw = flaw or (complaint(outcome.value, shown) if complaint else None)
-                if flaw is None:
+                if not flaw and not (flaw := complaint(outcome.value, shown) if complaint else None):
                     return Reply(outcome.value, shown, repair.is_made)
                 error = Unusable(flaw)
             shorter = min(limit or len(shown.text), len(shown.text)) // 2
-            if isinstance(error, ContextWindowExceededError) and shorter >= SHORTEST:
+            if isinstance(error, exceptions.ContextWindowExceededError) and shorter >= SHORTEST:
                 limit = shorter
             elif repair.helps(error):
                 repair.asked_again = True
@@ -233,16 +208,16 @@ class Strategy(dspy.Module):
 
 
 class _Repair:
-    """The one repair that a question may have.
+    """The one repair that a question may have: another rollout.
 
     Most of DSPy's adapters ask again in JSON by themselves if they cannot read a reply. That is the repair then, seen
-    by its second LM call for one asking; else it is another rollout.
+    by its second LM call for one asking.
     """
 
     def __init__(self) -> None:
-        self.adapter = dspy.settings.adapter or dspy.ChatAdapter()
-        falls_back = bool(getattr(self.adapter, "use_json_adapter_fallback", False))
-        self.falls_back = falls_back and not isinstance(self.adapter, dspy.JSONAdapter)
+        self.adapter: Any = dspy.settings.adapter or dspy.ChatAdapter()
+        is_json = isinstance(self.adapter, dspy.JSONAdapter)
+        self.falls_back = not is_json and getattr(self.adapter, "use_json_adapter_fallback", False)
         self.asked_again = False  # set, it makes the next call the repair
         self.lms: list[Any] = []
 
@@ -252,15 +227,14 @@ class _Repair:
 
     def helps(self, error: Exception) -> bool:
         """Whether to ask again after this error."""
-        if self.is_made:
-            return False
-        if isinstance(error, AdapterParseError):
+        if self.is_made or isinstance(error, exceptions.AdapterParseError):
             # An adapter that could have asked again and did not has shown a part of the reply already.
-            return not self.falls_back
+            return not (self.is_made or self.falls_back)
         # Retries that were used up are enough: a dead model would be asked as often again. A body that could not be
         # read is a provider's hiccup as well, whatever a backend calls it.
-        is_passing = is_retryable_lm_error(error) and not any(lm.tries for lm in self.lms)
-        return is_passing or isinstance(error, Unusable) or type(error) in (LMProviderError, LMUnexpectedError)
+        is_passing = exceptions.is_retryable_lm_error(error) and not any(lm.tries for lm in self.lms)
+        is_unread = type(error) in (exceptions.LMProviderError, exceptions.LMUnexpectedError)
+        return is_passing or is_unread or isinstance(error, Unusable)
 
     def settings(self, lap: int) -> dict[str, Any]:
         """The DSPy settings of the next call, if the very same prompt has been sent `lap` times before on purpose."""
@@ -293,11 +267,11 @@ def _find_flaw(reply: dspy.Prediction, lm: Any, case: Case, narrowed: type[dspy.
         if is_refusal(value) and not any(is_refusal(proposal.outputs.get(name)) for proposal in case.proposals):
             return f"The aggregator refuses what no proposer refused: {value:.200}"
     try:
-        refuse_nulls(outputs, case.task, None if lm is None else lm.said)
-        check_showable(outputs)
+        values.refuse_nulls(outputs, case.task, None if lm is None else lm.said)
+        values.check_showable(outputs)
         if narrowed is not None:
-            typed_outputs(reply, narrowed)
-    except IncompleteProposal as error:
+            values.typed_outputs(reply, narrowed)
+    except values.IncompleteProposal as error:
         return str(error)
     return None
 
@@ -307,6 +281,6 @@ def _inputs_for(asked: Mapping[str, Any], case: Case) -> dict[str, Any]:
     given = {name: case.inputs[name] for name in values.inputs_of(case.task) if name in case.inputs}
     for name, value in given.items():
         if isinstance(value, dspy.History) and name in asked and asked[name].annotation is str:
-            turns = ["\n".join(f"{said}: {as_text(it)}" for said, it in turn.items()) for turn in value.messages]
+            turns = ["\n".join(f"{said}: {values.as_text(it)}" for said, it in turn.items()) for turn in value.messages]
             given[name] = "\n\n".join(turns) or "nothing yet"
     return given

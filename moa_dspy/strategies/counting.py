@@ -28,10 +28,8 @@ class Candidate:
     """Ballots that say the same, counted as one.
 
     Attributes:
-        voters: Who cast them, in declared order.
-        weight: The sum of their weights.
-        values: The representative's values, unchanged.
         representative: The first voter, in declared order, of those who spell it as most of the weight does.
+        values: The representative's, unchanged.
         heaviest: The highest weight of a single ballot.
     """
 
@@ -44,11 +42,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Tally:
-    """The result of a count.
+    """The result of a count; a voter abstains if each of its fields does.
 
     Attributes:
         candidates: Best first: by weight, then by the heaviest single supporter, then by declared order.
-        abstained: Voters whose every field abstains, in declared order.
         weight: The weight of all ballots, abstentions included.
         may_merge: Whether a ballot to come (a number between two others) or a model (two wordings of one answer)
             may yet unite candidates that stand apart here.
@@ -61,25 +58,24 @@ class Tally:
 
     @property
     def winner(self) -> Candidate | None:
-        """The best candidate; None when nobody with a weight voted. See `tied` for whether it leads alone."""
+        """The best candidate, which may be tied; None when nobody with a weight voted."""
         return self.candidates[0] if self.candidates and self.candidates[0].weight > 0 else None
 
     @property
     def agreement(self) -> float:
-        """The winner's share of all weight, abstentions included: 0.0 to 1.0, and 0.0 without a winner."""
+        """The winner's share of all weight, abstentions included; 0 without a winner."""
         return self.winner.weight / self.weight if self.winner else 0.0
 
     @property
     def majority(self) -> Candidate | None:
-        """The candidate with more than half of all weight, abstentions included, if there is one."""
+        """The candidate with more than half of all weight, if there is one."""
         return self.winner if self.winner and 2 * self.winner.weight > self.weight else None
 
     @property
     def tied(self) -> tuple[Candidate, ...]:
         """The candidates that share first place by weight and by heaviest supporter: one when there is no tie."""
-        if not (first := self.winner):
-            return ()
-        return tuple(c for c in self.candidates if (c.weight, c.heaviest) == (first.weight, first.heaviest))
+        first = self.winner
+        return tuple(c for c in self.candidates if first and (c.weight, c.heaviest) == (first.weight, first.heaviest))
 
 
 def count(
@@ -122,11 +118,6 @@ def decided(tally: Tally, outstanding_weight: float) -> bool:
 
     The leader must stay strictly ahead. Where candidates may yet be united (`Tally.may_merge`) all others together
     must not reach it. It may still gain voters, and with them another representative that says the same.
-
-    Examples:
-        >>> tally = count([Ballot("a", {"ok": True}), Ballot("b", {"ok": True})], {"ok": bool})
-        >>> decided(tally, 1.0), decided(tally, 2.0)
-        (True, False)
     """
     others = [candidate.weight for candidate in tally.candidates[1:]]
     rival = _sum(others) if tally.may_merge else max(others, default=0.0)
@@ -145,15 +136,11 @@ def _groups(
     for group in groups:
         joined = {number[voter] for voter in group if voter in number}
         number = {voter: min(joined) if own in joined else own for voter, own in number.items()}
-    alone = []
-    for voter in [voter for voter in forms if voter not in number]:
+    without = [voter for voter in forms if voter not in number]
+    for voter, own in zip(without, cluster([forms[voter] for voter in without], tolerance), strict=True):
         near = [other for other in weighty if same(forms[voter], forms[other], tolerance=tolerance)]
-        if near:
-            number[voter] = number[min(near, key=lambda other: repr(forms[other]))]
-        else:
-            alone.append(voter)
-    apart = cluster([forms[voter] for voter in alone], tolerance)
-    number.update({voter: len(forms) + own for voter, own in zip(alone, apart, strict=True)})
+        first = min(near, key=lambda other: repr(forms[other]), default=None)
+        number[voter] = len(forms) + own if first is None else number[first]
     found: dict[int, list[Ballot]] = {own: [] for own in number.values()}
     for ballot in ballots:
         found[number[ballot.voter]].append(ballot)
@@ -162,11 +149,11 @@ def _groups(
 
 def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:
     # Bxc3 is another move than bxc3, though counted as one: the spelling with the most weight is returned.
-    spelling = {ballot.voter: _form(ballot, annotations, exact_text=True) for ballot in ballots if len(ballots) > 1}
-    weights: dict[Any, list[float]] = defaultdict(list)
-    for ballot in ballots:
-        weights[spelling.get(ballot.voter)].append(ballot.weight)
-    spoken = max(ballots, key=lambda ballot: (_sum(weights[spelling.get(ballot.voter)]), ballot.weight))
+    spelling = [_form(ballot, annotations, exact_text=True) if len(ballots) > 1 else () for ballot in ballots]
+    weights: dict[Hashable, list[float]] = defaultdict(list)
+    for form, ballot in zip(spelling, ballots, strict=True):
+        weights[form].append(ballot.weight)
+    spoken = ballots[max(range(len(ballots)), key=lambda n: (_sum(weights[spelling[n]]), ballots[n].weight))]
     return Candidate(
         voters=tuple(ballot.voter for ballot in ballots),
         weight=_sum(ballot.weight for ballot in ballots),

@@ -22,13 +22,8 @@ from moa_dspy.values import cached, validated
 __all__ = ["ABSTAIN", "TOLERANCE", "cluster", "fold", "is_refusal", "normalise", "same"]
 
 TOLERANCE: Final = 1e-6
-
-
-class _Abstain(Enum):
-    ABSTAIN = "abstain"  # an enum, so that the one value there is survives copies and pickles
-
-
-ABSTAIN: Final = _Abstain.ABSTAIN
+ABSTAIN: Final = None
+"""The form of what says nothing."""
 
 
 def normalise(
@@ -48,12 +43,8 @@ def normalise(
     counts, and no text abstains. A `convention`, such as one of `NORMALIZERS`, makes a value comparable first.
 
     Examples:
-        >>> normalise("  The  STRASSE ", str) == normalise("the straße", str)
-        True
-        >>> normalise("-5", str) == normalise("5", str), normalise("7", int) == normalise(7, int)
-        (False, True)
-        >>> normalise("As an AI language model, I cannot say.", str) is ABSTAIN
-        True
+        >>> normalise("  The  STRASSE ", str) == normalise("the straße", str), normalise("-5") == normalise("5")
+        (True, False)
     """
     if type(value) is not annotation:
         with suppress(Exception):  # validators are other people's code; what fails here is merely loosely typed
@@ -70,10 +61,6 @@ def same(a: Hashable, b: Hashable, *, tolerance: float = TOLERANCE) -> bool:
     Two integers are equal or they are not: at 1e-6, 1000000 would otherwise be 1000001. Other numbers may differ
     by `tolerance` times the larger of them, and by `tolerance` itself from an exact zero, so tiny numbers stay apart
     (6.6e-34 is not 1.1e-34). The relation is symmetric but, for numbers, not transitive.
-
-    Examples:
-        >>> same(normalise([0.1 + 0.2, "x"]), normalise([0.3, "X"]))
-        True
     """
     if a == b:
         return True
@@ -107,20 +94,11 @@ def cluster(forms: Sequence[Hashable], tolerance: float = TOLERANCE) -> list[int
 
 
 def fold(text: str) -> str:
-    r"""Text as it is compared: without what nobody sees, NFC, case folded, runs of white space one space. Idempotent.
-
-    Examples:
-        >>> fold(" The\u200b  END ")
-        'the end'
-    """
+    """Text as it is compared: without what nobody sees, NFC, case folded, runs of white space one space. Idempotent."""
     if text.isascii():
         return " ".join(text.lower().split())
-    seen = "".join(
-        character
-        for character in text  # without format characters and variation selectors
-        if unicodedata.category(character) != "Cf" and not "\ufe00" <= character <= "\ufe0f"
-    )
-    # Case folding can leave NFC, so it is normalised again.
+    # Without format characters and variation selectors. Case folding can leave NFC, so it is normalised again.
+    seen = "".join(one for one in text if unicodedata.category(one) != "Cf" and not "\ufe00" <= one <= "\ufe0f")
     return " ".join(unicode_form("NFC", unicode_form("NFC", seen).casefold()).split())
 
 

@@ -18,17 +18,9 @@ from moa_dspy.escaping import escaper
 from moa_dspy.rendering import Rendering
 from moa_dspy.results import Element
 from moa_dspy.signatures import ELEMENTS, SETTLED, fusion_signature, without
+from moa_dspy.strategies import answers
 from moa_dspy.strategies.aligning import align
-from moa_dspy.strategies.answers import (
-    Answer,
-    answer_of,
-    bare,
-    left_out,
-    left_out_of,
-    output_types,
-    parts_of,
-    types_of_parts,
-)
+from moa_dspy.strategies.answers import Answer, answer_of, bare, output_types, parts_of
 from moa_dspy.strategies.base import Case, Strategy, Verdict, fields_of
 from moa_dspy.strategies.counting import Ballot, count
 from moa_dspy.strategies.equality import normalise, same
@@ -86,8 +78,17 @@ class Fusion(Strategy):
             narrow=lambda asks, labels: without(asks, tuple(whole)),
             complaint=_find_unknown_labels,
         )
+        told = [
+            Element(
+                statement=element.statement,
+                kind=element.kind,
+                supported_by=[p.id for label in _labels(element.supported_by) for p in reply.shown.labels[label]],
+                resolution=element.resolution,
+            )
+            for element in reply.prediction[ELEMENTS]
+        ]
         answer = merged.completed_by({name: reply.prediction.get(name) for name in merged.parts})
-        return Verdict(answer, elements=[*merged.elements, *_report(reply.prediction, reply.shown)], **reply.told)
+        return Verdict(answer, elements=[*merged.elements, *told], **reply.told)
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def merge_outputs(
     outputs: Mapping[str, Mapping[str, Any]], annotations: Mapping[str, Any], min_support: int = 1
 ) -> Merged:
     """Merge the outputs of proposals (id -> outputs), each field by its type; see `merge`."""
-    return _merge_parts(outputs, annotations, left_out(annotations), "", min_support)
+    return _merge_parts(outputs, annotations, answers.left_out(annotations), "", min_support)
 
 
 def merge(values: Mapping[str, Any], annotation: Any, path: str, min_support: int = 1) -> Merged:
@@ -201,10 +202,10 @@ def _merge_records(values: Mapping[str, Any], annotation: Any, path: str, min_su
     if isinstance(like, Mapping):
         support = Counter(name for parts in held.values() for name in parts)
         held = {id: {n: part for n, part in parts.items() if support[n] >= min_support} for id, parts in held.items()}
-    beside = {name for id, value in values.items() for name in left_out_of(value, held[id])}
+    beside = {name for id, value in values.items() for name in answers.left_out_of(value, held[id])}
     value_kind = (get_args(kind) or (Any,))[-1] if get_origin(kind) in (dict, Mapping) else Any
     kinds = {name: value_kind for parts in held.values() for name in parts}
-    kinds.update(types_of_parts(kind) or types_of_parts(type(like)))
+    kinds.update(answers.types_of_parts(kind) or answers.types_of_parts(type(like)))
     merged = _merge_parts(held, kinds, beside, f"{path}.", min_support)
     if merged.conflicts:
         return merged
@@ -300,15 +301,3 @@ def _find_unknown_labels(prediction: dspy.Prediction, shown: Rendering) -> str |
     named = {label for element in prediction[ELEMENTS] for label in _labels(element.supported_by)}
     unknown = sorted(named - set(shown.labels))
     return f"Elements are supported by {', '.join(unknown)}, which were not shown." if unknown else None
-
-
-def _report(prediction: dspy.Prediction, shown: Rendering) -> list[Element]:
-    return [
-        Element(
-            statement=element.statement,
-            kind=element.kind,
-            supported_by=[p.id for label in _labels(element.supported_by) for p in shown.labels[label]],
-            resolution=element.resolution,
-        )
-        for element in prediction[ELEMENTS]
-    ]

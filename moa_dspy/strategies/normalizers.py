@@ -20,12 +20,7 @@ NormalizerName = Literal["number", "choice", "latex", "date"]
 
 
 def find_convention(normalize: Convention | NormalizerName | None) -> Convention | None:
-    """The function that a name stands for, or the function that was given.
-
-    Raises:
-        ValueError: If there is none of this name.
-        TypeError: If it is neither a name nor a function.
-    """
+    """The function that a name stands for, or the function that was given."""
     if isinstance(normalize, str):
         if normalize not in NORMALIZERS:
             raise ValueError(
@@ -84,10 +79,8 @@ def _on_texts(convention: Callable[[str], Any]) -> Convention:
     return normalizer
 
 
-NORMALIZERS: Final[dict[str, Convention]] = {
-    name: _on_texts(convention)
-    for name, convention in {"number": _number, "choice": _choice, "latex": _latex, "date": _date}.items()
-}
+_ALL: dict[str, Callable[[str], Any]] = {"number": _number, "choice": _choice, "latex": _latex, "date": _date}
+NORMALIZERS: Final[dict[str, Convention]] = {name: _on_texts(convention) for name, convention in _ALL.items()}
 """The bundled conventions by name."""
 
 
@@ -97,23 +90,20 @@ def _read_number(text: str) -> int | Fraction | None:
     # NFKC would make 1½ of three characters 11/2.
     said = re.sub(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])", " ", fold(text))
     said = unicodedata.normalize("NFKC", said).replace("\u2044", "/").replace("\u2212", "-").replace("\u2013", "-")
-    found = _AMOUNT.fullmatch(said)
-    value = _read_amount(found["body"]) if found else None
-    if found is None or value is None:
+    if (amount := _AMOUNT.fullmatch(said)) is None:
         return None
-    value = (-value if found["sign"] == "-" else value) / (100 if found["percent"] else 1)
-    return value.numerator if value.denominator == 1 else value
-
-
-def _read_amount(body: str) -> Fraction | None:
-    if found := re.fullmatch(r"(?:(\d+) )?(\d+) ?/ ?(\d+)", body):
+    value = None
+    if found := re.fullmatch(r"(?:(\d+) )?(\d+) ?/ ?(\d+)", amount["body"]):
         whole, top, bottom = (int(digits or 0) for digits in found.groups())
-        return whole + Fraction(top, bottom) if bottom else None
-    found = _DECIMAL.fullmatch(body)
-    tens = int(found["tens"] or found["power"] or 0) if found else 0
-    if found is None or abs(tens) > 400:  # its digits would fill the memory
+        value = whole + Fraction(top, bottom) if bottom else None
+    elif found := _DECIMAL.fullmatch(amount["body"]):
+        tens = int(found["tens"] or found["power"] or 0)
+        if abs(tens) <= 400:  # its digits would fill the memory
+            value = Fraction(re.sub(r"[,' _]", "", found["digits"])) * Fraction(10) ** tens
+    if value is None:
         return None
-    return Fraction(re.sub(r"[,' _]", "", found["digits"])) * Fraction(10) ** tens
+    value = (-value if amount["sign"] == "-" else value) / (100 if amount["percent"] else 1)
+    return value.numerator if value.denominator == 1 else value
 
 
 _AMOUNT: Final = re.compile(

@@ -13,6 +13,7 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.concurrency import Batch, Call, Steps, together
 from moa_dspy.rendering import group_identical
+from moa_dspy.results import Proposal
 from moa_dspy.signatures import CHOICE, among, selection_signature
 from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Verdict
 
@@ -25,10 +26,9 @@ Verifier: TypeAlias = Callable[..., Any] | dspy.Module
 class Selection(Strategy):
     """The aggregator names the best proposal by its label; the answer is that proposal, value for value.
 
-    `rotations` aggregator calls, none if all proposals are identical. Judges favour places in the list
-    (Wang et al., "Large Language Models are not Fair Evaluators", 2023), so each rotation shows the
-    proposals in turned order; the verdicts are tallied by proposal. A rotation that fails is told in
-    `metadata.failures`, and the others decide.
+    `rotations` aggregator calls, none if all proposals are identical. Judges favour places in the list (Wang et al.,
+    "Large Language Models are not Fair Evaluators", 2023), so each rotation shows the proposals in turned order; the
+    verdicts are tallied by proposal. A rotation that fails is told in `metadata.failures`, and the others decide.
 
     With `verifiers` (metrics, unit tests, judges) the proposal with the best mean score is the answer, and
     `metadata.scores` holds them all. The aggregator, if there is one, only chooses among different answers that
@@ -41,15 +41,9 @@ class Selection(Strategy):
             A model's judgement of its own proposal is left out.
         verifier_weights: What each verifier's score counts, in their order; by default all the same.
 
-    Raises:
-        ValueError: If `rotations` is less than 1, or the weights do not fit the verifiers.
-        TypeError: If a verifier cannot be called.
-
     Examples:
         >>> from moa_dspy import MoA, Selection
-        >>> def is_short(example, prediction):
-        ...     return len(prediction.answer) < 10
-        >>> strategy = Selection(verifiers=[is_short])
+        >>> strategy = Selection(verifiers=[lambda example, prediction: len(prediction.answer) < 10])
         >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], strategy=strategy)
         >>> moa(question="What is the capital of Peru?").metadata.scores
         {'alice': 1.0, 'bob': 1.0}
@@ -116,11 +110,11 @@ class Selection(Strategy):
         if not replies:
             raise errors[0]
         chosen = [reply.chosen(CHOICE) for reply in replies]
-        verdicts, order = Counter(group[0].id for group in chosen), [proposal.id for proposal in case.proposals]
-        # Ties: what more proposals gave, then declared order.
-        rank = {group[0].id: (verdicts[group[0].id], len(group), -order.index(group[0].id)) for group in chosen}
-        place = max(range(len(chosen)), key=lambda place: rank[chosen[place][0].id])
-        winner = chosen[place][0]
+        verdicts = Counter(group[0].id for group in chosen)
+        # Ties go to what more proposals gave, then by declared order.
+        support = {proposal.id: (verdicts[proposal.id], len(group)) for group in chosen for proposal in group[:1]}
+        winner = max(case.proposals, key=lambda proposal: support.get(proposal.id, (0, 0)))
+        place = [group[0].id for group in chosen].index(winner.id)
         return Verdict(
             winner.outputs,
             selected=winner.id,
@@ -152,12 +146,10 @@ class Function(dspy.Module):
 def score_proposals(
     verifiers: Sequence[dspy.Module], case: Case, weights: Sequence[float]
 ) -> Steps[tuple[dict[str, float], list[Exception]]]:
-    """The weighted mean of what the verifiers give each proposal; identical ones are scored once.
+    """The weighted mean of what the verifiers give each proposal, of those that one scored; and what went wrong.
 
-    A model's judgement of its own proposal is left out. A verifier that fails on a proposal says nothing of it.
-
-    Returns:
-        Proposal id -> score, of those that somebody scored; and what went wrong.
+    Identical proposals are scored once. A model's judgement of its own proposal is left out. A verifier that fails on
+    a proposal says nothing of it.
     """
     asked = [
         (verifier, weight, group)
@@ -165,12 +157,7 @@ def score_proposals(
         for group in group_identical(case.proposals)
         if weight > 0 and not {proposal.model for proposal in group} <= _models_of(verifier)
     ]
-    calls = []
-    for verifier, _, group in asked:
-        fields = {"inputs": case.inputs, "outputs": group[0].outputs}
-        is_function = isinstance(verifier, Function)
-        calls.append(Call(verifier, fields if is_function else {**case.inputs, **group[0].outputs}))
-    outcomes = yield Batch(calls)
+    outcomes = yield Batch([Call(verifier, _fields_for(verifier, case, group[0])) for verifier, _, group in asked])
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     errors: list[Exception] = []
     for (_, weight, group), outcome in zip(asked, outcomes, strict=True):
@@ -185,6 +172,11 @@ def score_proposals(
         except Exception as error:
             errors.append(error)
     return {id: sum(w * s for w, s in rows) / sum(w for w, _ in rows) for id, rows in found.items()}, errors
+
+
+def _fields_for(verifier: dspy.Module, case: Case, proposal: Proposal) -> Mapping[str, Any]:
+    is_function = isinstance(verifier, Function)
+    return {"inputs": case.inputs, "outputs": proposal.outputs} if is_function else {**case.inputs, **proposal.outputs}
 
 
 def _models_of(verifier: dspy.Module) -> set[Any]:

@@ -18,10 +18,9 @@ __all__ = ["Revision", "Synthesis"]
 
 
 class Synthesis(Strategy):
-    """The aggregator reads all proposals and writes a new answer, typed as the task.
+    """The aggregator reads all proposals and writes a new answer, typed as the task, in one call.
 
-    One aggregator call. The aggregation of Wang et al., "Mixture-of-Agents Enhances Large Language
-    Model Capabilities" (2024).
+    The aggregation of Wang et al., "Mixture-of-Agents Enhances Large Language Model Capabilities" (2024).
     """
 
     name = "synthesis"
@@ -53,10 +52,6 @@ class Revision(Strategy):
     Args:
         principles: What the draft is held against, a sentence each.
         draft: The strategy that makes it; by default `Synthesis()`.
-
-    Raises:
-        ValueError: If there is no principle.
-        TypeError: If the draft's strategy is none.
 
     Examples:
         >>> from moa_dspy import MoA, Revision, Voting

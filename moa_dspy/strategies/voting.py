@@ -20,7 +20,7 @@ from moa_dspy.strategies.counting import Ballot, Tally, count, decided
 from moa_dspy.strategies.equality import TOLERANCE
 from moa_dspy.strategies.normalizers import Convention, NormalizerName, find_convention
 
-__all__ = ["Voting", "count_votes", "fall_back"]
+__all__ = ["Voting", "fall_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +28,10 @@ logger = logging.getLogger(__name__)
 class Voting(Strategy):
     """The most frequent answer, counted in code; the winner is an actual proposal, value for value.
 
-    Answers are compared by type (see `moa_dspy.strategies.equality`), all output fields together but those that
-    explain or grade the others: `ballot.left_out` names them. Of answers that count as one, the most frequent
-    spelling is returned. An aggregator is asked once at most: when free text leaves no majority, which answers are
-    the same (not with `exact_text`), or when first place is tied. Ties: weight, then the aggregator, then declared
-    order.
+    Answers are compared by type, all output fields together but those that explain or grade the others:
+    `ballot.left_out` names them. Of answers that count as one, the most frequent spelling is returned. An aggregator is
+    asked once at most: when free text leaves no majority, which answers are the same (not with `exact_text`), or when
+    first place is tied. Ties: weight, then the aggregator, then declared order.
 
     Args:
         fields: The output fields that make up a ballot; by default all but those that explain or grade.
@@ -46,7 +45,6 @@ class Voting(Strategy):
 
     Raises:
         ValueError: If a setting would make no count; at binding, if a field or an agent is unknown.
-        TypeError: If `normalize` is neither a name nor a function.
     """
 
     name = "voting"
@@ -67,15 +65,14 @@ class Voting(Strategy):
         normalize: Convention | NormalizerName | None = None,
     ) -> None:
         super().__init__()
-        numbers = {"tolerance": tolerance, **{f"weight of {agent!r}": w for agent, w in (weights or {}).items()}}
-        for what, number in numbers.items():
+        self.weights = dict(weights or {})
+        for what, number in [("tolerance", tolerance), *((f"weight of {a!r}", w) for a, w in self.weights.items())]:
             if not (math.isfinite(number) and number >= 0):
                 raise ValueError(f"The {what} is {number}: the count would mean nothing. Give 0 or more.")
         if fields is not None and (isinstance(fields, str) or not fields):
             raise ValueError(f"fields={fields!r} names no output fields to vote on. Give a list, or none at all.")
         find_convention(normalize)
         self.fields = None if fields is None else list(fields)
-        self.weights = dict(weights or {})
         self.early_stop = early_stop
         self.tolerance = tolerance
         self.exact_text = exact_text
@@ -96,14 +93,14 @@ class Voting(Strategy):
         self.break_tie = dspy.Predict(selection_signature(task)) if self.has_aggregator else None
 
     def decide(self, case: Case) -> Steps[Verdict]:
-        tally = self.count(case)
+        tally, reply, best = self.count(case), None, ""
         if not case.has_aggregator or len(tally.candidates) < 2:
-            return self._verdict(case, tally)
-        reply, best = None, ""
-        if tally.majority is None and self.group is not None:
+            pass
+        elif tally.majority is None and self.group is not None:
             reply = yield from self.ask(self.group, case, narrow=among, complaint=_find_overlap)
-            groups = [[reply.shown.labels[label] for label in group] for group in reply.prediction[GROUPS]]
-            tally = self.count(case, [[one.id for same in group for one in same] for group in groups])
+            labels = reply.shown.labels
+            groups = [[one.id for label in group for one in labels[label]] for group in reply.prediction[GROUPS]]
+            tally = self.count(case, groups)
             # The same call named the best proposal: it decides a tie, so that a vote costs one call at most.
             best = reply.chosen(BEST)[0].id
         elif len(tally.tied) > 1 and self.break_tie is not None:
@@ -133,25 +130,16 @@ class Voting(Strategy):
 
     def _verdict(self, case: Case, tally: Tally, reply: Reply | None = None) -> Verdict:
         """The leading proposal; if all say None, and the task allows it, that is the answer."""
-        if tally.winner is None:
-            types = self._types(case.task)
-            says_none = all(proposal.outputs.get(name) is None for proposal in case.proposals for name in types)
-            if not (says_none and all(map(annotation_allows_none, types.values()))):
-                number = len(case.proposals)
-                raise Unusable(
-                    f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count."
-                )
+        types, number = self._types(case.task), len(case.proposals)
+        says_none = all(proposal.outputs.get(name) is None for proposal in case.proposals for name in types)
+        if tally.winner is None and not (says_none and all(map(annotation_allows_none, types.values()))):
+            raise Unusable(f"All {number} proposals abstain (None, empty, or a refusal): there is nothing to count.")
         id = tally.winner.representative if tally.winner else case.proposals[0].id
         return Verdict(case.proposal(id).outputs, selected=id, tally=tally, **(reply.told if reply else {}))
 
     def _types(self, task: type[dspy.Signature]) -> dict[str, Any]:
         types = output_types(task)
         return {name: types[name] for name in answer_of(task, self.fields).fields}
-
-
-def count_votes(case: Case) -> Tally:
-    """The plain count, one proposal one vote: what `metadata.agreement` reports for every strategy."""
-    return Voting().count(case)
 
 
 def fall_back(case: Case, strategy: Strategy | None = None) -> Verdict:
