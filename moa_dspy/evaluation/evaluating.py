@@ -157,8 +157,8 @@ def evaluate(
         return scoring.compare(recording)
     chosen = default_strategies(moa) if strategies is None else list(strategies)
     modules = {**({} if alone is None else {judge: alone}), **(others or {})}
-    kinds: dict[str, Kind] = dict.fromkeys(name_strategies(chosen), "strategy")
-    scoring.list_systems(kinds | {name: "aggregator" if name == judge else "other" for name in modules})
+    kinds: dict[str, Kind] = {name: "aggregator" if name == judge else "other" for name in modules}
+    scoring.list_systems({**dict.fromkeys(name_strategies(chosen), "strategy"), **kinds})
     examples = scoring.read(dataset, perturb_text if perturb is True else perturb or None)
 
     def on_row(row: Row | None, summary: Summary) -> None:
@@ -232,9 +232,9 @@ class _Scoring:
     def list_systems(self, kinds: Mapping[str, Kind]) -> None:
         """Enter who is compared: all that the panel gives, and the verdicts of these names."""
         alone = [System(name, "proposer") for name in self.moa.panels[0].names]
-        verdicts = sorted((System(*item) for item in kinds.items()), key=lambda one: one.kind != "aggregator")
-        judges = sum(one.kind == "aggregator" for one in verdicts)
-        self.systems = [*alone, *verdicts[:judges], System(VOTE, "vote"), *verdicts[judges:], System(ORACLE, "oracle")]
+        alone += [System(name, kind) for name, kind in kinds.items() if kind == "aggregator"]
+        verdicts = [System(name, kind) for name, kind in kinds.items() if kind != "aggregator"]
+        self.systems = [*alone, System(VOTE, "vote"), *verdicts, System(ORACLE, "oracle")]
         names = Counter(system.name for system in self.systems)
         if twice := [name for name, count in names.items() if count > 1]:
             raise ValueError(

@@ -50,8 +50,9 @@ def as_questions(
     """The questions of examples or rows that are in memory, or of a file; ValueError names malformed ones, from 1."""
     if isinstance(rows, (str, Path)):
         return read_questions(rows, signature)
-    given = (dict(row.items()) if isinstance(row, dspy.Example) else row for row in rows)
-    return _check(((f"Row {number}", row) for number, row in enumerate(given, start=1)), signature)
+    # A question as it was read stays as it is; a row of a recording is checked anew.
+    given = (row.example if isinstance(row, Row) and row._typed_inputs is None else row for row in rows)
+    return _check(_number(dict(row.items()) if isinstance(row, dspy.Example) else row for row in given), signature)
 
 
 def read_file(path: str | Path, wanted: Collection[str] = ()) -> Iterator[tuple[str, Any]]:

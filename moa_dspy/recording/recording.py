@@ -84,9 +84,8 @@ class Recording(Sequence[Row]):
         from moa_dspy.signatures import task_signature
 
         task = task_signature(signature)
-        rows = as_questions(examples, task)
-        for row in rows:
-            row.mixture, row._typed_inputs = IMPORTED, None
+        asked = as_questions(examples, task)
+        rows = [Row(mixture=IMPORTED, id=one.id, inputs=one.inputs, gold=one.gold, extra=one.extra) for one in asked]
         for agent, column in _read_table(answers).items():
             if len(column) != len(rows):
                 raise ValueError(

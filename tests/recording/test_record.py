@@ -300,3 +300,9 @@ def test_the_identity_is_that_of_what_decides_the_answers() -> None:
     same[1].limits = Limits(min_proposals=2, proposer_timeout=3)
     assert {identity(one) for one in same} == {identity(moa())}
     assert identity(moa()).startswith("voting of a+b by judge [")
+
+
+def test_the_rows_of_a_recording_are_questions_too() -> None:
+    moa, lm = one()
+    again = record(moa, record(moa, ROWS[:2]))
+    assert answers(again) == {"q0": "question 0", "q1": "question 1"} and lm.calls == 4
