@@ -31,10 +31,6 @@ class TestAsLM:
         with pytest.raises(TypeError, match=rf"A model is a name .* or a dspy.LM, not {type(model).__name__}"):
             as_lm(model)
 
-    def test_refuses_a_group_without_its_router(self) -> None:
-        with pytest.raises(ValueError, match=r"router_lm\('fast', router\)"):
-            as_lm("router/fast")
-
 
 class TestKeysByReference:
     def test_are_read_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,6 @@ import asyncio
 import copy
 import json
 import pickle
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -184,8 +182,8 @@ def test_a_router_of_your_own_cannot_be_saved(server: OpenAIServer) -> None:
     from litellm.router import Router
 
     own = Router([deployment(server, "priced", "gpt-4o-mini", "KEY_TWO")])
-    with pytest.raises(ValueError, match=r"no group 'unpriced'\. Its groups: priced\."):
-        router_lm("unpriced", own)
+    with pytest.raises(ValueError, match=r"^The router has no group 'prized'\. Its groups: priced\.$"):
+        router_lm("router/prized", own)
     with pytest.raises(TypeError, match="cannot be saved"):
         RouterEngine(own).dump_state()
 
@@ -223,14 +221,6 @@ def test_a_dated_name_has_the_price_that_its_provider_has_for_it(server: OpenAIS
     assert (row.deployment, row.cost_usd) == ("gpt-4o-mini-2024-07-18", COST)
 
 
-def test_a_group_that_is_not_there_is_refused_with_those_that_are(server: OpenAIServer) -> None:
-    with pytest.raises(ValueError) as raised:
-        router_lm("router/prized", config(server))
-    assert str(raised.value) == (
-        "The router has no group 'prized'. Its groups: priced, unpriced, stated, free, broken."
-    )
-
-
 def test_a_missing_key_is_found_before_anything_is_paid_for(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -259,17 +249,6 @@ def test_copies_share_the_router_and_pickles_its_config(server: OpenAIServer) ->
     assert lm("Hello") == ["I am gpt-4o-mini"]
     assert copy.deepcopy(lm).engine is lm.engine and lm.copy(rollout_id=1).engine is lm.engine
     assert pickle.loads(pickle.dumps(lm.engine)).config == lm.engine.config
-
-
-def test_litellm_is_not_imported_before_it_is_needed() -> None:
-    code = """
-import sys
-import moa_dspy.moa
-from moa_dspy.router import router_lm
-router_lm("fast", {"model_list": [{"model_name": "fast", "litellm_params": {"model": "openai/any"}}]})
-assert "litellm" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_it_may_be_the_proxys_own_file(server: OpenAIServer, tmp_path: Path) -> None:

@@ -1,16 +1,12 @@
 """Mixtures to save, and what is in their files."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import dspy
 
 from moa_dspy import MoA
-
-from .fake_lm import FakeLM
 
 
 def prompts_of(moa: Any, **inputs: Any) -> dict[str, list[dict[str, Any]]]:
@@ -31,22 +27,6 @@ def rewritten(path: Path, changed: dict[str, Any]) -> Path:
     """The file with other things at its top."""
     path.write_text(json.dumps({**state_in(path), **changed}))
     return path
-
-
-def in_new_process(code: str, **environment: str) -> str:
-    """What a script prints that has nothing but its own imports."""
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={"PATH": "", "DSPY_CACHEDIR": "/tmp/none", "LITELLM_LOCAL_MODEL_COST_MAP": "True", **environment},
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
-
-
-def fakes(*names: str) -> dict[str, FakeLM]:
-    return {name: FakeLM(name, lambda prompt: {"reasoning": "so", "answer": "a", "choice": "P1"}) for name in names}
 
 
 def real(*proposers: str, **options: Any) -> MoA:
