@@ -77,7 +77,7 @@ def load_prompts(moa: MoA, name: str = "moa", alias: str = "latest") -> MoA:
     """
     names = {predictor: _registered(name, predictor) for predictor in prompts_of(moa)}
     copied, found = moa.deepcopy(), dict[str, int]()
-    for predictor, part in copied.named_predictors():
+    for predictor, part in dict[str, Any](copied.named_predictors()).items():
         version = _find(names[predictor], alias)
         if version is not None:
             part.signature = part.signature.with_instructions(version.template.partition(_BELOW)[0])

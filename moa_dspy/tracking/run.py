@@ -18,7 +18,7 @@ from mlflow.data.dataset import Dataset
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
 
-from moa_dspy.secrets import mask, redact, remembered, secret_values
+from moa_dspy.secrets import mask, remembered, secret_values
 from moa_dspy.tracking.store import LIMIT_AT_END, Writer, address, check_store, describe, limit, logger, within
 from moa_dspy.values import as_text, to_json
 
@@ -31,7 +31,7 @@ _CHARACTERS = 2000
 
 
 class Run:
-    """A run under way; without one, because the store is of no use, everything is left out. Secrets are, always.
+    """A run under way; without one, because the store is of no use, everything is left out.
 
     What waits to be written goes out together, since a server can be slow: one request for all numbers, another for
     all files.
@@ -117,7 +117,7 @@ class Run:
     def log_text(self, path: str, text: str) -> None:
         """Log a file."""
         if self.id is not None:
-            self._files.write(path, (path, redact(text)))
+            self._files.write(path, (path, text))
 
     def log_table(self, path: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log a table, as MLflow's page shows one, under a name of its own; none if there are no rows."""

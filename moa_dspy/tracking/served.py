@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import GenericAlias
 from typing import Any
 
 import dspy
@@ -26,14 +27,15 @@ from moa_dspy.results import MoAMetadata
 from moa_dspy.serving.conversation import answer_field, inputs_for, stream
 from moa_dspy.tracking.autolog import autolog
 from moa_dspy.tracking.store import describe
-from moa_dspy.values import check_inputs, to_json, to_jsonable, validated
+from moa_dspy.values import to_json, to_jsonable, validated
 
 __all__ = ["PROGRAM", "MixtureAgent", "MixtureProgram", "ask_nobody", "signature_of"]
 
 PROGRAM = "program"  # the artifact that holds the mixture
 
 _asks_nobody: ContextVar[bool] = ContextVar("moa_dspy_asks_nobody", default=False)
-_SCALARS = {str: DataType.string, int: DataType.long, float: DataType.double, bool: DataType.boolean}
+_SCALARS: list[Any] = [(str, DataType.string), (int, DataType.long), (float, DataType.double), (bool, DataType.boolean)]
+_COLUMNS: list[Any] = [*_SCALARS, *((GenericAlias(list, kind), Array(type_)) for kind, type_ in _SCALARS)]
 _ACCOUNT = {
     "error": DataType.string,
     "agreement": DataType.double,
@@ -180,7 +182,7 @@ def _read_inputs(task: type[dspy.Signature], row: Mapping[str, Any]) -> dict[str
                 given[name] = validated(value, field.annotation)
             except ValueError:
                 given[name] = validated(json.loads(value) if isinstance(value, str) else value, field.annotation)
-    return check_inputs(task, given)
+    return given
 
 
 def _as_cell(value: Any, annotation: Any) -> Any:
@@ -190,10 +192,7 @@ def _as_cell(value: Any, annotation: Any) -> Any:
 
 def _column(annotation: Any) -> DataType | Array | None:
     """MLflow's type; None for what is JSON."""
-    items: Sequence[Any] = getattr(annotation, "__args__", ())
-    if getattr(annotation, "__origin__", None) is list and len(items) == 1 and items[0] in _SCALARS:
-        return Array(_SCALARS[items[0]])
-    return _SCALARS.get(annotation) if isinstance(annotation, type) else None
+    return next((type_ for kind, type_ in _COLUMNS if kind == annotation), None)
 
 
 def _describe(metadata: MoAMetadata | None, error: str | None) -> dict[str, Any]:

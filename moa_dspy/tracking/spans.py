@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -54,11 +54,10 @@ class _Open:
 
     span: Any
     manager: AbstractContextManager[Any]
-    watch: Watch | None
+    instance: Any
     takes_one: bool = False
     asked: list[_Asked] = field(default_factory=list)
     calls: list[LMCall] = field(default_factory=list)
-    linked: Mapping[str, Any] = field(default_factory=dict)
     settings: AbstractContextManager[Any] | None = None
 
 
@@ -99,22 +98,20 @@ class Spans(MlflowCallback):
         given = inputs.get("kwargs", {})
         if isinstance(instance, MoA):
             self._secrets.learn(lm for agent in instance.agents for lm in agent.lms)
-            watch = next((callback for callback in instance.callbacks if isinstance(callback, Watch)), None)
             name = f"{type(instance).__name__} ({instance.strategy.name})"
-            opened = self._start(call_id, name, SpanType.CHAIN, given, watch=watch)
-            if opened is not None:
-                opened.linked = links.get(instance, {})
+            self._start(call_id, instance, name, SpanType.CHAIN, given)
         elif isinstance(instance, Agent):
             place, case = find_place(instance), given.get("case")
             # A strategy is shown the whole case: its proposals stand in the spans beside.
             told = given if case is None else case.inputs
-            opened = self._start(call_id, name_agent(place, instance), SpanType.AGENT, told, place)
-            if opened is not None and not self._is_full:
-                opened.takes_one = True
-                opened.settings = self._listen_to_lm(instance)
+            opened = self._start(call_id, instance, name_agent(place, instance), SpanType.AGENT, told)
+            if opened is not None:
+                opened.span.set_attributes(place)
+                opened.takes_one = not self._is_full
+                opened.settings = None if self._is_full else self._listen_to_lm(instance)
         elif not (isinstance(instance, _INSIDE) and _is_in_agent()):
             kind = SpanType.AGENT if isinstance(instance, dspy.ReAct) else SpanType.CHAIN
-            self._start(call_id, f"{type(instance).__name__}.forward", kind, given)
+            self._start(call_id, instance, f"{type(instance).__name__}.forward", kind, given)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         opened, metadata = self._open.get(call_id), metadata_of(outputs, exception)
@@ -135,10 +132,10 @@ class Spans(MlflowCallback):
         self._secrets.learn([instance])
         parent = mlflow.get_current_active_span()
         if parent is None:
-            opened = self._start(call_id, instance.model, SpanType.CHAT_MODEL, None)
+            opened = self._start(call_id, instance, instance.model, SpanType.CHAT_MODEL)
             if opened is not None:
                 opened.takes_one, parent = True, opened.span
-        if parent is not None and self._is_traced(None):
+        if parent is not None and self._is_traced(instance):
             given = {**instance.kwargs, **inputs, **inputs.get("kwargs", {}), "kwargs": None}
             told = self._secrets.mask(to_jsonable({name: value for name, value in given.items() if value is not None}))
             self._asked[call_id] = _Asked(instance, told, parent, time.time_ns())
@@ -162,15 +159,15 @@ class Spans(MlflowCallback):
         self._end(call_id, outputs, exception)  # one of its own, if nothing was above it
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        self._start(call_id, f"Tool.{instance.name}", SpanType.TOOL, inputs.get("kwargs", {}))
+        self._start(call_id, instance, f"Tool.{instance.name}", SpanType.TOOL, inputs.get("kwargs", {}))
 
     def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if self._is_full:
-            self._start(call_id, f"{type(instance).__name__}.format", SpanType.PARSER, inputs)
+            self._start(call_id, instance, f"{type(instance).__name__}.format", SpanType.PARSER, inputs)
 
     def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if self._is_full:
-            self._start(call_id, f"{type(instance).__name__}.parse", SpanType.PARSER, inputs)
+            self._start(call_id, instance, f"{type(instance).__name__}.parse", SpanType.PARSER, inputs)
 
     def process(self, span: Any) -> None:
         """Take secrets out of a span of somebody else's before it is stored, and usage that is counted already."""
@@ -184,24 +181,16 @@ class Spans(MlflowCallback):
         if span.parent_id in self._above_lms and span.get_attribute(SpanAttributeKey.CHAT_USAGE):
             span.set_attribute(SpanAttributeKey.CHAT_USAGE, {})
 
-    def _is_traced(self, watch: Watch | None) -> bool:
-        watch = dspy.settings.get(BLOCK) or watch
+    def _is_traced(self, instance: Any) -> bool:
+        watch = _watch_of(instance)
         return watch is None or not watch.is_compiling or self.log_traces_from_compile
 
-    def _start(
-        self,
-        call_id: str,
-        name: str,
-        kind: str,
-        inputs: Any,
-        attributes: Mapping[str, Any] | None = None,
-        watch: Watch | None = None,
-    ) -> _Open | None:
-        if not self._is_traced(watch):
+    def _start(self, call_id: str, instance: Any, name: str, kind: str, inputs: Any = None) -> _Open | None:
+        if not self._is_traced(instance):
             return None
-        manager = mlflow.start_span(name=name, span_type=kind, attributes=dict(attributes or {}))
+        manager = mlflow.start_span(name=name, span_type=kind)
         span = manager.__enter__()
-        opened = self._open[call_id] = _Open(span, manager, dspy.settings.get(BLOCK) or watch)
+        opened = self._open[call_id] = _Open(span, manager, instance)
         if isinstance(span, NoOpSpan):  # not sampled, or switched off
             return None
         self._spans[span.span_id] = opened
@@ -288,13 +277,20 @@ def _describe_trace(root: _Open, metadata: MoAMetadata | None) -> dict[str, str]
     MLflow's server adds up what has arrived, which can lack the last spans: the sums go with the root.
     """
     sums, unpriced = sum_up(root.calls if metadata is None else metadata.calls)
-    tags = {"moa.unpriced_calls": str(unpriced), **root.linked.get("tags", {})}
+    linked, watch = links.get(root.instance, {}), _watch_of(root.instance)
+    tags = {"moa.unpriced_calls": str(unpriced), **linked.get("tags", {})}
     if metadata is not None:
         tags |= {"moa.strategy": metadata.strategy, "moa.degraded": str(metadata.degraded).lower()}
-    run_id = None if root.watch is None else root.watch.run_id
+    run_id = None if watch is None else watch.run_id
     about = sums if run_id is None else {**sums, TraceMetadataKey.SOURCE_RUN: run_id}
-    mlflow.update_current_trace(tags=tags, metadata=about, model_id=root.linked.get("model_id"))
+    mlflow.update_current_trace(tags=tags, metadata=about, model_id=linked.get("model_id"))
     return sums
+
+
+def _watch_of(instance: Any) -> Watch | None:
+    """The tracked block that a call is in; a mixture brings it along into other threads."""
+    callbacks = [dspy.settings.get(BLOCK), *getattr(instance, "callbacks", ())]
+    return next((callback for callback in callbacks if isinstance(callback, Watch)), None)
 
 
 def _is_in_agent() -> bool:

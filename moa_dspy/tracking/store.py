@@ -55,6 +55,14 @@ def within(seconds: float, work: Callable[[], T]) -> T:
         >>> within(5, lambda: 1 + 1)
         2
     """
+    future = run_in_background(work)
+    if not wait([future], seconds).done:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+    return future.result()
+
+
+def run_in_background(work: Callable[[], T]) -> Future[T]:
+    """Do the work in a thread that the end of the program does not wait for."""
     future: Future[T] = Future()
 
     def target() -> None:
@@ -63,19 +71,12 @@ def within(seconds: float, work: Callable[[], T]) -> T:
         except Exception as error:
             future.set_exception(error)
 
-    run_in_background(target)
-    if not wait([future], seconds).done:
-        raise TimeoutError(f"no answer within {seconds:g} s")
-    return future.result()
-
-
-def run_in_background(work: Callable[[], object]) -> None:
-    """Do the work in a thread that the end of the program does not wait for."""
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="moa-mlflow", daemon=True)
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), name="moa-mlflow", daemon=True)
     try:
         thread.start()
     except RuntimeError:  # at the end of the program Python starts no thread
-        work()
+        target()
+    return future
 
 
 class Writer:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import dspy
@@ -17,12 +18,12 @@ from mlflow.data.dataset import Dataset
 from mlflow.data.pandas_dataset import from_pandas
 
 from moa_dspy.moa import MoA
-from moa_dspy.secrets import without_secrets
-from moa_dspy.tracking import tables
+from moa_dspy.results import MoAPrediction
+from moa_dspy.secrets import redact, without_secrets
 from moa_dspy.tracking.prompts import as_page, prompts_of, register
 from moa_dspy.tracking.run import Run
 from moa_dspy.tracking.store import describe
-from moa_dspy.tracking.watch import BLOCK, Watch, find_mixture, metadata_of
+from moa_dspy.tracking.watch import BLOCK, Watch, find_mixture, metadata_of, named
 from moa_dspy.usage import Usage
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
@@ -153,7 +154,7 @@ class Tracked(Watch):
         for moa in self.mixtures:
             moa.callbacks = [callback for callback in moa.callbacks if callback is not self]
         self._log_metrics(tags={} if error is None else {"error": describe(error)[:1000]})
-        self._run.log_table("calls.json", tables.call_table(self.rows()))
+        self._run.log_table("calls.json", self.call_table())
         self._log_proposals()
         self._run.end(error)
 
@@ -176,10 +177,13 @@ class Tracked(Watch):
             return
         self._evaluations += 1
         # A metric that asks a model would ask, and cost, again.
-        oracle = tables.find_oracle(metric, outputs.results) if self.asked_by_no_agent() == asked else None
+        oracle = _find_oracle(metric, outputs.results) if self.asked_by_no_agent() == asked else None
         self._log_metrics({"score": score, "oracle": oracle})
-        name = f"evaluation{_suffix(self._evaluations)}.json"
-        self._run.log_table(name, tables.evaluation_table(outputs.results))
+        rows = [
+            {**named("example", example), **named("pred", prediction), "score": _number(score)}
+            for example, prediction, score in outputs.results
+        ]
+        self._run.log_table(f"evaluation{_suffix(self._evaluations)}.json", rows)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         is_inside = self.is_compiling
@@ -202,7 +206,7 @@ class Tracked(Watch):
         report = getattr(optimizer, "report", None)
         described = {"optimizer": name, "settings": without_secrets(scalars)[0], "report": report}
         self._log_metrics()
-        self._run.log_text(f"optimizer{suffix}.json", _json(described))
+        self._run.log_text(f"optimizer{suffix}.json", redact(_json(described)))
         best = find_mixture(outputs, self.mixtures[0]) if self.mixtures else None
         if best is not None:
             self._log_mixture(best, f"_compiled{suffix}")
@@ -212,11 +216,9 @@ class Tracked(Watch):
         self, measured: Mapping[str, float | None] | None = None, tags: Mapping[str, str] | None = None
     ) -> None:
         self._written = time.monotonic()
-        answers = list(self.answers)
-        latest = [answer for answer in answers if answer.stage == answers[-1].stage]
-        found = {"questions": len(answers), **tables.measure(self.calls(), latest), **(measured or {})}
+        found = {**self.measure(), **(measured or {})}
         new = {name: value for name, value in found.items() if value is not None and name not in self._given}
-        self._run.log("the metrics", new, tags=tags, step=len(answers))
+        self._run.log("the metrics", new, tags=tags, step=int(found["questions"] or 0))
 
     def _log_mixture(self, moa: MoA, suffix: str = "") -> None:
         bare: Any = copy.copy(moa)
@@ -235,8 +237,8 @@ class Tracked(Watch):
         for stage in dict.fromkeys(answer.stage for answer in self.answers):
             if stage not in self._tabled:
                 self._tabled.add(stage)
-                table = tables.proposal_table([answer for answer in self.answers if answer.stage == stage])
-                self._run.log_table("proposals.json" if stage == "run" else f"proposals_{stage}.json", table)
+                name = "proposals.json" if stage == "run" else f"proposals_{stage}.json"
+                self._run.log_table(name, self.proposal_table(stage))
 
 
 _OF_A_SYSTEM = ("score", "calls", "prompt_tokens", "completion_tokens", "cost_usd", "seconds", "failures", "difference")
@@ -254,6 +256,24 @@ def _params(moa: MoA) -> dict[str, str]:
         "num_proposals_per_model": str(moa.panels[0].samples),
         "use_specialized_prompts": str(moa.use_specialized_prompts),
     }
+
+
+def _find_oracle(metric: Any, results: Sequence[tuple[Any, Any, Any]]) -> float | None:
+    """The mean score of each question's best proposal; None where there are no proposals."""
+    best = []
+    for example, prediction, _ in results:
+        proposals = prediction.proposals if isinstance(prediction, MoAPrediction) else []  # of a call that failed
+        said = {as_text(proposal.outputs): proposal.outputs for proposal in proposals}
+        scores = [_number(metric(example, dspy.Prediction(**outputs))) for outputs in said.values()]
+        best.append(max((score for score in scores if score is not None), default=0.0))
+    return fmean(best) if any(isinstance(prediction, MoAPrediction) for _, prediction, _ in results) else None
+
+
+def _number(score: Any) -> float | None:
+    try:
+        return float(getattr(score, "score", score))
+    except (TypeError, ValueError):
+        return None
 
 
 def _suffix(number: int) -> str:

@@ -1,22 +1,24 @@
-"""What happens in a tracked block: each LM call once, whoever makes it, and each answer of its mixture."""
+"""What happens in a tracked block: each LM call once, whoever makes it, and each answer of its mixture; as tables."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 import dspy
+import numpy as np
 
 from moa_dspy.errors import MoAError
 from moa_dspy.meter import METER, Meter
 from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
-from moa_dspy.usage import LMCall
+from moa_dspy.usage import LMCall, Usage
 
-__all__ = ["BLOCK", "Answer", "Watch", "find_mixture", "links", "metadata_of"]
+__all__ = ["BLOCK", "Answer", "Watch", "find_mixture", "links", "metadata_of", "named"]
 
 # Among DSPy's settings: the watch of the block around.
 BLOCK: Final = "moa_dspy_block"
@@ -24,6 +26,9 @@ BLOCK: Final = "moa_dspy_block"
 # What traces of a mixture are linked to: `tags` and `model_id`, as `mlflow.update_current_trace` takes them.
 links: WeakKeyDictionary[MoA, dict[str, Any]] = WeakKeyDictionary()
 
+Table = list[dict[str, Any]]
+
+_MEASURED = {"calls", "prompt_tokens", "completion_tokens", "cost_usd", "unpriced_calls", "failed_calls"}
 _KEPT = 5000  # answers whose proposals are kept
 _PROGRAM, _OPTIMIZER = "program", "optimizer"  # who asked, where no agent did
 
@@ -90,6 +95,50 @@ class Watch(Meter):
             here = [(stage, call.model_copy(update={"agent": agent})) for (stage, agent), call in made]
             return here + self._elsewhere
 
+    def measure(self) -> dict[str, float]:
+        """What all calls took, a cost that is not known left out, and how the mixture answered at this stage."""
+        found: dict[str, float] = Usage.of(self.calls()).model_dump(include=_MEASURED, exclude_none=True)
+        answers = list(self.answers)
+        latest = [answer for answer in answers if answer.stage == answers[-1].stage]
+        if latest:
+            agreements = [one for answer in latest if (one := answer.metadata.agreement) is not None]
+            found |= {"agreement": fmean(agreements)} if agreements else {}
+            found["degraded_share"] = fmean(answer.outputs is None or answer.metadata.degraded for answer in latest)
+            found |= _seconds([answer.metadata.seconds for answer in latest])
+        return {"questions": len(answers), **found}
+
+    def call_table(self) -> Table:
+        """What each agent's calls of each model took, by stage of the block: seconds are those of one call."""
+        groups: dict[tuple[str, str, str], list[LMCall]] = {}
+        for stage, call in self.rows():
+            groups.setdefault((stage, call.agent, call.model), []).append(call)
+        table = []
+        for (stage, agent, model), calls in groups.items():
+            # What the cache answered took no model's time; how long an abandoned call would have taken is not known.
+            seconds = [call.seconds for call in calls if not call.cache_hit and call.error != "Unfinished"]
+            usage = Usage.of(calls).model_dump(exclude={"seconds"})
+            table.append({"stage": stage, "agent": agent, "model": model, **usage, **_seconds(seconds)})
+        return table
+
+    def proposal_table(self, stage: str) -> Table:
+        """Who proposed what at a stage: one row per proposal or failure.
+
+        Columns: `call` (from 1), `input_*`, `agent`, `model`, `layer`, `sample`, `output_*`, `chosen` (None where the
+        strategy wrote an answer of its own), `answer_*`, `seconds`, `error`. MLflow's page cannot show names with dots.
+        """
+        rows: Table = []
+        for number, answer in enumerate((answer for answer in self.answers if answer.stage == stage), start=1):
+            metadata = answer.metadata
+            asked, answered = {"call": number, **named("input", answer.inputs)}, named("answer", answer.outputs or {})
+            for one in metadata.all_proposals:
+                said = one.model_dump(include={"agent", "model", "layer", "sample"}) | named("output", one.outputs)
+                chosen = None if metadata.selected is None else one.id == metadata.selected
+                rows.append({**asked, **said, "chosen": chosen, **answered, "seconds": one.seconds, "error": None})
+            for failure in metadata.failures:
+                failed = failure.model_dump(include={"agent", "model", "seconds"})
+                rows.append({**asked, **failed, **answered, "error": f"{failure.error}: {failure.message}"})
+        return rows
+
     def asked_by_no_agent(self) -> int:
         """How many calls no agent of a mixture made: a metric's, for instance."""
         return sum(agent in (_PROGRAM, _OPTIMIZER) for _, agent in self._made)
@@ -146,6 +195,16 @@ def metadata_of(outputs: Any, exception: BaseException | None) -> MoAMetadata | 
     if isinstance(exception, MoAError):
         return exception.metadata
     return outputs.metadata if isinstance(outputs, MoAPrediction) else None
+
+
+def named(kind: str, values: Any) -> dict[str, Any]:
+    """The columns of a table for these values."""
+    return {f"{kind}_{name}": value for name, value in values.items()}
+
+
+def _seconds(seconds: Sequence[float]) -> dict[str, Any]:
+    p50, p95 = np.percentile(seconds, [50, 95]).tolist() if seconds else (None, None)
+    return {"seconds_p50": p50, "seconds_p95": p95}
 
 
 def _shape(moa: MoA) -> Any:
