@@ -89,7 +89,7 @@ def test_answers_stand_in_the_order_of_the_questions_however_they_came(out: Path
     def late(prompt: str) -> Any:
         if question(prompt) == "question 1":
             first.wait(5)
-        elif question(prompt) == "question 4":
+        elif question(prompt) == "question 3":
             first.set()
         return echo(prompt)
 

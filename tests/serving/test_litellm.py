@@ -325,7 +325,7 @@ def test_a_stream_that_breaks_in_the_middle_is_no_answer(server: OpenAIServer) -
 
 def test_who_goes_away_stops_what_is_under_way(server: OpenAIServer) -> None:
     handler = serve(server, "a", "judge")
-    server.answer = lambda request: Reply(answers(request).text, pace=0.05)
+    server.answer = lambda request: Reply(answers(request).text, pace=0.05 if request.model == "judge" else 0)
 
     async def leave() -> None:
         chunks = handler.astreaming(model="team", messages=HI, optional_params={})
