@@ -29,6 +29,14 @@ class City(BaseModel):
     people: int
 
 
+class Sure(BaseModel):
+    n: str
+    confidence: float
+
+
+SPAM = Sure(n="spam", confidence=0.9)
+
+
 def typed(kind: Any) -> Any:
     make: Any = dspy.Signature
     return make({"question": (str, dspy.InputField()), "answer": (kind, dspy.OutputField())})
@@ -108,7 +116,10 @@ def test_rotations_turn_the_order_and_report_how_often_the_verdict_flipped(
         ([date(2020, 1, 1), date(2021, 1, 1), date(2021, 1, 1)], date, date(2021, 1, 1)),
         ([[1, 2], [2, 1], [1, 2]], list[int], [1, 2]),
         ([City(name="Ulm", people=1), City(name="B", people=1), City(name=" ulm ", people=1)], City, None),
+        ([Sure(n="ham", confidence=0.5), SPAM, Sure(n="spam", confidence=0.8)], Sure, SPAM),
         (["A", "A", "B"], str, "A"),
+        (["bxc3", "Bxc3", "Bxc3"], str, "Bxc3"),
+        (["other", "42", "\u200b42"], str, "42"),
         (["-5", "5", "5"], str, "5"),
         (["Paris", "Rome", "  PARIS"], str, "Paris"),
         ([None, 7, None], int | None, 7),
@@ -204,13 +215,15 @@ class Held(dspy.Module):
         return dspy.Prediction(answer=8)
 
 
+@both_ways
 @pytest.mark.parametrize(("quick", "answer", "stopped"), [((7, 7, 7), 7, True), ((7, 8), 8, False)])
-def test_early_stop_waits_for_nobody_once_the_vote_is_decided(quick: Any, answer: int, stopped: bool) -> None:
+def test_early_stop_waits_for_nobody_once_the_vote_is_decided(ask: Ask, quick: Any, answer: int, stopped: bool) -> None:
     late = Held()
     threading.Timer(2.0 if stopped else 0.2, late.open.set).start()
     lms = [FakeLM(f"m{n}", always(answer=said)) for n, said in enumerate(quick)]
     strategy = Voting(early_stop=True)
-    pred = MoA("question -> answer: int", [*lms, Agent(program=late, name="late")], strategy=strategy)(question="?")
+    moa = MoA("question -> answer: int", [*lms, Agent(program=late, name="late")], strategy=strategy)
+    pred = ask(moa, question="?")
     assert (pred.answer, pred.metadata.stopped_early, late.open.is_set()) == (answer, stopped, not stopped)
     assert (pred.metadata.proposals_received, pred.metadata.failures) == (3, [])
 
