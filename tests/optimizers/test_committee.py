@@ -72,15 +72,6 @@ def test_a_committee_is_chosen_where_it_pays() -> None:
     assert json.loads(json.dumps(report.to_dict()))["chosen"]["agents"] == ["ada", "bo", "cy"]
 
 
-def test_one_model_alone_is_chosen_where_it_is_best() -> None:
-    moa, lms = voters({**TRIO, **ACE, **NOISE}, aggregator=FakeLM("judge", []), strategy="synthesis")
-    compiled, report = chosen(moa, SelectCommittee("exact", max_calls=2))
-    assert (compiled.panels[0].names, compiled.strategy.name, compiled.aggregator.lm) == (["ace"], "voting", None)
-    before = sum(calls(lms).values())
-    assert compiled(question="q5").answer == "0" and sum(calls(lms).values()) == before + 1
-    assert report.chosen.is_single and report.reason.startswith("Use ace alone, 1 LM calls")
-
-
 def test_samples_are_chosen_too() -> None:
     said = iter(range(10**6))
     lm = FakeLM("ada", lambda prompt: {"reasoning": "so", "answer": "0" if next(said) % 3 else "1"})

@@ -47,6 +47,7 @@ def test_bagging_draws_anew_for_each_proposer() -> None:
     assert all(len(drawn) == 4 for drawn in seen) and len({tuple(drawn) for drawn in seen}) == 3
     assert seen == compiled(Bagging)[1] and tuned.strategy.weights == {}
     assert [stage.name for stage in optimizer.report.stages] == ["ada_1", "ada_2", "ada_3"]
+    assert optimizer.report.judged_on == optimizer.report.to_dict()["judged_on"] == "trainset"  # there was no valset
 
 
 def test_boosting_draws_what_is_got_wrong_and_weighs_the_votes() -> None:

@@ -9,7 +9,7 @@ import dspy
 import pytest
 from dspy.teleprompt import Teleprompter
 from support.fake_lm import FakeLM
-from support.mixtures import calls, question
+from support.mixtures import calls
 from support.roles import TIP, TRAIN, Outer, Task, coach, never, right, role
 
 from moa_dspy import MoA
@@ -147,23 +147,6 @@ def test_a_later_layer_is_tuned_on_what_the_tuned_layer_before_it_proposed() -> 
     ]
     assert tuned(question="q5").answer == "a5"
     assert optimizer.report.calls + optimizer.report.optimizer_calls == sum(calls(lms).values()) - 5
-
-
-def test_a_metric_may_look_at_the_metadata_in_every_stage() -> None:
-    lms = cast(bo=FakeLM("bo", lambda prompt: GONE if question(prompt) == "q3" else {"reasoning": "", "answer": "a3"}))
-    seen: set[tuple[str, int, tuple[str, ...]]] = set()
-
-    def metric(example: dspy.Example, pred: Any, trace: Any = None) -> bool:
-        made = pred.metadata
-        if example.question == "q3":
-            seen.add((made.strategy, made.num_proposers, tuple(failure.agent for failure in made.failures)))
-        return right(example, pred)
-
-    inner = dspy.BootstrapFewShot(max_bootstrapped_demos=1, max_labeled_demos=0)
-    optimizer = specialize(lms, metric, optimizer=inner)
-    optimizer.compile(student(lms), trainset=TRAIN)
-    assert seen == {("voting", 1, ()), ("synthesis", 2, ("bo",))}
-    assert optimizer.report.judged_on == optimizer.report.to_dict()["judged_on"] == "trainset"  # there was no valset
 
 
 def test_an_aggregator_that_is_never_asked_costs_no_tuning() -> None:
