@@ -154,13 +154,11 @@ class Checkpoint:
         self._file, self._of = self.folder / "compile.json", hash_of([identity(moa), data, optimizer.settings()])
         kept: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8")) if self._file.exists() else {}
         self.finished = {one["name"]: StageReport(**{**one, "resumed": True}) for one in kept.get("stages", ())}
-        begun = [path.parent.name for path in self.folder.glob("*/gepa_state.bin")]
-        if (names := {*self.finished, *begun, *(path.stem for path in self.folder.glob("*.jsonl"))}) and kept.get(
-            "fingerprint"
-        ) != self._of:
+        is_used = self.finished or any(self.folder.glob("*/gepa_state.bin")) or any(self.folder.glob("*.jsonl"))
+        if is_used and kept.get("fingerprint") != self._of:
             raise ValueError(
-                f"{self.folder} holds stages of another compile ({', '.join(sorted(names))}): of another program, "
-                "other examples or other settings. Give another folder, or delete this one to begin anew."
+                f"{self.folder} holds stages of another compile: of another program, other examples or other settings. "
+                "Give another folder, or delete this one to begin anew."
             )
         if self.finished:
             moa.load_state(kept["state"])

@@ -236,22 +236,21 @@ class Diversity:
     def of(cls, votes: Votes) -> Diversity:
         """Measured on recorded votes; agents that give several are taken at the mean of their scores."""
         failed, asked, count = int((votes.scores.max(axis=1) <= 0).sum()), len(votes.scores), len(votes.agents)
-        varies = votes.alone.std(axis=0) > 1e-9
-        with np.errstate(invalid="ignore", divide="ignore"):
-            correlation = np.atleast_2d(np.corrcoef(votes.alone, rowvar=False))  # of right and wrong, phi
         first = votes.of_agents(votes.agents, samples=1)
         wrong = (first.scores <= 0) & (first.answers >= 0)
         both = wrong[:, :, None] & wrong[:, None, :]
         same = (both & (first.answers[:, :, None] == first.answers[:, None, :])).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            tables = np.where(varies[:, None] & varies, correlation, np.nan), same / both.sum(axis=0)
-        correlations, same_errors = (
+        with np.errstate(invalid="ignore", divide="ignore"):
+            # Of right and wrong, the coefficient phi; without a spread there is none.
+            scores = np.where(votes.alone.std(axis=0) > 1e-9, votes.alone, np.nan)
+            tables = np.atleast_2d(np.corrcoef(scores, rowvar=False)), same / both.sum(axis=0)
+        correlation, same_error = (
             [[None if np.isnan(number) else float(number) for number in line] for line in table] for table in tables
         )
-        known = [one for row, line in enumerate(correlations) for one in line[row + 1 :] if one is not None]
+        known = [one for row, line in enumerate(correlation) for one in line[row + 1 :] if one is not None]
         rho = fmean(known) if known else None
         effective = None if rho is None else count / (1 + (count - 1) * min(max(rho, 0.0), 1.0))
-        return cls(votes.agents, failed / asked, wilson(failed, asked), correlations, same_errors, rho, effective)
+        return cls(votes.agents, failed / asked, wilson(failed, asked), correlation, same_error, rho, effective)
 
 
 @dataclass(frozen=True)

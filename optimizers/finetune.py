@@ -239,14 +239,16 @@ def tune_weights(program: ModuleT, optimizer: Teleprompter, **arguments: Any) ->
             "moa_dspy.optimizers.Finetune, which trains each model on what it said itself."
         )
     student = program.deepcopy()
-    _give_ambient_lms(student, dspy.settings.lm)
-    _refuse_shared_prompts(student)
+    agents = _agents_of(student)
+    adopt_lms(agents)
+    _refuse_shared_prompts(student, agents)
     if isinstance(optimizer, dspy.BootstrapFinetune) and not arguments.get("teacher"):
         # Asked in the student's place: as any mixture, on rollouts of its own.
         arguments["teacher"] = program.deepcopy()
-    with showing_lms(_agents_of(student)):
+    with showing_lms(agents):
         if bare := [name for name, predictor in student.named_predictors() if predictor.lm is None]:
-            raise ValueError(f"The predictor {bare[0]} has no LM, so there is nothing to train. Give its agent one.")
+            said = "has no LM of its own, so there is nothing to train"
+            raise ValueError(f"The predictor {bare[0]} {said}. Give its agent one: the ambient LM is not trained.")
         tuned: Any = optimizer.compile(student, **arguments)
     for one in (tuned, *(candidate["program"] for candidate in getattr(tuned, "candidate_programs", ()))):
         with showing_lms(_agents_of(one)):
@@ -259,19 +261,7 @@ def _agents_of(program: dspy.Module) -> list[Agent]:
     return [agent for _, agent in modules]
 
 
-def _give_ambient_lms(program: dspy.Module | None, around: dspy.BaseLM | None) -> None:
-    """Let agents that run on the LM around them have it as their own: it is trained too."""
-    agents = [] if program is None else _agents_of(program)
-    adopt_lms(agents)
-    for agent in agents:
-        if agent.asks_ambient_lm and not agent.has_agents:
-            agent.lm = around
-        if agent.has_agents and agent.program is not None:
-            _give_ambient_lms(agent.program, agent.lm or around)
-
-
-def _refuse_shared_prompts(program: dspy.Module) -> None:
-    agents = _agents_of(program)
+def _refuse_shared_prompts(program: dspy.Module, agents: Sequence[Agent]) -> None:
     for name, predictor in program.named_predictors():
         own = [agent for agent in agents if any(part is predictor for part in agent.predictors())]
         lms = {id(agent.lm) for agent in own if agent.lm is not None and not agent.has_agents}

@@ -213,7 +213,7 @@ def test_a_folder_in_which_nothing_was_kept_is_for_anyone(tmp_path: Path) -> Non
         compiled(lms, student(lms), specialize(lms, good_for_gold, checkpoint=tmp_path))
     tuned = compiled(lms, student(lms), specialize(lms, checkpoint=tmp_path))
     assert set(prompts(tuned).values()) == {TIP}
-    with pytest.raises(ValueError, match=r"stages of another compile \(ada, aggregator, bo, proposals\)"):
+    with pytest.raises(ValueError, match="stages of another compile"):
         compiled(lms, student(lms), specialize(lms, never, checkpoint=tmp_path))
 
 

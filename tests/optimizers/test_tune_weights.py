@@ -47,12 +47,12 @@ def test_settings_by_lm_find_their_lm() -> None:
     assert [school.settings[name] for name in ROLES] == [{"epochs": 0}, {"epochs": 1}, {"epochs": 2}]
 
 
-def test_an_agent_inside_an_agent_runs_on_the_lm_around_it() -> None:
-    _, lms = trainees("ada", "judge")
-    inner = MoA(Task, [Agent(program=dspy.ChainOfThought(Task), name="own")], strategy="voting")
-    moa = MoA(Task, [Agent(lms["ada"], inner, name="inner")], lms["judge"])
+def test_agents_inside_an_agent_are_trained_too() -> None:
+    _, lms = trainees("ada", "bo", "judge")
+    inner = MoA(Task, [lms["ada"], lms["bo"]], lms["judge"], use_specialized_prompts=True)
+    moa = MoA(Task, [Agent(program=inner, name="inner")], lms["judge"])
     tuned: Any = tune_weights(moa, finetune(), trainset=TRAIN)
-    assert tuned.proposers.inner.program.proposers.own.model == "ada+"
+    assert (models(tuned)[1], models(tuned.proposers.inner.program)) == ("judge+", ["ada+", "bo+", "judge+"])
 
 
 def test_a_vote_without_an_aggregator_stays_one() -> None:
@@ -71,13 +71,12 @@ def test_one_model_in_several_roles_is_trained_once_on_all() -> None:
     assert learned(school) == dict.fromkeys(lms, ["ada"] * 12 + ["judge"] * 3)
 
 
-def test_lms_of_the_settings_and_of_programs_are_trained_too() -> None:
+def test_the_lm_of_a_program_of_ones_own_is_trained_too() -> None:
     school, lms = trainees("ada", "bo", "judge")
     own = dspy.ChainOfThought(Task)
     own.set_lm(lms["bo"])
-    with dspy.context(lm=lms["judge"]):
-        moa = MoA(Task, [Agent(lms["ada"], name="ada"), Agent(program=own, name="bo")])
-        tuned: Any = tune_weights(moa, finetune(), trainset=TRAIN)
+    moa = MoA(Task, [Agent(lms["ada"], name="ada"), Agent(program=own, name="bo")], lms["judge"])
+    tuned: Any = tune_weights(moa, finetune(), trainset=TRAIN)
     assert learned(school) == {name: sorted(ROLES * 3) for name in lms}
     assert (tuned.predictors()[1].lm.model, moa.predictors()[1].lm) == ("bo+", lms["bo"])
 
@@ -90,11 +89,13 @@ def test_one_model_per_predictor_is_refused_inside_another_optimizer_too() -> No
     assert calls(lms) == dict.fromkeys(ROLES, 0)
 
 
-def test_a_predictor_without_an_lm_is_refused() -> None:
-    program: Any = Outer(MoA(Task, [role("ada")], role("judge")))
-    program.finish = dspy.Predict(Task)
-    with pytest.raises(ValueError, match=r"The predictor finish has no LM, so there is nothing to train"):
-        tune_weights(program, finetune(), trainset=TRAIN)
+def test_a_predictor_without_an_lm_and_the_ambient_one_are_refused() -> None:
+    outer: Any = Outer(MoA(Task, [role("ada")], role("judge")))
+    outer.finish = dspy.Predict(Task)
+    for program, bare in ((outer, "finish"), (MoA(Task, [role("ada")]), "aggregator.program.synthesize")):
+        words = rf"{bare} has no LM of its own.*the ambient LM is not trained"
+        with dspy.context(lm=role("judge")), pytest.raises(ValueError, match=words):
+            tune_weights(program, finetune(), trainset=TRAIN)
 
 
 def test_dspy_alone_refuses_a_mixture() -> None:
