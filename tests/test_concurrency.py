@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 import pytest
-from support.mixtures import QA, cast, mixture
+from support.mixtures import cast, mixture
 
 from moa_dspy.allowance import Allowance
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive, run_side_by_side, together
@@ -151,8 +151,3 @@ def test_work_side_by_side_stops_when_told() -> None:
     asked: list[int] = []
     results = run_side_by_side(asked.append, range(100), 2, lambda: int(len(asked) >= 10))
     assert 10 <= len(list(results)) <= 12
-
-
-def test_256_samples_of_one_model_in_one_wave() -> None:
-    lms = cast("a", "judge")
-    assert QA and len(mixture(lms, num_proposals_per_model=256)(question="?").proposals) == 256

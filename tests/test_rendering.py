@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from moa_dspy import Proposal
-from moa_dspy.rendering import group_identical, render, seed_of
+from moa_dspy.rendering import group_identical, render
 
 
 def proposals(*answers: Any, reasoning: str | None = None) -> list[Proposal]:
@@ -11,20 +11,6 @@ def proposals(*answers: Any, reasoning: str | None = None) -> list[Proposal]:
         Proposal(id=f"m{place}", agent=f"m{place}", outputs={"answer": answer}, reasoning=reasoning)
         for place, answer in enumerate(answers)
     ]
-
-
-def test_proposals_are_fenced_anonymous_and_counted() -> None:
-    assert render(proposals("x", "x"), seed=0).text == ("Proposal P1 (given by 2 of 2 proposers):\n«««\nanswer: x\n»»»")
-
-
-def test_the_order_hangs_on_the_seed_alone() -> None:
-    orders = [render(proposals(*"abcde"), seed=seed_of({"q": n})).order for n in (1, 1, 2)]
-    assert orders[0] == orders[1] != orders[2] and sorted(orders[2]) == ["m0", "m1", "m2", "m3", "m4"]
-
-
-def test_a_rotation_turns_the_order() -> None:
-    first, turned = (render(proposals(*"abc"), seed=0, rotation=n).order for n in (0, 1))
-    assert turned == [*first[1:], first[0]]
 
 
 def test_labels_lead_back_to_all_who_say_so() -> None:
@@ -44,8 +30,3 @@ def test_what_does_not_fit_is_shortened_reasoning_first(limit: int | None, lost:
     shown = render(proposals("a" * 300, "b" * 300, reasoning="r" * 600), seed=0, limit=limit)
     assert {id: count // 100 * 100 for id, count in shown.shortened.items()} == lost
     assert ("characters left out" in shown.text) == bool(lost) and "a" * 300 in shown.text
-
-
-def test_the_longest_is_shortened_and_the_short_one_stays() -> None:
-    shown = render(proposals("a" * 5_000, "short"), seed=0, limit=1_000)
-    assert list(shown.shortened) == ["m0"] and "answer: short" in shown.text and len(shown.text) < 1_300

@@ -1,4 +1,3 @@
-import sys
 from collections.abc import Callable
 from enum import Enum
 from itertools import permutations
@@ -444,36 +443,3 @@ def test_an_order_that_all_lists_share_is_kept(order: list[int], chosen: list[se
     value = merged(*lists).value
     for given_list in lists:
         assert [item for item in value if item in given_list] == given_list
-
-
-def count_calls(work: Callable[..., Any], *arguments: Any) -> int:
-    calls = 0
-
-    def note(*event: Any) -> None:
-        nonlocal calls
-        calls += 1
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        work(*arguments)
-    finally:
-        sys.setprofile(before)
-    return calls
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pytest.param(lambda n: [[x * 1.1 for x in range(n)], [x * 1.1 + 1e-9 for x in range(n - 1)]], id="floats"),
-        pytest.param(lambda n: [{x * 1.1 for x in range(n)}, {x * 1.1 + 1e-9 for x in range(n)}], id="sets"),
-        pytest.param(lambda n: [[str(x) for x in range(n)], [str(x) for x in reversed(range(n))]], id="texts"),
-        pytest.param(
-            lambda n: [[{"a": x, "b": "same", "c": x % (7 + k)} for x in range(n)] for k in (0, 1)], id="rows"
-        ),
-        pytest.param(lambda n: [[{"a": x + k * n, "b": "same"} for x in range(n)] for k in (0, 1)], id="unlike rows"),
-    ],
-)
-def test_the_work_grows_with_the_lists_and_not_with_their_square(values: Callable[[int], list[Any]]) -> None:
-    small, large = (count_calls(merged, *values(size)) for size in (100, 400))
-    assert large < 5 * small

@@ -126,6 +126,10 @@ def _alike(size: int) -> list[Any]:
     return [[Row(name="same", price=1, note="same") for _ in range(size // 50 + run)] for run in range(3)]
 
 
+def _unlike(size: int) -> list[Any]:
+    return [[Row(name=f"{run} {n}", price=n + run * size, note="same") for n in range(size // 50)] for run in range(3)]
+
+
 def _long_rows(size: int) -> list[Any]:
     return [[Row(name="n", price=run, note=("ab" * (size // 4)) + str(run))] for run in range(3)]
 
@@ -175,6 +179,7 @@ STRUCTURES: dict[str, tuple[Any, Callable[[int], list[Any]]]] = {
     "rows": (list[Row], _rows),
     "misread rows": (list[Row], _misread),
     "equal rows": (list[Row], _alike),
+    "unlike rows": (list[Row], _unlike),
     "rows of long text": (list[Row], _long_rows),
     "chained rows": (list[dict[str, Any]], _chained),
     "crossed rows": (list[dict[str, Any]], _crossed),
