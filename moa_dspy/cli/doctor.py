@@ -159,7 +159,7 @@ def _ask(lm: Any, seconds: float, checks: list[Check]) -> None:
         )
         try:
             streams = any(isinstance(one, dspy.streaming.StreamResponse) for one in [*program(question="Say: ready")])
-            checks.append(("stream", *(("ok", "streams") if streams else ("note", "Comes in one piece."))))
+            checks.append(("stream", "ok" if streams else "note", "streams" if streams else "Comes in one piece."))
         except Exception as error:
             checks.append(("stream", "note", f"Cannot be streamed ({type(error).__name__}); plain calls work."))
 

@@ -24,34 +24,30 @@ if TYPE_CHECKING:
     from moa_dspy.recording import Estimate
 
 T = TypeVar("T")
-STRATEGIES = ["synthesis", "selection", "voting", "fusion"]
+_STRATEGIES = "synthesis, selection, voting, fusion"
+_PRESETS = "balanced, max_quality, budget, together_moa, moa_lite, self_moa"
 _who = partial(typer.Option, rich_help_panel="Who answers")
+_strategy = partial(_who, "--strategy", "-s", metavar="NAME", autocompletion=lambda: _STRATEGIES.split(", "))
 _most = partial(typer.Option, rich_help_panel="What it may take")
 _right = partial(typer.Option, rich_help_panel="What is measured")
 _verbose = partial(typer.Option, callback=set_verbosity, expose_value=False, is_eager=True, show_default=False)
 
 Data = Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")]
-Kept = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", "--record", metavar="FILE", help="Keep every answer here, and resume from it."),
-]
-Concurrency = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Questions under way at once; each asks all proposers.")
-]
+Kept = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep answers here, and resume here.")]
+Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="Questions at once; each asks all proposers.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .html, .svg, .png, .pdf.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Of the server.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, and spend nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
-Mlflow = Annotated[
-    bool,
-    typer.Option("--mlflow", help="Track it with MLflow: in mlflow.db here, or where MLFLOW_TRACKING_URI says."),
-]
+Mlflow = Annotated[bool, typer.Option("--mlflow", help="Track with MLflow: in mlflow.db here, or MLFLOW_TRACKING_URI.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")]
-Verbose = Annotated[
-    bool | None, _verbose("--verbose/--quiet", "-v/-q", help="On stderr: what DSPy says too, or errors alone.")
-]
+Verbose = Annotated[bool | None, _verbose("--verbose/--quiet", "-v/-q", help="Say what DSPy says too; errors alone.")]
 
 DEFAULT_TASK = "question -> answer"
+_TASK = (
+    "The task: 'question -> answer: float', or module:Class importable from here. By default the config's own, else "
+    f"'{DEFAULT_TASK}'."
+)
 PANEL, JUDGE = [f"simulated/{name}" for name in ("alice", "bob", "carol", "dave")], "simulated/judge"
 _SIMULATED_NOTE = (
     "Simulated models answer: no key, no network, no cost, and no knowledge beyond a few kinds of questions. "
@@ -63,26 +59,12 @@ _SIMULATED_NOTE = (
 class Models:
     """Models by name, or a preset's."""
 
-    preset: Annotated[
-        str | None,
-        _who(metavar="NAME", help="Ready-made: balanced, max_quality, budget, together_moa, moa_lite or self_moa."),
-    ] = None
-    proposer: Annotated[
-        list[str] | None,
-        _who("--proposer", "-p", metavar="MODEL", help="A model that proposes; give it several times."),
-    ] = None
-    aggregator: Annotated[
-        str | None, _who("--aggregator", "-a", metavar="MODEL", help="The model that makes one answer of them.")
-    ] = None
-    strategy: Annotated[
-        list[str] | None,
-        _who(
-            *("--strategy", "-s"),
-            metavar="NAME",
-            autocompletion=lambda: STRATEGIES,
-            help="synthesis, selection, voting or fusion; eval and diagnose compare several, by default all.",
-        ),
-    ] = None
+    preset: Annotated[str | None, _who(metavar="NAME", help=f"Ready-made: {_PRESETS}.")] = None
+    proposer: Annotated[list[str] | None, _who("--proposer", "-p", metavar="MODEL", help="Who proposes; several.")] = (
+        None
+    )
+    aggregator: Annotated[str | None, _who("--aggregator", "-a", metavar="MODEL", help="Who makes one answer.")] = None
+    strategy: Annotated[list[str] | None, _strategy(help=f"{_STRATEGIES}; eval and diagnose compare several.")] = None
 
     def named(self) -> dict[str, Any]:
         """What the options say by themselves, as a config calls it."""
@@ -97,17 +79,8 @@ class Models:
 class Who(Models):
     """Who answers, and what; the simulated panel if no model is named."""
 
-    config: Annotated[
-        Path | None, _who("--config", "-c", metavar="FILE", help="A mixture in YAML or JSON, or a compiled one.")
-    ] = None
-    signature: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SIGNATURE",
-            help="The task: 'question -> answer: float', or module:Class importable from here. By default the config's "
-            "own, else 'question -> answer'.",
-        ),
-    ] = None
+    config: Annotated[Path | None, _who("--config", "-c", metavar="FILE", help="A mixture, compiled or not.")] = None
+    signature: Annotated[str | None, typer.Option(metavar="SIGNATURE", help=_TASK)] = None
 
     def mixture(self, default: str = DEFAULT_TASK, *, compares: bool = False) -> MoA:
         """The mixture that the options describe: what they name replaces what the config or the preset says.
@@ -168,12 +141,10 @@ class Who(Models):
 class Limits:
     """What an answer, or a whole file of them, may take."""
 
-    timeout: Annotated[
-        float | None, _most(min=0.001, metavar="SECONDS", help="For one answer; by default the config's.")
-    ] = None
-    max_cost_usd: Annotated[
-        float | None, _most("--max-cost-usd", min=0.0, metavar="USD", help="Stop before it costs more.")
-    ] = None
+    timeout: Annotated[float | None, _most(min=0.001, metavar="SECONDS", help="For one answer; else the config's.")] = (
+        None
+    )
+    max_cost_usd: Annotated[float | None, _most(min=0.0, metavar="USD", help="Stop before it costs more.")] = None
     max_calls: Annotated[int | None, _most(min=1, metavar="N", help="Stop before it makes more LM calls.")] = None
 
     def bound(self, moa: MoA, *, one_answer: bool) -> dict[str, Any]:
@@ -191,12 +162,8 @@ class Limits:
 class Scoring:
     """Which answers are right, and on which questions that is measured."""
 
-    metric: Annotated[str, _right("--metric", "-m", metavar="NAME", help="exact, contains, or module:function.")] = (
-        "exact"
-    )
-    limit: Annotated[int | None, _right(min=1, metavar="N", help="Use a sample of so many rows, drawn by --seed.")] = (
-        None
-    )
+    metric: Annotated[str, _right("--metric", "-m", metavar="NAME", help="exact, contains, module:function.")] = "exact"
+    limit: Annotated[int | None, _right(min=1, metavar="N", help="A sample of so many rows, drawn by --seed.")] = None
     seed: Annotated[int, _right(min=0, metavar="N", help="Of all that is drawn.")] = 0
 
     def examples(self, path: Path, moa: MoA) -> list[dspy.Example]:
