@@ -34,12 +34,8 @@ def compile_(
     scoring: options.Scoring,
     optimizer: Annotated[str, _tuning(metavar="NAME", help="specialize, gepa, bootstrap or mipro.")] = "specialize",
     recipe: Annotated[str, _tuning(metavar="NAME", help="How much to spend: quick, balanced or thorough.")] = "quick",
-    reflection_model: Annotated[
-        str | None, _tuning(metavar="MODEL", help="What proposes prompts; by default the aggregator.")
-    ] = None,
-    heldout: Annotated[
-        float, _tuning(min=0.0, max=0.9, metavar="SHARE", help="Share of DATA that is held back.")
-    ] = 0.3,
+    reflection_model: Annotated[str | None, _tuning(metavar="MODEL", help="Proposes prompts; else the judge.")] = None,
+    heldout: Annotated[float, _tuning(min=0.0, max=0.9, metavar="SHARE", help="Of DATA that is held back.")] = 0.3,
     concurrency: options.Concurrency = 8,
     dry_run: options.DryRun = False,
     force: options.Force = False,

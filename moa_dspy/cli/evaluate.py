@@ -25,18 +25,12 @@ def evaluate(
     who: options.Who,
     limits: options.Limits,
     scoring: options.Scoring,
-    data: Annotated[
-        Path | None, typer.Argument(metavar="DATA", help="Questions and gold answers; - for stdin.")
-    ] = None,
-    by: Annotated[str | None, typer.Option(metavar="FIELD", help="Also show the scores by this field of DATA.")] = None,
+    data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Questions and gold answers, or -.")] = None,
+    by: Annotated[str | None, typer.Option(metavar="FIELD", help="Show the scores by this field of DATA too.")] = None,
     plot: options.Plot = None,
     out: options.Kept = None,
-    recording: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Score this recording anew instead of asking DATA.")
-    ] = None,
-    proof: Annotated[
-        bool, typer.Option("--proof", help="Also show what cascades and promises learned from it are worth.")
-    ] = False,
+    recording: Annotated[Path | None, typer.Option(metavar="FILE", help="Score this recording; ask nobody.")] = None,
+    proof: Annotated[bool, typer.Option("--proof", help="Show what cascades and promises are worth too.")] = False,
     concurrency: options.Concurrency = 8,
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
@@ -124,9 +118,7 @@ def diagnose(
     who: options.Who,
     limits: options.Limits,
     scoring: options.Scoring,
-    self_moa: Annotated[
-        bool, typer.Option("--self-moa/--no-self-moa", help="Ask the best model as often as the whole panel.")
-    ] = True,
+    self_moa: Annotated[bool, typer.Option(help="Ask the best model as often as the whole panel.")] = True,
     plot: options.Plot = None,
     concurrency: options.Concurrency = 8,
     out: options.Kept = None,

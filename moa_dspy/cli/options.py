@@ -60,9 +60,7 @@ class Models:
     """Models by name, or a preset's."""
 
     preset: Annotated[str | None, _who(metavar="NAME", help=f"Ready-made: {_PRESETS}.")] = None
-    proposer: Annotated[list[str] | None, _who("--proposer", "-p", metavar="MODEL", help="Who proposes; several.")] = (
-        None
-    )
+    proposer: Annotated[list[str] | None, _who("--proposer", "-p", metavar="MODEL", help="Proposes; repeat it.")] = None
     aggregator: Annotated[str | None, _who("--aggregator", "-a", metavar="MODEL", help="Who makes one answer.")] = None
     strategy: Annotated[list[str] | None, _strategy(help=f"{_STRATEGIES}; eval and diagnose compare several.")] = None
 

@@ -24,13 +24,11 @@ _STORES = ("sqlite", "postgresql", "mysql", "mssql", "file", "http", "https")
 
 
 def serve(
-    mixtures: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="A config or a compiled mixture, or NAME=FILE.")
-    ],
+    mixtures: Annotated[list[str], typer.Argument(metavar="FILE", help="A config, compiled or not, or NAME=FILE.")],
     limits: options.Limits,
     port: options.Port = 4000,
     write: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the proxy's config there, and start nothing.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write the proxy's config, start nothing.")
     ] = None,
 ) -> None:
     r"""Serve mixtures as models, to whatever speaks OpenAI's or Anthropic's protocol.
@@ -106,9 +104,7 @@ def mcp(
 
 
 def ui(
-    store: Annotated[
-        str | None, typer.Argument(metavar="STORE", help="Such as sqlite:///mlflow.db, or a server's address.")
-    ] = None,
+    store: Annotated[str | None, typer.Argument(metavar="STORE", help="sqlite:///mlflow.db, an address, ...")] = None,
     port: options.Port = 5000,
 ) -> None:
     """Start MLflow on what --mlflow tracked: runs, traces, prompts, cost per model.

@@ -23,6 +23,7 @@ _SMALL_MODELS = {
     "groq": ("GROQ_API_KEY", "groq/openai/gpt-oss-120b"),
     "ollama": ("OLLAMA_HOST", "ollama_chat/llama3.2"),
 }
+_PROVIDERS = f"Whose small model proposes: {', '.join(_SMALL_MODELS)}"
 _HEAD = """\
 # A mixture, for --config of moa-dspy and for MoA.from_config. A model is a name, or a mapping:
 #   - {model: openai/gpt-5.4-mini, temperature: 0.7, max_tokens: 2000}
@@ -137,10 +138,7 @@ def data(
 def init(
     models: options.Models,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Where to write it.")] = Path("moa.yaml"),
-    provider: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help=f"Whose small model proposes: {', '.join(_SMALL_MODELS)}; several times."),
-    ] = None,
+    provider: Annotated[list[str] | None, typer.Option(metavar="NAME", help=f"{_PROVIDERS}; several.")] = None,
     force: options.Force = False,
 ) -> None:
     r"""Write a commented moa.yaml, the mixture for --config.
