@@ -6,7 +6,7 @@ import copy
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from moa_dspy.results import Proposal
 from moa_dspy.strategies import Case, Strategy, Voting
 
-__all__ = ["MEASURES", "Calibration", "Evidence", "Fitted", "OnUnsure", "fit", "predict", "weigh_evidence"]
+__all__ = ["MEASURES", "Calibration", "Fitted", "OnUnsure", "fit", "predict", "weigh_evidence"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Cuts: TypeAlias = tuple[tuple[float, int, int], ...]
@@ -31,41 +31,21 @@ _ANSWER = "(answer)"  # no agent's name: these are identifiers
 _LEVEL = 0.9  # how sure a promise is: nine of ten samples of calibration rows give a threshold that keeps it
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What speaks for an answer; all are shares from 0 to 1.
-
-    Attributes:
-        support: Of the votes' weight, what the proposals have that say what the answer says.
-        rival: What the strongest other answer has.
-        missing: What failed, abstained or was not waited for.
-        flips: Of a selection's rotations, those whose verdict was another.
-        fallback: 1 if the aggregator failed and the vote is the answer.
-        agents: Agent -> how many of its samples say what the answer says.
-    """
-
-    support: float
-    rival: float
-    missing: float
-    flips: float
-    fallback: float
-    agents: Mapping[str, float]
-
-    def row(self, agents: Sequence[str]) -> list[float]:
-        """As numbers, in the order of `MEASURES`, then of these agents."""
-        measured = [1.0, self.support, self.rival, self.missing, self.flips, self.fallback]
-        return [*measured, *(self.agents.get(agent, 0.0) for agent in agents)]
-
-
 def weigh_evidence(
     case: Case,
     outputs: Mapping[str, Any],
     strategy: Strategy,
+    agents: Iterable[str],
     *,
     flip_rate: float | None = None,
     fallback_used: bool = False,
-) -> Evidence:
-    """Count who supports an answer that this strategy made.
+) -> list[float]:
+    """What speaks for an answer that this strategy made, as numbers in the order of `MEASURES`, then of the agents.
+
+    All are shares. Of the votes' weight: what the proposals have that say what the answer says (`support`), what the
+    strongest other answer has (`rival`), what failed, abstained or was not waited for (`missing`); of a selection's
+    rotations, those whose verdict was another (`flips`); 1 if the aggregator failed and the vote is the answer
+    (`fallback`); of each agent's samples, those that say what the answer says.
 
     Proposals are told apart as the strategy tells them apart, if it is a vote, else as an ordinary vote does. The
     answer takes part without weight, so that one that an aggregator wrote is known by what it says.
@@ -77,16 +57,13 @@ def weigh_evidence(
     tally = voting.count(replace(case, proposals=[*case.proposals, answer], asked=asked))
     whole = tally.weight or 1.0
     mine = [one for one in tally.candidates if _ANSWER in one.voters]
-    samples = Counter(case.asked.values())
+    support = max((one.weight / whole for one in mine), default=0.0)
+    rival = max((one.weight / whole for one in tally.candidates if one not in mine), default=0.0)
+    missing = max(0.0, 1.0 - sum(one.weight for one in tally.candidates) / whole)
     agreeing = Counter(case.asked[id] for one in mine for id in one.voters if id != _ANSWER)
-    return Evidence(
-        support=max((one.weight / whole for one in mine), default=0.0),
-        rival=max((one.weight / whole for one in tally.candidates if one not in mine), default=0.0),
-        missing=max(0.0, 1.0 - sum(one.weight for one in tally.candidates) / whole),
-        flips=flip_rate or 0.0,
-        fallback=float(fallback_used),
-        agents={agent: agreeing[agent] / number for agent, number in samples.items()},
-    )
+    samples = Counter(case.asked.values())
+    shares = [agreeing[agent] / max(samples[agent], 1) for agent in agents]
+    return [1.0, support, rival, missing, flip_rate or 0.0, float(fallback_used), *shares]
 
 
 class Calibration(BaseModel):
@@ -120,20 +97,16 @@ class Calibration(BaseModel):
 
     @classmethod
     def of(cls, coefficients: Iterable[float], agents: Sequence[str], questions: int, accuracy: float) -> Calibration:
-        """The calibration with these coefficients, in the order of `Evidence.row`."""
+        """The calibration with these coefficients, in the order of `weigh_evidence`."""
         # To so many digits that an answer on the threshold, as many are, stays there.
         numbers = iter([round(float(number), 12) for number in coefficients])
         measures: dict[str, float] = {name: next(numbers) for name in MEASURES}
         by_agent = dict(zip(agents, numbers, strict=True))
         return cls(measures=measures, agents=by_agent, questions=questions, accuracy=accuracy)
 
-    def confidence(self, evidence: Evidence) -> float:
-        """The probability that an answer is right."""
-        return self.confidence_of(evidence.row(list(self.agents)))
-
-    def confidence_of(self, row: Sequence[float]) -> float:
-        """The same of a row of `Evidence.row`."""
-        pairs = zip([*self.measures.values(), *self.agents.values()], row, strict=True)
+    def confidence(self, evidence: Sequence[float]) -> float:
+        """The probability that an answer is right, of what `weigh_evidence` gives for `agents`."""
+        pairs = zip([*self.measures.values(), *self.agents.values()], evidence, strict=True)
         return 1 / (1 + math.exp(-sum(coefficient * number for coefficient, number in pairs)))
 
     def promising(self, max_error: float) -> Calibration:
@@ -247,7 +220,7 @@ class Fitted(NamedTuple):
 
 
 def fit(rows: npt.ArrayLike, right: npt.ArrayLike) -> Fitted:
-    """Fit the probability that an answer is right, of rows as `Evidence.row` gives them and of 1 for right, 0 for not.
+    """Fit the probability that an answer is right, of rows of `weigh_evidence` and of 1 for right, 0 for not.
 
     `support` and the constant are free; what else is measured is drawn to 0, and so is what single agents add, so that
     little data give equal weights. How strongly agents are drawn is decided by the likelihood of rows held out.

@@ -402,6 +402,7 @@ class _Account:
                 case,
                 outputs,
                 self.moa.strategy,
+                calibration.agents,
                 flip_rate=verdict.flip_rate,
                 fallback_used=self.fallback_used,
             )

@@ -36,12 +36,7 @@ class Route(Keyless):
     """
 
     def __init__(
-        self,
-        options: Mapping[str, MoA],
-        table: RouteTable,
-        *,
-        column: str | None = None,
-        embedder: Embed | None = None,
+        self, options: Mapping[str, MoA], table: RouteTable, *, column: str | None = None, embedder: Embed | None = None
     ) -> None:
         super().__init__()
         if (column is None) == (embedder is None):

@@ -267,7 +267,7 @@ class Reliability(Report):
                 f"The recording ({recording!r}) holds no answer of this mixture, so that nothing can be checked. "
                 "Record it: record(mixture, questions)."
             )
-        said, found = np.array([self.calibration.confidence_of(row) for row in rows]), list[str]()
+        said, found = np.array([self.calibration.confidence(row) for row in rows]), list[str]()
         given, number, before = self._find_given(said), len(said), self.confidences
         expected, answered, promise = float(said.mean()), int(given.sum()), self.calibration.max_error
         observed, wrong = (float(right.mean()), int((right[given] < 1).sum())) if with_gold else (None, None)

@@ -11,7 +11,7 @@ import numpy as np
 from dspy.teleprompt import Teleprompter
 
 from moa_dspy.cascade import asks_aggregator
-from moa_dspy.certainty import Evidence, weigh_evidence
+from moa_dspy.certainty import weigh_evidence
 from moa_dspy.evaluation import Metric, MetricError
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
@@ -56,7 +56,7 @@ class Asked:
     def read(
         self, recording: Recording, examples: Sequence[dspy.Example], *, score: bool = True, keep_all: bool = False
     ) -> tuple[Any, Any]:
-        """Rows of `Evidence.row`, and 1 where the answer is right; examples without an answer are left out.
+        """Rows of `weigh_evidence`, and 1 where the answer is right; examples without an answer are left out.
 
         Without `score`, there are no gold answers, and all are 0. With `keep_all`, what has no answer is wrong.
         `MetricError`, for another score than 0 or 1, has the recording on it.
@@ -66,10 +66,10 @@ class Asked:
         def read_one(example: dspy.Example, row: Any, case: Case) -> tuple[list[float], float] | None:
             answer = self._answer(row, case) if case.proposals else None
             if answer is None:
-                return (Evidence(0.0, 0.0, 1.0, 0.0, 0.0, {}).row(agents), 0.0) if keep_all else None
+                return ([1.0, 0.0, 0.0, 1.0, 0.0, 0.0, *(0.0 for _ in agents)], 0.0) if keep_all else None
             outputs, beside = answer
-            evidence = weigh_evidence(case, outputs, self.moa.strategy, **beside)
-            return evidence.row(agents), self.scored.number(example, outputs) if score else 0.0
+            evidence = weigh_evidence(case, outputs, self.moa.strategy, agents, **beside)
+            return evidence, self.scored.number(example, outputs) if score else 0.0
 
         with keeping(recording):
             found = read_cases(self.moa, recording, examples, read_one, self.threads)

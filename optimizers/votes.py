@@ -120,7 +120,7 @@ class Votes:
         return scores
 
     def weigh(self, weights: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-        """What speaks for the answer of the same vote, as `weigh_evidence` finds it: rows of `Evidence.row`.
+        """What speaks for the answer of the same vote, as `weigh_evidence` finds it.
 
         Of each also the score, and the weight by which the answer leads all others together.
         """

@@ -142,8 +142,8 @@ def test_evidence_of_all_questions_at_once_is_that_of_each() -> None:
     strategy = Voting(weights=weights)
     for row, wanted in zip(recording, rows, strict=True):
         case = Case(moa.signature, row.inputs, row.proposals, {p.id: p.agent for p in row.proposals}, False)
-        evidence = weigh_evidence(case, strategy.forward(case).outputs, strategy)
-        assert evidence.row(list(weights)) == pytest.approx(wanted)
+        evidence = weigh_evidence(case, strategy.forward(case).outputs, strategy, weights)
+        assert evidence == pytest.approx(wanted)
 
 
 def test_a_fitted_cascade_does_what_its_report_says() -> None:

@@ -160,7 +160,7 @@ class _Scorer:
         if calibration is None or name != self.moa.strategy.name or not case.proposals:
             return verdict.confidence
         beside: Any = {"flip_rate": verdict.flip_rate, "fallback_used": verdict.fallback_used}
-        return calibration.confidence(weigh_evidence(case, dict(outputs), self.moa.strategy, **beside))
+        return calibration.confidence(weigh_evidence(case, outputs, self.moa.strategy, calibration.agents, **beside))
 
     def _case(self, panel: Panel) -> Case:
         task, ids = self.moa.signature, proposal_ids(panel)

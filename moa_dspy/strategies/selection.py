@@ -54,11 +54,7 @@ class Selection(Strategy):
     asks_one_lm = True
 
     def __init__(
-        self,
-        rotations: int = 1,
-        *,
-        verifiers: Sequence[Verifier] = (),
-        verifier_weights: Sequence[float] | None = None,
+        self, rotations: int = 1, *, verifiers: Sequence[Verifier] = (), verifier_weights: Sequence[float] | None = None
     ) -> None:
         super().__init__()
         if not isinstance(rotations, int) or rotations < 1:

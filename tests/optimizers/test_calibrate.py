@@ -39,8 +39,8 @@ def calibrated(**settings: Any) -> tuple[Any, Any]:
 def weigh(answers: dict[str, Any], answer: Any, strategy: Any = None, **beside: Any) -> list[float]:
     proposals = [Proposal(id=a, agent=a.partition("#")[0], outputs={"answer": v}) for a, v in answers.items() if v]
     case = Case(task_signature(QA), {"question": "q"}, proposals, {id: id.partition("#")[0] for id in answers})
-    evidence = weigh_evidence(case, {"answer": answer}, strategy or Synthesis(), **beside)
-    return [round(number, 3) for number in evidence.row(["a", "b"])]
+    evidence = weigh_evidence(case, {"answer": answer}, strategy or Synthesis(), ["a", "b"], **beside)
+    return [round(number, 3) for number in evidence]
 
 
 @pytest.mark.parametrize(
