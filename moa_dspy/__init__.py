@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moa_dspy.agent import Agent
-    from moa_dspy.cascade import Cascade
     from moa_dspy.config import MoAConfig, ModelConfig
+    from moa_dspy.dispatch import Cascade, Route
     from moa_dspy.errors import AggregationFailed, MoAError, ProposersOutOfContext, TooFewProposals
     from moa_dspy.evaluation import evaluate
     from moa_dspy.limits import Limits
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from moa_dspy.recording.recording import Recording
     from moa_dspy.recording.replay import replay
     from moa_dspy.results import Element, Failure, MoAMetadata, MoAPrediction, Proposal, Vote
-    from moa_dspy.route import Route
     from moa_dspy.strategies import Case, Fusion, Revision, Selection, Strategy, Synthesis, Verdict, Voting
     from moa_dspy.tracking.autolog import autolog as autolog
     from moa_dspy.tracking.model import load_model as load_model
@@ -69,8 +68,8 @@ __all__ = [
 _MODULES = {
     "usage": ("LMCall", "Usage"),
     "agent": ("Agent",),
-    "cascade": ("Cascade",),
     "config": ("MoAConfig", "ModelConfig"),
+    "dispatch": ("Cascade", "Route"),
     "errors": ("AggregationFailed", "MoAError", "ProposersOutOfContext", "TooFewProposals"),
     "evaluation": ("evaluate",),
     "limits": ("Limits",),
@@ -79,7 +78,6 @@ _MODULES = {
     "oneshot": ("arun_moa", "run_moa"),
     "panel": ("Panel",),
     "permits": ("configure",),
-    "route": ("Route",),
     "recording": ("Recording", "record", "replay"),
     "strategies": ("Case", "Fusion", "Revision", "Selection", "Strategy", "Synthesis", "Verdict", "Voting"),
 }

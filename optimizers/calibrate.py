@@ -13,8 +13,8 @@ import dspy
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.cascade import Cascade
 from moa_dspy.certainty import Calibration, bound_error, count_rows_needed, find_threshold, fit, list_cuts, predict
+from moa_dspy.dispatch import Cascade
 from moa_dspy.evaluation import Interval, Metric, calibration_error, calibration_interval, cut_bins, save_figure, wilson
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording

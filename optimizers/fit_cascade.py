@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moa_dspy.cascade import Cascade, asks_aggregator
 from moa_dspy.certainty import Calibration, find_threshold, fit, predict
+from moa_dspy.dispatch import Cascade, asks_aggregator
 from moa_dspy.evaluation import Metric, save_figure
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording

@@ -9,10 +9,9 @@ from typing import Any
 import dspy
 import numpy as np
 
-from moa_dspy.cascade import asks_aggregator
+from moa_dspy.dispatch import Embed, Route, RouteTable, asks_aggregator, estimate, text_of
 from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.moa import MoA
-from moa_dspy.route import Embed, Route, RouteTable, estimate, text_of
 from moa_dspy.usage import Usage
 
 from .examples import CompileInterrupted, inputs_of

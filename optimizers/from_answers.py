@@ -10,8 +10,8 @@ import dspy
 import numpy as np
 from dspy.teleprompt import Teleprompter
 
-from moa_dspy.cascade import asks_aggregator
 from moa_dspy.certainty import weigh_evidence
+from moa_dspy.dispatch import asks_aggregator
 from moa_dspy.evaluation import Metric, MetricError
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from moa_dspy.certainty import find_threshold, list_cuts
+from moa_dspy.dispatch import estimate
 from moa_dspy.evaluation import Comparison, Interval, difference_interval, wilson
 from moa_dspy.moa import MoA
-from moa_dspy.route import estimate
 
 from .committee import list_committees, pick
 from .fit_cascade import Committees, find_stop, list_stops

@@ -13,8 +13,8 @@ from support.mixtures import QA, every_way
 from support.voters import voters
 
 from moa_dspy import MoA, Route
+from moa_dspy.dispatch import RouteTable
 from moa_dspy.optimizers import CompileInterrupted, FitRoute
-from moa_dspy.route import RouteTable
 
 KINDS = ["sum", "word"] * 50
 # Ada is good at sums and bo at words; cy is always wrong.

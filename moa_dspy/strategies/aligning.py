@@ -51,10 +51,7 @@ def _said_by(form: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any,
 
 
 def _drop_own_numbers(lists: Sequence[list[Row]]) -> None:
-    """Take out the columns in which every list counts 0, 1, 2, ... or 1, 2, 3, ..., unless the rest bears them out.
-
-    A count is borne out if rows that are equal without it have the same number in all lists, as months have.
-    """
+    """Take out the columns in which every list counts 0, 1, 2, ... or 1, 2, 3, ..., unless the rest bears them out."""
     if all(len(given) == 1 for given in lists) or any(len(row) < 2 for given in lists for row in given):
         return
     for column in list(lists[0][0])[:_COLUMNS]:
@@ -64,6 +61,7 @@ def _drop_own_numbers(lists: Sequence[list[Row]]) -> None:
         for number, given in enumerate(lists):
             for row in given:
                 numbers[tuple(said for said in row.items() if said[0] != column)][number].add(row[column])
+        # Rows that are equal but for the number may have the same one in all lists, as months have.
         shared = [list(by_list.values()) for by_list in numbers.values() if len(by_list) > 1]
         if not shared or any(found != alike[0] for alike in shared for found in alike):
             for row in [row for given in lists for row in given]:

@@ -40,8 +40,6 @@ class Case:
     """What a strategy decides on.
 
     Attributes:
-        task: The task's signature.
-        inputs: The task's inputs.
         proposals: Those that came back, in declared order; at least one.
         asked: Proposal id -> agent, for all that were asked for, in declared order: who is missing abstains.
         has_aggregator: Whether there is an LM to ask.
@@ -60,10 +58,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a strategy decided; what stands beside the outputs goes into `MoAMetadata` as it is.
+    """What a strategy decided: the task's outputs, typed; what stands beside them goes into `MoAMetadata` as it is.
 
     Attributes:
-        outputs: The answer: the task's output fields, typed.
         scores: Proposal id -> what verifiers gave it.
         errors: What failed on the way; they are told in `MoAMetadata.failures`.
         reasoning: How the aggregator came to it: `reasoning` of the prediction.
@@ -170,8 +167,8 @@ class Strategy(dspy.Module):
         the model refuses as too long is halved; a refusal is not billed.
 
         Args:
-            predictor: What asks.
-            case: The inputs and the proposals.
+            predictor: What asks, with the task's inputs and the proposals.
+            case: What is decided on.
             extra: Further inputs of the predictor.
             narrow: Gives the signature to ask with, of the predictor's and the labels shown.
             complaint: Says what is wrong with a reply; None if nothing is.

@@ -67,11 +67,6 @@ class Tally:
         return self.winner.weight / self.weight if self.winner else 0.0
 
     @property
-    def majority(self) -> Candidate | None:
-        """The candidate with more than half of all weight, if there is one."""
-        return self.winner if self.winner and 2 * self.winner.weight > self.weight else None
-
-    @property
     def tied(self) -> tuple[Candidate, ...]:
         """The candidates that share first place by weight and by heaviest supporter: one when there is no tie."""
         first = self.winner
@@ -116,8 +111,7 @@ def count(
 def decided(tally: Tally, outstanding_weight: float) -> bool:
     """Whether no way of casting the outstanding ballots can change which candidate wins.
 
-    The leader must stay strictly ahead. Where candidates may yet be united (`Tally.may_merge`) all others together
-    must not reach it. It may still gain voters, and with them another representative that says the same.
+    The leader must stay strictly ahead; where candidates may yet be united, of all others together.
     """
     others = [candidate.weight for candidate in tally.candidates[1:]]
     rival = _sum(others) if tally.may_merge else max(others, default=0.0)

@@ -26,7 +26,7 @@ from moa_dspy.strategies.counting import Ballot, count
 from moa_dspy.strategies.equality import normalise, same
 from moa_dspy.values import as_text, cached, to_json, validated
 
-__all__ = ["Fusion", "Merged", "merge", "merge_outputs"]
+__all__ = ["Fusion", "Merged", "merge", "merge_parts"]
 
 
 class Fusion(Strategy):
@@ -63,7 +63,7 @@ class Fusion(Strategy):
 
     def decide(self, case: Case) -> Steps[Verdict]:
         outputs = {proposal.id: proposal.outputs for proposal in case.proposals}
-        merged = merge_outputs(outputs, output_types(case.task), self.min_support)
+        merged = merge_parts(outputs, output_types(case.task), self.min_support)
         if not merged.conflicts:
             return Verdict(merged.value, elements=merged.elements)
         # Merged or not, it comes from proposals, and this field has no fence.
@@ -93,13 +93,10 @@ class Fusion(Strategy):
 
 @dataclass(frozen=True)
 class Merged:
-    """Several values made one.
+    """Several values made one, unless there are `conflicts`: paths of the parts that only a model can decide.
 
-    Attributes:
-        value: The merged value; meaningless in a conflict.
-        elements: What the parts that could be merged say, and who supports them.
-        conflicts: Paths of the parts that only a model can decide; empty if `value` stands.
-        parts: The parts of a model or a dict that had to be merged one by one and are in conflict.
+    `elements` tell what the parts say that could be merged, and who supports them; `parts` are those of a model or a
+    dict that had to be merged one by one.
     """
 
     value: Any = None
@@ -129,27 +126,14 @@ class Merged:
             return answer
 
 
-def merge_outputs(
-    outputs: Mapping[str, Mapping[str, Any]], annotations: Mapping[str, Any], min_support: int = 1
-) -> Merged:
-    """Merge the outputs of proposals (id -> outputs), each field by its type; see `merge`."""
-    return _merge_parts(outputs, annotations, answers.left_out(annotations), "", min_support)
-
-
 def merge(values: Mapping[str, Any], annotation: Any, path: str, min_support: int = 1) -> Merged:
-    """Merge what proposals hold in one field.
+    """Merge what proposals (id -> value, in declared order) hold in one field, which `path` names in elements.
 
     What all agree on is kept as it is. Lists are merged as sequences, sets unite, models and dicts merge part by
     part; a part that explains or grades the others follows the proposal that says most of what was merged. Any other
     value needs a majority of those that hold one; so does a list whose length means something (fixed by its type, or
     the same in all and numbers only: a box, a vector). What no majority settles, and a merge that the type refuses,
-    is a conflict.
-
-    Args:
-        values: Proposal id -> its value, in declared order. None, empty text and refusals abstain.
-        annotation: The field's declared type.
-        path: How the part is named in elements and conflicts.
-        min_support: How many proposals must hold an item of a list or a set, or a key of a dict, for it to stay.
+    is a conflict. None, empty text and refusals abstain.
 
     Examples:
         >>> merge({"a": ["x", "z"], "b": ["x", "y", "z"]}, list[str], "route").value
@@ -206,16 +190,21 @@ def _merge_records(values: Mapping[str, Any], annotation: Any, path: str, min_su
     value_kind = (get_args(kind) or (Any,))[-1] if get_origin(kind) in (dict, Mapping) else Any
     kinds = {name: value_kind for parts in held.values() for name in parts}
     kinds.update(answers.types_of_parts(kind) or answers.types_of_parts(type(like)))
-    merged = _merge_parts(held, kinds, beside, f"{path}.", min_support)
+    merged = merge_parts(held, kinds, min_support, beside, f"{path}.")
     if merged.conflicts:
         return merged
     return Merged(validated(_rebuild(like, merged.value), annotation), merged.elements)
 
 
-def _merge_parts(
-    held: Mapping[str, Mapping[Any, Any]], kinds: Mapping[Any, Any], beside: Set[Any], prefix: str, min_support: int
+def merge_parts(
+    held: Mapping[str, Mapping[Any, Any]],
+    kinds: Mapping[Any, Any],
+    min_support: int = 1,
+    beside: Set[Any] | None = None,
+    prefix: str = "",
 ) -> Merged:
     """Each part merged for itself; those beside the answer are taken from the one that best says the merged rest."""
+    beside = answers.left_out(kinds) if beside is None else beside
     names = list(dict.fromkeys(name for parts in held.values() for name in parts))
     answering = [name for name in names if name not in beside] or names
     following = [name for name in names if name not in answering]

@@ -96,7 +96,7 @@ class Voting(Strategy):
         tally, reply, best = self.count(case), None, ""
         if not case.has_aggregator or len(tally.candidates) < 2:
             pass
-        elif tally.majority is None and self.group is not None:
+        elif tally.agreement <= 0.5 and self.group is not None:
             reply = yield from self.ask(self.group, case, narrow=among, complaint=_find_overlap)
             labels = reply.shown.labels
             groups = [[one.id for label in group for one in labels[label]] for group in reply.prediction[GROUPS]]

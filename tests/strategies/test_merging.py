@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
-from moa_dspy.strategies.fusion import Merged, merge, merge_outputs
+from moa_dspy.strategies.fusion import Merged, merge, merge_parts
 
 
 class Color(Enum):
@@ -251,11 +251,11 @@ def test_an_explanation_follows_the_answer_that_it_explains() -> None:
     assert merged(*labels, Label(label="Y", confidence=0.7, reasoning="r"), kind=Label).value == labels[1]
     answers = {"a": ("r1", "x"), "b": ("r2", "y"), "c": ("r3", "y")}
     outputs = {id: {"reasoning": r, "answer": x} for id, (r, x) in answers.items()}
-    assert merge_outputs(outputs, {"reasoning": str, "answer": str}).value == {"reasoning": "r2", "answer": "y"}
+    assert merge_parts(outputs, {"reasoning": str, "answer": str}).value == {"reasoning": "r2", "answer": "y"}
 
 
 def test_an_explanation_of_what_is_in_conflict_is_in_conflict() -> None:
-    parts = merge_outputs({id: {"reasoning": id, "answer": id} for id in "ab"}, {"reasoning": str, "answer": str})
+    parts = merge_parts({id: {"reasoning": id, "answer": id} for id in "ab"}, {"reasoning": str, "answer": str})
     assert parts.conflicts == ["reasoning", "answer"]
     assert merged(Label(label="x"), Label(label="y"), kind=Label).conflicts == [
         "x.label",
