@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import dspy
@@ -59,19 +59,20 @@ def as_proposers(
 
 def as_aggregator(aggregator: str | dspy.BaseLM | Agent | None, strategy: Strategy) -> Agent:
     """The agent that runs the strategy."""
-    if isinstance(aggregator, Agent) and aggregator.program is not None:
+    given = aggregator if isinstance(aggregator, Agent) else None
+    if given is not None and given.program is not None:
         raise ValueError("An aggregator runs the strategy, not a program of its own: give Agent(lm) without program=.")
-    if isinstance(aggregator, Agent) and aggregator.instructions is not None:
+    if given is not None and given.instructions is not None:
         raise ValueError(
             "An aggregator's instructions would be ignored: its prompt is the strategy's. Drop them, and compile the "
             "mixture or subclass Strategy to change that prompt."
         )
-    if isinstance(aggregator, dspy.Module) and not isinstance(aggregator, Agent):
+    if given is None and isinstance(aggregator, dspy.Module):
         raise TypeError(
             f"An aggregator is a model, not a module ({type(aggregator).__name__}). To judge in your own way, "
             "subclass Strategy."
         )
-    lm: Any = aggregator.lm if isinstance(aggregator, Agent) else aggregator
+    lm: Any = aggregator if given is None else given.lm
     agent = Agent(lm, strategy, name=AGGREGATOR)
     _warn_of_lost_completions([agent], "Drop it.")
     return agent
@@ -87,8 +88,7 @@ def _as_agent(proposer: Any) -> Agent:
 
 def _named_apart(agents: list[Agent]) -> list[Agent]:
     explicit = [agent.name for agent in agents if agent.is_named]
-    twice = sorted({name for name in explicit if explicit.count(name) > 1})
-    if twice:
+    if twice := [name for name in explicit if explicit.count(name) > 1]:
         raise ValueError(f"Two proposers are named {twice[0]!r}: their tokens and cost could not be told apart.")
     if AGGREGATOR in explicit:
         raise ValueError(f"{AGGREGATOR!r} is the aggregator's own name. Name the proposer otherwise.")
@@ -103,28 +103,31 @@ def _named_apart(agents: list[Agent]) -> list[Agent]:
 
 
 def _check_program(agent: Agent, task: type[dspy.Signature], layers: int) -> None:
-    signature = _signature_of(agent.program)
-    outputs = task.output_fields if signature is None else signature.output_fields
-    lacking = [name for name in task.output_fields if name not in outputs]
-    if lacking:
+    """Refuse a program that cannot take what the task gives, or does not give what it asks for."""
+    who, signature = f"The program of agent {agent.name!r}", _signature_of(agent.program)
+    given = [*task.input_fields, *([PROPOSALS] if layers > 1 else [])]
+    if signature is None:
+        method = getattr(type(agent.program), "forward", None) or getattr(type(agent.program), "aforward", None)
+        try:
+            if method is not None:
+                inspect.signature(method).bind(agent.program, **dict.fromkeys(given))
+        except TypeError as error:
+            raise ValueError(
+                f"{who} cannot be called with {', '.join(given)}, as it would be: {error}. Give its forward() these "
+                "parameters, or **inputs."
+            ) from None
+        return
+    if lacking := [name for name in task.output_fields if name not in signature.output_fields]:
         raise ValueError(
-            f"The program of agent {agent.name!r} gives {', '.join(outputs)}, but not {', '.join(lacking)}, which "
-            "the task asks for: none of its proposals could be used."
+            f"{who} gives {', '.join(signature.output_fields)}, but not {', '.join(lacking)}, which the task asks for: "
+            "none of its proposals could be used."
         )
-    needed, taken = _inputs_of(agent.program, signature)
-    unfed = [name for name in needed if name not in {*task.input_fields, *([PROPOSALS] if layers > 1 else [])}]
-    if unfed:
+    if unfed := [name for name, f in signature.input_fields.items() if f.is_required() and name not in given]:
         raise ValueError(
-            f"The program of agent {agent.name!r} needs {', '.join(unfed)}, which is no input of the task. "
-            f"The task's inputs: {', '.join(task.input_fields)}."
+            f"{who} needs {', '.join(unfed)}, which is no input of the task. The task's inputs: "
+            f"{', '.join(task.input_fields)}."
         )
-    untaken = [name for name in task.input_fields if signature is None and taken is not None and name not in taken]
-    if untaken:
-        raise ValueError(
-            f"The program of agent {agent.name!r} takes no {', '.join(untaken)}, which the task gives: every call "
-            "would fail. Give its forward() the parameter, or **inputs."
-        )
-    if layers > 1 and taken is not None and PROPOSALS not in taken:
+    if layers > 1 and PROPOSALS not in signature.input_fields:
         raise ValueError(
             f"With layers={layers} the program of agent {agent.name!r} would never see the layer before it: it has no "
             f"input `{PROPOSALS}`. Add one to its signature, or use layers=1."
@@ -142,22 +145,8 @@ def _signature_of(program: Any) -> type[dspy.Signature] | None:
     return None if wrapped is None else _signature_of(wrapped)
 
 
-def _inputs_of(program: Any, signature: type[dspy.Signature] | None) -> tuple[list[str], Collection[str] | None]:
-    """The inputs that a program needs, and all that it takes; None if it takes any."""
-    if signature is not None:
-        return [name for name, f in signature.input_fields.items() if f.is_required()], signature.input_fields
-    method = getattr(type(program), "forward", None) or getattr(type(program), "aforward", None)
-    if method is None:
-        return [], None
-    parameters = [p for p in list(inspect.signature(method).parameters.values())[1:] if p.kind is not p.VAR_POSITIONAL]
-    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    needed = [p.name for p in named if p.default is p.empty]
-    return needed, [p.name for p in named] if len(named) == len(parameters) else None
-
-
 def _warn_of_lost_completions(agents: list[Agent], advice: str) -> None:
-    several = [agent.name for agent in agents if agent.lm is not None and (agent.lm.kwargs.get("n") or 1) > 1]
-    if several:
+    if several := [agent.name for agent in agents if agent.lm is not None and (agent.lm.kwargs.get("n") or 1) > 1]:
         logger.warning(
             "The LM of %s gives several completions (n): the first one is used, the others are paid for and lost. %s",
             ", ".join(several),
