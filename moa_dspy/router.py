@@ -246,7 +246,8 @@ class _AsyncCall(_Call):
         return self
 
     async def __aexit__(self, *problem: Any) -> None:
-        if callable(close := getattr(self.answer, "aclose", None)):
+        close: Any = getattr(self.answer, "aclose", None)
+        if close is not None:
             await close()
 
     async def read(self) -> bytes:

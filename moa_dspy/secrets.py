@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import copy
+import io
 import json
 import logging
 import os
+import pickle
 import re
 import traceback
 import weakref
@@ -18,6 +20,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
+import cloudpickle  # type: ignore[import-untyped]
 import dspy
 
 KeyPath = tuple[int | str, ...]
@@ -259,8 +262,10 @@ class Keyless(dspy.Module):
     Copies within the process share the LMs as they are.
     """
 
-    def __getstate__(self) -> dict[str, Any]:
-        return dspy.Module.__getstate__(strip_module(self))
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        written = io.BytesIO()
+        _KeylessPickler(written).dump(self)
+        return pickle.loads, (written.getvalue(),)
 
     def __copy__(self) -> Any:
         return self._cloned({}, lambda state: state)
@@ -270,26 +275,23 @@ class Keyless(dspy.Module):
 
     def _cloned(self, memo: dict[int, Any], copied: Callable[[Any], Any]) -> Any:
         memo[id(self)] = clone = object.__new__(type(self))
-        clone.__setstate__(copied(dspy.Module.__getstate__(self)))
+        clone.__setstate__(copied(self.__getstate__()))
         return clone
 
 
-def strip_module(module: Any) -> Any:
-    """A copy of the module without the secrets of its LMs and of its predictors' own settings.
+class _KeylessPickler(cloudpickle.Pickler):
+    """Writes LMs, and the settings of predictors, without their secrets, wherever a module holds them."""
 
-    The module itself where there are none: a part that is copied no longer shares predictors with the others.
-    """
-    held = {id(one): one for one in _held_by(module)}
-    memo = {key: _strip(one) for key, one in held.items()}  # a deep copy takes what stands in its memo
-    if all(memo[key] is one for key, one in held.items()):
-        return module
-    clone = copy.deepcopy(module, memo)
-    if any(_strip(one) is not one for one in _held_by(clone)):
-        raise TypeError(
-            "A secret is held by what cannot be copied, so it cannot be left out of a pickle. Let the LM read its key "
-            "from the environment."
-        )
-    return clone
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, dspy.BaseLM):
+            return strip_lm(obj).__reduce_ex__(4)
+        if isinstance(obj, Keyless):
+            return object.__reduce_ex__(obj, 4)
+        if isinstance(obj, dspy.Predict):
+            reduced: Any = obj.__reduce_ex__(4)
+            make, given, state, *rest = reduced
+            return make, given, {**state, "config": without_secrets(obj.config)[0]}, *rest
+        return super().reducer_override(obj)
 
 
 def strip_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
@@ -301,29 +303,3 @@ def strip_lm(lm: dspy.BaseLM) -> dspy.BaseLM:
     copied = lm.copy()
     vars(copied).update({name: clean.get(name) for name in settings})
     return copied
-
-
-def _strip(held: Any) -> Any:
-    if isinstance(held, dspy.BaseLM):
-        return strip_lm(held)
-    clean, left_out = without_secrets(held)
-    return clean if left_out else held
-
-
-# What of a module holds neither LMs nor settings; its history alone can be thousands of entries long.
-_SKIPPED = frozenset({"history", "callbacks", "demos", "traces", "train"})
-
-
-def _held_by(part: Any, seen: set[int] | None = None) -> Iterator[Any]:
-    """The LMs in a module's attributes, lists and dicts, and the settings of its predictors."""
-    seen = set() if seen is None else seen
-    if isinstance(part, dspy.BaseLM):
-        yield part
-    elif isinstance(part, (dspy.Module, dict, list, tuple)) and id(part) not in seen:
-        seen.add(id(part))
-        if isinstance(part, dspy.Predict):
-            yield part.config
-        held = vars(part) if isinstance(part, dspy.Module) else part
-        for key, item in held.items() if isinstance(held, dict) else enumerate(held):
-            if key not in _SKIPPED:
-                yield from _held_by(item, seen)

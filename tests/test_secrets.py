@@ -190,18 +190,10 @@ class TestPickles:
         loaded: Any = dspy.load(str(tmp_path / "moa"), allow_pickle=True)
         assert loaded.proposers.own.program.answer.config == {"headers": {}, "top_p": 0.5}
 
-    def test_of_what_cannot_be_copied_are_refused(self) -> None:
-        class Fixed(Own):
-            def __deepcopy__(self, memo: Any) -> Any:
-                return self
-
-        moa = MoA(QA, [Agent(program=Fixed(keyed()), name="fixed")], strategy="voting")
-        with pytest.raises(TypeError, match="cannot be left out of a pickle"):
-            cloudpickle.dumps(moa)
-
-    def test_without_secrets_share_all_parts(self) -> None:
-        moa = MoA(QA, ["openai/a", "openai/b"], "openai/judge")
-        assert moa.__getstate__()["proposers"] is moa.proposers
+    def test_keep_what_is_shared_shared(self) -> None:
+        moa = pickle.loads(cloudpickle.dumps(MoA(QA, [lm := keyed(), lm], lm)))
+        assert moa.agents[0].lm is moa.agents[1].lm is moa.agents[2].lm
+        assert moa.proposers.a.program is moa.proposers.a_2.program is moa.proposers.shared
 
     @pytest.mark.parametrize(
         "copied", [copy.copy, copy.deepcopy, lambda moa: moa.deepcopy()], ids=["copy", "deep", "dspy"]
