@@ -19,7 +19,7 @@ from .reports import StageReport
 from .scoring import Scored
 from .specialize import Specialize
 from .vote_weights import OPEN
-from .votes import Votes
+from .votes import Floats, Votes
 
 __all__ = ["Bagging", "Boosting"]
 
@@ -75,17 +75,18 @@ class Bagging(Specialize):
         return made
 
     def tune(self, compiling: Compiling) -> None:
-        """Tune each proposer on a draw of its own."""
-        number, generator = len(compiling.train), np.random.default_rng(self.seed)
+        """Tune one proposer after the other, each on a draw of its own."""
+        examples, number, generator = compiling.train, len(compiling.train), np.random.default_rng(self.seed)
+        weights = np.full(number, 1 / number)
         for name in compiling.moa.panels[0].names:
-            self.tune_on(compiling, name, generator.integers(number, size=number))
+            compiling.train = [examples[place] for place in generator.choice(number, size=number, p=weights)]
+            compiling.tune(name, alone(compiling.moa, "proposers", name, ()))
+            compiling.train = examples
+            weights = self.weigh(compiling, name, weights)
 
-    def tune_on(self, compiling: Compiling, name: str, drawn: Any) -> None:
-        """Tune a proposer on these examples, given by their places."""
-        examples = compiling.train
-        compiling.train = [examples[place] for place in drawn]
-        compiling.tune(name, alone(compiling.moa, "proposers", name, ()))
-        compiling.train = examples
+    def weigh(self, compiling: Compiling, name: str, weights: Floats) -> Floats:
+        """The chances of the examples to be drawn for the next proposer: always the same."""
+        return weights
 
     def settings(self) -> dict[str, Any]:
         """What decides on the result, beside the mixture and the examples."""
@@ -101,7 +102,7 @@ class Boosting(Bagging):
 
     Args:
         metric: As `Specialize` takes it.
-        proposers: How many at most; one that does no better than chance counts nothing.
+        proposers: How many at most; one that does no better than chance hardly counts.
         **settings: As `Specialize` takes them.
 
     Examples:
@@ -112,21 +113,17 @@ class Boosting(Bagging):
         ```
     """
 
-    def tune(self, compiling: Compiling) -> None:
-        """Tune one proposer after the other, then weigh their votes."""
-        moa, examples, generator = compiling.moa, compiling.train, np.random.default_rng(self.seed)
-        weights, votes = np.full(len(examples), 1 / len(examples)), dict[str, float]()
-        for name in moa.panels[0].names:
-            self.tune_on(compiling, name, generator.choice(len(examples), size=len(examples), p=weights))
-            program = alone(moa, "proposers", name, ())
-            recording = ask_examples(program, examples, concurrency=self.num_threads)
-            compiling.finish(StageReport(name=f"answers of {name}", usage=recording.usage))
-            scored = Scored(self.metric, program.signature)
-            wrong = 1 - Votes.of(program, recording, examples, scored, self.num_threads).scores[:, 0]
-            # As if one more example had been half wrong: a proposer without an error is not worth everything.
-            error = (float(weights @ wrong) * len(examples) + 0.5) / (len(examples) + 1)
-            votes[name] = max(0.0, math.log((1 - error) / error) + math.log(OPEN))
-            weights = weights * np.exp(votes[name] * wrong)
-            weights /= weights.sum()
-        strategy: Any = moa.strategy
-        strategy.weights = votes if any(votes.values()) else {}
+    def weigh(self, compiling: Compiling, name: str, weights: Floats) -> Floats:
+        """Higher chances for what this proposer gets wrong; and the weight of its vote."""
+        program, examples, threads = alone(compiling.moa, "proposers", name, ()), compiling.train, self.num_threads
+        recording = ask_examples(program, examples, concurrency=threads)
+        compiling.finish(StageReport(name=f"answers of {name}", usage=recording.usage))
+        scored = Scored(self.metric, program.signature)
+        wrong = 1 - Votes.of(program, recording, examples, scored, threads).scores[:, 0]
+        # As if one more example had been half wrong: a proposer without an error is not worth everything.
+        error = (float(weights @ wrong) * len(wrong) + 0.5) / (len(wrong) + 1)
+        vote = max(1e-6, math.log((1 - error) / error) + math.log(OPEN))
+        strategy: Any = compiling.moa.strategy
+        strategy.weights = {**strategy.weights, name: vote}
+        grown: Floats = weights * np.exp(vote * wrong)
+        return grown / grown.sum()
