@@ -103,7 +103,7 @@ def diagnose(
     def compare(known: Recording | None, **limits: Any) -> Comparison:
         settings = {**shared, **limits, "path": path, "on_row": on_row}
         found = ask_examples(moa, devset, recorded=known, others=others, **settings)
-        return evaluate(moa, found, scored.with_two_arguments, seed=seed, **shared)
+        return evaluate(moa, found, scored.measure, seed=seed, **shared)
 
     comparison = compare(recorded, **budget)
     control = "No Self-MoA: it was not asked for."

@@ -34,11 +34,16 @@ class Scored:
     """
 
     def __init__(self, metric: str | Metric, task: type[dspy.Signature]) -> None:
-        self.given = metric
-        self.metric = as_metric(metric, task)
-        self.task = task
-        self.__name__ = metric_name(metric)
-        self._takes = _count_arguments(self.metric)
+        self.task, self.__name__ = task, metric_name(metric)
+        own = as_metric(metric, task)
+        takes = _count_arguments(own)
+
+        def measure(example: dspy.Example, prediction: dspy.Prediction, *more: Any) -> Any:
+            return own(example, prediction, *(*more, None, None, None)[: takes - 2])
+
+        measure.__name__ = self.__name__
+        self.measure = measure
+        """The metric as `evaluate` takes it."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Scored:
         return self
@@ -54,7 +59,7 @@ class Scored:
         name = pred_name and pred_name.removeprefix(INSIDE)
         try:
             with heard():
-                number, value = self._measure(gold, pred, trace, name, pred_trace)
+                number, value = self._score(gold, pred, trace, name, pred_trace)
         except MetricError as error:
             raise Stop(str(error)) from error
         said = value if isinstance(value, dspy.Prediction) else dspy.Prediction()
@@ -68,21 +73,9 @@ class Scored:
             feedback = f"Score {number:g}." + (f" Right would be {right}. Given was {given}." if names else "")
         return ScoreWithFeedback(score=number, feedback=feedback)
 
-    @property
-    def with_two_arguments(self) -> str | Metric:
-        """The metric as `evaluate` takes it."""
-        if self._takes < 5:
-            return self.given
-
-        def measure(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> Any:
-            return self.metric(example, prediction, trace, None, None)
-
-        measure.__name__ = self.__name__
-        return measure
-
     def number(self, example: dspy.Example, outputs: Mapping[str, Any] | None) -> float:
         """What these outputs score; 0 if there are none. `MetricError` if the metric raises, or gives no score."""
-        return 0.0 if outputs is None else self._measure(example, prediction_of(outputs))[0]
+        return 0.0 if outputs is None else score(self.measure, example, prediction_of(outputs))
 
     def try_on_gold(self, example: dspy.Example) -> None:
         """Score an example's own gold outputs: what is wrong with a metric shows before anything is paid for."""
@@ -93,15 +86,14 @@ class Scored:
         proposals = [Proposal(id="gold", agent="gold", outputs=gold)]
         counts: Any = dict.fromkeys(("num_proposers", "proposals_asked", "proposals_received"), 1)
         metadata = MoAMetadata(strategy="voting", answered_by="voting", all_proposals=proposals, **counts)
-        self._measure(example, MoAPrediction.of(gold, self.task, metadata))
+        score(self.measure, example, MoAPrediction.of(gold, self.task, metadata))
 
-    def _measure(self, example: dspy.Example, prediction: dspy.Prediction, *more: Any) -> tuple[float, Any]:
+    def _score(self, example: dspy.Example, prediction: dspy.Prediction, *more: Any) -> tuple[float, Any]:
         """The score, and what the metric itself gave."""
         given: list[Any] = []
-        further = (*more, *(None,) * 3)[: self._takes - 2]
 
         def measure(example: dspy.Example, prediction: dspy.Prediction) -> Any:
-            given.append(self.metric(example, prediction, *further))
+            given.append(self.measure(example, prediction, *more))
             return given[-1]
 
         measure.__name__ = self.__name__

@@ -49,7 +49,7 @@ def test_the_correlation_of_errors_is_the_phi_coefficient() -> None:
 
 
 def test_identical_voters_are_one_and_independent_ones_are_many() -> None:
-    moa, asked, recording = planted({"ada": 0.6, "bo": 0.7, "cy": 0.8}, 300)
+    moa, asked, recording = planted({"ada": 0.6, "bo": 0.7, "cy": 0.8}, 150)
     apart = diagnose(moa, asked, strategies=[], self_moa=False, recorded=recording).diversity
     assert apart.effective == pytest.approx(3.0, abs=0.25)
     alone = [row.proposals[0].outputs["answer"] for row in recording]

@@ -16,7 +16,7 @@ FIVE = {"ada": 0.8, "bo": 0.75, "cy": 0.7, "dan": 0.7, "eve": 0.7}
 
 def proven(**settings: Any) -> Any:
     moa, _, recording = planted(FIVE, questions=400, alternatives=3)
-    return prove(moa, evaluate(moa, recording, strategies=[]), splits=20, **settings)
+    return prove(moa, evaluate(moa, recording, strategies=[]), splits=10, **settings)
 
 
 def test_what_is_won_and_what_it_takes() -> None:
