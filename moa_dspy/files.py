@@ -80,7 +80,7 @@ def drafting(target: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".moa-", dir=target.parent) as folder:
         draft = Path(folder, target.name)
         yield draft
-        with open(draft, "rb") as file:
+        with open(draft, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(draft, target)
 
