@@ -12,19 +12,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import (
-    ask,
-    chat,
-    compile,
-    doctor,
-    evaluate,
-    options,
-    output,
-    run,
-    serve,
-    show,
-    start,
-)
+from moa_dspy.cli import ask, chat, compile, doctor, evaluate, options, output, run, serve, show, start
 
 __all__ = ["app", "main"]
 

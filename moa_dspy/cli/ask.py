@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -144,14 +144,13 @@ def _show(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[d
         here.print()
     here.print(costs_table(metadata, here.width))
     asked, received = metadata.proposals_asked, metadata.proposals_received
-    if received < asked:
-        here.print(harmless(f"Degraded: {asked - received} of {asked} proposals did not come.", "yellow"))
+    degraded = [f"{asked - received} of {asked} proposals did not come."] if received < asked else []
     if metadata.fallback_used:
-        voted = f"Degraded: the {metadata.strategy} failed, so the answer is the vote among the proposals."
-        here.print(harmless(voted, "yellow"))
+        degraded.append(f"the {metadata.strategy} failed, so the answer is the vote among the proposals.")
     for id, lost in metadata.shortened.items():
-        cut = f"Degraded: {lost:,} characters of {id}'s proposal did not fit the aggregator's context window."
-        here.print(harmless(cut, "yellow"))
+        degraded.append(f"{lost:,} characters of {id}'s proposal did not fit the aggregator's context window.")
+    for line in degraded:
+        here.print(harmless(f"Degraded: {line}", "yellow"))
 
 
 def made_of(metadata: MoAMetadata) -> str:
@@ -162,12 +161,6 @@ def made_of(metadata: MoAMetadata) -> str:
 
 def proposals_table(outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[dspy.Signature]) -> Table:
     """The last layer's proposals, those that say the same beside each other, and who failed."""
-    return table(["proposer", "proposal", "agrees"], _proposal_rows(outputs, metadata, task))
-
-
-def _proposal_rows(
-    outputs: Mapping[str, Any] | None, metadata: MoAMetadata, task: type[dspy.Signature]
-) -> Iterator[tuple[str | Text, ...]]:
     import dspy
 
     from moa_dspy.evaluation import as_metric
@@ -175,17 +168,18 @@ def _proposal_rows(
     is_same = as_metric("exact", task)
     last = max((proposal.layer for proposal in metadata.all_proposals), default=1)
     left = {proposal.id: proposal for proposal in metadata.all_proposals if proposal.layer == last}
+    rows: list[tuple[str, str | Text, str | Text]] = []
     for vote in metadata.votes:
         agrees = metadata.selected is not None and metadata.selected in vote.proposals
         if metadata.selected is None and outputs is not None:
             agrees = bool(is_same(dspy.Example(**vote.answer), dspy.Prediction(**outputs)))
-        for id in vote.proposals:
-            yield id, _text(left.pop(id).outputs, _LENGTH), harmless("yes" if agrees else "", "green")
-    for proposal in left.values():
-        yield proposal.id, _text(proposal.outputs, _LENGTH), "" if outputs is None else "abstains"
+        mark = harmless("yes" if agrees else "", "green")
+        rows += [(id, _text(left.pop(id).outputs, _LENGTH), mark) for id in vote.proposals]
+    rows += [(one.id, _text(one.outputs, _LENGTH), "" if outputs is None else "abstains") for one in left.values()]
     for failure in metadata.failures:
         cause = harmless(f"{failure.error}: {failure.message}", "yellow", _LENGTH)
-        yield failure.agent, cause, harmless("failed", "yellow")
+        rows.append((failure.agent, cause, harmless("failed", "yellow")))
+    return table(["proposer", "proposal", "agrees"], rows)
 
 
 def costs_table(metadata: MoAMetadata, width: int) -> Table:

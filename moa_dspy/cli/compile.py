@@ -219,21 +219,21 @@ def _tell_stage(stage: Any) -> None:
 def _counting(most: int, under_way: int, max_calls: int | None, max_cost_usd: float | None) -> Iterator[None]:
     """Show how many LM calls have ended, of how many at most; as Ctrl-C does, stop at the end of the budget."""
     import dspy
-    from dspy.utils.callback import BaseCallback
 
-    from moa_dspy.meter import metered
+    from moa_dspy.meter import Meter
 
     spent: list[str] = []
 
-    class Counter(BaseCallback):
-        calls, billed, cost, stops_at = 0, 0, 0.0, 1
+    class Counter(Meter):
+        ended, billed, cost, stops_at = 0, 0, 0.0, 1
 
         def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-            call = meter.call(call_id)
-            self.calls += 1
+            super().on_lm_end(call_id, outputs, exception)
+            call = self.call(call_id)
+            self.ended += 1
             if call is not None and not call.cache_hit:
                 self.billed, self.cost = self.billed + 1, self.cost + (call.cost_usd or 0.0)
-            update(self.calls, max(most, self.calls))
+            update(self.ended, max(most, self.ended))
             is_over = max_cost_usd is not None and self.cost + self.cost / max(1, self.billed) > max_cost_usd
             if self.billed >= self.stops_at and (is_over or (max_calls is not None and self.billed >= max_calls)):
                 spent.append(f"The budget is used up: {self.billed:,} LM calls, ${self.cost:.4f}.")
@@ -241,14 +241,13 @@ def _counting(most: int, under_way: int, max_calls: int | None, max_cost_usd: fl
                 self.stops_at = self.billed + under_way + 1
                 signal.raise_signal(signal.SIGINT)
 
-    with metered("all") as meter, output.progress("compiling (LM calls)") as update:
+    with output.progress("compiling (LM calls)") as update, dspy.context(**Counter("all").settings()):
         try:
-            with dspy.context(callbacks=[*dspy.settings.get("callbacks", []), Counter()]):
-                yield
+            yield
         except output.Stopped as stop:
-            if spent:
-                raise output.Stopped(f"{spent[0]} {stop}") from stop
-            raise
+            if not spent:
+                raise
+            raise output.Stopped(f"{spent[0]} {stop}") from stop
 
 
 def _show(result: dict[str, Any], report: Any) -> None:
