@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +28,8 @@ def evaluate(
     scoring: options.Scoring,
     data: Annotated[Path | None, typer.Argument(metavar="DATA", help="Questions and gold answers, or -.")] = None,
     by: Annotated[str | None, typer.Option(metavar="FIELD", help="Show the scores by this field of DATA too.")] = None,
+    also: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A further metric; repeat it.")] = None,
+    perturb: Annotated[bool, typer.Option("--perturb", help="Ask in three other wordings too.")] = False,
     plot: options.Plot = None,
     out: options.Kept = None,
     recording: Annotated[Path | None, typer.Option(metavar="FILE", help="Score this recording; ask nobody.")] = None,
@@ -55,7 +58,8 @@ def evaluate(
     moa-dspy eval --recording recorded.jsonl -c moa.yaml --metric contains
 
     [bold]Metrics[/bold]: exact compares by type, as votes are counted; contains looks for the gold text in the
-    answer; module:function is DSPy's metric(example, prediction, trace=None), importable from here.
+    answer; module:function is DSPy's metric(example, prediction, trace=None), importable from here. With --also or
+    --perturb a table of all measures follows: each metric, robustness, calibration, tokens, USD, seconds.
 
     [bold]Resume[/bold]: with --out every answer is kept, and the same command again asks only what is missing, also
     after Ctrl-C, a kill, or the end of a budget (--max-cost-usd, --max-calls; --dry-run says what it takes).
@@ -91,9 +95,14 @@ def evaluate(
     if by is not None and not any(by in example for example in examples):
         raise ValueError(f"No row of {data or recording} has the field {by!r}, so the scores cannot be shown by it.")
     settings: dict[str, Any] = {"strategies": strategies, "concurrency": concurrency, "seed": scoring.seed, "path": out}
+    settings |= {"metrics": {name: name for name in also or ()}, "perturb": perturb}
     settings |= limits.bound(moa, one_answer=False)
     if dry_run:
-        return options.tell_estimate(evaluation.estimate_evaluation(moa, asked, strategies, out), as_json)
+        found = evaluation.estimate_evaluation(moa, asked, strategies, out)
+        if perturb:
+            cost = None if found.cost_usd is None else 4 * found.cost_usd
+            found = replace(found, questions=4 * found.questions, calls=4 * found.calls, cost_usd=cost)
+        return options.tell_estimate(found, as_json)
     with tracking(mlflow, moa, "eval", examples) as tracked:
         comparison, status = compare(
             "asking", lambda update: evaluation.evaluate(moa, asked, scoring.metric, on_progress=update, **settings)
@@ -108,6 +117,8 @@ def evaluate(
         output.print_json(comparison.to_dict() | ({} if proven is None else {"proof": proven.to_dict()}))
     else:
         show_comparison(output.console(), comparison, by)
+        if also or perturb:
+            output.console().print(comparison.measures_table())
         if proven is not None:
             output.console().print(proven.table())
     raise typer.Exit(status)

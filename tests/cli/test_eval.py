@@ -145,6 +145,15 @@ def test_a_recording_is_scored_anew_without_a_call() -> None:
     assert "--recording rows.jsonl" in words(result.stderr)
 
 
+def test_further_metrics_and_other_wordings_are_measured() -> None:
+    options = ("eval", "data.jsonl", *TWO, "-s", "voting", "--also", "contains", "--perturb")
+    assert printed(*options, "--dry-run")["calls"] == 4 * 24
+    plain = printed(*options)
+    assert {one["name"] for one in plain["measures"]} >= {"exact", "contains", "robustness"}
+    assert 24 < plain["spent"]["calls"] <= 4 * 24 and plain["questions"] == 12
+    assert "robustness" in moa_dspy(*options, columns=140).stdout
+
+
 def test_a_proof_of_a_recording_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluate, "SPLITS", 20)
     write_questions("many.jsonl", 100)
