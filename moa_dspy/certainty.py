@@ -73,15 +73,12 @@ class Calibration(BaseModel):
     kind of questions that it was learned from: whoever changes prompts, models or weights calibrates anew.
 
     Attributes:
-        measures: What each of `MEASURES` adds to the log-odds.
-        agents: What an agent's saying the same adds, beyond what a vote adds anyway.
-        questions: On how many rows with gold answers it rests.
-        accuracy: The share of right answers among them.
+        measures: What each of `MEASURES` adds to the log-odds; `agents`: what an agent's saying the same adds to that.
+        questions: On how many rows with gold answers it rests; `accuracy`: the share of right answers among them.
         cuts: What another promise is decided by; see `list_cuts`, of rows held out.
-        max_error: The promise: the share of wrong answers among those given; None if there is none.
-        threshold: The least confidence with which an answer is given under the promise.
-        on_unsure: `abstain` gives None in place of an answer below it, `flag` gives the answer; `metadata.abstained`
-            says so in both cases.
+        max_error: The promise, if there is one: the share of wrong answers among those given.
+        threshold: The least confidence of these. Below it, `on_unsure="abstain"` gives None, and `"flag"` the answer;
+            `metadata.abstained` says so.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -223,10 +220,9 @@ def fit(rows: npt.ArrayLike, right: npt.ArrayLike) -> Fitted:
     """Fit the probability that an answer is right, of rows of `weigh_evidence` and of 1 for right, 0 for not.
 
     `support` and the constant are free; what else is measured is drawn to 0, and so is what single agents add, so that
-    little data give equal weights. How strongly agents are drawn is decided by the likelihood of rows held out.
-
-    A row's place among all rows, by the fit of the other folds, is what is pooled over folds, and not the probability
-    itself: folds with more errors get higher ones from the others, which would put errors on top.
+    little data give equal weights. How strongly agents are drawn is decided by the likelihood of rows held out. What is
+    pooled over folds is a row's place among all, by the fit of the others, and not the probability itself: folds with
+    more errors get higher ones from the others, which would put errors on top.
     """
     features, truth = np.asarray(rows, dtype=float), np.asarray(right, dtype=float)
     # Of what agents add, some or next to nothing.

@@ -52,10 +52,9 @@ class Cascade(_Program):
 
     A stage stops the cascade when its calibrated confidence reaches its threshold (`Calibrate(max_error=...)` sets
     both; `FitCascade` finds the stages too). Proposals are kept: an agent of an earlier stage, known by its name, is
-    not asked again. Where all that is left is a vote that can no longer change, it is not asked for either.
-
-    `metadata` is the account of the whole; `metadata.stage` says which stage answered. A later stage that fails
-    leaves the earlier one's answer, flagged by `abstained`.
+    not asked again; nor is a vote, if that is all that is left, that can no longer change. `metadata` is the account of
+    the whole, `metadata.stage` says which stage answered. A later stage that fails leaves the earlier one's answer,
+    flagged by `abstained`.
 
     Args:
         stages: Calibrated mixtures; the last one may be any mixture, agent, module or model's name.
@@ -227,12 +226,9 @@ class Route(_Program):
 
 
 class RouteTable(Parameter):
-    """What was learned, the scores of all options on known questions; DSPy saves and loads it.
+    """What was learned, of shape (questions, options): the scores of all options on known questions; DSPy saves it.
 
-    Args:
-        options: Their names, the one that is taken where nothing is known first.
-        keys: Of each known question, its column's value, or its embedding.
-        scores: Of shape (questions, options).
+    The first option is taken where nothing is known. A question's key is its column's value, or its embedding.
     """
 
     def __init__(self, options: Sequence[str], keys: Sequence[Any], scores: npt.ArrayLike) -> None:

@@ -16,7 +16,7 @@ from moa_dspy import Agent, Cascade, MoA, MoAError, Voting
 from moa_dspy.certainty import MEASURES, Calibration, weigh_evidence
 from moa_dspy.optimizers import CompileInterrupted, FitCascade
 from moa_dspy.strategies import Case
-from moa_dspy.strategies.counting import Ballot, count, decided
+from moa_dspy.strategies.voting import Ballot, count, decided
 
 
 def sure(moa: MoA, threshold: float = 0.9) -> MoA:

@@ -160,15 +160,13 @@ def _words(name: Any) -> tuple[str, ...]:
 def _walk(annotation: Any, path: str, above: tuple[Any, ...]) -> Iterator[tuple[str, Any, bool]]:
     if annotation in above:  # a model may hold its own kind
         return
-    declared, arguments = types_of_parts(annotation), _arguments(annotation)
+    declared, arguments, above = types_of_parts(annotation), _arguments(annotation), (*above, annotation)
     beside = left_out(declared)
     for name, kind in declared.items():
-        if name in beside:
-            yield f"{path}.{name}", kind, False
-        else:
-            yield from _walk(kind, f"{path}.{name}", (*above, annotation))
+        inside = f"{path}.{name}"
+        yield from [(inside, kind, False)] if name in beside else _walk(kind, inside, above)
     for kind in arguments:
-        yield from _walk(kind, path, (*above, annotation))
+        yield from _walk(kind, path, above)
     if not declared and not arguments:
         yield path, annotation, True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dspy
 from dspy.utils import exceptions
@@ -17,8 +17,10 @@ from moa_dspy.rendering import SHORTEST, Rendering, escape_inputs, limit_for, re
 from moa_dspy.results import Element, Proposal
 from moa_dspy.rollouts import ask_again
 from moa_dspy.signatures import PROPOSALS
-from moa_dspy.strategies.counting import Tally
 from moa_dspy.strategies.equality import is_refusal
+
+if TYPE_CHECKING:
+    from moa_dspy.strategies.voting import Tally
 
 __all__ = ["FAILED", "AggregatorTimeout", "Case", "Reply", "Strategy", "Unusable", "Verdict", "fields_of"]
 

@@ -22,8 +22,8 @@ from moa_dspy.strategies import answers
 from moa_dspy.strategies.aligning import align
 from moa_dspy.strategies.answers import Answer, answer_of, bare, output_types, parts_of
 from moa_dspy.strategies.base import Case, Strategy, Verdict, fields_of
-from moa_dspy.strategies.counting import Ballot, count
 from moa_dspy.strategies.equality import normalise, same
+from moa_dspy.strategies.voting import Ballot, count
 from moa_dspy.values import as_text, cached, to_json, validated
 
 __all__ = ["Fusion", "Merged", "merge", "merge_parts"]
@@ -78,15 +78,10 @@ class Fusion(Strategy):
             narrow=lambda asks, labels: without(asks, tuple(whole)),
             complaint=_find_unknown_labels,
         )
-        told = [
-            Element(
-                statement=element.statement,
-                kind=element.kind,
-                supported_by=[p.id for label in _labels(element.supported_by) for p in reply.shown.labels[label]],
-                resolution=element.resolution,
-            )
-            for element in reply.prediction[ELEMENTS]
-        ]
+        told = []
+        for element in reply.prediction[ELEMENTS]:
+            by = [proposal.id for label in _labels(element.supported_by) for proposal in reply.shown.labels[label]]
+            told.append(Element(**{**dict(element), "supported_by": by}))
         answer = merged.completed_by({name: reply.prediction.get(name) for name in merged.parts})
         return Verdict(answer, elements=[*merged.elements, *told], **reply.told)
 

@@ -62,18 +62,15 @@ class Selection(Strategy):
         if wrong := [verifier for verifier in verifiers if not callable(verifier)]:
             raise TypeError(f"The verifier {wrong[0]!r} cannot be called. Give a function, a module or an Agent.")
         weights = [1.0] * len(verifiers) if verifier_weights is None else list(verifier_weights)
-        if verifiers and (len(weights) != len(verifiers) or min(weights) < 0 or not any(weights)):
-            raise ValueError(
-                f"verifier_weights={verifier_weights!r} do not weigh {len(verifiers)} verifiers. Give each a number "
-                "from 0, not all of them 0."
-            )
-        self.rotations = rotations
-        self.verifier_weights = weights
+        number = len(verifiers)
+        if number and (len(weights) != number or min(weights) < 0 or not any(weights)):
+            told = f"verifier_weights={verifier_weights!r} do not weigh {number} verifiers."
+            raise ValueError(f"{told} Give each a number from 0, not all of them 0.")
+        self.rotations, self.verifier_weights = rotations, weights
         for place, verifier in enumerate(verifiers, start=1):  # on attributes, where DSPy finds their predictors
             setattr(self, f"verifier_{place}", verifier if isinstance(verifier, dspy.Module) else Function(verifier))
-        if verifiers:
-            self.needs_aggregator = False
-            self.asks_one_lm = not any(isinstance(verifier, dspy.Module) for verifier in verifiers)
+        self.needs_aggregator = not verifiers
+        self.asks_one_lm = not any(isinstance(verifier, dspy.Module) for verifier in verifiers)
 
     @property
     def verifiers(self) -> list[dspy.Module]:

@@ -46,12 +46,8 @@ PRINCIPLES = (
 class Revision(Strategy):
     """The aggregator criticises a draft against principles, and writes the answer anew.
 
-    One aggregator call more than the strategy that makes the draft. After Bai et al., "Constitutional AI:
+    One aggregator call more than the draft's strategy, by default `Synthesis()`. After Bai et al., "Constitutional AI:
     Harmlessness from AI Feedback" (2022), whose first stage is critique and revision.
-
-    Args:
-        principles: What the draft is held against, a sentence each.
-        draft: The strategy that makes it; by default `Synthesis()`.
 
     Examples:
         >>> from moa_dspy import MoA, Revision, Voting

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moa_dspy.strategies.counting import Ballot, Tally, count, decided
 from moa_dspy.strategies.equality import ABSTAIN, normalise
+from moa_dspy.strategies.voting import Ballot, Tally, count, decided
 
 NAN = float("nan")
 REFUSAL = "I'm sorry, but I can't help with that."

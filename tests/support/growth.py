@@ -13,10 +13,10 @@ from moa_dspy.evaluation import as_metric
 from moa_dspy.rendering import render
 from moa_dspy.secrets import mask
 from moa_dspy.signatures import task_signature
-from moa_dspy.strategies.counting import Ballot, count
 from moa_dspy.strategies.equality import normalise
 from moa_dspy.strategies.fusion import merge
 from moa_dspy.strategies.normalizers import NORMALIZERS
+from moa_dspy.strategies.voting import Ballot, count
 from moa_dspy.values import as_text, to_json, typed_outputs
 
 TASK = task_signature("question -> answer")
