@@ -204,7 +204,7 @@ def test_nonsense_is_not_replayed_from_the_cache(settings: dict[str, Any], cache
     assert [moa(question="?").answer for _ in range(2)] == ["fine", "fine"] and judge.calls == 2
 
 
-@every_way
+@both_ways
 def test_an_aggregator_that_is_late_leaves_the_vote(ask: Ask) -> None:
     lms = {**cast("a", "b"), **cast("judge", delay=5)}
     pred = ask(mixture(lms, limits={"aggregator_timeout": 0.3}), question="?")
@@ -212,7 +212,7 @@ def test_an_aggregator_that_is_late_leaves_the_vote(ask: Ask) -> None:
     assert pred.metadata.seconds < 3
 
 
-@every_way
+@both_ways
 def test_a_call_ends_in_its_time_and_leaves_the_aggregator_its_share(ask: Ask) -> None:
     lms = {**cast("a"), **cast("late", delay=5), **cast("judge")}
     pred = ask(mixture(lms, limits={"timeout": 1}), question="?")
@@ -222,7 +222,7 @@ def test_a_call_ends_in_its_time_and_leaves_the_aggregator_its_share(ask: Ask) -
     assert pred.metadata.answered_by == "synthesis"
 
 
-@every_way
+@both_ways
 def test_with_a_quorum_in_the_others_have_their_grace(ask: Ask) -> None:
     lms = {**cast("a", "b"), **cast("late", delay=5), **cast("judge")}
     pred = ask(mixture(lms, limits={"quorum": 2, "grace": 0.2}), question="?")
