@@ -93,9 +93,6 @@ class SelectCommittee(FromAnswers[MoA]):
         max_usd: USD per question, by what the examples cost.
         concurrency: Examples under way at once.
 
-    Attributes:
-        report: Of the last compile; see `CommitteeReport`.
-
     Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions

@@ -52,9 +52,6 @@ class FitRoute(FromAnswers[MoA | Route]):
         embedder: Instead, a `dspy.Embedder` for the inputs' text: the nearest questions are alike.
         concurrency: Examples under way at once.
 
-    Attributes:
-        report: Of the last compile; see `RouteReport`.
-
     Examples:
         ```python
         optimizer = FitRoute("exact", embedder=dspy.Embedder("openai/text-embedding-3-small"))

@@ -19,13 +19,7 @@ __all__ = ["alone", "restricted", "specialized", "up_to"]
 
 
 def specialized(moa: MoA) -> MoA:
-    """A copy with a prompt per proposer; what they shared so far, instructions and demos, each has for itself.
-
-    Examples:
-        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
-        >>> [name for name, _ in specialized(moa).named_predictors()][:2]
-        ['proposers.alice.program.predict', 'proposers.bob.program.predict']
-    """
+    """A copy with a prompt per proposer; what they shared so far, instructions and demos, each has for itself."""
     mixture = moa.deepcopy()
     held = Counter(id(agent.program) for panel in mixture.panels for agent in panel.agents)
     for panel in mixture.panels:

@@ -14,13 +14,7 @@ __all__ = ["Budget", "Recipe"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much a compile may spend. A run is one answer of the program that is tuned.
-
-    Examples:
-        >>> quick = Recipe.named("quick")
-        >>> quick.metric_calls(valset=20), quick.most_runs(valset=20), quick.most_reflections(valset=20)
-        (96, 121, 13)
-    """
+    """How much a compile may spend. A run is one answer of the program that is tuned."""
 
     name: str
     evaluations: int  # of the whole valset by one run of GEPA, per prompt

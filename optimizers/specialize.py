@@ -224,13 +224,7 @@ class Jointly(Specialize):
 def build(
     name: Literal["specialize", "gepa", "bootstrap", "mipro"], metric: str | Metric, **settings: Any
 ) -> Specialize:
-    """The optimizer of this name, one of `OPTIMIZERS`, with a recipe's budget; `settings` are those of `Specialize`.
-
-    Examples:
-        >>> moa = MoA("question -> answer", ["simulated/alice", "simulated/bob"], "simulated/judge")
-        >>> build("gepa", "exact", recipe="quick").budget(moa, trainset=20, valset=20).formula
-        '197 runs x 3 calls'
-    """
+    """The optimizer of this name, one of `OPTIMIZERS`, with a recipe's budget; `settings` are those of `Specialize`."""
     if name not in OPTIMIZERS:
         raise ValueError(f"There is no optimizer {name!r}. Choose one of: {', '.join(OPTIMIZERS)}.")
     return Specialize(metric, **settings) if name == "specialize" else Jointly(name, metric, **settings)
@@ -239,12 +233,7 @@ def build(
 def split(
     examples: Sequence[dspy.Example], heldout: float = 0.3, seed: int = 0
 ) -> tuple[list[dspy.Example], list[dspy.Example], list[dspy.Example]]:
-    """Examples to learn from, to compare by, and to hold back (a share of all); the first two are halves of the rest.
-
-    Examples:
-        >>> [len(part) for part in split([dspy.Example(question=str(n)) for n in range(10)], heldout=0.2)]
-        [4, 4, 2]
-    """
+    """Examples to learn from, to compare by, and to hold back (a share of all); the first two are of equal number."""
     shuffled = list(examples)
     random.Random(seed).shuffle(shuffled)
     held = round(heldout * len(shuffled)) or int(heldout > 0)

@@ -72,9 +72,6 @@ class FitVoteWeights(FromAnswers[MoA]):
             held out.
         concurrency: Examples under way at once.
 
-    Attributes:
-        report: Of the last compile; see `WeightsReport`.
-
     Examples:
         >>> from moa_dspy import MoA
         >>> from moa_dspy.simulated.questions import bundled_questions
