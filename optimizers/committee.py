@@ -275,10 +275,10 @@ def pick(candidates: Sequence[Candidate], cost_of: Callable[[Candidate], float] 
 
     order = sorted(candidates, key=lambda one: (cost_of(one), -mean(one)))
     cheapest, dearest = order[0], max(order, key=lambda one: (cost_of(one), mean(one)))
-    is_few = len(cheapest.scores) < FEW
-    if is_few:
-        dearest = max((one for one in order if one.strategy == "voting"), key=cost_of, default=dearest)
-    anchor = cheapest if mean(cheapest) >= mean(dearest) and not is_few else dearest
+    anchor = cheapest if mean(cheapest) >= mean(dearest) else dearest
+    votes = [one for one in order if one.strategy == "voting" and not one.is_single]
+    if is_few := bool(votes) and len(cheapest.scores) < FEW:
+        anchor = votes[-1]
     gains = [(one, one.scores - anchor.scores) for one in order]
     errors = 2 if is_few else 1
     evident = [one for one, gain in gains if gain.mean() > errors * gain.std() / len(gain) ** 0.5 + 1e-9]
