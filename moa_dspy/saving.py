@@ -56,13 +56,11 @@ class Savable(Keyless):
     def from_config(
         cls, signature: str | type[dspy.Signature] | None, config: MoAConfig | str | Path, router: Any = None
     ) -> Self:
-        """The mixture that a config describes; of a file that `save` wrote, the mixture with its prompts and demos.
-
-        A config is the caller's own: requests go to the addresses in it.
+        """The mixture that a config describes, which is the caller's own: requests go to the addresses in it.
 
         Args:
             signature: The task's signature; None for the config's own.
-            config: What to build: a `MoAConfig`, a preset's name, or the path of a file.
+            config: A `MoAConfig`, a preset's name, or the path of a file; of one that `save` wrote, with its prompts.
             router: A `litellm.Router` for models named `router/GROUP`, instead of the config's own.
 
         Raises:
@@ -81,9 +79,7 @@ class Savable(Keyless):
         custom_types: Mapping[str, type] | None = None,
         allow_unsafe_lm_state: bool = False,
     ) -> Self:
-        """The mixture in a file: one that `save` wrote, or a config that has a `signature`.
-
-        Keys come from the environment: the file holds no secrets.
+        """The mixture in a file: one that `save` wrote, or a config with a `signature`; keys come from the environment.
 
         Args:
             path: The file.
@@ -111,9 +107,23 @@ class Savable(Keyless):
     def _read(cls, path: str | Path, *, trusts_addresses: bool, **given: Any) -> Self:
         data = read_data(path)
         with naming(path):
-            if is_saved(data):
-                return cls._restore(data, trusts_addresses, **given)
-            return cls._build(MoAConfig.model_validate(data), **given)
+            if not is_saved(data):
+                return cls._build(MoAConfig.model_validate(data), **given)
+            saved = SavedMixture.of(data)
+            if saved.config.get("router") and not trusts_addresses:
+                raise ValueError(
+                    "The file names a router, which could send your keys and your data anywhere. Pass "
+                    "allow_unsafe_lm_state=True if you trust it."
+                )
+            saved = saved if trusts_addresses else distrust(saved)
+            config = MoAConfig.model_validate(saved.buildable(), context=OF_SAVED)
+            moa, unsafe = cls._build(config, **given), given.get("allow_unsafe_lm_state", False)
+            for where, agent in agents_of(cast("MoA", moa)).items():
+                warn_of_missing(saved, where)
+                if where in saved.lms:
+                    agent.lm = make_lm(saved, where, given.get("router") or config.router, unsafe)
+            moa.load_state(data, allow_unsafe_lm_state=unsafe)
+            return moa
 
     @classmethod
     def _build(
@@ -150,32 +160,13 @@ class Savable(Keyless):
         made.config_name = config.name
         return cast(Self, made)
 
-    @classmethod
-    def _restore(cls, state: Mapping[str, Any], trusts_addresses: bool, **given: Any) -> Self:
-        saved = SavedMixture.of(state)
-        if saved.config.get("router") and not trusts_addresses:
-            raise ValueError(
-                "The file names a router, which could send your keys and your data anywhere. Pass "
-                "allow_unsafe_lm_state=True if you trust it."
-            )
-        saved = saved if trusts_addresses else distrust(saved)
-        config = MoAConfig.model_validate(saved.buildable(), context=OF_SAVED)
-        moa, unsafe = cls._build(config, **given), given.get("allow_unsafe_lm_state", False)
-        for path, agent in agents_of(cast("MoA", moa)).items():
-            warn_of_missing(saved, path)
-            if path in saved.lms:
-                agent.lm = make_lm(saved, path, given.get("router") or config.router, unsafe)
-        moa.load_state(state, allow_unsafe_lm_state=unsafe)
-        return moa
-
     def save(
         self, path: str | Path, save_program: bool = False, modules_to_serialize: list[ModuleType] | None = None
     ) -> None:
         """Save the mixture; see `dspy.Module.save`. No secret is written, and no code.
 
         `from_file` reads a JSON file without the code that built the mixture, unless agents run programs or the
-        strategy is one of your own: then build it and use `load`. A file that is there already stays as it is if
-        saving fails.
+        strategy is one of your own: then build it and use `load`. If saving fails, a file that is there stays.
 
         Raises:
             FileNotFoundError: If there is no such folder.
@@ -241,10 +232,10 @@ class Savable(Keyless):
 
 
 class MixtureParameter(dspy.Module, Parameter):
-    """A mixture's models and settings, as DSPy's own machinery saves and loads them.
+    """A mixture's models and settings, as DSPy's own machinery saves and loads them: a view, made when DSPy asks.
 
-    A view: made when DSPy asks for the parameters, it holds nothing itself. It is a module, as DSPy tells only
-    modules whether a file is trusted; it takes no LM from `set_lm`, and says for `get_lm` what the predictors say.
+    It is a module, as DSPy tells only modules whether a file is trusted; it takes no LM from `set_lm`, and says for
+    `get_lm` what the predictors say.
     """
 
     def __init__(self, moa: MoA) -> None:
