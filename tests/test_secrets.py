@@ -156,7 +156,13 @@ def test_a_secret_in_a_config_is_named_with_what_to_write(entry: Any, words: str
 @pytest.mark.parametrize("value", [SECRET, {"x": SECRET}, [SECRET]], ids=["text", "mapping", "list"])
 def test_no_config_takes_a_secret_or_repeats_it(value: Any) -> None:
     deployment = {"model_name": "g", "litellm_params": {"model": "openai/a", "x": {"token": value}}}
-    for place in ({"cookie": value}, {"limits": {"extra_headers": value}}, {"router": {"model_list": [deployment]}}):
+    for place in (
+        {"cookie": value},
+        {"limits": {"extra_headers": value}},
+        {"router": {"model_list": [deployment]}},
+        {"aggregator_model": {"model": "openai/a", "aws_secret_access_key": value}},
+        {"aggregation_strategy": {"name": "voting", "password": value}},
+    ):
         with pytest.raises(ValueError, match="a config holds no secrets") as raised:
             MoAConfig.model_validate({"proposer_models": ["openai/a"], **place})
         assert SECRET not in "".join(traceback.format_exception(raised.value)) + repr(raised.value.errors())  # type: ignore[attr-defined]

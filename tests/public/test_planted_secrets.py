@@ -23,7 +23,7 @@ from support.rendering import render
 from typer.testing import CliRunner
 
 import moa_dspy
-from moa_dspy import Agent, MoA, MoAError, Recording, record
+from moa_dspy import Agent, MoA, MoAError, Recording, TooFewProposals, record
 from moa_dspy.cli import app
 
 ENVIRONMENT = {
@@ -42,6 +42,18 @@ HELD: dict[str, Any] = {
 ADDRESS = "http://me:planted-11-login@127.0.0.1:9/v1?code=planted-12-code"
 SHORT, LOOKS, PER_CALL = "p1-13", "sk-planted-14-looks-like-one", "planted-15-per-call"
 NEEDLES = rb"planted.\d\d|p1.13"
+
+
+class Raises(dspy.Module):
+    """A program that tells what it should not."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+        self.answer = dspy.Predict(QA)
+
+    def forward(self, question: str) -> Any:
+        raise RuntimeError(self.text)
 
 
 def echo(request: ChatRequest) -> Reply:
@@ -124,3 +136,18 @@ def test_none_of_fifteen_leaves(
     assert {"0.jsonl", "1.jsonl", "moa.json", "moa.pkl", "mlflow.db"} <= left.keys()
     found = {where: re.findall(NEEDLES, t if isinstance(t, bytes) else t.encode()) for where, t in left.items()}
     assert {where: {*hits} for where, hits in found.items() if hits} == {}
+
+
+@pytest.mark.parametrize("place", ["brought", "inside", "ambient"])
+def test_a_failures_message_holds_none_of_those_that_a_program_asks_with(place: str) -> None:
+    secret = str(HELD["api_key"])
+    keyed = dspy.LM("openai/x", api_key=secret, extra_headers={"X": secret})
+    program: Any = Raises(f"Incorrect key {secret}")
+    if place == "brought":
+        program.answer.set_lm(keyed)
+    elif place == "inside":
+        program.inner = MoA(QA, [keyed], strategy="voting")
+    with dspy.context(lm=keyed if place == "ambient" else None), pytest.raises(TooFewProposals) as caught:
+        MoA(QA, [Agent(program=program, name="gives")], strategy="voting")(question="?")
+    assert "***" in caught.value.failures[0].message
+    assert secret not in str(caught.value) + caught.value.metadata.model_dump_json()
