@@ -228,6 +228,7 @@ class _Scoring:
         self.need_gold = {n for n, one in metrics.items() if isinstance(one, str) and one.partition(":")[0] in METRICS}
         self.systems: list[System] = []
         self.examples: dict[str, dspy.Example] = {}
+        self.first: ScoredRow | None = None  # of the first row: a metric may ask a model, so it is asked once
 
     def list_systems(self, kinds: Mapping[str, Kind]) -> None:
         """Enter who is compared: all that the panel gives, and the verdicts of these names."""
@@ -271,7 +272,8 @@ class _Scoring:
             raise _too_few("No proposer answered", self.moa, row)
         if any(verdict.outputs is None for verdict in alone):
             raise _too_few("The aggregator's model did not answer", self.moa, row)
-        self._compare(Recording([row]), next(iter(self.metrics)))
+        found = self._compare(Recording([row]), next(iter(self.metrics)))
+        [self.first] = [*found.questions, *found.perturbed]
 
     def compare(self, recording: Recording) -> Comparison:
         """Score all rows by each metric."""
@@ -284,6 +286,8 @@ class _Scoring:
 
         def score_one(place: int) -> tuple[int, ScoredRow]:
             row = recording[place]
+            if self.first is not None and metric == next(iter(self.metrics)) and row is self.first.row:
+                return place, self.first
             example = self.examples.get(row.key) or self._typed(row.example)
             return place, score_row(self.moa, row, example, self.systems, self.metrics[metric])
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import struct
 import tempfile
 import threading
@@ -195,6 +196,8 @@ class RecordingFile:
         content = b"".join(row.line() for row in _in_order(rows, keys).values())
         state = os.fstat(self._file.fileno())
         if content != there and state.st_nlink == 1:
+            for left in self.path.parent.glob(f".moa-*/{self.path.name}"):  # by a run that was killed here
+                shutil.rmtree(left.parent, ignore_errors=True)
             try:
                 with drafting(self.path) as draft:
                     draft.write_bytes(content)

@@ -29,9 +29,17 @@ def scores(comparison: Any) -> dict[str, float]:
     return {row.name: row.score for row in comparison.rows}
 
 
-def test_each_model_is_asked_once_and_every_answer_is_scored() -> None:
+def test_each_model_is_asked_once_and_every_answer_is_scored_once() -> None:
     a, b, judge = says("a", "1", "2"), says("b", "1", "0"), says("judge", "1", "0", "2", "2")
-    found: Any = evaluate(MoA(QA, [a, b], judge), examples("1", "2"), strategies=["synthesis"], concurrency=1)
+    scored: list[str] = []
+
+    def exact(example: Any, pred: Any, trace: Any = None) -> bool:
+        scored.append(example.answer)
+        return bool(example.answer == pred.answer)
+
+    moa = MoA(QA, [a, b], judge)
+    found: Any = evaluate(moa, examples("1", "2"), metric=exact, strategies=["synthesis"], concurrency=1)
+    assert scored.count("1") == scored.count("2") + 1  # the first one's gold answer tries the metric
     assert scores(found) == {"a": 1, "b": 0.5, "judge": 0.5, "plain vote": 1, "synthesis": 1, "oracle": 1}
     assert calls({"a": a, "b": b, "judge": judge}) == {"a": 2, "b": 2, "judge": 4} and found.usage.calls == 8
     assert [row.calls for row in found.rows] == [1, 1, 1, 2, 3, None]

@@ -139,6 +139,10 @@ def test_without_room_to_sort_the_file_stays_in_the_order_of_the_answers(
     assert "is whole, but stays in the order in which the answers came" in caplog.text
     limit(resource.RLIM_INFINITY)
     assert [row.id for row in Recording.load(out)] == [row["id"] for row in ROWS]
+    killed = out.with_name(".moa-killed")  # as it was sorted
+    killed.mkdir()
+    (killed / out.name).touch()
+    assert [row.id for row in record(one([])[0], ROWS[::-1], out)] == [row["id"] for row in ROWS[::-1]]
     assert os.listdir(out.parent) == ["answers.jsonl"]
 
 
