@@ -146,8 +146,10 @@ class _Session(Spans):
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         metric, block = self._metrics.pop(call_id, ""), self._blocks.pop(call_id, None)
-        if exception is None:
-            self._score(metric, outputs.results)
+        results = [] if exception is not None else outputs.results
+        scores = [(trace_id, score) for _, prediction, score in results if (trace_id := trace_of(prediction))]
+        if scores:  # as soon as the traces are stored: before, MLflow does not find them
+            self._writer.write("scores", lambda: _log_scores(metric, scores))
         if block is not None:
             block.on_evaluate_end(call_id, outputs, exception)
             block.__exit__(None, exception, None)
@@ -175,13 +177,6 @@ class _Session(Spans):
         if tracked.run_id is None:
             self._no_run_before = time.monotonic() + _PAUSE
         return tracked
-
-    def _score(self, metric: str, results: Sequence[tuple[Any, Any, Any]]) -> None:
-        """Put the metric's scores on the traces, once these are stored: before, MLflow does not find them."""
-        scored = [(trace_of(prediction), score) for _, prediction, score in results]
-        found = [(trace_id, score) for trace_id, score in scored if trace_id is not None]
-        if found:
-            self._writer.write("scores", lambda: _log_scores(metric, found))
 
 
 def _log_scores(metric: str, scores: Sequence[tuple[str, Any]]) -> None:

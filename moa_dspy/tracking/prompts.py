@@ -112,11 +112,7 @@ def register(
 
 
 def prompts_of(moa: MoA) -> Prompts:
-    """The prompts of a mixture's predictors, secrets masked.
-
-    Raises:
-        TypeError: If `moa` is no mixture.
-    """
+    """The prompts of a mixture's predictors, secrets masked."""
     if not isinstance(moa, MoA):
         raise TypeError(f"Prompts are registered of a moa_dspy.MoA, not of a {type(moa).__name__}.")
     adopt_lms(moa.agents)

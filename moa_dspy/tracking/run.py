@@ -31,13 +31,10 @@ _CHARACTERS = 2000
 
 
 class Run:
-    """A run under way; without one, because the store is of no use, everything is left out.
+    """A run under way; without one (`id` is None), because the store is of no use, everything is left out.
 
     What waits to be written goes out together, since a server can be slow: one request for all numbers, another for
     all files.
-
-    Attributes:
-        id: The run's id; None if there is none.
     """
 
     def __init__(self) -> None:
@@ -53,8 +50,7 @@ class Run:
     def start(self, name: str, run_id: str | None, tags: Mapping[str, str]) -> None:
         """Start it, or go on with one that is there.
 
-        It becomes the active run of its thread, for `mlflow.log_metric` and its like, but not in async code: the
-        tasks of a thread share its active run.
+        It is its thread's active run, for `mlflow.log_metric` and its like; not in async code, whose tasks share one.
         """
         options: dict[str, Any] = {"run_id": run_id, "run_name": name, "tags": dict(tags), "nested": True}
         is_async, started = _in_event_loop(), time.monotonic()

@@ -63,15 +63,7 @@ class MixtureProgram(PythonModel):
         self.moa = _load(context, self.types)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> Any:
-        """The answers, one row for each.
-
-        Args:
-            context: MLflow's, not used.
-            model_input: The task's inputs.
-            params: `concurrency`: rows under way at once; each asks all its proposers at once.
-
-        Returns:
-            A DataFrame with the columns `outputs` and `account`, and the index of the input.
+        """The answers, under the input's index; `concurrency` among the params is how many rows are under way at once.
 
         Raises:
             ValueError: Before anything is asked, if a provider's key is missing in the environment.

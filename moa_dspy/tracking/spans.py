@@ -64,16 +64,9 @@ class _Open:
 class Spans(MlflowCallback):
     """Makes a span of each mixture, agent, program, tool and LM call, where MLflow's own callback stood.
 
-    An agent that asked its model once is one span with that call, since two would say the same; LM calls of one that
-    asked more often stand below it. It is one of MLflow's kind, so that `mlflow.dspy.autolog()` finds that there is
-    one.
-
-    Args:
-        is_full: Make spans of every LM call and of what adapters format and parse, too.
-        log_traces_from_compile: Trace what optimizers try, too.
-
-    Attributes:
-        made: Of the traces made, by id: what each took, as MLflow's metadata says it.
+    An agent that asked its model once is one span with that call, since two would say the same and take twice the time;
+    LM calls of one that asked more often stand below it. It is one of MLflow's kind, so that `mlflow.dspy.autolog()`
+    finds that there is one. `made` has the traces so far: what each took, as MLflow's metadata says it.
     """
 
     def __init__(self, is_full: bool, log_traces_from_compile: bool) -> None:

@@ -28,12 +28,7 @@ LIMIT_AT_END = 30.0  # seconds that a block waits for its store, at its beginnin
 
 
 def check_store() -> None:
-    """Ask the present store whether it answers.
-
-    Raises:
-        TimeoutError: If it does not within its limit.
-        Exception: What MLflow says of it.
-    """
+    """Ask the present store; raises what MLflow says, or a TimeoutError if it does not answer within its limit."""
     within(limit(), lambda: mlflow.MlflowClient().search_experiments(max_results=1))
 
 
@@ -43,17 +38,9 @@ def limit() -> float:
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
-    """Do the work in a thread of its own, in a copy of the caller's context, and wait no longer than this.
+    """What the work gives or raises, or a TimeoutError after so long; then it goes on in the background.
 
     MLflow bounds a request with MLFLOW_HTTP_REQUEST_TIMEOUT (120 s) and _MAX_RETRIES (7), which is minutes.
-
-    Raises:
-        TimeoutError: If it takes longer; it goes on in the background then.
-        Exception: What the work raises.
-
-    Examples:
-        >>> within(5, lambda: 1 + 1)
-        2
     """
     future = run_in_background(work)
     if not wait([future], seconds).done:
@@ -62,7 +49,7 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 
 def run_in_background(work: Callable[[], T]) -> Future[T]:
-    """Do the work in a thread that the end of the program does not wait for."""
+    """Do the work in a thread that the program's end does not wait for, in a copy of the caller's context."""
     future: Future[T] = Future()
 
     def target() -> None:
@@ -82,10 +69,8 @@ def run_in_background(work: Callable[[], T]) -> Future[T]:
 class Writer:
     """Writes in the background, in order, so that nobody waits for a slow store.
 
-    What fails is remembered, and what follows is tried all the same: a server may come back.
-
-    Args:
-        send: Sends all that waits at once; without it, what waits is called, one after the other.
+    What fails is remembered, and what follows is tried all the same: a server may come back. All that waits is given to
+    `send` at once; without one it is called, one after the other.
     """
 
     def __init__(self, send: Callable[[list[Any]], object] | None = None) -> None:

@@ -47,19 +47,16 @@ class Watch(Meter):
     """Counts the LM calls of a block, and keeps what its mixture answered.
 
     It stands among DSPy's settings, where it sees every LM call of the block's context, and among the callbacks of the
-    program's mixtures, where it sees their answers in any other thread too. Those are counted by their metadata.
-
-    Attributes:
-        mixtures: Those of the program; the first is the one that is tracked.
-        stage: What the block is at: `"run"`, or `"compile"` while an optimizer works, `"run_2"` after it, and so on.
-        answers: Of the tracked mixture, but for those that an optimizer asked for.
+    program's mixtures, where it sees their answers in any other thread too. Those are counted by their metadata. The
+    block is at a stage: `"run"`, or `"compile"` while an optimizer works, `"run_2"` after it, and so on.
     """
 
     def __init__(self, program: dspy.Module) -> None:
         super().__init__(_PROGRAM)
+        # The first is the tracked one: its answers are kept, but for those that an optimizer asked for.
         self.mixtures = [part for _, part in program.named_sub_modules(MoA) if isinstance(part, MoA)]
-        self.stage = "run"
         self.answers: list[Answer] = []
+        self.stage = "run"
         self._made: list[tuple[str, str]] = []  # of each call here: in which stage of the block, and by whom
         self._elsewhere: list[tuple[str, LMCall]] = []
         self._under_way: dict[str, tuple[str, Mapping[str, Any], bool]] = {}

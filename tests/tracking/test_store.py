@@ -131,7 +131,7 @@ def test_the_end_of_the_program_stores_what_is_left(local: Path) -> None:
         "print(mixture(cast('a', 'b', 'judge'))(question='?').answer)\n"
     )
     command = [sys.executable, "-c", code, mlflow.get_tracking_uri(), str(Path(__file__).parents[1])]
-    done = subprocess.run(command, cwd=local, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, cwd=local, capture_output=True, text=True, check=True, timeout=300)
     assert (done.stdout, len(mlflow.search_traces(return_type="list"))) == ("judge\n", 1)
 
 
