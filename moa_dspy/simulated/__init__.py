@@ -1,7 +1,6 @@
 """Simulated models: `dspy.LM`s that answer without a key, a network or a cost, always the same way.
 
-They stand in for real models in demos, examples, tests and dry runs. What they simulate, and what they do not, is
-written at `SimulatedModel`.
+What they simulate, and what they do not, is written at `SimulatedModel`.
 """
 
 from moa_dspy.simulated.engine import AsyncSimulatedEngine, SimulatedEngine, SimulatedLM, simulated_lm

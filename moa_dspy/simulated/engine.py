@@ -1,4 +1,4 @@
-"""Simulated models as `dspy.LM`s: they answer without a key, a network or a cost, always the same way."""
+"""Simulated models as `dspy.LM`s, and as engines of `dspy.LM`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _call: ContextVar[tuple[object, Iterator[int]] | None] = ContextVar("simulated_c
 
 
 class SimulatedLM(dspy.LM):
-    """A `dspy.LM` answered by a simulated model.
+    """A `dspy.LM` answered by a simulated model, the same way every time, in every process.
 
-    It answers the same way every time, in every process. To hear another answer, ask for another sample: a
-    `rollout_id`, a `seed` or `n` above 1, at a temperature that is not 0.
+    To hear another answer, ask for another sample: a `rollout_id`, a `seed` or `n` above 1, at a temperature that is
+    not 0.
 
     Args:
         model: The model's name, with or without `simulated/` before it.

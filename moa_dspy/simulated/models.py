@@ -21,19 +21,18 @@ JUDGEMENT = "judgement"
 class SimulatedModel:
     """A model made up of numbers, for running programs without a key, a network or a cost.
 
-    It simulates what matters to a mixture of agents and its optimizers: models are good at different kinds of
-    questions, find the same questions hard, make the same popular mistakes, follow instructions differently,
-    learn from demos, and judge answers better than they find them. It simulates no language: it knows the
-    questions of `moa_dspy.simulated.questions`, and abstains from any other.
+    It simulates what matters to a mixture and its optimizers: models are good at different kinds of questions, find the
+    same ones hard, make the same popular mistakes, follow instructions differently, learn from demos, and judge answers
+    better than they find them. It knows the questions of `moa_dspy.simulated.questions`, and abstains from any other.
 
     Attributes:
         name: What it is called, without `simulated/`; also the seed of everything it draws.
         skills: Kind of question -> probability (0 to 1) of answering it correctly.
-        hints: Kind of question (or `"judgement"`) -> phrase -> by how much the phrase, standing in the
-            instructions, changes that probability. A negative number is a phrase that confuses this model.
+        hints: Kind of question (or `"judgement"`) -> phrase -> by how much the phrase in the instructions raises or
+            lowers that probability.
         other_skill: The probability for kinds that `skills` leaves out.
-        judgement: Probability of judging proposals on their merits: it then answers what it knows itself, or
-            else recognizes a right proposal. Otherwise it goes with the proposal that most support.
+        judgement: Probability of judging proposals on their merits: it answers what it knows itself, or else recognizes
+            a right proposal. Otherwise it goes with the proposal that most support.
         demo_gain: By how much each demo of the same kind, with a right answer, raises the probability.
         demo_limit: How many demos of a kind it learns from.
         steadiness: Probability that another sample at a temperature above 0 thinks as the first one did.
@@ -70,12 +69,9 @@ class SimulatedModel:
             raise ValueError(f"The price of {self.name!r} is two numbers such as (0.25, 2.0), not {self.price!r}.")
 
     def skill(self, kind: str, instructions: str = "", demos: int = 0) -> float:
-        """The probability of answering a question correctly.
+        """The probability of answering a question of this kind (or a `"judgement"`) correctly.
 
-        Args:
-            kind: The kind of the question, or `"judgement"`.
-            instructions: The prompt's instructions; phrases count however they are cased and punctuated.
-            demos: How many right demos of this kind the prompt holds.
+        Instructions and right demos of the kind count; phrases however they are cased and punctuated.
         """
         base = self.judgement if kind == JUDGEMENT else self.skills.get(kind, self.other_skill)
         effect = sum(change for phrase, change in self.hints.get(kind, {}).items() if mentions(instructions, phrase))

@@ -36,21 +36,13 @@ _PYTHON_TYPES: dict[str, type] = {"integer": int, "number": float, "boolean": bo
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, taken apart.
+    """A prompt, taken apart."""
 
-    Attributes:
-        style: The adapter's format; `"none"` for a prompt that none of these adapters wrote.
-        instructions: The objective: what optimizers rewrite.
-        inputs: Input field -> its text.
-        outputs: Requested output field -> its JSON schema, in the order asked for.
-        demos: The earlier turns: what was asked and what was answered.
-    """
-
-    style: Style
-    instructions: str
+    style: Style  # "none": none of these adapters wrote it
+    instructions: str  # what optimizers rewrite
     inputs: Mapping[str, str]
-    outputs: Mapping[str, Schema]
-    demos: Sequence[tuple[str, str]]
+    outputs: Mapping[str, Schema]  # in the order asked for
+    demos: Sequence[tuple[str, str]]  # the earlier turns: what was asked and what was answered
 
 
 def read_prompt(request: Request) -> Prompt:
