@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, chat, compile, doctor, evaluate, options, output, run, serve, show, start
+from moa_dspy.cli import ask, chat, compile, doctor, evaluate, options, output, run, serve, start
 
 __all__ = ["app", "main"]
 
@@ -45,7 +45,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], bool]] = {
     "eval": (evaluate.evaluate, True),
     "diagnose": (evaluate.diagnose, True),
     "compile": (compile.compile_, True),
-    "show": (show.show, True),
+    "show": (doctor.show, True),
     "doctor": (doctor.doctor, False),
     "serve": (serve.serve, True),
     "mcp": (serve.mcp, True),

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moa_dspy.cli import options, output
-from moa_dspy.cli.show import prompts_of
+from moa_dspy.cli.doctor import prompts_of
 from moa_dspy.cli.tracking import tracking
 
 if TYPE_CHECKING:

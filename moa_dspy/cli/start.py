@@ -46,12 +46,6 @@ Next
   real models        moa-dspy ask "Why is the sky blue?" --preset balanced
                      with OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY
   this table, yours  moa-dspy eval DATA.jsonl --config moa.yaml"""
-_LOOK = """\
-
-In MLflow: moa-dspy ui, experiment moa-dspy
-  Training runs      'demo' holds a run per system: mark some, press Compare
-  Traces             one per question: who was asked what, and its tokens
-  Prompts            'demo.*': what each role is told"""
 
 
 def demo(
@@ -94,7 +88,7 @@ def demo(
         show_comparison(here, comparison)
         here.print("\nWhy mixing helps: each model is good at other questions. Here by kind:\n")
         here.print(comparison.split_table("kind"))
-        here.print(f"{_LOOK if mlflow else ''}{_NEXT}", markup=False, soft_wrap=True)
+        here.print(_NEXT, markup=False, soft_wrap=True)
     raise typer.Exit(status)
 
 
