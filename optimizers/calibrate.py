@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from moa_dspy.certainty import Calibration, bound_error, count_rows_needed, find_threshold, fit, list_cuts, predict
 from moa_dspy.dispatch import Cascade
@@ -24,9 +25,6 @@ from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
 from .reports import Report, list_table
 from .votes import Floats
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["Calibrate", "CalibrationCheck", "Reliability", "ReliabilityBin", "require_promise"]
 

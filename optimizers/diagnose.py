@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import dspy
 import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
 
 from moa_dspy.evaluation import Comparison, Interval, Metric, difference_interval, evaluate, wilson
 from moa_dspy.evaluation.evaluating import aggregator_as_proposer, default_strategies
@@ -28,9 +30,6 @@ from .recipes import Budget
 from .reports import Report, list_table
 from .scoring import Scored
 from .votes import Floats, Votes
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 __all__ = ["Diagnosis", "Diversity", "Recommendation", "diagnose", "diagnosis_budget", "recommend"]
 
@@ -92,7 +91,8 @@ def diagnose(
     devset = checked_examples(moa, devset, metric, name="devset")
     scored = Scored(metric, moa.signature)
     scored.try_on_gold(devset[0])
-    chosen, judge = _choose_strategies(moa, strategies), aggregator_as_proposer(moa)
+    judge = aggregator_as_proposer(moa)
+    chosen = default_strategies(moa) if strategies is None else strategies
     others: dict[str, Any] = {} if judge is None else {judge.name: judge}
     shared: dict[str, Any] = {"strategies": chosen, "concurrency": concurrency}
     budget = {"max_cost_usd": max_cost_usd, "max_calls": max_calls}
@@ -127,8 +127,8 @@ def diagnosis_budget(
     """What a diagnosis will take at most, to be known before it is spent; for arguments as those of `diagnose`."""
     proposals = calls_per_answer(moa) - calls_per_verdict(moa)
     can_ask = moa.aggregator.lm is not None or dspy.settings.lm is not None
-    names = _choose_strategies(moa, strategies)
-    bound = [moa.strategy if one == moa.strategy.name else as_strategy(one) for one in names]
+    chosen = default_strategies(moa) if strategies is None else strategies
+    bound = [moa.strategy if one == moa.strategy.name else as_strategy(one) for one in chosen]
     verdicts = sum(map(count_rotations, bound)) if can_ask else 0
     judge = verdicts + int(aggregator_as_proposer(moa) is not None)
     is_possible = self_moa and len(moa.panels) == 1 and len(moa.panels[0].names) > 1
@@ -179,8 +179,6 @@ class Diagnosis(Report):
 
     def table(self, width: int = 80) -> RenderableType:
         """The comparison and the findings, for a terminal of this many columns."""
-        from rich.console import Group
-
         return Group(self.comparison.table(width), "", self.findings())
 
     def __str__(self) -> str:
@@ -188,9 +186,6 @@ class Diagnosis(Report):
 
     def findings(self) -> RenderableType:
         """What there is beside the comparison: shared errors, committees, the recommendation and its reasons."""
-        from rich.console import Group
-        from rich.text import Text
-
         found, shown = self.diversity, list[Any]()
         if len(found.agents) > 1:
             rows = []
@@ -321,12 +316,6 @@ def _left_of(budget: Mapping[str, Any], recording: Recording, recorded: Recordin
     spent = {"max_calls": calls, "max_cost_usd": (after.cost_usd or 0.0) - (before.cost_usd or 0.0)}
     # Where nothing is left it stops at once, with what there is.
     return {name: max(budget[name] - used, 1e-9) for name, used in spent.items() if budget[name] is not None}
-
-
-def _choose_strategies(moa: MoA, strategies: Sequence[str | Strategy] | None) -> list[str | Strategy]:
-    if strategies is None:
-        return [*default_strategies(moa)]
-    return [one if isinstance(one, Strategy) else as_strategy(one).name for one in strategies]
 
 
 def _refuse_control(moa: MoA, name: str) -> str | None:

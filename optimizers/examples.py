@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dspy
 
@@ -19,8 +19,7 @@ from moa_dspy.recording.rows import agent_of, is_outage
 from moa_dspy.secrets import redact
 from moa_dspy.values import check_inputs, hash_of
 
-if TYPE_CHECKING:
-    from .reports import SpecializationReport
+from .reports import SpecializationReport
 
 __all__ = [
     "CompileInterrupted",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.table import Table
 
 from moa_dspy.certainty import Calibration, find_threshold, fit, predict
 from moa_dspy.dispatch import Cascade, asks_aggregator
@@ -24,9 +25,6 @@ from .from_answers import Asked, FromAnswers
 from .reports import Report, list_table
 from .vote_weights import Weights
 from .votes import Floats, Votes, take_vote
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 __all__ = ["CascadeReport", "Committees", "FitCascade", "Looks", "Stop", "find_stop", "list_stops"]
 

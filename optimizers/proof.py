@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from rich.console import Group, RenderableType
 
 from moa_dspy.certainty import find_threshold, list_cuts
 from moa_dspy.dispatch import estimate
@@ -19,9 +20,6 @@ from .fit_route import is_win, route_held_out
 from .reports import Report, list_table
 from .vote_weights import Weights
 from .votes import Floats, Votes
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 __all__ = ["Proof", "ProofRow", "prove", "prove_votes"]
 
@@ -55,8 +53,6 @@ class Proof(Report):
 
     def table(self, title: str = "") -> RenderableType:
         """The rows as two rich tables, in percent: what is answered whole, and what is promised."""
-        from rich.console import Group
-
         whole, promised = list[list[str]](), list[list[str]]()
         for row in self.rows:
             if row.gain is not None:
