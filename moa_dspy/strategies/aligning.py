@@ -31,10 +31,6 @@ def align(lists: Mapping[str, Sequence[Any]], kind: Any) -> list[dict[str, Any]]
     rest looks like a misreading; and if neither is as much like another row of those lists. What a list numbers
     itself identifies nothing. An item that a list holds twice counts twice. Where the lists contradict each other's
     order, the order of more lists holds, then that of the first.
-
-    Examples:
-        >>> align({"a": ["x", "z"], "b": ["X", "y", "z"]}, str)
-        [{'a': 'x', 'b': 'X'}, {'b': 'y'}, {'a': 'z', 'b': 'z'}]
     """
     rows = {id: [dict(_said_by(normalise(item, kind))) for item in given] for id, given in lists.items()}
     _drop_own_numbers([given for given in rows.values() if given])

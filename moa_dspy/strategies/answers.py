@@ -51,10 +51,6 @@ def answer_of(task: type[dspy.Signature], fields: Sequence[str] | None = None) -
     Text called `reasoning`, `rationale`, `explanation` or `justification` explains, DSPy's `Reasoning` and `Citations`
     do, and `why` or `reason` beside a label or a yes-or-no. `confidence`, `probability`, `certainty` grade, and `score`
     does beside an `answer` or a label. Where nothing else is, they count.
-
-    Examples:
-        >>> answer_of(dspy.Signature("question -> reasoning, answer: str, confidence: float"))
-        Answer(fields=('answer',), left_out=('reasoning', 'confidence'))
     """
     outputs = output_types(task)
     if unknown := [name for name in fields or () if name not in outputs]:

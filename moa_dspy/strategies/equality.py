@@ -41,10 +41,6 @@ def normalise(
     None, NaN, empty text and refusals ("I'm sorry, but I can't help with that.") abstain; inside a structure they
     are no value. An empty list or dict does not: "none were found" is an answer. With `exact_text` every character
     counts, and no text abstains. A `convention`, such as one of `NORMALIZERS`, makes a value comparable first.
-
-    Examples:
-        >>> normalise("  The  STRASSE ", str) == normalise("the straße", str), normalise("-5") == normalise("5")
-        (True, False)
     """
     if type(value) is not annotation:
         with suppress(Exception):  # validators are other people's code; what fails here is merely loosely typed

@@ -124,11 +124,10 @@ class Merged:
 def merge(values: Mapping[str, Any], annotation: Any, path: str, min_support: int = 1) -> Merged:
     """Merge what proposals (id -> value, in declared order) hold in one field, which `path` names in elements.
 
-    What all agree on is kept as it is. Lists are merged as sequences, sets unite, models and dicts merge part by
-    part; a part that explains or grades the others follows the proposal that says most of what was merged. Any other
-    value needs a majority of those that hold one; so does a list whose length means something (fixed by its type, or
-    the same in all and numbers only: a box, a vector). What no majority settles, and a merge that the type refuses,
-    is a conflict. None, empty text and refusals abstain.
+    What all agree on is kept as it is. Lists are merged as sequences, sets unite, models and dicts merge part by part.
+    Any other value needs a majority of those that hold one; so does a list whose length means something (fixed by its
+    type, or the same in all and numbers only: a box, a vector). What no majority settles, and a merge that the type
+    refuses, is a conflict. None, empty text and refusals abstain.
 
     Examples:
         >>> merge({"a": ["x", "z"], "b": ["x", "y", "z"]}, list[str], "route").value

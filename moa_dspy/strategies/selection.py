@@ -13,7 +13,6 @@ import dspy
 from moa_dspy.agent import Agent
 from moa_dspy.concurrency import Batch, Call, Steps, together
 from moa_dspy.rendering import group_identical
-from moa_dspy.results import Proposal
 from moa_dspy.signatures import CHOICE, among, selection_signature
 from moa_dspy.strategies.base import FAILED, Case, Reply, Strategy, Verdict
 
@@ -150,7 +149,12 @@ def score_proposals(
         for group in group_identical(case.proposals)
         if weight > 0 and not {proposal.model for proposal in group} <= _models_of(verifier)
     ]
-    outcomes = yield Batch([Call(verifier, _fields_for(verifier, case, group[0])) for verifier, _, group in asked])
+    calls = []
+    for verifier, _, (proposal, *_) in asked:
+        is_function = isinstance(verifier, Function)
+        split = {"inputs": case.inputs, "outputs": proposal.outputs}
+        calls.append(Call(verifier, split if is_function else {**case.inputs, **proposal.outputs}))
+    outcomes = yield Batch(calls)
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     errors: list[Exception] = []
     for (_, weight, group), outcome in zip(asked, outcomes, strict=True):
@@ -165,11 +169,6 @@ def score_proposals(
         except Exception as error:
             errors.append(error)
     return {id: sum(w * s for w, s in rows) / sum(w for w, _ in rows) for id, rows in found.items()}, errors
-
-
-def _fields_for(verifier: dspy.Module, case: Case, proposal: Proposal) -> Mapping[str, Any]:
-    is_function = isinstance(verifier, Function)
-    return {"inputs": case.inputs, "outputs": proposal.outputs} if is_function else {**case.inputs, **proposal.outputs}
 
 
 def _models_of(verifier: dspy.Module) -> set[Any]:

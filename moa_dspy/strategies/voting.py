@@ -20,7 +20,7 @@ from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
 from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, cluster, normalise, same
 from moa_dspy.strategies.normalizers import Convention, NormalizerName, find_convention
 
-__all__ = ["Ballot", "Candidate", "Tally", "Voting", "count", "decided", "fall_back"]
+__all__ = ["Ballot", "Candidate", "Tally", "Voting", "count", "fall_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ class Voting(Strategy):
         return self._verdict(case, tally, reply)
 
     def is_decided(self, case: Case, pending: Mapping[str, str]) -> bool:
-        return decided(self.count(case), math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
+        return self.count(case).is_decided(math.fsum(self.weights.get(agent, 1.0) for agent in pending.values()))
 
     def count(self, case: Case, groups: Sequence[Collection[str]] = ()) -> Tally:
         """Count the proposals; those that did not come abstain. `groups` are ids that are known to say the same."""
@@ -206,6 +206,15 @@ class Tally:
         first = self.winner
         return tuple(c for c in self.candidates if first and (c.weight, c.heaviest) == (first.weight, first.heaviest))
 
+    def is_decided(self, outstanding: float) -> bool:
+        """Whether ballots of so much weight, however they are cast, can change no more which candidate wins.
+
+        The leader must stay strictly ahead; where candidates may yet be united, of all others together.
+        """
+        others = [candidate.weight for candidate in self.candidates[1:]]
+        rival = _sum(others) if self.may_merge else max(others, default=0.0)
+        return self.winner is not None and self.winner.weight > _sum([rival, outstanding])
+
 
 def count(
     ballots: Sequence[Ballot],
@@ -240,16 +249,6 @@ def count(
         weight=_sum(ballot.weight for ballot in ballots),
         may_merge=any(may_hold(kind, (str, *INEXACT) if tolerance else str) for kind in annotations.values()),
     )
-
-
-def decided(tally: Tally, outstanding_weight: float) -> bool:
-    """Whether no way of casting the outstanding ballots can change which candidate wins.
-
-    The leader must stay strictly ahead; where candidates may yet be united, of all others together.
-    """
-    others = [candidate.weight for candidate in tally.candidates[1:]]
-    rival = _sum(others) if tally.may_merge else max(others, default=0.0)
-    return tally.winner is not None and tally.winner.weight > _sum([rival, outstanding_weight])
 
 
 def _form(ballot: Ballot, annotations: Mapping[str, Any], **settings: Any) -> tuple[Hashable, ...]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.strategies.equality import ABSTAIN, normalise
-from moa_dspy.strategies.voting import Ballot, Tally, count, decided
+from moa_dspy.strategies.voting import Ballot, Tally, count
 
 NAN = float("nan")
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -72,7 +72,7 @@ def test_the_most_frequent_spelling_speaks_for_its_group(
 def test_without_a_weighted_vote_there_is_no_winner(values: list[object], weights: dict[str, float]) -> None:
     tally = tally_of(values, weights=weights)
     assert (tally.winner, tally.tied, tally.agreement) == (None, (), 0.0)
-    assert not decided(tally, 0.0)
+    assert not tally.is_decided(0.0)
 
 
 def test_half_of_all_weight_is_no_majority() -> None:
@@ -104,16 +104,16 @@ def test_groups_unite_what_a_model_finds_alike() -> None:
 
 def test_decided_is_strict() -> None:
     tally = tally_of([1, 1, 1, 2], int)
-    assert [decided(tally, weight) for weight in (0.0, 1.9, 2.0, float("inf"))] == [True, True, False, False]
-    assert not decided(tally_of([1, 2], int), 0.0)
-    assert decided(tally_of([1, 1, 1, 2, 3], int), 1.0)
+    assert [tally.is_decided(weight) for weight in (0.0, 1.9, 2.0, float("inf"))] == [True, True, False, False]
+    assert not tally_of([1, 2], int).is_decided(0.0)
+    assert tally_of([1, 1, 1, 2, 3], int).is_decided(1.0)
 
 
 def test_where_candidates_may_merge_the_others_count_together() -> None:
-    assert not decided(tally_of(["x", "x", "x", "y", "z"], str), 1.0)
-    assert decided(tally_of(["x", "x", "x", "x", "y", "z"], str), 1.0)
-    assert not decided(tally_of([1.0, 1.0, 1.0, 2.0, 3.0], float), 1.0)
-    assert decided(tally_of([1.0, 1.0, 1.0, 2.0, 3.0], float, tolerance=0.0), 1.0)
+    assert not tally_of(["x", "x", "x", "y", "z"], str).is_decided(1.0)
+    assert tally_of(["x", "x", "x", "x", "y", "z"], str).is_decided(1.0)
+    assert not tally_of([1.0, 1.0, 1.0, 2.0, 3.0], float).is_decided(1.0)
+    assert tally_of([1.0, 1.0, 1.0, 2.0, 3.0], float, tolerance=0.0).is_decided(1.0)
 
 
 ABSTENTIONS = [None, "", " \n", NAN, "I'm sorry, but I can't help with that."]
@@ -203,7 +203,7 @@ def test_decided_holds_however_the_outstanding_ballots_are_cast(
     ballots = data.draw(elections(values, 6))
     outstanding = data.draw(st.lists(weights, max_size=3))
     tally = counted(ballots, annotation)
-    if not decided(tally, sum(outstanding)):
+    if not tally.is_decided(sum(outstanding)):
         return
     assert tally.winner
     weighty = {ballot.voter for ballot in ballots if ballot.weight}
