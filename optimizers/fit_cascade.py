@@ -114,17 +114,18 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         require_promise(max_error)
         if not 0 < max_loss < 1:
             raise ValueError(f"max_loss={max_loss} is no share of questions that may be lost. Give one, such as 0.02.")
-        if sum(goal is not None for goal in (max_error, max_calls, max_cost_usd)) > 1:
+        goals = {"max_error": max_error, "max_calls": max_calls, "max_cost_usd": max_cost_usd}
+        given = [(name, limit) for name, limit in goals.items() if limit is not None]
+        if len(given) > 1:
             raise ValueError("Give one goal: max_error, max_calls or max_cost_usd. One threshold cannot serve two.")
-        if any(limit is not None and not limit > 0 for limit in (max_calls, max_cost_usd)):
+        self.goal, self.limit = given[0] if given else ("max_loss", max_loss)
+        if not self.limit > 0:
             raise ValueError("max_calls and max_cost_usd are per question, and more than 0.")
-        self.max_error, self.max_loss = max_error, max_loss
-        self.max_calls, self.max_cost_usd = max_calls, max_cost_usd
         self.report: CascadeReport | None = None
 
     def learn(self, asked: Asked) -> MoA | Cascade:
         """Fit the cascade."""
-        if self.max_error is not None and not asked.val:
+        if self.goal == "max_error" and not asked.val:
             # Several stages have chances to be wrong: what they are learned from says too little of what is promised.
             asked = replace(asked, train=asked.train[::2], val=asked.train[1::2])
         moa, train, val = asked.moa, asked.train, asked.val
@@ -148,7 +149,7 @@ class FitCascade(FromAnswers[MoA | Cascade]):
                 rows, right = asked.read(recording, val, keep_all=True)
                 confidences = predict(fits[-1].coefficients, rows)
             looks = looks.then(confidences, right, *_price_verdicts(moa, recording, looks))
-        if self.max_error is not None:  # more votes may make an answer sure that they cannot change
+        if self.goal == "max_error":  # more votes may make an answer sure that they cannot change
             looks = replace(looks, settled=np.zeros_like(looks.settled))
         self.report = self._choose(looks, here, recording, prices)
         return self._build(moa, committees, fits, self.report.chosen, len(train), judged)
@@ -157,15 +158,15 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         self, looks: Looks, votes: Votes, recording: Recording, prices: Sequence[float | None]
     ) -> CascadeReport:
         stops, questions = list(list_stops(looks)), looks.scores.shape[1]
-        name = next((name for name in ("max_error", "max_calls", "max_cost_usd") if getattr(self, name)), "max_loss")
-        goal, limit = f"{name}={getattr(self, name)}", getattr(self, name)
-        if name == "max_cost_usd" and looks.costs is None:
+        goal = f"{self.goal}={self.limit}"
+        if self.goal == "max_cost_usd" and looks.costs is None:
             said = "What the models cost is not known, so no budget in USD can be kept. Give max_calls instead."
             raise CompileInterrupted(said, recording=recording)
-        if name in ("max_error", "max_loss"):
-            chosen = find_stop(stops, questions, **{name: limit})
+        if self.goal in ("max_error", "max_loss"):
+            chosen = find_stop(stops, questions, **{self.goal: self.limit})
         else:
-            within = [one for one in stops if (one.calls if self.max_calls else one.cost_usd or 0.0) <= limit + 1e-9]
+            takes = [one.calls if self.goal == "max_calls" else one.cost_usd or 0.0 for one in stops]
+            within = [one for one, amount in zip(stops, takes, strict=True) if amount <= self.limit + 1e-9]
             chosen = max(within, key=lambda one: (round(one.score, 9), -one.calls), default=None)
         if chosen is None:
             raise CompileInterrupted(
@@ -187,7 +188,8 @@ class FitCascade(FromAnswers[MoA | Cascade]):
         self, moa: MoA, committees: Committees, fits: Sequence[Any], chosen: Stop, rows: int, judged: bool
     ) -> MoA | Cascade:
         stages, agents, samples = [], moa.panels[0].names, moa.panels[0].samples
-        promise: Any = {"threshold": chosen.threshold, "max_error": self.max_error, "on_unsure": "flag"}
+        max_error = self.limit if self.goal == "max_error" else None
+        promise: Any = {"threshold": chosen.threshold, "max_error": max_error, "on_unsure": "flag"}
 
         def calibrate(fitted: Any) -> Calibration:
             return Calibration.of(fitted.coefficients, agents, rows, chosen.score).model_copy(update=promise)
@@ -199,7 +201,7 @@ class FitCascade(FromAnswers[MoA | Cascade]):
                 stage = take_vote(moa, list(counted), samples, counted)
                 stage.calibration = calibrate(fits[number])
                 stages.append(stage)
-        if self.max_error is not None:
+        if max_error is not None:
             moa.calibration = calibrate(fits[-1])
         return Cascade([*stages, moa]) if stages else moa
 
