@@ -251,9 +251,12 @@ def _explain(error: Exception, lm: Any) -> str:
     if isinstance(error, dspy.LMRateLimitError):
         return f"It answers, and wants no more calls now: {told}"
     of_address = (dspy.LMTransportError, dspy.LMInvalidRequestError, dspy.LMUnsupportedModelError)
-    if _base(lm) and isinstance(error, of_address):
-        hint = "OpenAI's dialect is spoken under /v1; only Ollama, where LiteLLM asks it, has its own without"
-        return f"{told} (Is the server there, and has it this model? Is api_base right? {hint}.)"
+    if (base := _base(lm).rstrip("/")) and isinstance(error, of_address):
+        # OpenAI's dialect is spoken under /v1 by all; Ollama has its own, in which only LiteLLM asks it.
+        is_own = lm.model.startswith("ollama") and getattr(lm, "engine", None) == "litellm"
+        is_odd = base.endswith("/v1") == is_own
+        hint = f" Such an api_base ends {'without' if is_own else 'with'} /v1." if is_odd else ""
+        return f"{told} (Is the server there, and has it this model?{hint})"
     return told if isinstance(error, dspy.LMError) else f"{type(error).__name__}: {told}"
 
 

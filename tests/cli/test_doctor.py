@@ -65,8 +65,8 @@ def test_a_model_that_works_needs_nothing_done(server: OpenAIServer) -> None:
         ),
         ("locked", "", {}, "The key is refused: [openai/locked] the key *** is no good"),
         ("busy", "", {}, "It answers, and wants no more calls now"),
-        ("fine-tune", "", {}, "no such model (Is the server there, and has it this model?"),
-        ("good", "root", {}, "Is api_base right? OpenAI's dialect is spoken under /v1"),
+        ("fine-tune", "", {}, "no such model (Is the server there, and has it this model?)"),
+        ("good", "root", {}, "(Is the server there, and has it this model? Such an api_base ends with /v1.)"),
         ("good", "dead", {}, "Is the server there"),
     ],
 )
@@ -79,7 +79,7 @@ def test_what_must_be_done_is_said(server: OpenAIServer, model: str, base: str, 
 
 def test_ollama_is_asked_under_v1_too(server: OpenAIServer) -> None:
     entry = {"model": "ollama_chat/good", "api_base": server.url.removesuffix("/v1")}
-    assert "spoken under /v1" in examined(entry)["good"]["answers"]
+    assert "ends with /v1" in examined(entry)["good"]["answers"]
     assert examined({**entry, "api_base": server.url}, status=0)["good"].keys() == {"price", "window"}
 
 

@@ -78,11 +78,6 @@ def test_a_sample_is_drawn_by_the_seed() -> None:
     assert [text for text in asked if text in drawn[0]] == drawn[0]
 
 
-def test_the_simulated_panel_is_called_so() -> None:
-    assert "Simulated models answer" in moa_dspy("eval", "data.jsonl", "--limit", 1).stderr
-    assert moa_dspy("eval", "data.jsonl", "--limit", 1, *TWO, "-s", "voting").stderr == ""
-
-
 @pytest.mark.parametrize(
     ("rows", "arguments", "message"),
     [
