@@ -10,11 +10,11 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import asdict
 from typing import Any, TypeAlias
 
 import dspy
 from dspy import lm15
+from pydantic_core import to_jsonable_python
 
 from moa_dspy.simulated.mind import reply
 from moa_dspy.simulated.models import SIMULATED_MODELS, SimulatedModel
@@ -106,8 +106,7 @@ class _Engine:
         self.profile, self.latency = profile, latency
 
     def dump_state(self) -> dict[str, Any]:
-        price = self.profile.price and list(self.profile.price)  # as JSON gives it back
-        return {"profile": {**asdict(self.profile), "price": price}, "latency": self.latency}
+        return {"profile": to_jsonable_python(self.profile), "latency": self.latency}
 
     @classmethod
     def load_state(cls, state: Mapping[str, Any]) -> Any:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from importlib.resources import files
+from typing import Annotated, TypeAlias
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from moa_dspy.simulated.questions import KINDS
 
@@ -15,6 +19,8 @@ __all__ = ["JUDGEMENT", "SIMULATED_MODELS", "SimulatedModel", "mentions"]
 
 JUDGEMENT = "judgement"
 """What `hints` call the ability to tell a right proposal from a wrong one."""
+Probability: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+USD: TypeAlias = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True)
@@ -48,25 +54,19 @@ class SimulatedModel:
     """
 
     name: str
-    skills: Mapping[str, float] = field(default_factory=dict)
+    skills: Mapping[str, Probability] = field(default_factory=dict)
     hints: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    other_skill: float = 0.6
-    judgement: float = 0.3
+    other_skill: Probability = 0.6
+    judgement: Probability = 0.3
     demo_gain: float = 0.04
     demo_limit: int = 3
-    steadiness: float = 0.5
-    price: tuple[float, float] | None = None
+    steadiness: Probability = 0.5
+    price: tuple[USD, USD] | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.skills, *self.hints} - {*KINDS, JUDGEMENT})
         if unknown:
             raise ValueError(f"No question is of the kind {', '.join(unknown)}; the kinds are {', '.join(KINDS)}.")
-        others = {name: getattr(self, name) for name in ("other_skill", "judgement", "steadiness")}
-        for name, probability in {**self.skills, **others}.items():
-            if not 0 <= probability <= 1:
-                raise ValueError(f"{name} of {self.name!r} is a probability from 0 to 1, not {probability!r}.")
-        if self.price is not None and (len(self.price) != 2 or min(self.price) < 0):
-            raise ValueError(f"The price of {self.name!r} is two numbers such as (0.25, 2.0), not {self.price!r}.")
 
     def skill(self, kind: str, instructions: str = "", demos: int = 0) -> float:
         """The probability of answering a question of this kind (or a `"judgement"`) correctly.
