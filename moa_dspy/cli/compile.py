@@ -49,8 +49,7 @@ def compile_(
     is printed before it is spent.
 
     [bold]Optimizers[/bold]: specialize tunes each agent alone, then the aggregator, one call per example; gepa,
-    bootstrap and mipro are DSPy's, on the whole mixture. Recipes: quick, balanced, thorough. Strategies: synthesis,
-    selection, voting, fusion.
+    bootstrap and mipro are DSPy's, on the whole mixture. Recipes: quick, balanced, thorough.
 
     [bold]Examples[/bold]
     moa-dspy compile --data train.jsonl --out tuned.json

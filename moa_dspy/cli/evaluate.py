@@ -46,7 +46,6 @@ def evaluate(
 
     Each model is asked once per question, and its proposals serve all systems; what a system is said to take is what
     it takes on its own. Differences to the best single model come with 95% intervals. A failure counts as wrong.
-    Strategies: synthesis, selection, voting, fusion.
 
     [bold]Examples[/bold]
     moa-dspy eval data.jsonl --config moa.yaml --out recorded.jsonl
@@ -140,8 +139,8 @@ def diagnose(
     r"""Find out on your data whether a mixture pays, why, and what to use instead.
 
     DATA (JSONL, JSON, CSV, TSV, Parquet; - reads JSON from stdin) holds the signature's inputs and gold outputs. Each
-    model is asked once per question; its proposals serve each model alone, the vote, the strategies (synthesis,
-    selection, voting, fusion), committees of some of the models, and how far models fail together.
+    model is asked once per question; its proposals serve each model alone, the vote, the strategies, committees of
+    some of the models, and how far models fail together.
 
     The control, Self-MoA, asks the best model as often as the whole panel, which doubles the calls: --no-self-moa
     does without. What all of it will take is printed before it is spent.
