@@ -31,7 +31,7 @@ def read_data(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is larger than any config, over {most // 2**20} MB. Is it the file that you mean?")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        data = parse_json(text) if kind == "JSON" else _parse_yaml(text)
+        data = parse_json(text) if kind == "JSON" else yaml.load(text, Loader=_Loader)
     except UnicodeDecodeError:
         raise ValueError(f"{path}: this is not UTF-8. Save the file as UTF-8.") from None
     except RecursionError:
@@ -101,18 +101,6 @@ def parse_json(text: str) -> Any:
     return json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
 
 
-def _parse_yaml(text: str) -> Any:
-    node = yaml.compose(text, Loader=_Loader)
-    if node is None:
-        return None
-    _check_node(node, {})
-    loader = _Loader("")
-    try:
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
 def _check_node(node: yaml.Node, sizes: dict[int, int]) -> int:
     """How many entries a node has with its aliases written out; refuses keys that stand twice."""
     if isinstance(node, yaml.ScalarNode):
@@ -141,7 +129,12 @@ def _refuse(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads 1e-6 as a number, as YAML 1.2 and people do."""
+    """Reads 1e-6 as a number, as YAML 1.2 and people do, and only what a config can be."""
+
+    def compose_document(self) -> Any:
+        node: Any = super().compose_document()
+        _check_node(node, {})
+        return node
 
 
 class _Dumper(yaml.SafeDumper):
