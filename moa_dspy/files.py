@@ -140,9 +140,6 @@ class _Loader(yaml.SafeLoader):
 class _Dumper(yaml.SafeDumper):
     """Writes texts of several lines as such, and line breaks that YAML would change as escapes."""
 
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
     style = '"' if re.search("[\r\x85\u2028\u2029\ufeff]", text) else "|" if "\n" in text else None
