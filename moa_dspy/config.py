@@ -7,22 +7,37 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_type_hints
+from typing import Annotated, Any, Final, Literal, cast, get_type_hints
 
 import dspy
-from pydantic import AliasChoices, BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from moa_dspy.files import drafting, dump_data, format_of, read_data
 from moa_dspy.limits import Limits, name_nearest
 from moa_dspy.model_config import OF_SAVED, ConfigPart, Model, ModelConfig
 from moa_dspy.router import RouterEngine
-from moa_dspy.saved_mixture import SavedMixture, is_saved
 from moa_dspy.signature_data import UnknownTypes, describe_signature, read_signature
 from moa_dspy.strategies import BY_NAME, Strategy
 
-__all__ = ["PRESETS", "MoAConfig", "ModelConfig", "Preset", "PresetName", "as_config", "make_strategy", "naming"]
+__all__ = [
+    "FORMAT",
+    "PRESETS",
+    "SAVED",
+    "MoAConfig",
+    "ModelConfig",
+    "Preset",
+    "PresetName",
+    "SavedMixture",
+    "as_config",
+    "is_saved",
+    "make_strategy",
+    "naming",
+]
 
+SAVED: Final = "moa_dspy"
+"""The key of a mixture's own entry in what DSPy saves."""
+FORMAT: Final = 2
 
 PresetName = Literal["balanced", "max_quality", "budget", "together_moa", "moa_lite", "self_moa"]
 
@@ -162,6 +177,73 @@ class MoAConfig(ConfigPart):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
         """A copy with other settings; checked, unlike pydantic's own."""
         return self.model_validate({**dict(self), **(update or {})})
+
+
+class SavedMixture(BaseModel):
+    """A mixture as it stands in a file.
+
+    Attributes:
+        format: The version of the format.
+        version: The version of moa-dspy that wrote it.
+        config: The data of a `MoAConfig`, with its `signature`.
+        lms: Path of an agent -> its model's entry, where that is another one than the config's.
+        left_out: Path of an agent -> the settings of its LM that are not in the file: secrets, and what is no JSON.
+        calibration: The data of its `Calibration`, if it has one.
+        code: What no file can bring back -> why: programs and strategies of the user's own, functions.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    format: int
+    version: str
+    config: dict[str, Any]
+    lms: dict[str, dict[str, Any]] = {}
+    left_out: dict[str, list[str]] = {}
+    calibration: dict[str, Any] | None = None
+    code: dict[str, str] = {}
+
+    @classmethod
+    def of(cls, state: Any) -> SavedMixture:
+        """What DSPy's state holds of a mixture; ValueError if that is none, or of another format."""
+        found = state.get(SAVED) if isinstance(state, Mapping) else None
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                "This holds no mixture: MoA.save writes one. A program around a mixture is loaded by its own load()."
+            )
+        if (written := found.get("format")) != FORMAT:
+            convert = (
+                "Upgrade moa-dspy."
+                if isinstance(written, int) and written > FORMAT
+                else "To convert it, build the mixture in code, give each predictor its part of the file, "
+                "`for name, part in moa.named_predictors(): part.load_state(data[name])`, and save() it again."
+            )
+            raise ValueError(
+                f"The mixture was saved in format {written} (by moa-dspy {found.get('version')}), and this version "
+                f"reads format {FORMAT}. {convert}"
+            )
+        return cls.model_validate(found)
+
+    def data(self) -> dict[str, Any]:
+        """The mixture as JSON-able data, without what is not set."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    def buildable(self) -> dict[str, Any]:
+        """The data of the config from which the mixture is built."""
+        if self.code:
+            code = "; ".join(f"{what} {why}" for what, why in self.code.items())
+            raise ValueError(f"No file can bring code back: {code}. Build the mixture in code and use load().")
+        return self.config
+
+    def entry(self, path: str) -> dict[str, Any]:
+        """The model's entry of the agent at this path; empty if it has none."""
+        named = {entry["name"]: entry for entry in self.config["proposer_models"]}
+        usual: dict[str, Any] = self.config.get(f"{path}_model") or named.get(path.rpartition(".")[2]) or {}
+        return self.lms.get(path, usual)
+
+
+def is_saved(data: Mapping[str, Any]) -> bool:
+    """Whether this is what DSPy saves, and no config."""
+    return SAVED in data or "metadata" in data
 
 
 @dataclass(frozen=True)

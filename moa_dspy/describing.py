@@ -17,13 +17,12 @@ from pydantic_core import to_jsonable_python
 
 from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.certainty import Calibration
-from moa_dspy.config import make_strategy
+from moa_dspy.config import FORMAT, SavedMixture, make_strategy
 from moa_dspy.limits import Limits
 from moa_dspy.model_config import OF_SAVED, ModelConfig
 from moa_dspy.models import as_lm
 from moa_dspy.proposers import AGGREGATOR
 from moa_dspy.router import PREFIX, RouterEngine, as_engine, router_lm
-from moa_dspy.saved_mixture import FORMAT, SavedMixture
 from moa_dspy.secrets import is_secret, redact, without_secrets
 from moa_dspy.signature_data import describe_signature
 from moa_dspy.strategies import BY_NAME, Strategy

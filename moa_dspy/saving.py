@@ -20,7 +20,7 @@ from pydantic_core import to_jsonable_python
 from typing_extensions import Self
 
 from moa_dspy.agent import Agent
-from moa_dspy.config import MoAConfig, as_config, make_strategy, naming
+from moa_dspy.config import SAVED, MoAConfig, SavedMixture, as_config, is_saved, make_strategy, naming
 from moa_dspy.describing import (
     agents_of,
     describe_mixture,
@@ -33,7 +33,6 @@ from moa_dspy.describing import (
 from moa_dspy.files import drafting, read_data
 from moa_dspy.model_config import OF_SAVED, ModelConfig
 from moa_dspy.router import as_engine
-from moa_dspy.saved_mixture import SAVED, SavedMixture, is_saved
 from moa_dspy.secrets import Keyless, without_secrets
 from moa_dspy.signature_data import read_signature
 

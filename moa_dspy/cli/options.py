@@ -92,10 +92,9 @@ class Who(Models):
             ValueError: If they describe none.
             OSError: If a file cannot be read.
         """
-        from moa_dspy.config import MoAConfig
+        from moa_dspy.config import MoAConfig, is_saved
         from moa_dspy.files import read_data
         from moa_dspy.moa import MoA
-        from moa_dspy.saved_mixture import is_saved
 
         if self.config is not None and self.preset is not None:
             raise ValueError("--config and --preset both say who answers. Give one of them.")
