@@ -177,7 +177,7 @@ def _with(stage: MoA, lms: dict[str, FakeLM]) -> MoA:
     ids=lambda goal: next(iter(goal)),
 )
 def test_goals(goal: Any, tmp_path: Path) -> None:
-    moa, asked, recording = planted(FIVE, questions=400, alternatives=5)
+    moa, asked, recording = planted(FIVE, questions=200, alternatives=5)
     optimizer = FitCascade("exact", **goal)
     cascade: Any = optimizer.compile(moa, trainset=asked, recorded=recording)
     report: Any = optimizer.report

@@ -386,7 +386,7 @@ def leaves(value: Any) -> set[str]:
     return {repr(value)} if parts is None else {leaf for part in parts for leaf in leaves(part)}
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(proposals)
 def test_every_leaf_of_a_merge_stands_in_some_proposal(values: list[Any]) -> None:
     result = merged(*values)
@@ -395,7 +395,7 @@ def test_every_leaf_of_a_merge_stands_in_some_proposal(values: list[Any]) -> Non
         assert element.supported_by and set(element.supported_by) <= set("abcdefgh"[: len(values)])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(proposals, st.integers(1, 4))
 def test_equal_proposals_give_themselves(values: list[Any], number: int) -> None:
     result = merged(*[values[0]] * number)
@@ -403,7 +403,7 @@ def test_equal_proposals_give_themselves(values: list[Any], number: int) -> None
 
 
 # Rows at random may go with others in several ways, and a further list may tell which: so rows are readings here.
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(json_like.filter(lambda value: "[{" not in repr(value)), min_size=1, max_size=4)
     | st.lists(sequences, min_size=1, max_size=5)
@@ -425,7 +425,7 @@ def unordered(value: Any) -> str:
     return repr(sorted(map(unordered, value))) if isinstance(value, list) else repr(value).lower()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.lists(people, max_size=3), min_size=1, max_size=3)
     | readings()
