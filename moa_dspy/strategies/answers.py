@@ -10,7 +10,6 @@ from contextlib import suppress
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from functools import lru_cache
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import dspy
@@ -102,22 +101,19 @@ def parts_of(value: Any) -> dict[Any, Any] | None:
     return dict(value) if isinstance(value, Mapping) else None
 
 
-def left_out_of(value: Any, parts: Mapping[Any, Any]) -> set[Any]:
+def left_out_of(value: Any, parts: Mapping[Any, Any]) -> frozenset[Any]:
     """Which of a value's parts, as `parts_of` gives them, explain or grade the others, or only number it."""
     if isinstance(value, dspy.ToolCalls.ToolCall):
-        return {"id"}  # each provider numbers its calls itself
+        return frozenset({"id"})  # each provider numbers its calls itself
     declared = types_of_parts(type(value))
     return left_out({name: declared.get(name, type(part)) for name, part in parts.items()})
 
 
-def left_out(parts: Mapping[Any, Any]) -> set[Any]:
+def left_out(parts: Mapping[Any, Any]) -> frozenset[Any]:
     """Which parts of a structure, given by names and types, explain or grade the others."""
-    has_choice = any(map(_is_closed, parts.values()))
-    has_answer = any(word in _ANSWERING for name in parts for word in _words(name)[-1:])
-    roles = {name: _role(name, kind, has_choice, has_answer) for name, kind in parts.items()}
-    if None not in roles.values():  # then grades count, or else all
-        roles = {name: role for name, role in roles.items() if role == "explains" and "grades" in roles.values()}
-    return {name for name, role in roles.items() if role is not None}
+    # A dict may have any number of keys, which nobody asks about twice.
+    find = _left_out if len(parts) < 100 else _find_left_out
+    return find(tuple(parts.items()))
 
 
 def bare(annotation: Any) -> Any:
@@ -129,6 +125,18 @@ def bare(annotation: Any) -> Any:
         rest = [argument for argument in arguments if argument is not types.NoneType]
         return bare(rest[0]) if len(rest) == 1 else annotation
     return annotation
+
+
+def _find_left_out(parts: tuple[tuple[Any, Any], ...]) -> frozenset[Any]:
+    has_choice = any(_is_closed(kind) for _, kind in parts)
+    has_answer = any(word in _ANSWERING for name, _ in parts for word in _words(name)[-1:])
+    roles = {name: _role(name, kind, has_choice, has_answer) for name, kind in parts}
+    if None not in roles.values():  # then grades count, or else all
+        roles = {name: role for name, role in roles.items() if role == "explains" and "grades" in roles.values()}
+    return frozenset(name for name, role in roles.items() if role is not None)
+
+
+_left_out = cached(_find_left_out)
 
 
 def _role(name: Any, kind: Any, has_choice: bool, has_answer: bool) -> Literal["explains", "grades"] | None:
@@ -144,7 +152,6 @@ def _role(name: Any, kind: Any, has_choice: bool, has_answer: bool) -> Literal["
     return "explains" if explains else "grades" if grades else None
 
 
-@lru_cache(maxsize=4096)
 def _words(name: Any) -> tuple[str, ...]:
     """The words of a name, without what only qualifies the last of them: `confidenceScore` -> `confidence`."""
     found = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name) if isinstance(name, str) else []

@@ -275,12 +275,13 @@ def _groups(
 
 
 def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:
-    # Bxc3 is another move than bxc3, though counted as one: the spelling with the most weight is returned.
-    spelling = [_form(ballot, annotations, exact_text=True) if len(ballots) > 1 else () for ballot in ballots]
-    weights: dict[Hashable, list[float]] = defaultdict(list)
-    for form, ballot in zip(spelling, ballots, strict=True):
-        weights[form].append(ballot.weight)
-    spoken = ballots[max(range(len(ballots)), key=lambda n: (_sum(weights[spelling[n]]), ballots[n].weight))]
+    spoken = ballots[0]
+    if len(ballots) > 1:  # Bxc3 is another move than bxc3, though counted as one
+        spelling = [_form(ballot, annotations, exact_text=True) for ballot in ballots]
+        weights: dict[Hashable, list[float]] = defaultdict(list)
+        for form, ballot in zip(spelling, ballots, strict=True):
+            weights[form].append(ballot.weight)
+        spoken = ballots[max(range(len(ballots)), key=lambda n: (_sum(weights[spelling[n]]), ballots[n].weight))]
     return Candidate(
         voters=tuple(ballot.voter for ballot in ballots),
         weight=_sum(ballot.weight for ballot in ballots),
