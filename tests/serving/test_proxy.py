@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import openai
 import pytest
 from support.command import Process, moa_dspy, words
@@ -97,6 +96,8 @@ def test_openais_client_streams(client: openai.OpenAI) -> None:
 
 
 def test_anthropics_client_does_both(proxy: str) -> None:
+    import anthropic  # takes a second, which one worker has to take
+
     client = anthropic.Anthropic(base_url=proxy, api_key=KEY, max_retries=0)
     asked: Any = {"model": "moa/team", "max_tokens": 500, "system": "Be kind.", "messages": HI[1:]}
     message: Any = client.messages.create(**asked)

@@ -16,12 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
-from mlflow.server.constants import (
-    ARTIFACT_ROOT_ENV_VAR,
-    ARTIFACTS_DESTINATION_ENV_VAR,
-    BACKEND_STORE_URI_ENV_VAR,
-    SERVE_ARTIFACTS_ENV_VAR,
-)
 
 __all__ = ["broken_server", "free_port", "hanging_server", "migrated", "mlflow_server", "mortal_server"]
 
@@ -131,20 +125,24 @@ def broken_server(status: int = 500) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
+# What `mlflow server` starts, without the command's own process, which imports all of MLflow once more.
+_SERVE = """
+import os, sys, uvicorn
+from mlflow.server import constants as names
+os.environ[names.BACKEND_STORE_URI_ENV_VAR] = f"sqlite:///{sys.argv[2]}"
+os.environ[names.ARTIFACT_ROOT_ENV_VAR] = "mlflow-artifacts:/"
+os.environ[names.ARTIFACTS_DESTINATION_ENV_VAR] = "server-artifacts"
+os.environ[names.SERVE_ARTIFACTS_ENV_VAR] = "true"
+uvicorn.run("mlflow.server.fastapi_app:app", port=int(sys.argv[1]))
+"""
+
+
 def _start(folder: Path, database: Path) -> "tuple[subprocess.Popen[bytes], str]":
-    """Start what `mlflow server` starts, without the command's own process, which imports all of MLflow once more."""
     port, log = free_port(), folder / "server.log"
-    environment = {
-        BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{database}",
-        ARTIFACT_ROOT_ENV_VAR: "mlflow-artifacts:/",
-        ARTIFACTS_DESTINATION_ENV_VAR: str(folder / "server-artifacts"),
-        SERVE_ARTIFACTS_ENV_VAR: "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    command = [sys.executable, "-m", "uvicorn", "--port", str(port), "mlflow.server.fastapi_app:app"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    command = [sys.executable, "-c", _SERVE, str(port), str(database)]
     with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=folder, env=os.environ | environment, stdout=out, stderr=out)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the server ended: {log.read_text()[-2000:]}"
