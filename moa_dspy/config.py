@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,17 +55,16 @@ def make_strategy(given: Any) -> Strategy:
         # What stands for a name here may be anything, so it is told only if it is a name.
         what = f"there is no strategy {name!r}" if isinstance(name, str) else "the strategy has no name"
         raise ValueError(f"{what}. {name_nearest(name, BY_NAME)}")
-    constructor = BY_NAME[name].__init__
-    known = [option for option in inspect.signature(constructor).parameters if option not in ("self", "args", "kwargs")]
-    hints = get_type_hints(constructor)
+    hints = get_type_hints(BY_NAME[name].__init__)
+    hints.pop("return", None)
     for option, value in options.items():
-        if option not in known:
-            raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *known])}")
+        if option not in hints:
+            raise ValueError(f"{option}: unknown key. {name_nearest(option, ['name', *hints])}")
         if option == "draft":
             options[option] = make_strategy(value)
             continue
         try:
-            TypeAdapter(hints.get(option, Any)).validate_python(value, strict=True)
+            TypeAdapter(hints[option]).validate_python(value, strict=True)
         except ValidationError as error:
             problem = error.errors()[0]
             raise ValueError(f"{'.'.join(map(str, (option, *problem['loc'])))}: {problem['msg']}.") from None

@@ -73,23 +73,20 @@ def react() -> dspy.Module:
     return make(QA, tools=[])
 
 
-def tuned(signature: Any = Task, **settings: Any) -> MoA:
+def tuned() -> MoA:
     """A mixture with something in every corner."""
     moa = MoA(
-        signature,
+        Task,
         [
             Agent("simulated/alice", name="ann", temperature=0.5, instructions="Be brief."),
             Agent("simulated/bob", instructions="Be thorough."),
         ],
         Agent("simulated/judge", max_tokens=900),
         Voting(["mood"], weights={"ann": 0.25}, tolerance=0.5),
-        **{
-            "num_proposals_per_model": 2,
-            "use_specialized_prompts": True,
-            "layers": 2,
-            "limits": Limits(min_proposals=2, proposer_timeout=9, on_degraded="raise"),
-            **settings,
-        },
+        num_proposals_per_model=2,
+        use_specialized_prompts=True,
+        layers=2,
+        limits=Limits(min_proposals=2, proposer_timeout=9, on_degraded="raise"),
     )
     for number, predictor in enumerate(moa.predictors()):
         told: Any = predictor.signature
