@@ -1,15 +1,7 @@
 """Many questions into a file: one JSON object a line, answered once each, resumed after a kill at any moment."""
 
 import json
-import os
-import random
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +9,9 @@ import dspy
 import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import QA, echo, mixture, question, says
-from support.openai_server import ChatRequest, OpenAIServer, Reply
 from support.recording import fill
-from support.rendering import render
-from typer.testing import CliRunner
 
 from moa_dspy import Limits, MoA
-from moa_dspy.cli import app
 
 ROWS = [{"id": f"q{n}", "question": f"question {n}"} for n in range(5)]
 
@@ -151,83 +139,3 @@ def test_a_bad_place_or_a_missing_key_is_found_before_anything_is_asked(tmp_path
     with pytest.raises(ValueError, match="OPENAI_API_KEY"):
         fill(MoA(QA, [lm, "openai/gpt-5"], strategy="voting"), ROWS, out)
     assert lm.calls == 0
-
-
-# `moa-dspy run` in a process of its own.
-
-QUESTIONS = [{"id": f"q{n}", "question": f"question {n}"} for n in range(60)]
-RUN = ["run", "questions.jsonl", "--out", "answers.jsonl", "--config", "moa.json", "--concurrency", "4"]
-
-
-def repeat(request: ChatRequest) -> Reply:
-    return Reply(render("chat", {"reasoning": "so", "answer": question(request.prompt)}))
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
-    """A provider, and in the current folder a mixture of two of its models that agree, and questions."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", "any-key")
-    Path("questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
-    with OpenAIServer(repeat) as server:
-        entries = [{"model": f"openai/{name}", "api_base": server.url, "num_retries": 0} for name in "ab"]
-        Path("moa.json").write_text(json.dumps({"proposer_models": entries, "aggregation_strategy": "voting"}))
-        yield server
-
-
-class Process:
-    """The command, without DSPy's cache."""
-
-    def __init__(self, server: OpenAIServer) -> None:
-        self.server = server
-        code = "from moa_dspy.cli import main; main()"
-        env = {**os.environ, "DSPY_CACHEDIR": str(Path(f"cache-{time.monotonic_ns()}").absolute()), "COLUMNS": "80"}
-        pipe: Any = subprocess.PIPE
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code, *RUN], env=env, stdout=pipe, stderr=pipe, text=True
-        )
-
-    def signal(self, number: int, after: int) -> None:
-        """Send a signal when the server has seen so many requests."""
-        deadline = time.monotonic() + 60
-        while len(self.server.requests) < after:
-            assert self._process.poll() is None and time.monotonic() < deadline, self.end()
-            time.sleep(0.001)
-        self._process.send_signal(number)
-
-    def end(self) -> tuple[int, str, str]:
-        out, err = self._process.communicate(timeout=60)
-        return self._process.returncode, out, err
-
-
-def paid(server: OpenAIServer) -> Counter[str]:
-    """How often each question was asked, of both models together."""
-    return Counter(question(request.prompt) for request in server.requests)
-
-
-def test_killed_at_any_moment_it_goes_on_where_it_was(server: OpenAIServer) -> None:
-    draw, done, kills, server.latency = random.Random(7), dict[str, int](), 1, 0.02
-    for _ in range(kills):
-        process = Process(server)
-        process.signal(signal.SIGKILL, after=len(server.requests) + draw.randint(10, 40))
-        assert process.end()[0] == -signal.SIGKILL
-        time.sleep(0.05)  # what was on its way to the server has arrived
-        lines = Path("answers.jsonl").read_bytes().splitlines(keepends=True)
-        answered = {json.loads(line)["inputs"]["question"] for line in lines if line.endswith(b"\n")}
-        assert answered >= done.keys() and {text: paid(server)[text] for text in done} == done
-        done = {text: paid(server)[text] for text in answered}
-    last = CliRunner().invoke(app, RUN)
-    assert last.exit_code == 0 and {text: paid(server)[text] for text in done} == done, last.output
-    assert 2 * 60 <= len(server.requests) <= 2 * 60 + kills * 4 * 2
-    assert answers(Path("answers.jsonl")) == {row["id"]: row["question"] for row in QUESTIONS}
-
-
-def test_an_interrupt_finishes_what_is_under_way_and_nothing_is_paid_twice(server: OpenAIServer) -> None:
-    server.latency = 0.05
-    process = Process(server)
-    process.signal(signal.SIGINT, after=20)
-    status, _, err = process.end()
-    answered = len(rows(Path("answers.jsonl")))
-    assert (status, len(server.requests), "Traceback" in err) == (130, 2 * answered, False)
-    assert CliRunner().invoke(app, RUN).exit_code == 0
-    assert (set(paid(server).values()), len(rows(Path("answers.jsonl")))) == ({2}, 60)
