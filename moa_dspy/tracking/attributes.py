@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -16,24 +16,23 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.usage import LMCall, call_of
 
-__all__ = ["describe_call", "describe_outcome", "find_call", "find_place", "name_agent", "sum_up"]
+__all__ = ["describe_call", "describe_outcome", "find_call", "place_agent", "sum_up"]
 
 
-def find_place(agent: Agent) -> dict[str, Any]:
-    """Where in a mixture an agent is called, as attributes of its span."""
+def place_agent(agent: Agent) -> tuple[str, dict[str, Any]]:
+    """How a reader sees an agent's span, and where in a mixture it is called, as attributes.
+
+    It is called `proposer alice (simulated/alice)`, `layer 2: proposer ...` or `aggregator (...)`.
+    """
     moa = next((caller for caller in reversed(dspy.settings.caller_modules or []) if isinstance(caller, MoA)), None)
-    if moa is None or agent is moa.aggregator:
-        return {"moa.role": "agent" if moa is None else "aggregator", "moa.agent": agent.name}
-    numbers = [n for n, panel in enumerate(moa.panels, start=1) if any(agent is member for member in panel.agents)]
-    layer = {"moa.layer": numbers[0]} if numbers and len(moa.panels) > 1 else {}
-    return {"moa.role": "proposer" if numbers else "agent", "moa.agent": agent.name, **layer}
-
-
-def name_agent(place: Mapping[str, Any], agent: Agent) -> str:
-    """What a reader sees: `proposer alice (simulated/alice)`, `layer 2: proposer ...`, `aggregator (...)`."""
-    role, layer = place["moa.role"], place.get("moa.layer")
-    words = [f"layer {layer}:" if layer else "", role, "" if role == agent.name else agent.name]
-    return " ".join(filter(None, [*words, f"({agent.model})" if agent.model else ""]))
+    is_aggregator = moa is not None and agent is moa.aggregator
+    panels = [] if moa is None or is_aggregator else moa.panels
+    layers = [n for n, panel in enumerate(panels, start=1) if any(agent is member for member in panel.agents)]
+    role = "aggregator" if is_aggregator else "proposer" if layers else "agent"
+    layer = layers[0] if layers and len(panels) > 1 else None
+    words = [layer and f"layer {layer}:", role, agent.name != role and agent.name, agent.model and f"({agent.model})"]
+    attributes = {"moa.role": role, "moa.agent": agent.name, **({} if layer is None else {"moa.layer": layer})}
+    return " ".join(str(word) for word in words if word), attributes
 
 
 def describe_outcome(metadata: MoAMetadata) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata
 from moa_dspy.secrets import is_secret, mask, remembered, secret_values
 from moa_dspy.strategies import Strategy, Verdict
-from moa_dspy.tracking.attributes import describe_call, describe_outcome, find_call, find_place, name_agent, sum_up
+from moa_dspy.tracking.attributes import describe_call, describe_outcome, find_call, place_agent, sum_up
 from moa_dspy.tracking.watch import BLOCK, Watch, links, metadata_of
 from moa_dspy.usage import LMCall
 from moa_dspy.values import to_jsonable
@@ -94,10 +94,10 @@ class Spans(MlflowCallback):
             name = f"{type(instance).__name__} ({instance.strategy.name})"
             self._start(call_id, instance, name, SpanType.CHAIN, given)
         elif isinstance(instance, Agent):
-            place, case = find_place(instance), given.get("case")
+            (name, place), case = place_agent(instance), given.get("case")
             # A strategy is shown the whole case: its proposals stand in the spans beside.
             told = given if case is None else case.inputs
-            opened = self._start(call_id, instance, name_agent(place, instance), SpanType.AGENT, told)
+            opened = self._start(call_id, instance, name, SpanType.AGENT, told)
             if opened is not None:
                 opened.span.set_attributes(place)
                 opened.takes_one = not self._is_full

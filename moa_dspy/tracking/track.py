@@ -23,7 +23,7 @@ from moa_dspy.secrets import redact, without_secrets
 from moa_dspy.tracking.prompts import as_page, prompts_of, register
 from moa_dspy.tracking.run import Run
 from moa_dspy.tracking.store import describe
-from moa_dspy.tracking.watch import BLOCK, Watch, find_mixture, metadata_of, named
+from moa_dspy.tracking.watch import BLOCK, Watch, find_mixture, metadata_of, named, suffix
 from moa_dspy.usage import Usage
 from moa_dspy.values import as_text, hash_of, to_jsonable
 
@@ -183,7 +183,7 @@ class Tracked(Watch):
             {**named("example", example), **named("pred", prediction), "score": _number(score)}
             for example, prediction, score in outputs.results
         ]
-        self._run.log_table(f"evaluation{_suffix(self._evaluations)}.json", rows)
+        self._run.log_table(f"evaluation{suffix(self._evaluations)}.json", rows)
 
     def on_compile_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         is_inside = self.is_compiling
@@ -200,16 +200,16 @@ class Tracked(Watch):
         if self.is_compiling:
             return
         optimizer, inputs = self._optimizer
-        name, suffix = type(optimizer).__name__, _suffix(self._compiled)
+        name, number = type(optimizer).__name__, suffix(self._compiled)
         settings = {**optimizer.get_params(), **inputs, **inputs.get("kwargs", {})}
         scalars = {name: value for name, value in settings.items() if isinstance(value, (bool, int, float, str))}
         report = getattr(optimizer, "report", None)
         described = {"optimizer": name, "settings": without_secrets(scalars)[0], "report": report}
         self._log_metrics()
-        self._run.log_text(f"optimizer{suffix}.json", redact(_json(described)))
+        self._run.log_text(f"optimizer{number}.json", redact(_json(described)))
         best = find_mixture(outputs, self.mixtures[0]) if self.mixtures else None
         if best is not None:
-            self._log_mixture(best, f"_compiled{suffix}")
+            self._log_mixture(best, f"_compiled{number}")
             self._register(best, f"compiled by {name}")
 
     def _log_metrics(
@@ -220,14 +220,14 @@ class Tracked(Watch):
         new = {name: value for name, value in found.items() if value is not None and name not in self._given}
         self._run.log("the metrics", new, tags=tags, step=int(found["questions"] or 0))
 
-    def _log_mixture(self, moa: MoA, suffix: str = "") -> None:
+    def _log_mixture(self, moa: MoA, which: str = "") -> None:
         bare: Any = copy.copy(moa)
         vars(bare).pop("candidate_programs", None)  # which DSPy's optimizers hang on the best one, and no file holds
-        self._run.log_text(f"prompts{suffix}.md", as_page(prompts_of(moa)))
+        self._run.log_text(f"prompts{which}.md", as_page(prompts_of(moa)))
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "mixture.json")
             bare.save(file)
-            self._run.log_text(f"mixture{suffix}.json", file.read_text())
+            self._run.log_text(f"mixture{which}.json", file.read_text())
 
     def _register(self, moa: MoA, message: str) -> None:
         prompts, name, run = prompts_of(moa), self._name, self._run
@@ -274,10 +274,6 @@ def _number(score: Any) -> float | None:
         return float(getattr(score, "score", score))
     except (TypeError, ValueError):
         return None
-
-
-def _suffix(number: int) -> str:
-    return "" if number == 1 else f"_{number}"
 
 
 def _json(value: Any) -> str:

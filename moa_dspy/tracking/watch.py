@@ -18,7 +18,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.results import MoAMetadata, MoAPrediction
 from moa_dspy.usage import LMCall, Usage
 
-__all__ = ["BLOCK", "Answer", "Watch", "find_mixture", "links", "metadata_of", "named"]
+__all__ = ["BLOCK", "Answer", "Watch", "find_mixture", "links", "metadata_of", "named", "suffix"]
 
 # Among DSPy's settings: the watch of the block around.
 BLOCK: Final = "moa_dspy_block"
@@ -171,14 +171,14 @@ class Watch(Meter):
         with self._lock:
             if not self._compiles:  # an optimizer that another one uses is a part of it
                 self._compiled += 1
-                self.stage, self.agent = _numbered("compile", self._compiled), _OPTIMIZER
+                self.stage, self.agent = f"compile{suffix(self._compiled)}", _OPTIMIZER
             self._compiles.add(call_id)
 
     def on_compile_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         with self._lock:
             self._compiles.discard(call_id)
             if not self._compiles:
-                self.stage, self.agent = _numbered("run", self._compiled + 1), _PROGRAM
+                self.stage, self.agent = f"run{suffix(self._compiled + 1)}", _PROGRAM
 
 
 def find_mixture(program: Any, like: MoA) -> MoA | None:
@@ -208,5 +208,6 @@ def _shape(moa: MoA) -> Any:
     return moa.strategy.name, [agent.name for agent in moa.agents], list(moa.signature.fields)
 
 
-def _numbered(stage: str, number: int) -> str:
-    return stage if number == 1 else f"{stage}_{number}"
+def suffix(number: int) -> str:
+    """What tells the second of a kind and those after it apart."""
+    return "" if number == 1 else f"_{number}"
