@@ -24,7 +24,7 @@ atexit.register(shutil.rmtree, os.environ["DSPY_CACHEDIR"], ignore_errors=True)
 
 
 def pytest_report_header() -> str:
-    return "moa-dspy: the whole suite takes some four minutes on two cores (-n 0 for one process, -m slow for sweeps)"
+    return "moa-dspy: the whole suite takes about three minutes on two cores (-n 0 for one process, -m slow for sweeps)"
 
 
 def pytest_collection_finish() -> None:
