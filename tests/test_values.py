@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from moa_dspy.signatures import task_signature
-from moa_dspy.values import IncompleteProposal, as_text, check_inputs, hash_of, to_json, to_jsonable, typed_outputs
+from moa_dspy.values import as_text, hash_of, to_json, to_jsonable, typed_outputs
 
 
 class Mood(Enum):
@@ -69,22 +69,3 @@ def test_text_for_readers_has_real_line_breaks() -> None:
 def test_outputs_are_typed_as_the_task_says() -> None:
     task = task_signature("question -> answer: int, sure: bool")
     assert typed_outputs(dspy.Prediction(answer="7", sure="yes", more=1), task) == {"answer": 7, "sure": True}
-
-
-@pytest.mark.parametrize(
-    ("prediction", "words"),
-    [("text", "str"), (dspy.Prediction(other=1), "lacks answer.*other"), (dspy.Prediction(answer="many"), "answer")],
-)
-def test_what_is_no_proposal_says_why(prediction: Any, words: str) -> None:
-    with pytest.raises(IncompleteProposal, match=words):
-        typed_outputs(prediction, task_signature("question -> answer: int"))
-
-
-def test_inputs_of_a_dataset_that_are_none_of_the_task_are_left_out() -> None:
-    assert check_inputs(task_signature("question -> answer"), {"question": "?", "id": 7}) == {"question": "?"}
-
-
-@pytest.mark.parametrize(("inputs", "words"), [({}, "question.*missing"), ({"question": "?", "lm": 1}, "`lm`.*Agent")])
-def test_inputs_that_cannot_work_are_refused(inputs: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        check_inputs(task_signature("question -> answer"), inputs)
