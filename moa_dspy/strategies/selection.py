@@ -132,7 +132,7 @@ class Function(dspy.Module):
         self.verify = verify
 
     def forward(self, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> Any:
-        return self.verify(dspy.Example(dict(inputs)).with_inputs(*inputs), dspy.Prediction(**outputs))
+        return self.verify(dspy.Example(dict(inputs)).with_inputs(*inputs), dspy.Prediction(dict(outputs)))
 
 
 def score_proposals(

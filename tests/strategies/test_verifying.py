@@ -72,3 +72,9 @@ def test_a_model_does_not_judge_its_own_proposal_and_is_billed_for_others() -> N
 def test_what_makes_no_sense_is_refused(given: Any, error: str) -> None:
     with pytest.raises((TypeError, ValueError), match=error):
         Selection(**given)
+
+
+def test_fields_named_as_parameters_are_data_for_a_verifier_too() -> None:
+    strategy = Selection(verifiers=[lambda example, prediction: prediction["base"] == "C"])
+    pred = mixture_of("question -> base", [{"base": "A"}, {"base": "C"}], None, strategy=strategy)(question="why?")
+    assert pred["base"] == "C"
