@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from moa_dspy.cli import ask, chat, compile, doctor, evaluate, options, output, run, serve, start
+from moa_dspy.cli import ask, compile, doctor, evaluate, options, output, run, serve, start
 
 __all__ = ["app", "main"]
 
@@ -40,7 +40,7 @@ _COMMANDS: dict[str, tuple[Callable[..., None], bool]] = {
     # name: the command, and whether it shows its help where it is given nothing
     "demo": (start.demo, False),
     "ask": (ask.ask, True),
-    "chat": (chat.chat, False),
+    "chat": (ask.chat, False),
     "run": (run.run, True),
     "eval": (evaluate.evaluate, True),
     "diagnose": (evaluate.diagnose, True),

@@ -41,7 +41,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it may cost, a
 Force = Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")]
 Mlflow = Annotated[bool, typer.Option("--mlflow", help="Track with MLflow: in mlflow.db here, or MLFLOW_TRACKING_URI.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON, and nothing else, on stdout.")]
-Verbose = Annotated[bool | None, _verbose("--verbose/--quiet", "-v/-q", help="Say what DSPy says too; errors alone.")]
+Verbose = Annotated[bool | None, _verbose("--verbose/--quiet", "-v/-q", help="All that DSPy says, or errors alone.")]
 
 DEFAULT_TASK = "question -> answer"
 _TASK = (
