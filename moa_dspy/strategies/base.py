@@ -180,7 +180,15 @@ class Strategy(dspy.Module):
         given = {**escape_inputs(_inputs_for(asked, case)), **(extra or {})}
         limit = limit_for(dspy.settings.lm, given, case.proposals)
         names = (*values.fields_of(case.task), *asked)
-        repair = _Repair()
+        adapter: Any = dspy.settings.adapter or dspy.ChatAdapter()
+        # Most of DSPy's adapters ask again in JSON by themselves if they cannot read a reply. That is the repair then,
+        # seen by its second LM call for one asking; else it is another rollout.
+        falls_back = not isinstance(adapter, dspy.JSONAdapter) and getattr(adapter, "use_json_adapter_fallback", False)
+        asked_again, lms = False, list[Any]()
+
+        def is_repaired() -> bool:
+            return asked_again or (falls_back and any(lm.asked > 1 for lm in lms))
+
         while True:
             shown = render(case.proposals, seed=seed_of(case.inputs), rotation=rotation, limit=limit, field_names=names)
             call: dict[str, Any] = {**given, PROPOSALS: shown.text}
@@ -188,66 +196,45 @@ class Strategy(dspy.Module):
             # An adapter made on the fly, as dspy.Refine's is, hands out hints by the very signature class.
             if narrowed is not None and "<locals>" not in type(dspy.settings.adapter).__qualname__:
                 call["signature"], narrowed = narrowed, None
+            settings: dict[str, Any] = {}
+            if is_repaired() and falls_back:
+                settings["adapter"] = copy.copy(adapter)
+                settings["adapter"].use_json_adapter_fallback = False
             # Once all have stood in each place, the same prompt is sent again: another rollout then.
-            settings = repair.settings(rotation // len(shown.labels))
+            if (lm := _watch_lm(2 * (rotation // len(shown.labels)) + asked_again)) is not None:
+                settings["lm"] = lm
+                lms.append(lm)
             [outcome] = yield Batch([Call(predictor, call, settings)])
             error: Any = outcome.error
             if error is None:
-                flaw = _find_flaw(outcome.value, settings.get("lm"), case, narrowed)
+                flaw = _find_flaw(outcome.value, lm, case, narrowed)
                 if not flaw and not (flaw := complaint(outcome.value, shown) if complaint else None):
-                    return Reply(outcome.value, shown, repair.is_made)
+                    return Reply(outcome.value, shown, is_repaired())
                 error = Unusable(flaw)
             shorter = min(limit or len(shown.text), len(shown.text)) // 2
             if isinstance(error, exceptions.ContextWindowExceededError) and shorter >= SHORTEST:
                 limit = shorter
-            elif repair.helps(error):
-                repair.asked_again = True
+            elif not is_repaired() and _is_repairable(error, falls_back, lms):
+                asked_again = True
             else:
                 raise error
 
 
-class _Repair:
-    """The one repair that a question may have: another rollout.
+def _watch_lm(rollout: int) -> Any:
+    lm, meter = dspy.settings.lm, dspy.settings.get(METER)
+    meter = None if meter is None or meter.everywhere else meter
+    return None if lm is None else watch_lm(ask_again(lm, rollout) if rollout else lm, meter)
 
-    Most of DSPy's adapters ask again in JSON by themselves if they cannot read a reply. That is the repair then, seen
-    by its second LM call for one asking.
-    """
 
-    def __init__(self) -> None:
-        self.adapter: Any = dspy.settings.adapter or dspy.ChatAdapter()
-        is_json = isinstance(self.adapter, dspy.JSONAdapter)
-        self.falls_back = not is_json and getattr(self.adapter, "use_json_adapter_fallback", False)
-        self.asked_again = False  # set, it makes the next call the repair
-        self.lms: list[Any] = []
-
-    @property
-    def is_made(self) -> bool:
-        return self.asked_again or (self.falls_back and any(lm.asked > 1 for lm in self.lms))
-
-    def helps(self, error: Exception) -> bool:
-        """Whether to ask again after this error."""
-        if self.is_made or isinstance(error, exceptions.AdapterParseError):
-            # An adapter that could have asked again and did not has shown a part of the reply already.
-            return not (self.is_made or self.falls_back)
-        # Retries that were used up are enough: a dead model would be asked as often again. A body that could not be
-        # read is a provider's hiccup as well, whatever a backend calls it.
-        is_passing = exceptions.is_retryable_lm_error(error) and not any(lm.tries for lm in self.lms)
-        is_unread = type(error) in (exceptions.LMProviderError, exceptions.LMUnexpectedError)
-        return is_passing or is_unread or isinstance(error, Unusable)
-
-    def settings(self, lap: int) -> dict[str, Any]:
-        """The DSPy settings of the next call, if the very same prompt has been sent `lap` times before on purpose."""
-        settings: dict[str, Any] = {}
-        lm, rollout = dspy.settings.lm, 2 * lap + self.asked_again
-        if lm is not None:
-            meter = dspy.settings.get(METER)
-            meter = None if meter is None or meter.everywhere else meter
-            settings["lm"] = watch_lm(ask_again(lm, rollout) if rollout else lm, meter)
-            self.lms.append(settings["lm"])
-        if self.is_made and self.falls_back:
-            settings["adapter"] = copy.copy(self.adapter)
-            settings["adapter"].use_json_adapter_fallback = False
-        return settings
+def _is_repairable(error: Exception, falls_back: bool, lms: Sequence[Any]) -> bool:
+    if isinstance(error, exceptions.AdapterParseError):
+        # An adapter that could have asked again and did not has shown a part of the reply already.
+        return not falls_back
+    # Retries that were used up are enough: a dead model would be asked as often again. A body that could not be read is
+    # a provider's hiccup as well, whatever a backend calls it.
+    is_passing = exceptions.is_retryable_lm_error(error) and not any(lm.tries for lm in lms)
+    is_unread = type(error) in (exceptions.LMProviderError, exceptions.LMUnexpectedError)
+    return is_passing or is_unread or isinstance(error, Unusable)
 
 
 def fields_of(predictor: dspy.Module) -> dict[str, Any]:
