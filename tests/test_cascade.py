@@ -16,7 +16,7 @@ from moa_dspy import Agent, Cascade, MoA, MoAError, Voting
 from moa_dspy.certainty import MEASURES, Calibration, weigh_evidence
 from moa_dspy.optimizers import CompileInterrupted, FitCascade
 from moa_dspy.strategies import Case
-from moa_dspy.strategies.voting import Ballot, count
+from moa_dspy.strategies.voting import count
 
 
 def sure(moa: MoA, threshold: float = 0.9) -> MoA:
@@ -233,9 +233,9 @@ def test_no_early_stop_changes_a_recorded_vote(task: str) -> None:
         pytest.skip("there are no recordings here")
     for row in load(task):
         said = {model: output.get("key", output["answer"]) for model, output in row["outputs"].items()}
-        ballots = [Ballot(model, {"answer": answer}) for model, answer in said.items()]
-        whole = count(ballots, {"answer": str}, exact_text=True)
+        ballots = [(model, {"answer": answer}) for model, answer in said.items()]
+        whole = count(dict(ballots), {"answer": str}, exact_text=True)
         for asked in range(1, len(ballots)):
-            tally = count(ballots[:asked], {"answer": str}, exact_text=True)
+            tally = count(dict(ballots[:asked]), {"answer": str}, exact_text=True)
             if tally.is_decided(len(ballots) - asked):
                 assert tally.winner and whole.winner and tally.winner.values == whole.winner.values

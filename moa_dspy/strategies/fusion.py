@@ -23,7 +23,7 @@ from moa_dspy.strategies.aligning import align
 from moa_dspy.strategies.answers import Answer, answer_of, bare, output_types, parts_of
 from moa_dspy.strategies.base import Case, Strategy, Verdict, fields_of
 from moa_dspy.strategies.equality import normalise, same
-from moa_dspy.strategies.voting import Ballot, count
+from moa_dspy.strategies.voting import count
 from moa_dspy.values import as_text, cached, to_json, validated
 
 __all__ = ["Fusion", "Merged", "merge", "merge_parts"]
@@ -133,7 +133,7 @@ def merge(values: Mapping[str, Any], annotation: Any, path: str, min_support: in
         >>> merge({"a": ["x", "z"], "b": ["x", "y", "z"]}, list[str], "route").value
         ['x', 'y', 'z']
     """
-    tally = count([Ballot(id, {path: value}) for id, value in values.items()], {path: annotation})
+    tally = count({id: {path: value} for id, value in values.items()}, {path: annotation})
     present = {id: value for id, value in values.items() if id not in tally.abstained}
     conflict = Merged(conflicts=[path])
     try:

@@ -20,7 +20,7 @@ from moa_dspy.strategies.base import Case, Reply, Strategy, Unusable, Verdict
 from moa_dspy.strategies.equality import ABSTAIN, TOLERANCE, cluster, normalise, same
 from moa_dspy.strategies.normalizers import Convention, NormalizerName, find_convention
 
-__all__ = ["Ballot", "Candidate", "Tally", "Voting", "count", "fall_back"]
+__all__ = ["Candidate", "Tally", "Voting", "count", "fall_back"]
 
 logger = logging.getLogger(__name__)
 
@@ -117,11 +117,11 @@ class Voting(Strategy):
 
     def count(self, case: Case, groups: Sequence[Collection[str]] = ()) -> Tally:
         """Count the proposals; those that did not come abstain. `groups` are ids that are known to say the same."""
-        types = self._types(case.task)
-        values = {p.id: {name: p.outputs.get(name) for name in types} for p in case.proposals}
+        types, came = self._types(case.task), {proposal.id: proposal.outputs for proposal in case.proposals}
         return count(
-            [Ballot(id, values.get(id, {}), self.weights.get(agent, 1.0)) for id, agent in case.asked.items()],
+            {id: {name: came[id].get(name) for name in types} if id in came else {} for id in case.asked},
             types,
+            weights={id: self.weights.get(agent, 1.0) for id, agent in case.asked.items()},
             tolerance=self.tolerance,
             groups=groups,
             exact_text=self.exact_text,
@@ -152,15 +152,6 @@ def _find_overlap(prediction: dspy.Prediction, shown: Rendering) -> str | None:
     labels = [label for group in prediction[GROUPS] for label in set(group)]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     return f"{', '.join(twice)} stand in two groups of answers at once." if twice else None
-
-
-@dataclass(frozen=True)
-class Ballot:
-    """What one voter, a proposal's id, answered; without values it abstains and stays in the denominator."""
-
-    voter: str
-    values: Mapping[str, Any]
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -217,48 +208,46 @@ class Tally:
 
 
 def count(
-    ballots: Sequence[Ballot],
-    annotations: Mapping[str, Any],
+    values: Mapping[str, Mapping[str, Any]],
+    kinds: Mapping[str, Any],
     *,
+    weights: Mapping[str, float] | None = None,
     tolerance: float = TOLERANCE,
     groups: Sequence[Collection[str]] = (),
     exact_text: bool = False,
     convention: Callable[[Any], Any] | None = None,
 ) -> Tally:
-    """Count ballots, those that say the same as one candidate.
+    """Count what voters, in declared order, answer: those that say the same as one candidate.
 
-    Two ballots say the same when all fields in `annotations` do, and so do ballots that a chain of alike ones links:
-    which groups there are does not depend on the order of the ballots. Ballots without weight join a group, and unite
-    none; `groups` are voters whose ballots a model found to say the same. For the rest see `normalise` and `same`.
+    Two say the same when all fields in `kinds` do, and so do those that a chain of alike ones links: which groups
+    there are does not depend on the order. Who weighs nothing (1 if not named) joins a group, and unites none; `groups`
+    are voters that a model found to say the same. For the rest see `normalise` and `same`.
 
     Examples:
-        >>> tally = count([Ballot("a", {"n": -5}), Ballot("b", {"n": 5}), Ballot("c", {"n": "5"})], {"n": int})
+        >>> tally = count({"a": {"n": -5}, "b": {"n": 5}, "c": {"n": "5"}}, {"n": int})
         >>> tally.winner.values, tally.winner.voters, round(tally.agreement, 2)
         ({'n': 5}, ('b', 'c'), 0.67)
     """
-    forms: dict[str, Hashable] = {}
-    for ballot in ballots:
-        form = _form(ballot, annotations, exact_text=exact_text, convention=convention)
-        if any(field is not ABSTAIN for field in form):
-            forms[ballot.voter] = form
-    speaking = [ballot for ballot in ballots if ballot.voter in forms]
-    candidates = [_candidate(alike, annotations) for alike in _groups(speaking, forms, tolerance, groups)]
+    weight = {voter: (weights or {}).get(voter, 1.0) for voter in values}
+    every = {voter: _form(said, kinds, exact_text=exact_text, convention=convention) for voter, said in values.items()}
+    forms = {voter: form for voter, form in every.items() if any(field is not ABSTAIN for field in form)}
+    candidates = [_candidate(alike, values, weight, kinds) for alike in _group(forms, weight, tolerance, groups)]
     return Tally(
         candidates=tuple(sorted(candidates, key=lambda candidate: (-candidate.weight, -candidate.heaviest))),
-        abstained=tuple(ballot.voter for ballot in ballots if ballot.voter not in forms),
-        weight=_sum(ballot.weight for ballot in ballots),
-        may_merge=any(may_hold(kind, (str, *INEXACT) if tolerance else str) for kind in annotations.values()),
+        abstained=tuple(voter for voter in values if voter not in forms),
+        weight=_sum(weight.values()),
+        may_merge=any(may_hold(kind, (str, *INEXACT) if tolerance else str) for kind in kinds.values()),
     )
 
 
-def _form(ballot: Ballot, annotations: Mapping[str, Any], **settings: Any) -> tuple[Hashable, ...]:
-    return tuple(normalise(ballot.values.get(name), kind, **settings) for name, kind in annotations.items())
+def _form(said: Mapping[str, Any], kinds: Mapping[str, Any], **settings: Any) -> tuple[Hashable, ...]:
+    return tuple(normalise(said.get(name), kind, **settings) for name, kind in kinds.items())
 
 
-def _groups(
-    ballots: Sequence[Ballot], forms: Mapping[str, Hashable], tolerance: float, groups: Sequence[Collection[str]]
-) -> list[list[Ballot]]:
-    weighty = [ballot.voter for ballot in ballots if ballot.weight > 0]
+def _group(
+    forms: Mapping[str, Hashable], weight: Mapping[str, float], tolerance: float, groups: Sequence[Collection[str]]
+) -> list[list[str]]:
+    weighty = [voter for voter in forms if weight[voter] > 0]
     number = dict(zip(weighty, cluster([forms[voter] for voter in weighty], tolerance), strict=True))
     for group in groups:
         joined = {number[voter] for voter in group if voter in number}
@@ -268,27 +257,26 @@ def _groups(
         near = [other for other in weighty if same(forms[voter], forms[other], tolerance=tolerance)]
         first = min(near, key=lambda other: repr(forms[other]), default=None)
         number[voter] = len(forms) + own if first is None else number[first]
-    found: dict[int, list[Ballot]] = {own: [] for own in number.values()}
-    for ballot in ballots:
-        found[number[ballot.voter]].append(ballot)
+    found: dict[int, list[str]] = {own: [] for own in number.values()}
+    for voter in forms:
+        found[number[voter]].append(voter)
     return list(found.values())
 
 
-def _candidate(ballots: Sequence[Ballot], annotations: Mapping[str, Any]) -> Candidate:
-    spoken = ballots[0]
-    if len(ballots) > 1:  # Bxc3 is another move than bxc3, though counted as one
-        spelling = [_form(ballot, annotations, exact_text=True) for ballot in ballots]
-        weights: dict[Hashable, list[float]] = defaultdict(list)
-        for form, ballot in zip(spelling, ballots, strict=True):
-            weights[form].append(ballot.weight)
-        spoken = ballots[max(range(len(ballots)), key=lambda n: (_sum(weights[spelling[n]]), ballots[n].weight))]
-    return Candidate(
-        voters=tuple(ballot.voter for ballot in ballots),
-        weight=_sum(ballot.weight for ballot in ballots),
-        values=spoken.values,
-        representative=spoken.voter,
-        heaviest=_sum([max(ballot.weight for ballot in ballots)]),
-    )
+def _candidate(
+    voters: Sequence[str],
+    values: Mapping[str, Mapping[str, Any]],
+    weight: Mapping[str, float],
+    kinds: Mapping[str, Any],
+) -> Candidate:
+    spoken, weights = voters[0], [weight[voter] for voter in voters]
+    if len(voters) > 1:  # Bxc3 is another move than bxc3, though counted as one
+        spelling = {voter: _form(values[voter], kinds, exact_text=True) for voter in voters}
+        support: dict[Hashable, list[float]] = defaultdict(list)
+        for voter in voters:
+            support[spelling[voter]].append(weight[voter])
+        spoken = max(voters, key=lambda voter: (_sum(support[spelling[voter]]), weight[voter]))
+    return Candidate(tuple(voters), _sum(weights), values[spoken], spoken, _sum([max(weights)]))
 
 
 def _sum(weights: Iterable[float]) -> float:

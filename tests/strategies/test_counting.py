@@ -2,17 +2,29 @@ import itertools
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moa_dspy.strategies.equality import ABSTAIN, normalise
-from moa_dspy.strategies.voting import Ballot, Tally, count
+from moa_dspy.strategies.voting import Tally
+from moa_dspy.strategies.voting import count as count_values
 
 NAN = float("nan")
 REFUSAL = "I'm sorry, but I can't help with that."
+
+
+class Ballot(NamedTuple):
+    voter: str
+    values: Mapping[str, Any]
+    weight: float = 1.0
+
+
+def count(ballots: Sequence[Ballot], annotations: Mapping[str, Any], **options: Any) -> Tally:
+    weights = {ballot.voter: ballot.weight for ballot in ballots}
+    return count_values({ballot.voter: ballot.values for ballot in ballots}, annotations, weights=weights, **options)
 
 
 def tally_of(

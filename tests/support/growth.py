@@ -16,7 +16,7 @@ from moa_dspy.signatures import task_signature
 from moa_dspy.strategies.equality import normalise
 from moa_dspy.strategies.fusion import merge
 from moa_dspy.strategies.normalizers import NORMALIZERS
-from moa_dspy.strategies.voting import Ballot, count
+from moa_dspy.strategies.voting import count
 from moa_dspy.values import as_text, to_json, typed_outputs
 
 TASK = task_signature("question -> answer")
@@ -38,7 +38,7 @@ ON_STRUCTURES: dict[str, Callable[[list[Any], Any], Any]] = {
     "as text": lambda values, kind: as_text(values[0]),
     "render": lambda values, kind: render([Proposal(id="m", agent="m", outputs={"x": v}) for v in values], seed=0),
     "normalise": lambda values, kind: normalise(values[0], kind),
-    "count": lambda values, kind: count([Ballot(str(n), {"x": v}) for n, v in enumerate(values)], {"x": kind}),
+    "count": lambda values, kind: count({str(n): {"x": v} for n, v in enumerate(values)}, {"x": kind}),
     "merge": lambda values, kind: merge({str(n): v for n, v in enumerate(values)}, kind, "x"),
 }
 
