@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dspy
 from pydantic import ValidationError
@@ -19,8 +19,9 @@ from moa_dspy.files import parse_json
 from moa_dspy.recording.rows import Row
 from moa_dspy.values import hash_of, is_needed, to_jsonable, validated
 
-__all__ = ["Cells", "as_questions", "read_file", "read_questions"]
+__all__ = ["Cells", "Questions", "as_questions", "read_file", "read_questions"]
 
+Questions: TypeAlias = "str | Path | Iterable[Mapping[str, Any] | dspy.Example | Row]"
 _SHOWN = 5
 
 
@@ -44,9 +45,7 @@ def read_questions(path: str | Path, signature: type[dspy.Signature]) -> list[Ro
     )
 
 
-def as_questions(
-    rows: str | Path | Iterable[Mapping[str, Any] | dspy.Example | Row], signature: type[dspy.Signature]
-) -> list[Row]:
+def as_questions(rows: Questions, signature: type[dspy.Signature]) -> list[Row]:
     """The questions of examples or rows that are in memory, or of a file; ValueError names malformed ones, from 1."""
     if isinstance(rows, (str, Path)):
         return read_questions(rows, signature)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import dspy
 
@@ -24,7 +24,7 @@ from moa_dspy.recording.budget import Budget, Estimate
 from moa_dspy.recording.engines import Answer, opened
 from moa_dspy.recording.files import RecordingFile, read_rows
 from moa_dspy.recording.identity import PANEL, describe_changes
-from moa_dspy.recording.questions import as_questions
+from moa_dspy.recording.questions import Questions, as_questions
 from moa_dspy.recording.recording import Recording
 from moa_dspy.recording.rows import IMPORTED, Row
 from moa_dspy.recording.summary import RecordingInterrupted, RecordingStopped, Summary
@@ -36,7 +36,7 @@ __all__ = ["estimate", "record"]
 
 def record(
     moa: MoA,
-    examples: str | Path | Iterable[Mapping[str, Any] | dspy.Example],
+    examples: Questions,
     path: str | Path | None = None,
     *,
     strategies: Sequence[str | Strategy] | None = None,
@@ -61,8 +61,8 @@ def record(
 
     Args:
         moa: Who answers.
-        examples: Examples, rows or a file (see `read_questions`): the signature's inputs, gold outputs if they are
-            known, an optional `id`, further fields that pass through.
+        examples: Examples, rows, a recording or a file (see `read_questions`): the signature's inputs, gold outputs
+            if they are known, an optional `id`, further fields that pass through.
         path: The file to keep the rows in, and to resume from; several processes may fill one file.
         strategies: Names or strategies that decide on the proposals, which are asked for once; their answers are the
             row's `verdicts`. An empty list records proposals only; None asks the mixture as it is.
@@ -153,7 +153,7 @@ def record(
 
 def estimate(
     moa: MoA,
-    examples: str | Path | Iterable[Mapping[str, Any] | dspy.Example],
+    examples: Questions,
     path: str | Path | None = None,
     *,
     strategies: Sequence[str | Strategy] | None = None,

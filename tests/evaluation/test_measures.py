@@ -81,7 +81,7 @@ def test_other_systems_are_measured_by_what_they_said() -> None:
 def test_a_calibration_says_nothing_of_another_strategy() -> None:
     judge = FakeLM("judge", lambda prompt: {"reasoning": "so", "answer": "0"})
     moa, _ = voters({"ada": ["0", "0"], "bo": ["0", "0"]}, aggregator=judge)
-    sums = dict.fromkeys(MEASURES, 0.0)
+    sums = dict.fromkeys(MEASURES, 0.0) | {"constant": 0.0}
     moa.calibration = Calibration(measures=sums, agents={"ada": 0, "bo": 0}, questions=50, accuracy=1, threshold=0.9)
     found = evaluate(moa, examples(["0", "0"]), strategies=["synthesis", "voting"], aggregator_alone=False)
     assert [found.scores(name).tolist() for name in ("synthesis", "voting")] == [[1, 1], [0, 0]]
