@@ -16,7 +16,6 @@ from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
 from moa_dspy.limits import Limits, require_positive
 from moa_dspy.models import prices_of
-from moa_dspy.one_predictor import as_one_predictor
 from moa_dspy.panel import KEPT, Panel, Round, failure_of, tell_late
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
 from moa_dspy.results import Failure, MoAMetadata, MoAPrediction, Proposal, Vote
@@ -33,7 +32,7 @@ from moa_dspy.strategies import (
     as_strategy,
     fall_back,
 )
-from moa_dspy.streaming import AnswerStream
+from moa_dspy.streaming import AnswerStream, as_one_predictor
 from moa_dspy.usage import LMCall
 from moa_dspy.values import check_inputs, outputs_of
 
