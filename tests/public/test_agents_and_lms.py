@@ -120,6 +120,14 @@ def test_copies_share_the_lms_and_not_the_prompts(specialized: bool) -> None:
     assert all(agent.get_lm() is lms["new"] for agent in moa.deepcopy().agents)
 
 
+def test_a_copied_panel_shares_the_lm_that_was_put_into_its_prompt() -> None:
+    lms = cast("a", "new")
+    panel = MoA(QA, [lms["a"]], strategy="voting").panels[0]
+    panel.set_lm(lms["new"])
+    copied: Any = copy.deepcopy(panel)
+    assert copied(question="?").proposals[0].outputs == {"answer": "new"} and copied.agents[0].lm is lms["new"]
+
+
 def told(moa: MoA, lm: dspy.BaseLM) -> MoA:
     moa.set_lm(lm)
     return moa
