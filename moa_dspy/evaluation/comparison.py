@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.table import Table
 
 from moa_dspy.evaluation import intervals
-from moa_dspy.evaluation.intervals import Interval, difference_interval, score_interval
+from moa_dspy.evaluation.intervals import Interval, bootstrap, score_interval
 from moa_dspy.evaluation.scores import Kind, ScoredRow, System
 from moa_dspy.evaluation.table import groups_table, measures_table, rows_table, shown_as_text
 from moa_dspy.recording import Recording, Trouble
@@ -147,7 +147,10 @@ class Comparison:
         """One row per system; none before a question is finished."""
         if not self.questions:
             return []
-        return [self._row(system) for system in self.systems]
+        best = self.scores(self.best_single)
+        differences = np.stack([self.scores(system.name) - best for system in self.systems], axis=1)
+        gains = bootstrap(differences, confidence=CONFIDENCE, seed=self.seed)
+        return [self._row(*columns) for columns in zip(self.systems, differences.T, gains, strict=True)]
 
     def row(self, system: str) -> Row:
         """A system's row."""
@@ -242,17 +245,16 @@ class Comparison:
 
         return save_plot(self, path)
 
-    def _row(self, system: System) -> Row:
+    def _row(self, system: System, differences: npt.NDArray[np.float64], gain: Interval) -> Row:
         answers = [question.answers[system.name] for question in self.questions]
-        taken, scores, best = self._taken(system.name), self.scores(system.name), self.scores(self.best_single)
-        is_best = system.name == self.best_single
+        taken, scores = self._taken(system.name), self.scores(system.name)
         return Row(
             name=system.name,
             kind=system.kind,
             score=float(scores.mean()),
             interval=score_interval(scores, self.seed),
-            difference=float(scores.mean() - best.mean()),
-            difference_interval=None if is_best else difference_interval(scores, best, seed=self.seed),
+            difference=float(differences.mean()),
+            difference_interval=None if system.name == self.best_single else gain,
             **{name: float(np.mean(values)) if values else None for name, values in taken.items()},
             failures=sum(answer.outputs is None for answer in answers),
             fallbacks=sum(answer.fallback_used for answer in answers),

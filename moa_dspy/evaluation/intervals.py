@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 __all__ = [
     "Interval",
+    "bootstrap",
     "calibration_error",
     "calibration_interval",
     "cut_bins",
@@ -65,7 +66,7 @@ def difference_interval(
     Above zero throughout: the first is better.
 
     Raises:
-        ValueError: If the two do not score the same questions; as `mean_interval`.
+        ValueError: If the two do not score the same questions; as `bootstrap`.
 
     Examples:
         >>> difference_interval([1, 1, 0, 1], [0, 1, 0, 0])
@@ -80,13 +81,20 @@ def difference_interval(
 def mean_interval(
     scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
 ) -> Interval:
-    """The interval of the mean of one score per question, by the bootstrap.
+    """The interval of the mean of one score per question; see `bootstrap`."""
+    return bootstrap(np.reshape(scores, (-1, 1)), confidence=confidence, seed=seed, resamples=resamples)[0]
+
+
+def bootstrap(
+    scores: npt.ArrayLike, *, confidence: float = 0.95, seed: int = 0, resamples: int = 10_000
+) -> list[Interval]:
+    """The intervals of the means of several columns, whose rows (the questions) are drawn once for all.
 
     Percentile bootstrap: Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13. It knows
     nothing of what the questions at hand do not show: scores that are all equal give an interval without width.
 
     Args:
-        scores: One per question.
+        scores: Of shape (questions, columns).
         confidence: Between 0 and 1.
         seed: Fixes the resamples: the same scores give the same intervals.
         resamples: How often the questions are drawn again, with replacement.
@@ -94,13 +102,14 @@ def mean_interval(
     Raises:
         ValueError: If there is no question, or a score is not finite.
     """
-    values = np.asarray(scores, dtype=float)
-    if not len(values) or not np.isfinite(values).all():
+    table = np.asarray(scores, dtype=float)
+    if not len(table) or not np.isfinite(table).all():
         raise ValueError("Give finite scores of at least one question.")
     random = np.random.default_rng(seed)
     sizes = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
-    means = np.concatenate([values[random.integers(len(values), size=(n, len(values)))].mean(axis=1) for n in sizes])
-    return Interval(*map(float, np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])))
+    means = np.concatenate([table[random.integers(len(table), size=(n, len(table)))].mean(axis=1) for n in sizes])
+    bounds = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return [Interval(float(low), float(high)) for low, high in bounds.T]
 
 
 def score_interval(scores: npt.ArrayLike, seed: int = 0) -> Interval:
