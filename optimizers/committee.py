@@ -9,7 +9,7 @@ from typing import TypeAlias
 import dspy
 import numpy as np
 
-from moa_dspy.evaluation import Metric, difference_interval
+from moa_dspy.evaluation import Interval, Metric, difference_interval
 from moa_dspy.limits import require_positive
 from moa_dspy.moa import MoA
 from moa_dspy.models import as_lm
@@ -73,6 +73,8 @@ class CommitteeReport(Report):
     chosen: Candidate  # the one that the compiled mixture is
     reason: str
     usage: Usage  # what that took, proposals recorded earlier included
+    gain: float | None = None  # its score minus that of the best single model, where that was a candidate
+    gain_interval: Interval | None = None  # its 95% interval, by the paired bootstrap
 
 
 class SelectCommittee(FromAnswers[MoA]):
@@ -212,17 +214,18 @@ class SelectCommittee(FromAnswers[MoA]):
             where = f"of the {'valset' if has_valset else 'trainset'}, by which its proposers were chosen too"
             where += " (it looks better than it is)"
         reason = f"Use {chosen}, {chosen.calls:.3g} LM calls per question: {chosen.score:.3f} on {number} examples "
-        single = next((one for one in candidates if one.is_single), chosen)
-        if single is chosen:
+        single = next((one for one in candidates if one.is_single), None)
+        gain, interval = None if single is None else chosen.score - single.score, None
+        if single is None or single is chosen:
             others = "; ".join(f"{one} {one.score:.3f}" for one in candidates if one is not chosen)
             reason += where + (f". The others: {others}." if others else ".")
         else:
-            gain, (low, high) = chosen.score - single.score, difference_interval(chosen.scores, single.scores)
+            low, high = interval = difference_interval(chosen.scores, single.scores)
             reason += f"{where}, against {single.score:.3f} of {single} ({gain:+.3f}, 95% {low:+.3f} to {high:+.3f})."
-            reason += " The gain may be chance, which more examples would tell." if low <= 0 else ""
-        if number < FEW:
+            reason += " The gain may be chance, which more examples would tell." if low <= 0 < (gain or 0) else ""
+        if number < FEW and any(one.strategy == "voting" and not one.is_single for one in candidates):
             reason += f" On so few only what is proven replaces the vote of all: give {FEW} examples."
-        return CommitteeReport(candidates, chosen, reason, usage)
+        return CommitteeReport(candidates, chosen, reason, usage, gain, interval)
 
     def _mixture(self, moa: MoA, chosen: Candidate) -> MoA:
         lm = self.aggregators.get(chosen.aggregator or "", moa.aggregator.lm)

@@ -125,6 +125,13 @@ class Specialize(Teleprompter):
         check_mixture(student, type(self).__name__)
         train, val = checked_sets(student, trainset, valset, self.metric)
         Scored(self.metric, student.signature).try_on_gold(train[0])
+        most, judged = getattr(self.optimizer, "max_metric_calls", None), len(val or train)
+        least = judged + 2 * getattr(self.optimizer, "reflection_minibatch_size", 0)
+        if most is not None and most < least:
+            raise ValueError(
+                f"max_metric_calls={most} is too little for one round of GEPA: it evaluates {judged} examples first, "
+                f"and then a minibatch twice. Give at least {least}, or a smaller valset."
+            )
         if self.optimizer is None and self._prompt_lm(student) is None:
             raise ValueError(
                 "There is no LM that could propose prompts. Give reflection_lm=, a strong model, or an optimizer "

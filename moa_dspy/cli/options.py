@@ -33,7 +33,9 @@ _right = partial(typer.Option, rich_help_panel="What is measured")
 _verbose = partial(typer.Option, callback=set_verbosity, expose_value=False, is_eager=True, show_default=False)
 
 Data = Annotated[Path, typer.Option("--data", "-d", metavar="DATA", help="A file with gold answers, or -.")]
-Kept = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Keep answers here, and resume here.")]
+Kept = Annotated[
+    Path | None, typer.Option("--out", "--record", "-o", metavar="FILE", help="Keep answers here; resume.")
+]
 Concurrency = Annotated[int, typer.Option(min=1, metavar="N", help="Questions at once; each asks all proposers.")]
 Plot = Annotated[Path | None, typer.Option(metavar="FILE", help="Plot quality against cost: .html, .svg, .png, .pdf.")]
 Port = Annotated[int, typer.Option(min=1, max=65535, metavar="PORT", help="Of the server.")]
@@ -61,7 +63,7 @@ class Models:
 
     preset: Annotated[str | None, _who(metavar="NAME", help=f"Ready-made: {_PRESETS}.")] = None
     proposer: Annotated[list[str] | None, _who("--proposer", "-p", metavar="MODEL", help="Proposes; repeat it.")] = None
-    aggregator: Annotated[str | None, _who("--aggregator", "-a", metavar="MODEL", help="Who makes one answer.")] = None
+    aggregator: Annotated[str | None, _who("--aggregator", "-a", metavar="MODEL", help="Makes one answer.")] = None
     strategy: Annotated[list[str] | None, _strategy(help=f"{_STRATEGIES}; eval and diagnose compare several.")] = None
 
     def named(self) -> dict[str, Any]:

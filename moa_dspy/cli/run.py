@@ -25,14 +25,18 @@ _SHOWN = 8  # causes of failures
 
 def run(
     questions: Annotated[Path, typer.Argument(metavar="QUESTIONS", help="A file of questions, or - for stdin.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="ANSWERS", help="A JSONL file, or - for stdout.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="ANSWERS", help="JSONL, new or resumed; - for stdout.")],
     who: options.Who,
     limits: options.Limits,
     concurrency: options.Concurrency = 8,
     force: Annotated[bool, typer.Option("--force", help="Keep another mixture's ANSWERS, ask the rest.")] = False,
-    max_failures: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many failures.")] = None,
-    retry_degraded: Annotated[bool, typer.Option("--retry-degraded", help="Ask again what lacks a model.")] = False,
-    engine: Annotated[str, typer.Option(metavar="NAME", help="Who asks: local, ray or batch.")] = "local",
+    max_failures: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Stop after N failures; else 20 and no answer.")
+    ] = None,
+    retry_degraded: Annotated[
+        bool, typer.Option("--retry-degraded", help="Ask again where a model was missing.")
+    ] = False,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="local, ray, or batch: providers' batch APIs.")] = "local",
     dry_run: options.DryRun = False,
     mlflow: options.Mlflow = False,
     as_json: options.Json = False,

@@ -11,7 +11,7 @@ from support.mixtures import calls
 from support.voters import examples, planted, voters
 
 from moa_dspy import Agent, Limits, MoA, Recording, Selection, Voting, record
-from moa_dspy.evaluation import MetricError
+from moa_dspy.evaluation import MetricError, difference_interval
 from moa_dspy.optimizers import CompileInterrupted, SelectCommittee
 from moa_dspy.usage import LMCall
 
@@ -43,6 +43,14 @@ def test_the_most_accurate_of_each_size_are_compared() -> None:
     assert report.candidates[2].score > report.candidates[0].score + 0.03 and report.candidates[0].weights == {}
 
 
+def test_on_few_examples_the_vote_of_all_stays_and_no_loss_is_called_a_gain() -> None:
+    moa, _ = voters({name: answers[:20] for name, answers in {**ACE, **TRIO}.items()})
+    _, report = chosen(moa, SelectCommittee(), trainset=examples(GOLD[:20]))
+    assert len(report.chosen.agents) == 4 and "may be chance" not in report.reason and "give 50" in report.reason
+    _, report = chosen(moa, SelectCommittee(max_calls=1), trainset=examples(GOLD[:20]))
+    assert report.chosen.agents == ("ace",) and report.gain == 0 and "give 50" not in report.reason
+
+
 def test_between_one_and_all_only_evidence_counts() -> None:
     one, all_of_them = [1.0] * 50 + [0.0] * 50, [1.0] * 52 + [0.0] * 48
     lucky = [0.0] * 2 + [1.0] * 50 + [0.0] * 45 + [1.0] * 3  # 0.01 more than all, with a standard error of 0.022
@@ -68,6 +76,8 @@ def test_a_committee_is_chosen_where_it_pays() -> None:
     assert compiled(question="q7").answer == "0"
     assert {name: count - before[name] for name, count in calls(lms).items()} == {"dee": 0, "ada": 1, "bo": 1, "cy": 1}
     assert (report.chosen.calls, report.chosen.score, report.usage.calls) == (3, 1.0, 240)
+    single = report.candidates[0]
+    assert report.gain == 1 - single.score and report.gain_interval == difference_interval([1.0] * 60, single.scores)
     assert report.reason.startswith("Use voting of ada, bo, cy, 3 LM calls per question: 1.000 on 60 examples held out")
     assert json.loads(json.dumps(report.to_dict()))["chosen"]["agents"] == ["ada", "bo", "cy"]
 

@@ -265,7 +265,9 @@ def test_a_metric_that_gives_an_answer_no_score_ends_it() -> None:
 def test_bad_input_is_refused_before_anything_is_asked() -> None:
     lms = cast()
     moa = student(lms)
+    gepa = dspy.GEPA(metric=lambda g, p, t, n, s: 0, reflection_lm=lms["coach"], max_metric_calls=9)
     refused: list[tuple[Any, Any, dict[str, Any]]] = [
+        (ValueError, "too little for one round of GEPA: .* at least 12", {"optimizer": gepa}),
         (ValueError, "trainset is empty", {"trainset": []}),
         (ValueError, "input question is missing", {"trainset": [dspy.Example(q="?").with_inputs("q")]}),
         (TypeError, "a Outer has none of its own", {"student": Outer(moa)}),
