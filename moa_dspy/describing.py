@@ -215,6 +215,31 @@ def make_lm(saved: SavedMixture, path: str, router: Any = None, unsafe: bool = F
     return ModelConfig.model_validate(saved.entry(path), context=OF_SAVED).lm(engine, allow_unsafe_lm_state=unsafe)
 
 
+def with_settings(lm: dspy.BaseLM, saved: Mapping[str, Any], trusted: bool) -> dspy.BaseLM:
+    """The program's LM, with its key and its connections, and what the file says of its settings; itself if the same.
+
+    Args:
+        lm: The program's, of the same model.
+        saved: The LM's entry in the file, or its state.
+        trusted: Whether the file may say where requests go.
+    """
+    try:
+        state = lm.dump_state()
+    except Exception:  # an engine of somebody's own that cannot be saved: the file has no settings of it
+        return lm
+    here, _ = without_secrets(_name_keys(state), lm)
+    told = {**saved, **saved.get("lm_state", {})}
+    kept = {"instructions", "lm_state", "model", "name", "prices", *filter(is_secret, told)}
+    kept |= {"_dspy_lm_class", "async_engine", "engine", "prompt_cache"}  # objects, which only the program has
+    kept |= set() if trusted else _addresses(told)
+    changed = {
+        name: {**state[name], **value} if isinstance(value, dict) and isinstance(state.get(name), dict) else value
+        for name, value in told.items()
+        if name not in kept and value != here.get(name) and "os.environ/" not in json.dumps(value, default=str)
+    }
+    return lm.copy(**changed) if changed else lm
+
+
 def warn_of_missing(saved: SavedMixture, path: str) -> None:
     """Say what an agent's LM is made without; a missing key is told at the first call."""
     if missing := ", ".join(name for name in saved.left_out.get(path, ()) if name != "api_key"):

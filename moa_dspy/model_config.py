@@ -60,7 +60,7 @@ class ConfigPart(BaseModel):
         settings = {n: v for n, v in data.items() if n != "signature"} if isinstance(data, Mapping) else {}
         if found := find_secrets(settings):
             text = "a config holds no secrets, as it is saved, shared and logged."
-            raise _refuse((path, f"{text} {advise(path)}") for path in found)
+            raise _refuse((path, f"{text} {advise(path, settings)}") for path in found)
         try:
             made: Part = handler(data)
         except ValidationError as error:

@@ -157,7 +157,7 @@ def _check(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a router is made of, refused where it could not be one; the rest is litellm's to judge."""
     for path in find_secrets(config):
         where = ".".join(map(str, path))
-        raise ValueError(f"router.{where}: this holds a secret, and is saved and logged. {advise(path)}")
+        raise ValueError(f"router.{where}: this holds a secret, and is saved and logged. {advise(path, config)}")
     if proxys := sorted({"litellm_settings", "general_settings", "environment_variables"} & config.keys()):
         raise ValueError(f"router: {', '.join(proxys)} is the proxy's own. Give `model_list` and `router_settings`.")
     rows = config.get("model_list")

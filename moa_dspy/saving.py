@@ -29,6 +29,7 @@ from moa_dspy.describing import (
     make_lm,
     take_settings,
     warn_of_missing,
+    with_settings,
 )
 from moa_dspy.files import drafting, read_data
 from moa_dspy.model_config import OF_SAVED, ModelConfig
@@ -188,7 +189,8 @@ class Savable(Keyless):
     def load(self, path: str | Path, allow_pickle: bool = False, allow_unsafe_lm_state: bool = False) -> None:
         """Load what was saved of a mixture of the same shape; see `dspy.Module.load`.
 
-        Where the file has the same model as this program, the program's own LM stays, with its key and its settings.
+        Where the file has the same model as this program, the program's own LM stays, with its key, and takes the
+        file's settings.
 
         Raises:
             ValueError: Naming the file and the differences, if it holds another mixture; nothing is changed then.
@@ -218,8 +220,9 @@ class Savable(Keyless):
             )
         kept = {}
         for name, predictor in self.named_predictors():
-            if predictor.lm is not None and (parts[name].get("lm") or {}).get("model") == predictor.lm.model:
-                kept[name] = predictor.lm
+            lm, saved = predictor.lm, parts[name].get("lm") or {}
+            if lm is not None and saved.get("model") == lm.model:
+                kept[name] = with_settings(lm, saved, allow_unsafe_lm_state)
                 parts[name] = {**parts[name], "lm": None}
         super().load_state(parts, allow_unsafe_lm_state=allow_unsafe_lm_state)
         for name, predictor in self.named_predictors():
@@ -286,6 +289,8 @@ class MixtureParameter(dspy.Module, Parameter):
                     raise ValueError(f"The LM of {path} ({model}) is not in the file: it {why}")
                 warn_of_missing(saved, path)
                 agent.lm = make_lm(saved, path, saved.config.get("router"), unsafe)
+            else:
+                agent.lm = with_settings(agent.lm, saved.entry(path), unsafe)
 
 
 def _dump_predictor(predictor: Any, json_mode: bool) -> dict[str, Any]:

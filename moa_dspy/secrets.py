@@ -91,17 +91,22 @@ def find_secrets(data: Any, known: Iterable[str] = ()) -> list[KeyPath]:
     return [path for path, value in _leaves(data) if is_one(path, value)]
 
 
-def advise(path: KeyPath) -> str:
-    """What to write in the place of the secret at this path."""
+def advise(path: KeyPath, data: Any) -> str:
+    """What to write in the place of the secret at this path of the data."""
     name = next((step for step in reversed(path) if isinstance(step, str)), "api_key")
+    variable = "MY_" + re.sub("[^A-Z0-9]", "_", name.upper())
+    for step in path:
+        if name == "api_key" and isinstance(data, Mapping) and "/" in (model := str(data.get("model"))):
+            variable = f"{re.sub('[^A-Z0-9]', '_', model.split('/')[0].upper())}_API_KEY"  # as its provider has it
+        data = data[step]
     if re.search("base|url|endpoint", name):
         return f"Leave the login out of {name}, and name the variable that holds the key: api_key: os.environ/MY_KEY."
-    return (
-        f"Name the environment variable that holds it: {name}: os.environ/MY_{re.sub(r'[^A-Z0-9]', '_', name.upper())}."
-    )
+    return f"Name the environment variable that holds it: {name}: os.environ/{variable}."
 
 
-def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) -> tuple[dict[str, Any], list[str]]:
+def without_secrets(
+    settings: Mapping[str, Any], lm: dspy.BaseLM | dspy.Predict | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The settings without what is secret, at any depth, and the dotted names of what is not in them.
 
     Args:
@@ -124,7 +129,7 @@ def without_secrets(settings: Mapping[str, Any], lm: dspy.BaseLM | None = None) 
     return clean(settings), [".".join(map(str, path)) for path in found]
 
 
-def secret_values(*lms: dspy.BaseLM | None) -> list[str]:
+def secret_values(*lms: dspy.BaseLM | dspy.Predict | None) -> list[str]:
     """The secrets in the LMs' settings and in the environment, the longest first."""
     found: set[str] = set()
     for lm in lms:
@@ -290,7 +295,7 @@ class _KeylessPickler(cloudpickle.Pickler):
         if isinstance(obj, dspy.Predict):
             reduced: Any = obj.__reduce_ex__(4)
             make, given, state, *rest = reduced
-            return make, given, {**state, "config": without_secrets(obj.config)[0]}, *rest
+            return make, given, {**state, "config": without_secrets(obj.config, obj)[0]}, *rest
         return super().reducer_override(obj)
 
 

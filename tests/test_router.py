@@ -267,7 +267,7 @@ def test_it_may_be_the_proxys_own_file(server: OpenAIServer, tmp_path: Path) -> 
         ({"litellm_settings": {}, "model_list": []}, "litellm_settings is the proxy's own"),
         (
             {"model_list": [{"model_name": "g", "litellm_params": {"model": "openai/a", "api_key": "planted-s3cret"}}]},
-            r"router.model_list.0.litellm_params.api_key: this holds a secret.*os.environ/MY_API_KEY",
+            r"router.model_list.0.litellm_params.api_key: this holds a secret.*os.environ/OPENAI_API_KEY",
         ),
     ],
 )

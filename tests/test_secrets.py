@@ -42,7 +42,7 @@ class Own(dspy.Module):
 
     def __init__(self, lm: dspy.BaseLM) -> None:
         super().__init__()
-        self.answer = dspy.Predict(QA, api_key=SECRET, headers={"X": SECRET}, top_p=0.5)
+        self.answer = dspy.Predict(QA, api_key=SECRET, headers={"X": SECRET}, user=SECRET, top_p=0.5)
         self.answer.set_lm(lm)
         self.lms = {"big": [lm]}
 
@@ -144,6 +144,7 @@ class TestWithoutSecrets:
 @pytest.mark.parametrize(
     ("entry", "words"),
     [
+        ({"api_key": SECRET}, r"0\.api_key\n.* holds it: api_key: os.environ/OPENAI_API_KEY\."),
         ({"headers": {"X": SECRET}}, r"0\.headers\.X\n.* holds it: X: os.environ/MY_X\."),
         ({"api_base": f"http://me:{SECRET}@host"}, r"Leave the login out of api_base, .*api_key: os.environ/MY_KEY"),
     ],

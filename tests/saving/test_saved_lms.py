@@ -85,11 +85,28 @@ class TestWritten:
 
 
 class TestLive:
-    def test_stay_whatever_their_settings(self, file: Path) -> None:
-        vote(dspy.LM("openai/a", api_base="http://localhost:1", temperature=0.5)).save(file)
-        moa = vote(lm := dspy.LM("openai/a", api_base="http://localhost:2"))
+    @pytest.mark.parametrize("is_own", [False, True], ids=["agent", "program"])
+    def test_keep_their_keys_and_take_the_settings_of_the_file(self, file: Path, is_own: bool) -> None:
+        def made(**options: Any) -> Any:
+            lm = dspy.LM("openai/a", api_key=SECRET, extra_headers={"X": SECRET}, **options)
+            program = dspy.Predict(QA)
+            program.set_lm(lm)
+            return vote(Agent(program=program, name="a") if is_own else lm)
+
+        def lm(moa: Any) -> Any:
+            return moa.agents[0].program.lm if is_own else moa.agents[0].lm
+
+        saved = made(api_base="http://localhost:1", temperature=0.5, num_retries=0, extra_body={"user": "me"})
+        saved.save(file)
+        moa = made(api_base="http://localhost:2")
+        moa.load(file)
+        assert lm(moa).dump_state() == {**lm(saved).dump_state(), "api_base": "http://localhost:2"}
+        assert lm(moa).kwargs["api_key"] == SECRET
         moa.load(file, allow_unsafe_lm_state=True)
-        assert moa.agents[0].lm is lm
+        assert lm(moa).kwargs == lm(saved).kwargs
+        same = lm(moa)
+        moa.load(file)
+        assert lm(moa) is same
 
     def test_of_other_models_are_replaced(self, file: Path) -> None:
         saved: Any = real("a")
