@@ -47,18 +47,18 @@ def checkout() -> Path:
         return Path(named)
     CACHE.mkdir(parents=True, exist_ok=True)
     for command in FETCH.values():
-        if not (found := tests_in(CACHE)):
+        if not (found := find_tests(CACHE)):
             subprocess.run(command, cwd=CACHE, check=False, capture_output=True, timeout=600)
             for archive in CACHE.glob("*.tar.gz"):
                 with tarfile.open(archive) as packed:
                     packed.extractall(CACHE, filter="data")
-            found = tests_in(CACHE)
+            found = find_tests(CACHE)
         if found:
             return found
     pytest.skip(f"DSPy {VERSION} could not be had with its tests (sdist, clone): name a checkout in DSPY_TESTS.")
 
 
-def tests_in(folder: Path) -> Path | None:
+def find_tests(folder: Path) -> Path | None:
     return next((found.parents[2] for found in folder.glob("*/tests/predict/test_predict.py")), None)
 
 
