@@ -11,6 +11,7 @@ import dspy
 from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.moa import MoA
 from moa_dspy.secrets import without_secrets
+from moa_dspy.strategies.answers import Answer
 from moa_dspy.values import hash_of
 
 __all__ = ["PANEL", "aggregator_fingerprint", "describe_changes", "fingerprints", "identity"]
@@ -62,12 +63,13 @@ def identity(moa: MoA) -> str:
 def aggregator_fingerprint(aggregator: Agent) -> str:
     """What decides how an aggregator decides: its model, its strategy's settings and prompts."""
     strategy: Any = aggregator.program
+    # Hashed under the names, and in the forms, that they always had: files of earlier versions stay resumable.
     options = {
-        name: value
+        name: value._asdict() if isinstance(value, Answer) else value
         for name, value in vars(strategy).items()
         if not name.startswith("_") and name not in _NO_IDENTITY and not isinstance(value, dspy.Module)
     }
-    keys = ("who", "options", "prompts")  # hashed under these names: files of earlier versions stay resumable
+    keys = ("who", "options", "prompts")
     return hash_of([dict(zip(keys, _settings(aggregator), strict=True)), strategy.name, options], 8)
 
 

@@ -68,8 +68,9 @@ class Selection(Strategy):
         self.rotations, self.verifier_weights = rotations, weights
         for place, verifier in enumerate(verifiers, start=1):  # on attributes, where DSPy finds their predictors
             setattr(self, f"verifier_{place}", verifier if isinstance(verifier, dspy.Module) else Function(verifier))
-        self.needs_aggregator = not verifiers
-        self.asks_one_lm = not any(isinstance(verifier, dspy.Module) for verifier in verifiers)
+        if verifiers:
+            self.needs_aggregator = False
+            self.asks_one_lm = not any(isinstance(verifier, dspy.Module) for verifier in verifiers)
 
     @property
     def verifiers(self) -> list[dspy.Module]:

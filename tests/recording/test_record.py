@@ -13,7 +13,7 @@ import pytest
 from support.fake_lm import FakeLM
 from support.mixtures import QA, calls, cast, echo, mixture, question, says
 
-from moa_dspy import Agent, Limits, MoA, Recording, Voting, record
+from moa_dspy import Agent, Limits, MoA, Recording, Selection, Voting, record
 from moa_dspy.recording import RecordingInterrupted, Row, Summary
 from moa_dspy.recording.identity import identity
 
@@ -300,6 +300,22 @@ def test_the_identity_is_that_of_what_decides_the_answers() -> None:
     same[1].limits = Limits(min_proposals=2, proposer_timeout=3)
     assert {identity(one) for one in same} == {identity(moa())}
     assert identity(moa()).startswith("voting of a+b by judge [")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "fingerprint"),
+    [(Voting(), "927fb90c"), (Selection(verifiers=[len]), "f29d318e")],
+    ids=["vote", "select"],
+)
+def test_a_strategy_has_the_identity_it_always_had_so_that_old_files_are_resumed(
+    strategy: Any, fingerprint: str
+) -> None:
+    moa = MoA("question -> answer", [Agent("openai/a", name="a")], strategy=strategy)
+    assert identity(moa).endswith(f"aggregator {fingerprint}]")
+
+
+def test_a_selection_has_no_options_but_its_own() -> None:
+    assert {"needs_aggregator", "asks_one_lm"}.isdisjoint(vars(Selection()))  # its identity would be another
 
 
 def test_the_rows_of_a_recording_are_questions_too() -> None:
