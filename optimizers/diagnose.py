@@ -193,7 +193,7 @@ class Diagnosis(Report):
                 left = ["-" if one is None else f"{one:.0%}" for one in found.same_error[row][:row]]
                 right = ["-" if one is None else f"{one:.2f}" for one in found.correlation[row][row + 1 :]]
                 rows.append([f"{row + 1} {name}", *left, "", *right])
-            title = "Errors. Right of the diagonal: how they correlate. Left: how often both give the same wrong one."
+            title = "Errors. Right of the diagonal: how they correlate. Left: how often alike where both are wrong."
             headings = ["", *map(str, range(1, len(rows) + 1))]
             shown += [Text(title, "dim"), list_table(headings, rows), ""]
         if several := [made for made in self.committees if made.calls > 1]:
