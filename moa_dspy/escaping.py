@@ -11,8 +11,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
-from dspy.adapters.types.base_type import CUSTOM_TYPE_END_IDENTIFIER, CUSTOM_TYPE_START_IDENTIFIER
-
 __all__ = ["CLOSE", "OPEN", "Escape", "escaper", "printable", "unicode_form"]
 
 OPEN, CLOSE = "«««", "»»»"
@@ -60,6 +58,8 @@ def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ())
         &lt;/answer> [ [ ## answer ## ] ]
         > answer: 42
     """
+    from dspy.adapters.types import base_type  # here, as the command line's help prints and waits for no DSPy
+
     names = {name.casefold() for name in field_names}
     heads = tuple(f"{name}:" for name in line_heads)
     signs = ("[[", "]]", "<", "Proposal", *heads)
@@ -69,7 +69,7 @@ def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ())
             return text
         text = _FENCE.sub(_single, text)
         text = _MARKER.sub(_apart, text)
-        for marker in (CUSTOM_TYPE_START_IDENTIFIER, CUSTOM_TYPE_END_IDENTIFIER):
+        for marker in (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER):
             text = text.replace(marker, f"< {marker[1:]}")
         text = _TAG.sub(lambda tag: f"&lt;{tag[0][1:]}" if _is_tag(tag[0][1:], names) else tag[0], text)
         return _LINE.sub(lambda line: f"> {line[0]}" if _is_head(line[0], heads) else line[0], text)

@@ -126,7 +126,11 @@ class ModelConfig(ConfigPart):
 
     @model_validator(mode="after")
     def _makes_an_agent(self, info: ValidationInfo) -> ModelConfig:
-        if not self.model.startswith(PREFIX) and self.lm_state is None and info.context is not OF_SAVED:
+        if self.model.startswith(PREFIX):
+            for name in ("api_base", "api_key", "timeout"):
+                if getattr(self, name, None) is not None:
+                    raise ValueError(f"the router does not see {name} of {self.model}: set it in the router.")
+        elif self.lm_state is None and info.context is not OF_SAVED:
             try:
                 Agent(self.model, name=self.name, instructions=self.instructions, **self._options())
             except (DSPyError, TypeError) as error:

@@ -150,6 +150,11 @@ def test_an_unset_key_is_named_at_the_call() -> None:
         ({"proposer_models": [{"model": ALICE, "max_tokens": 1.5}]}, "proposer_models.0.max_tokens", "valid integer"),
         ({"proposer_models": [{"model": "openai/gpt-5", "temperature": 0.5}]}, "proposer_models.0", "temperature=1.0"),
         (
+            {"proposer_models": [{"model": "router/g", "timeout": 3}]},
+            "proposer_models.0",
+            "router does not see timeout",
+        ),
+        (
             {"proposer_models": [{"model": "openai/a", "prices": {"input": 1}}]},
             "proposer_models.0.prices.output",
             "Field required",
