@@ -195,10 +195,6 @@ def test_a_mistake_is_named_where_it_stands(settings: Any, where: str, what: str
         ),
         ({"proposer_models": ["router/fast"]}, "'router/fast' names a group of a router"),
         (
-            {"proposer_models": [{"model": "router/fast", "timeout": 3}], "router": {"model_list": [DEPLOYMENT]}},
-            "'timeout'.* a custom engine owns its own",
-        ),
-        (
             {"proposer_models": ["router/fats"], "router": {"model_list": [DEPLOYMENT]}},
             "no group 'fats'. Its groups: fast",
         ),
