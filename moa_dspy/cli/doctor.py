@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from difflib import get_close_matches
@@ -251,13 +252,44 @@ def _explain(error: Exception, lm: Any) -> str:
     if isinstance(error, dspy.LMRateLimitError):
         return f"It answers, and wants no more calls now: {told}"
     of_address = (dspy.LMTransportError, dspy.LMInvalidRequestError, dspy.LMUnsupportedModelError)
-    if (base := _base(lm).rstrip("/")) and isinstance(error, of_address):
-        # OpenAI's dialect is spoken under /v1 by all; Ollama has its own, in which only LiteLLM asks it.
-        is_own = lm.model.startswith("ollama") and getattr(lm, "engine", None) == "litellm"
-        is_odd = base.endswith("/v1") == is_own
-        hint = f" Such an api_base ends {'without' if is_own else 'with'} /v1." if is_odd else ""
-        return f"{told} (Is the server there, and has it this model?{hint})"
+    if isinstance(error, of_address) and (wrong := _check_address(lm)) is not None:
+        return wrong
     return told if isinstance(error, dspy.LMError) else f"{type(error).__name__}: {told}"
+
+
+def _check_address(lm: Any) -> str | None:
+    """What is wrong with the address of a server of one's own, as far as its list of models tells."""
+    base, (provider, _, name) = _base(lm).rstrip("/"), lm.model.partition("/")
+    if not base:
+        return None
+    # By itself DSPy asks in OpenAI's dialect, which all serve under /v1; LiteLLM asks Ollama in its own.
+    is_ollama = provider.startswith("ollama") and getattr(lm, "engine", None) == "litellm"
+    root = base.removesuffix("/v1")
+    other = root if is_ollama or base != root else f"{root}/v1"
+    for address in dict.fromkeys((base, other, root)):
+        listed = _list_models(address, "/api/tags" if is_ollama else "/models", lm)
+        if listed is None:
+            continue
+        shown = _cut(address, lm)
+        if address != base:
+            return f"The address is wrong: write api_base: {shown} ({'without' if address == root else 'with'} /v1)."
+        if name not in listed:
+            near = get_close_matches(name, listed, n=1)
+            meant = f"Did you mean {near[0]}? " if near else ""
+            return f"{shown} has no model {name}. {meant}It has: {', '.join(listed[:8]) or 'none'}."
+        return None
+    return f"Nobody answers at {_cut(base, lm)}: is the server running, and is this its address?"
+
+
+def _list_models(address: str, path: str, lm: Any) -> list[str] | None:
+    key = lm.kwargs.get("api_key")
+    request = urllib.request.Request(address + path, headers={"Authorization": f"Bearer {key}"} if key else {})
+    try:
+        with urllib.request.urlopen(request, timeout=3) as reply:
+            data = json.loads(reply.read(2**20))
+        return [str(row.get("id") or row.get("name")) for row in data.get("data", data.get("models"))]
+    except (OSError, ValueError, AttributeError, TypeError):  # no server, no JSON, or of another shape
+        return None
 
 
 def _base(lm: Any) -> str:

@@ -30,7 +30,7 @@ def answer(request: ChatRequest) -> Reply:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenAIServer]:
     monkeypatch.setenv("MINE", "planted-key-1")
-    with OpenAIServer(answer) as started:
+    with OpenAIServer(answer, models=("good", "fine-tuned")) as started:
         yield started
 
 
@@ -65,21 +65,21 @@ def test_a_model_that_works_needs_nothing_done(server: OpenAIServer) -> None:
         ),
         ("locked", "", {}, "The key is refused: [openai/locked] the key *** is no good"),
         ("busy", "", {}, "It answers, and wants no more calls now"),
-        ("fine-tune", "", {}, "no such model (Is the server there, and has it this model?)"),
-        ("good", "root", {}, "(Is the server there, and has it this model? Such an api_base ends with /v1.)"),
-        ("good", "dead", {}, "Is the server there"),
+        ("fine-tune", "", {}, "has no model fine-tune. Did you mean fine-tuned? It has: good, fine-tuned."),
+        ("good", "root", {}, "The address is wrong: write api_base: {url} (with /v1)."),
+        ("good", "dead", {}, "Nobody answers at http://127.0.0.1:9/v1: is the server running"),
     ],
 )
 def test_what_must_be_done_is_said(server: OpenAIServer, model: str, base: str, settings: Any, says: str) -> None:
     address = {"": server.url, "root": server.url.removesuffix("/v1"), "dead": "http://127.0.0.1:9/v1"}[base]
     entry = {"model": f"openai/{model}", "name": "it", "api_base": address, "api_key": "os.environ/MINE", **settings}
     [found] = examined(entry).values()
-    assert says in found["answers"]
+    assert says.format(url=server.url) in found["answers"]
 
 
 def test_ollama_is_asked_under_v1_too(server: OpenAIServer) -> None:
     entry = {"model": "ollama_chat/good", "api_base": server.url.removesuffix("/v1")}
-    assert "ends with /v1" in examined(entry)["good"]["answers"]
+    assert "write api_base: http" in examined(entry)["good"]["answers"]
     assert examined({**entry, "api_base": server.url}, status=0)["good"].keys() == {"price", "window"}
 
 
