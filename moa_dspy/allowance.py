@@ -6,6 +6,8 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache
 from typing import Any, Final
 
 import dspy
@@ -177,9 +179,16 @@ class Wait(BaseModel):
         return self.read
 
 
-_WAITS = [Wait(connect=min(10, seconds), read=seconds, write=seconds, pool=seconds) for seconds in _STEPS]
-
-
 def wait_for(seconds: float) -> Wait:
     """The shortest wait that is no shorter than this."""
-    return _WAITS[min(bisect_left(_STEPS, seconds), len(_WAITS) - 1)]
+    return _waits()[min(bisect_left(_STEPS, seconds), len(_STEPS) - 1)]
+
+
+@cache
+def _waits() -> list[Wait]:
+    kind: Any = Wait
+    with suppress(ImportError):  # then LiteLLM, which takes no other, is not there either
+        from httpx import Timeout
+
+        kind = type("Wait", (Wait, Timeout), {"__module__": __name__})
+    return [kind(connect=min(10, seconds), read=seconds, write=seconds, pool=seconds) for seconds in _STEPS]

@@ -87,7 +87,10 @@ class RouterEngine:
     @property
     def deployments(self) -> list[Any]:
         """Its `model_list`."""
-        return (self.config["model_list"] if self.config else self._router.get_model_list()) or []
+        if self.config:
+            return list(self.config["model_list"])
+        registry = getattr(self._router, "registry", None)  # LiteLLM's newer name for it
+        return list((registry().deployments(None) if registry else self._router.get_model_list()) or ())
 
     @property
     def router(self) -> Any:
