@@ -139,13 +139,12 @@ class Agent(Keyless):
         Returns:
             The meter that sees its LM calls, and DSPy's settings, its LM among them.
         """
-        its = vars(self)  # at once: DSPy makes each look at a module's attribute five times as dear
-        kind = type(its["program"])
-        watches_itself = vars(kind).get("asks_one_lm", False)  # a strategy, call by call
-        asks_one_lm = kind in _ASK_ONE_LM or (watches_itself and its["program"].asks_one_lm)
-        everywhere = not asks_one_lm or its["_shows_lm"] or bool(its["_own_lms"])
+        program: Any = self.program
+        watches_itself = vars(type(program)).get("asks_one_lm", False)  # a strategy, call by call
+        asks_one_lm = type(program) in _ASK_ONE_LM or (watches_itself and program.asks_one_lm)
+        everywhere = not asks_one_lm or self._shows_lm or bool(self._own_lms)
         everywhere = everywhere or type(dspy.settings.adapter) not in _ADAPTERS
-        meter = Meter(its["name"], everywhere, owner=self)
+        meter = Meter(self.name, everywhere, owner=self)
         lm, rollout = self._lm_for(compose(ambient_rollout(), rollout), resample if watches_itself else meter.watch)
         return meter, {**meter.settings(), "lm": lm, AMBIENT: rollout}
 
@@ -184,8 +183,7 @@ class Agent(Keyless):
         self, rollout: Rollout | None, watch: Callable[[dspy.BaseLM, Rollout | None], dspy.BaseLM]
     ) -> tuple[dspy.BaseLM | None, Rollout | None]:
         """The LM as it answers this rollout and the agent's own, and both rollouts as one."""
-        own: Rollout | None = self._rollout
-        rollout = compose(rollout, own) if rollout or own else None
+        rollout = compose(rollout, self._rollout)
         lm: dspy.BaseLM | None = self.lm
         if lm is not None:
             return watch(lm, rollout and compose(rollout_of(lm), rollout)), rollout

@@ -1,4 +1,4 @@
-"""Text of a model's made harmless: in another model's prompt it forges no structure, on a terminal it does nothing.
+"""Text of a model's made harmless in another model's prompt: it cannot forge the prompt's structure.
 
 Every pattern here passes over a text once, whatever is in it: what a model writes must not be able to stop a process.
 """
@@ -11,7 +11,9 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
-__all__ = ["CLOSE", "OPEN", "Escape", "escaper", "printable", "unicode_form"]
+from dspy.adapters.types.base_type import CUSTOM_TYPE_END_IDENTIFIER, CUSTOM_TYPE_START_IDENTIFIER
+
+__all__ = ["CLOSE", "OPEN", "Escape", "escaper", "unicode_form"]
 
 OPEN, CLOSE = "«««", "»»»"
 
@@ -33,12 +35,6 @@ _LINE = re.compile("[^\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")
 _HEAP = re.compile(r"((?<![^\w\x00-\x7f])[^\w\x00-\x7f]{64,})")
 _HEAD_OF_PROPOSAL = re.compile(r"Proposal\s+P\d+\b")
 
-# Control characters, what turns the direction of writing, what nobody sees, odd line breaks, halves of characters.
-_UNPRINTABLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb"
-    "\ud800-\udfff\U000e0000-\U000e007f]"
-)
-
 
 @lru_cache(maxsize=256)
 def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ()) -> Escape:
@@ -58,8 +54,6 @@ def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ())
         &lt;/answer> [ [ ## answer ## ] ]
         > answer: 42
     """
-    from dspy.adapters.types import base_type  # here, as the command line's help prints and waits for no DSPy
-
     names = {name.casefold() for name in field_names}
     heads = tuple(f"{name}:" for name in line_heads)
     signs = ("[[", "]]", "<", "Proposal", *heads)
@@ -69,22 +63,12 @@ def escaper(field_names: tuple[str, ...] = (), line_heads: tuple[str, ...] = ())
             return text
         text = _FENCE.sub(_single, text)
         text = _MARKER.sub(_apart, text)
-        for marker in (base_type.CUSTOM_TYPE_START_IDENTIFIER, base_type.CUSTOM_TYPE_END_IDENTIFIER):
+        for marker in (CUSTOM_TYPE_START_IDENTIFIER, CUSTOM_TYPE_END_IDENTIFIER):
             text = text.replace(marker, f"< {marker[1:]}")
         text = _TAG.sub(lambda tag: f"&lt;{tag[0][1:]}" if _is_tag(tag[0][1:], names) else tag[0], text)
         return _LINE.sub(lambda line: f"> {line[0]}" if _is_head(line[0], heads) else line[0], text)
 
     return escape
-
-
-def printable(text: object) -> str:
-    r"""The text, doing nothing to a terminal and hiding nothing: no control, bidi or invisible characters.
-
-    Examples:
-        >>> printable("red: \x1b[31m")
-        'red: �[31m'
-    """
-    return _UNPRINTABLE.sub("\ufffd", str(text).replace("\r\n", "\n"))
 
 
 def unicode_form(form: Literal["NFC", "NFKC"], text: str) -> str:

@@ -13,7 +13,6 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from moa_dspy.escaping import printable
 from moa_dspy.evaluation import Comparison, Interval, Metric, difference_interval, evaluate, wilson
 from moa_dspy.evaluation.evaluating import aggregator_as_proposer, default_strategies
 from moa_dspy.evaluation.table import shown_as_text
@@ -22,6 +21,7 @@ from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording, Row, Summary
 from moa_dspy.recording.budget import calls_per_answer, calls_per_verdict, count_rotations
 from moa_dspy.strategies import Strategy, as_strategy
+from moa_dspy.terminal import printable
 
 from .committee import Candidate, list_committees, pick
 from .examples import ask_examples, check_mixture, checked_examples

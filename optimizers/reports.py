@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.escaping import printable
+from moa_dspy.terminal import printable
 from moa_dspy.usage import Usage
 from moa_dspy.values import to_jsonable
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
-from moa_dspy.escaping import printable
+from moa_dspy.terminal import printable
 
 if TYPE_CHECKING:
     from moa_dspy.usage import Usage

@@ -12,8 +12,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moa_dspy.escaping import printable
 from moa_dspy.evaluation.scores import Kind
+from moa_dspy.terminal import printable
 
 if TYPE_CHECKING:
     from moa_dspy.evaluation.comparison import Comparison, Measure, Row
