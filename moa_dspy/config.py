@@ -160,17 +160,20 @@ class MoAConfig(ConfigPart):
     def save(self, path: str | Path) -> None:
         """Write a `.yaml`, `.yml` or `.json` file that `load` reads."""
         target = Path(path).resolve()
-        text = self.to_yaml() if format_of(target) == "YAML" else self.to_json()
+        text = dump_data(self._data(), format_of(target))
         with drafting(target) as draft:
             draft.write_text(text, encoding="utf-8")
 
     def to_yaml(self) -> str:
         """The config as YAML."""
-        return dump_data(self.model_dump(mode="json", exclude_none=True), "YAML")
+        return dump_data(self._data(), "YAML")
 
     def to_json(self) -> str:
         """The config as JSON."""
-        return dump_data(self.model_dump(mode="json", exclude_none=True), "JSON")
+        return dump_data(self._data(), "JSON")
+
+    def _data(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude_none=True)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> MoAConfig:
         """A copy with other settings; checked, unlike pydantic's own."""

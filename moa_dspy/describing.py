@@ -18,7 +18,7 @@ from pydantic_core import to_jsonable_python
 from moa_dspy.agent import Agent, adopt_lms
 from moa_dspy.certainty import Calibration
 from moa_dspy.config import FORMAT, SavedMixture, make_strategy
-from moa_dspy.limits import Limits
+from moa_dspy.limits import Limits, give_limits
 from moa_dspy.model_config import OF_SAVED, ModelConfig
 from moa_dspy.models import as_lm
 from moa_dspy.proposers import AGGREGATOR
@@ -122,9 +122,10 @@ def take_settings(moa: MoA, saved: SavedMixture) -> None:
         _take_options(strategy, {name: getattr(fresh, name) for name in _option_names(fresh)})
     elif not isinstance(given, str):
         _take_options(strategy, {name: value for name, value in given.items() if name != "name"})
-    moa.limits, moa.calibration = limits, calibration
+    moa.calibration = calibration
+    give_limits(moa, limits)
     for panel in moa.panels:
-        panel.limits, panel.samples = limits, saved.config["num_proposals_per_model"]
+        panel.samples = saved.config["num_proposals_per_model"]
 
 
 def _take_options(strategy: Strategy, options: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-__all__ = ["Limits", "bound", "name_nearest", "require_positive"]
+__all__ = ["Limits", "bound", "give_limits", "name_nearest", "require_positive"]
 
 
 class Limits(BaseModel):
@@ -91,9 +91,14 @@ def bound(moa: Any, limits: Mapping[str, Any]) -> None:
         ValueError: If they make no sense beside the others.
     """
     given = {name: value for name, value in limits.items() if value is not None}
-    moa.limits = Limits.of({**moa.limits.model_dump(), **given})
+    give_limits(moa, Limits.of({**moa.limits.model_dump(), **given}))
+
+
+def give_limits(moa: Any, limits: Limits) -> None:
+    """Set a mixture's limits, which are its panels' too."""
+    moa.limits = limits
     for panel in moa.panels:
-        panel.limits = moa.limits
+        panel.limits = limits
 
 
 def require_positive(**numbers: Any) -> None:

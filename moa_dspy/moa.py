@@ -14,7 +14,7 @@ from moa_dspy.allowance import ALLOWANCE, Allowance
 from moa_dspy.certainty import Calibration, weigh_evidence, with_promise
 from moa_dspy.concurrency import Batch, Call, Steps, adrive, drive
 from moa_dspy.errors import AggregationFailed, ProposersOutOfContext, TooFewProposals
-from moa_dspy.limits import Limits, require_positive
+from moa_dspy.limits import Limits, give_limits, require_positive
 from moa_dspy.models import prices_of
 from moa_dspy.panel import KEPT, Panel, Round, failure_of, tell_late
 from moa_dspy.proposers import Proposer, as_aggregator, as_proposers
@@ -129,7 +129,8 @@ class MoA(Savable):
 
     def drop_calibration(self) -> None:
         """Forget the calibration, and the promise of the limits, which rests on it."""
-        self.calibration, self.limits = None, self.limits.model_copy(update={"max_error": None})
+        self.calibration = None
+        give_limits(self, self.limits.model_copy(update={"max_error": None}))
 
     @property
     def strategy(self) -> Strategy:

@@ -296,7 +296,11 @@ class _Asking:
 
 def proposal_ids(panel: Any) -> list[str]:
     """The ids of the proposals that a panel, or one that is replayed, asks for, in declared order."""
-    return [n if place == 1 else f"{n}#{place}" for n in panel.names for place in range(1, panel.samples + 1)]
+    return [_id_of(name, place) for name in panel.names for place in range(1, panel.samples + 1)]
+
+
+def _id_of(name: str, place: int) -> str:
+    return name if place == 1 else f"{name}#{place}"
 
 
 class ProposerTimeout(Exception):
@@ -383,12 +387,7 @@ def _samples_of(agents: Sequence[Agent], number: int) -> list[_Sample]:
         if not _answers_the_same(agent, agents):
             rollouts[agent.name, place] = sample_rollout(rollout)
     return [
-        _Sample(
-            agent,
-            place,
-            agent.name if place == 1 else f"{agent.name}#{place}",
-            *agent.bind(rollouts.get((agent.name, place))),
-        )
+        _Sample(agent, place, _id_of(agent.name, place), *agent.bind(rollouts.get((agent.name, place))))
         for agent, place in pairs
     ]
 

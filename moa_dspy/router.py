@@ -268,13 +268,13 @@ def _cost(deployments: list[Any], answer: Mapping[str, Any]) -> float | None:
     # Providers date their names: gpt-5-2026-01-01 is of gpt-5.
     named = [one for one in params if f"/{one['model']}".endswith(f"/{model}")]
     named = named or [one for one in params if model.startswith(one["model"].rpartition("/")[2])]
-    said = [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
-    told = response_from_openai_chat({"model": model, "usage": usage, "choices": said})
 
     def price(one: Mapping[str, Any]) -> float | None:
         stated: list[Any] = [one.get(f"{kind}_cost_per_token") for kind in ("input", "output")]
         if None not in stated:
             return float(usage["prompt_tokens"] * stated[0] + usage["completion_tokens"] * stated[1])
+        said = [{"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}]
+        told = response_from_openai_chat({"model": model, "usage": usage, "choices": said})
         provider = one["model"].partition("/")[0] if "/" in one["model"] else "openai"
         known: float | None = estimate_cost(told, provider=provider, requested_model=model)[0]
         return known

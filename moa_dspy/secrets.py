@@ -248,9 +248,10 @@ class _Masking(logging.Filter):
     """Masks what others log of our calls: at DEBUG, whole requests with their addresses and headers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), None
+        values = secret_values(*remembered())
+        record.msg, record.args = mask(record.getMessage(), values), None
         if record.exc_info and record.exc_info[1] is not None and not record.exc_text:
-            record.exc_text = redact("".join(traceback.format_exception(record.exc_info[1])).rstrip())
+            record.exc_text = mask("".join(traceback.format_exception(record.exc_info[1])).rstrip(), values)
         return True
 
 
@@ -292,7 +293,7 @@ class _KeylessPickler(cloudpickle.Pickler):
             return strip_lm(obj).__reduce_ex__(4)
         if isinstance(obj, Keyless):
             return object.__reduce_ex__(obj, 4)
-        if isinstance(obj, dspy.Predict):
+        if isinstance(obj, dspy.Predict) and obj.config:
             reduced: Any = obj.__reduce_ex__(4)
             make, given, state, *rest = reduced
             return make, given, {**state, "config": without_secrets(obj.config, obj)[0]}, *rest

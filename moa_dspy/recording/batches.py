@@ -19,6 +19,7 @@ import dspy
 from dspy.lm15 import OpenAIChatLM, Request, Response
 
 from moa_dspy.agent import Agent, find_modules
+from moa_dspy.limits import give_limits
 from moa_dspy.meter import METER
 from moa_dspy.models import CLIENT_OPTIONS, Prices, missing_key, prices_of
 from moa_dspy.recording.asking import Asker
@@ -52,9 +53,7 @@ class Batches:
         self.asker, self.file, moa = asker, file, asker.moa
         # All is submitted at once: nothing is saved by not waiting for what is paid.
         moa.strategy.early_stop = False
-        moa.limits = moa.limits.model_copy(update={"quorum": None})
-        for panel in moa.panels:
-            panel.limits = moa.limits
+        give_limits(moa, moa.limits.model_copy(update={"quorum": None}))
         self.states: list[Batch] = []
         self._ambient = _from_batches(dspy.settings.lm) if _provider_of(dspy.settings.lm) else dspy.settings.lm
         others = [predictor.lm for other in asker.others.values() for predictor in other.predictors()]
