@@ -24,7 +24,7 @@ from .from_answers import Asked, FromAnswers
 from .mixtures import restricted
 from .reports import Report
 from .vote_weights import Weights
-from .votes import Floats, Votes, voting_of
+from .votes import Floats, Votes, is_win, voting_of
 
 __all__ = ["Candidate", "CommitteeReport", "SelectCommittee", "list_committees", "pick", "price_proposals"]
 
@@ -282,9 +282,7 @@ def pick(candidates: Sequence[Candidate], cost_of: Callable[[Candidate], float] 
     votes = [one for one in order if one.strategy == "voting" and not one.is_single]
     if is_few := bool(votes) and len(cheapest.scores) < FEW:
         anchor = votes[-1]
-    gains = [(one, one.scores - anchor.scores) for one in order]
-    errors = 2 if is_few else 1
-    evident = [one for one, gain in gains if gain.mean() > errors * gain.std() / len(gain) ** 0.5 + 1e-9]
+    evident = [one for one in order if is_win(one.scores, anchor.scores, 2 if is_few else 1)]
     return max(evident, key=mean, default=anchor)
 
 

@@ -173,7 +173,8 @@ class Diagnosis(Report):
         mixed = max((row for row in rows if row.kind in ("vote", "strategy")), key=lambda row: row.score)
         control = self.control
         if sampled is not None:
-            gain = _gain(self.comparison.scores(mixed.name), self.comparison.scores(sampled.name), percent)
+            ours, theirs = self.comparison.scores(mixed.name), self.comparison.scores(sampled.name)
+            gain = _gain(ours, theirs, percent, difference_interval(ours, theirs))
             control += f" The best mixture of several models, {mixed.name}, gains {gain} against it."
         return [*reasons, control]
 
@@ -279,7 +280,7 @@ def recommend(
     ours, theirs = mixtures[mixture], singles[single]
     system = mixture if ours.mean() > theirs.mean() + 1e-9 else single
     interval = difference_interval(ours, theirs)
-    gain = f"{_gain(ours, theirs, percent)} against {single} alone"
+    gain = f"{_gain(ours, theirs, percent, interval)} against {single} alone"
     price = f"{calls[mixture]:.3g} calls per question instead of {calls[single]:.3g}"
     verdict: Literal["mix", "single", "unclear"] = "mix" if interval.low > 0 else "unclear"
     if system == single:
@@ -332,9 +333,9 @@ def _refuse_control(moa: MoA, name: str) -> str | None:
     return None
 
 
-def _gain(ours: Floats, theirs: Floats, percent: bool) -> str:
+def _gain(ours: Floats, theirs: Floats, percent: bool, interval: Interval) -> str:
     """A difference with its interval, in the unit of the scores: `+3.1 points (95% +0.4 to +5.9)`."""
-    numbers = [float(ours.mean() - theirs.mean()), *difference_interval(ours, theirs)]
+    numbers = [float(ours.mean() - theirs.mean()), *interval]
     difference, low, high = (f"{100 * number:+.1f}" if percent else f"{number:+.3f}" for number in numbers)
     return f"{difference}{' points' if percent else ''} (95% {low} to {high})"
 

@@ -23,7 +23,7 @@ from .committee import price_proposals
 from .examples import CompileInterrupted
 from .from_answers import Asked, FromAnswers
 from .reports import Report, list_table
-from .vote_weights import Weights
+from .vote_weights import Weights, accuracies
 from .votes import Floats, Votes, take_vote
 
 __all__ = ["CascadeReport", "Committees", "FitCascade", "Looks", "Stop", "find_stop", "list_stops"]
@@ -214,7 +214,7 @@ class Committees:
 
     def __init__(self, train: Votes, weights: Floats) -> None:
         number, least = len(train.agents), 1 if train.samples > 1 else min(2, len(train.agents))
-        rank = np.argsort(np.argsort(-Weights(train).accuracy, kind="stable"), kind="stable")
+        rank = np.argsort(np.argsort(-accuracies(train), kind="stable"), kind="stable")
         self.all = weights
         self.weights = [np.where(rank < n, np.maximum(weights, 1e-9), 0.0) for n in range(least, number + 1)]
         self.fits = [fit(*train.weigh(each)[:2]) for each in self.weights]

@@ -17,9 +17,9 @@ from moa_dspy.usage import Usage
 from .examples import CompileInterrupted, inputs_of
 from .from_answers import Asked, FromAnswers
 from .reports import Report
-from .votes import Floats, Votes, take_vote
+from .votes import Floats, Votes, is_win, take_vote
 
-__all__ = ["FitRoute", "RouteReport", "is_win", "route_held_out"]
+__all__ = ["FitRoute", "RouteReport", "route_held_out"]
 
 WHOLE = "mixture"
 FOLDS = 5
@@ -121,12 +121,6 @@ def _judge(names: Sequence[str], table: Floats, keys: Sequence[Any], usage: Usag
     means = dict(zip(names, map(float, table.mean(axis=0)), strict=True))
     shares = {name: float((chosen == n).mean()) for n, name in enumerate(names)}
     return RouteReport(means, shares, float(routed.mean()), (names[0], float(best.mean())), gain, kept, reason, usage)
-
-
-def is_win(scores: Floats, others: Floats) -> bool:
-    """Whether they are better by more than chance: by 1.96 standard errors of the difference."""
-    gained = scores - others
-    return bool(gained.mean() > 1.96 * gained.std() / len(gained) ** 0.5 + 1e-9)
 
 
 def route_held_out(table: Floats, keys: Sequence[Any]) -> tuple[Floats, Any]:

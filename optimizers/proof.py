@@ -16,10 +16,10 @@ from moa_dspy.moa import MoA
 
 from .committee import list_committees, pick
 from .fit_cascade import Committees, find_stop, list_stops
-from .fit_route import is_win, route_held_out
+from .fit_route import route_held_out
 from .reports import Report, list_table
-from .vote_weights import Weights
-from .votes import Floats, Votes
+from .vote_weights import accuracies
+from .votes import Floats, Votes, is_win
 
 __all__ = ["Proof", "ProofRow", "prove", "prove_votes"]
 
@@ -174,7 +174,7 @@ def _sum_up(name: str, results: Sequence[_Result], questions: int, better: Float
 def _try(train: Votes, test: Votes, keys: tuple[Sequence[Any], Sequence[Any]] | None) -> Iterator[tuple[str, _Result]]:
     """What each system gives in one split."""
     whole, best = float(len(train.columns)), int(train.alone.mean(axis=0).argmax())
-    plurality = 1 + 1e-6 * Weights(train).accuracy  # ties go to the strongest
+    plurality = 1 + 1e-6 * accuracies(train)  # ties go to the strongest
     yield SINGLE, _Result(test.alone[:, best], 1.0)
     yield PLURALITY, _Result(test.score(plurality), whole)
     chosen = pick(list(list_committees(train, len(train.scores))))

@@ -25,7 +25,7 @@ from .from_answers import Asked, FromAnswers
 from .reports import Report
 from .votes import Floats, Votes, read_cases
 
-__all__ = ["OPEN", "AgentWeight", "FitVoteWeights", "Weights", "WeightsReport", "log_odds"]
+__all__ = ["OPEN", "AgentWeight", "FitVoteWeights", "Weights", "WeightsReport", "accuracies", "log_odds"]
 
 OPEN = 9.0  # wrong answers to an open question: "some"
 PRIOR = 10.0  # votes that the panel's mean accuracy counts for
@@ -262,6 +262,12 @@ class Verified:
             mean = np.where(whole > 0, (weighs * np.nan_to_num(scores)).sum(axis=1) / np.maximum(whole, 1e-12), -np.inf)
             chosen.append(right[np.where(mean >= mean.max() - 1e-9, sizes, 0).argmax()])
         return np.array(chosen)
+
+
+def accuracies(voters: Votes | Verified) -> Floats:
+    """How often each is right, drawn to the mean of all."""
+    right, votes = voters.compare()
+    return _shrink(right.sum(axis=0), votes.sum(axis=0))
 
 
 def _shrink(right: Floats, votes: Floats) -> Floats:

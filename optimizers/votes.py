@@ -20,7 +20,7 @@ from .examples import find_rows, inputs_of, keeping
 from .mixtures import restricted
 from .scoring import Scored
 
-__all__ = ["Floats", "Votes", "read_cases", "take_vote", "voting_of"]
+__all__ = ["Floats", "Votes", "is_win", "read_cases", "take_vote", "voting_of"]
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Read = TypeVar("Read")
@@ -170,6 +170,12 @@ def read_cases(
 
     found = dict(run_side_by_side(read_one, range(len(examples)), threads))
     return [found[number] for number in range(len(examples))]
+
+
+def is_win(scores: Floats, others: Floats, errors: float = 1.96) -> bool:
+    """Whether they are better by more than chance: by so many standard errors of the difference."""
+    gained = scores - others
+    return bool(gained.mean() > errors * gained.std() / len(gained) ** 0.5 + 1e-9)
 
 
 def voting_of(moa: MoA, weights: Mapping[str, float]) -> Voting:

@@ -356,7 +356,8 @@ def _find_recorded(
     for name, strategy in wanted.items():
         bound = moa.strategy if strategy == moa.strategy.name else as_strategy(strategy)
         if name not in deciders and not bound.needs_aggregator:
-            rows, deciders[name] = [_count(moa, row, name, strategy) for row in rows], "counted"
+            mixture = with_aggregator(moa, aggregator_for(moa, strategy))
+            rows, deciders[name] = [_count(mixture, row, name) for row in rows], "counted"
     kinds: dict[str, Kind] = {}
     for name in [*(name for name in wanted if name in deciders), *deciders]:
         if name in wanted or (deciders[name] and strategies is None):
@@ -369,10 +370,9 @@ def _find_recorded(
     return Recording(rows), kinds
 
 
-def _count(moa: MoA, row: Row, name: str, strategy: str | Strategy) -> Row:
+def _count(mixture: MoA, row: Row, name: str) -> Row:
     if not row.proposals:
         return row
-    mixture = with_aggregator(moa, aggregator_for(moa, strategy))
     with dspy.context(lm=None):  # nobody is asked
         verdict = decide(replay(mixture, [row]), row.inputs, by="counted")
     return row.model_copy(update={"verdicts": {**row.verdicts, name: verdict}})
