@@ -16,6 +16,7 @@ from moa_dspy.dispatch import Cascade, asks_aggregator
 from moa_dspy.evaluation import Metric, save_figure
 from moa_dspy.moa import MoA
 from moa_dspy.recording import Recording
+from moa_dspy.recording.replay import separate_verdict
 from moa_dspy.usage import Usage
 
 from .calibrate import require_promise
@@ -307,7 +308,8 @@ def find_stop(
 
 def _price_verdicts(moa: MoA, recording: Recording, looks: Looks) -> tuple[float, float | None]:
     """Calls and USD of asking all and then the aggregator."""
-    usages = [Usage.of(row.verdicts[moa.strategy.name].calls) for row in recording if moa.strategy.name in row.verdicts]
+    verdicts = [separate_verdict(row).verdicts.get(moa.strategy.name) for row in recording]
+    usages = [Usage.of(verdict.calls) for verdict in verdicts if verdict is not None]
     spent, share = sum(usages, Usage.of([])), 1 / max(1, len(usages))
     known = looks.costs is not None and spent.cost_usd is not None and not spent.unpriced_calls
     cost = None if not known else (_last(looks.costs) or 0.0) + (spent.cost_usd or 0.0) * share

@@ -12,7 +12,7 @@ from support.mixtures import QA, calls, every_way
 from support.recorded import FILES, load, recordings_dir
 from support.voters import examples, planted, voters
 
-from moa_dspy import Agent, Cascade, MoA, MoAError, Voting
+from moa_dspy import Agent, Cascade, MoA, MoAError, Voting, record
 from moa_dspy.certainty import MEASURES, Calibration, weigh_evidence
 from moa_dspy.optimizers import CompileInterrupted, FitCascade
 from moa_dspy.strategies import Case
@@ -201,6 +201,10 @@ def test_a_judge_is_the_last_stage_of_a_fitted_cascade() -> None:
         and report.chosen.calls <= 3.5
         and cascade.stages[-1].strategy.name == "synthesis"
     )
+    questions = examples(["0"] * 60)
+    optimizer.compile(moa, trainset=questions, recorded=record(moa, questions))  # as it is: the judge has answered too
+    report = optimizer.report
+    assert report.always[:2] == (1.0, 4.0)
 
 
 def test_goals_that_nothing_meets_and_settings_that_make_no_sense() -> None:
