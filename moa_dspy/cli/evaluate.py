@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -97,10 +96,7 @@ def evaluate(
     settings |= {"metrics": {name: name for name in also or ()}, "perturb": perturb}
     settings |= limits.bound(moa, one_answer=False)
     if dry_run:
-        found = evaluation.estimate_evaluation(moa, asked, strategies, out)
-        if perturb:
-            cost = None if found.cost_usd is None else 4 * found.cost_usd
-            found = replace(found, questions=4 * found.questions, calls=4 * found.calls, cost_usd=cost)
+        found = evaluation.estimate_evaluation(moa, asked, strategies, out, perturb)
         return options.tell_estimate(found, as_json)
     with tracking(mlflow, moa, "eval", examples) as tracked:
         comparison, status = compare(

@@ -180,11 +180,17 @@ def evaluate(
 
 
 def estimate_evaluation(
-    moa: MoA, dataset: Any, strategies: Sequence[str | Strategy] | None = None, path: str | Path | None = None
+    moa: MoA,
+    dataset: Any,
+    strategies: Sequence[str | Strategy] | None = None,
+    path: str | Path | None = None,
+    perturb: bool | Perturb = False,
 ) -> Estimate:
     """What `evaluate` would take with these arguments, without asking anybody."""
     if isinstance(dataset, Recording):
         return Estimate(0, 0, 0.0)
+    if perturb:
+        dataset = _Scoring(moa, {}, 1, 0).read(dataset, perturb_text if perturb is True else perturb)
     alone = aggregator_as_proposer(moa)
     others = {} if alone is None else {unused_name(alone.name, moa.panels[0].names): alone}
     return estimate(moa, dataset, path, strategies=strategies or default_strategies(moa), others=others)

@@ -142,10 +142,13 @@ def test_a_recording_is_scored_anew_without_a_call() -> None:
 
 def test_further_metrics_and_other_wordings_are_measured() -> None:
     options = ("eval", "data.jsonl", *TWO, "-s", "voting", "--also", "contains", "--perturb")
-    assert printed(*options, "--dry-run")["calls"] == 4 * 24
+    assert printed(*options, "--dry-run")["calls"] == 94  # one wording is the question as it stands
     plain = printed(*options)
     assert {one["name"] for one in plain["measures"]} >= {"exact", "contains", "robustness"}
     assert 24 < plain["spent"]["calls"] <= 4 * 24 and plain["questions"] == 12
+    assert printed(*options, "--dry-run")["calls"] == plain["spent"]["calls"]
+    printed("eval", "data.jsonl", *TWO, "-s", "voting", "--out", "rows.jsonl")
+    assert printed(*options, "--out", "rows.jsonl", "--dry-run")["calls"] == plain["spent"]["calls"] - 24
     assert "robustness" in moa_dspy(*options, columns=140).stdout
 
 
