@@ -16,7 +16,16 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from moa_dspy.secrets import reference_name, remember, unset_references
 
-__all__ = ["CLIENT_OPTIONS", "Prices", "as_lm", "context_window", "load_backend", "missing_key", "prices_of"]
+__all__ = [
+    "CLIENT_OPTIONS",
+    "Prices",
+    "as_lm",
+    "context_window",
+    "known_of",
+    "load_backend",
+    "missing_key",
+    "prices_of",
+]
 
 
 class Prices(BaseModel):
@@ -113,7 +122,7 @@ def load_backend(lm: dspy.BaseLM) -> None:
 
 def context_window(model: str) -> int | None:
     """How many tokens the model reads at most; None if DSPy's model metadata does not say."""
-    window = _metadata(model).get("max_input_tokens")
+    window = known_of(model).get("max_input_tokens")
     return window if isinstance(window, int) else None
 
 
@@ -121,7 +130,7 @@ def prices_of(lm: dspy.BaseLM) -> Prices | None:
     """What the model's tokens cost: as its user stated it, else as DSPy's model metadata says; None if neither does."""
     if (stated := vars(lm).get("prices")) is not None:
         return Prices.model_validate(stated)
-    info = {} if lm.model.startswith("simulated/") else _metadata(lm.model)
+    info = {} if lm.model.startswith("simulated/") else known_of(lm.model)
     known: dict[str, Any] = {kind: info.get(f"{kind}_cost_per_token") for kind in ("input", "output")}
     if not all(isinstance(price, (int, float)) for price in known.values()):
         return None
@@ -129,7 +138,8 @@ def prices_of(lm: dspy.BaseLM) -> Prices | None:
 
 
 @lru_cache(maxsize=256)
-def _metadata(model: str) -> Mapping[str, Any]:
+def known_of(model: str) -> Mapping[str, Any]:
+    """What DSPy's model metadata says of a model; empty if it does not know it."""
     provider, name = model.split("/", 1) if "/" in model else ("openai", model)
     info: Mapping[str, Any] = model_info(provider, name)
     return info

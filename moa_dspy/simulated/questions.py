@@ -143,7 +143,9 @@ def _fold(country: str) -> str:
 
 def _arithmetic(text: str) -> Question | None:
     match = _ARITHMETIC.fullmatch(text)
-    source = _THOUSANDS.sub("", match[1]).translate(str.maketrans("xX\u00d7\u00f7", "***/")) if match else ""
+    if match is None:
+        return None
+    source = _THOUSANDS.sub("", match[1]).translate(str.maketrans("xX\u00d7\u00f7", "***/"))
     if read_number(source) is not None:  # a lone number asks for nothing
         return None
     try:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
 
 import dspy
-from dspy.clients.model_metadata import model_info
 from mlflow.tracing.constant import CostKey, SpanAttributeKey, TokenUsageKey, TraceMetadataKey
 
 from moa_dspy.agent import Agent
 from moa_dspy.moa import MoA
+from moa_dspy.models import known_of
 from moa_dspy.results import MoAMetadata
 from moa_dspy.usage import LMCall, call_of
 
@@ -117,8 +116,6 @@ def _cost(call: LMCall) -> dict[str, float]:
     return dict(zip(_COSTS, (asked * share, answered * share, total), strict=True))
 
 
-@lru_cache(maxsize=256)
 def _prices(model: str) -> tuple[float, float]:
-    provider, name = model.split("/", 1) if "/" in model else ("openai", model)
-    info = model_info(provider, name)
+    info = known_of(model)
     return float(info.get("input_cost_per_token") or 0.0), float(info.get("output_cost_per_token") or 0.0)

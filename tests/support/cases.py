@@ -10,10 +10,10 @@ from moa_dspy import Case, MoA, Proposal, Strategy, Verdict
 from moa_dspy.signatures import task_signature
 
 from .fake_lm import FakeLM
-from .shown import ADAPTERS, always, blocks, choosing, labels, panel_of, request, told
+from .shown import ADAPTERS, blocks, choosing, labels, panel_of, request, told
 
 __all__ = ["ADAPTERS", "answers", "blocks", "case_of", "choosing", "decide"]
-__all__ += ["label_of", "mixture_of", "proposals_of", "proposer", "request", "told"]
+__all__ += ["label_of", "mixture_of", "proposals_of", "request", "told"]
 
 
 def proposals_of(*outputs: Mapping[str, Any], reasonings: Sequence[str | None] = ()) -> list[Proposal]:
@@ -52,11 +52,6 @@ def mixture_of(
 ) -> MoA:
     """A mixture whose proposers, of models provider/m0, m1, ..., give these outputs."""
     return panel_of(*outputs, judge=judge, task=task, **options)
-
-
-def proposer(name: str, outputs: Mapping[str, Any]) -> FakeLM:
-    """A model that answers every prompt with these outputs."""
-    return FakeLM(name, always(**outputs))
 
 
 def label_of(prompt: str, answer: str) -> str:
